@@ -1,0 +1,33 @@
+# make demo, make test: everything from a machine with Python 3.11 and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Say DEMO="trainer.max_epochs=1" for a shorter demo.
+DEMO ?=
+
+.PHONY: setup test lint demo
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[test,dev]'
+	@touch $@
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Draws the demo data, trains on it, evaluates, predicts; the pictures are in demo/.
+demo: setup
+	$(BIN)/python tools/train.py task=segmentation backbone=mnv3_large output_dir=demo/run overwrite=true $(DEMO)
+	$(BIN)/python tools/evaluate.py checkpoint=demo/run/best.ckpt output_dir=demo/evaluation
+	$(BIN)/python tools/predict.py checkpoint=demo/run/best.ckpt output_dir=demo/predictions \
+		source=data/demo/cityscapes/leftImg8bit/val/demo
+	$(BIN)/python tools/describe.py backbone=mnv3_large task=segmentation image_size=[128,256]
+	@echo "look at demo/run/curves.png, demo/run/predictions.png and demo/predictions/"

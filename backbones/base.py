@@ -1,0 +1,177 @@
+"""The contract that every backbone keeps: taps with a name, channels and stride, and feature maps by tap name."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import log2
+
+from torch import Tensor, nn
+
+OUTPUT_STRIDES = (8, 16, 32)
+Norm = Callable[[int], nn.Module]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A place where a backbone hands out a feature map.
+
+    Attributes:
+        name: "c1".."c5", the last map of that depth (depth k has the natural stride 2**k); "c3_first" and the like,
+            the first map of a depth of several layers (torchvision's LR-ASPP reads it); "c5_exp", the expanded
+            features inside the first c5 block (SSDLite's first level); "final", after the closing 1x1 convolution.
+        channels: Channels of the map.
+        stride: Input px per feature px. Names follow depth: with output_stride=16, c5 has stride 16.
+    """
+
+    name: str
+    channels: int
+    stride: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.channels} channels, stride {self.stride})"
+
+
+class Backbone(nn.Module):
+    """A chain of layers that hands out feature maps at named taps.
+
+    A family appends its layers in order with `_append`; names, channels and strides of the taps follow from what was
+    appended. A layer that would go beyond `output_stride` keeps its resolution and dilates instead.
+
+    Attributes:
+        taps: What `forward` returns, shallow to deep.
+        variant: Name of the architecture as torchvision spells it, where torchvision has it.
+        mean, std: Normalisation of RGB values in [0, 1] that the weights expect.
+
+    Args:
+        in_channels: Channels of the images.
+        output_stride: 8, 16 or 32; input px per feature px of the deepest map.
+
+    Raises:
+        ValueError: `output_stride` is none of the three.
+    """
+
+    variant: str | None = None
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def __init__(self, *, in_channels: int = 3, output_stride: int = 32) -> None:
+        super().__init__()
+        if output_stride not in OUTPUT_STRIDES:
+            raise ValueError(f"output_stride={output_stride}: expected one of {OUTPUT_STRIDES}")
+        self.in_channels = in_channels
+        self.output_stride = output_stride
+        self.layers = nn.ModuleList()
+        self._depth = 0  # log2 of the stride that the layers so far would have undilated
+        self._dilation = 1
+        self._taps: dict[str, tuple[Tap, int]] = {}  # name -> (tap, index of the layer that makes it)
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        return tuple(tap for tap, _ in self._taps.values())
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Compute the feature maps.
+
+        Args:
+            images: (N, in_channels, H, W), normalised.
+
+        Returns:
+            {tap.name: (N, tap.channels, ceil(H / tap.stride), ceil(W / tap.stride))} for every tap.
+        """
+        expanded_at = {index: name for name, (_, index) in self._taps.items() if name.endswith("_exp")}
+        output_at = {index: name for name, (_, index) in self._taps.items() if not name.endswith("_exp")}
+        features, x = {}, images
+        for index, layer in enumerate(self.layers):
+            if index in expanded_at:
+                expanded = features[expanded_at[index]] = layer.expand(x)
+                x = layer.contract(expanded, x)
+            else:
+                x = layer(x)
+            if index in output_at:
+                features[output_at[index]] = x
+        return features
+
+    def keep_taps(self, names: Iterable[str]) -> "Backbone":
+        """Drop, in place, the taps that are not used and the layers behind the deepest used one.
+
+        Args:
+            names: Tap names to keep.
+
+        Returns:
+            This backbone.
+
+        Raises:
+            ValueError: A tap is not offered; the message lists those that are.
+        """
+        kept = {tap.name for tap in select_taps(self.taps, names=tuple(names))}
+        self._taps = {name: entry for name, entry in self._taps.items() if name in kept}
+        deepest_name, (_, deepest) = list(self._taps.items())[-1]
+        del self.layers[deepest + 1 :]
+        if deepest_name.endswith("_exp"):
+            self.layers[deepest].drop_contraction()
+        return self
+
+    def _grid(self, stride: int) -> tuple[int, int]:
+        """Stride and dilation that the next layer gets when its published stride is `stride`."""
+        if 2**self._depth * stride > self.output_stride:
+            self._dilation *= stride
+            return 1, self._dilation
+        return stride, self._dilation
+
+    def _append(
+        self, layer: nn.Module, channels: int, *, stride: int = 1, expanded: int | None = None, tap: str | None = None
+    ) -> None:
+        """Add the next layer.
+
+        Args:
+            layer: Maps features to features.
+            channels: Channels that it gives.
+            stride: Its published stride, undilated.
+            expanded: Channels of `layer.expand(x)` where the layer is an inverted residual.
+            tap: Name of the tap behind it; by default its depth's ("c3"), which moves on to the last layer of a depth.
+        """
+        before = min(2**self._depth, self.output_stride)
+        self._depth += int(log2(stride))
+        self.layers.append(layer)
+        index = len(self.layers) - 1
+        if expanded and stride > 1 and self._depth == 5:
+            self._taps["c5_exp"] = (Tap("c5_exp", expanded, before), index)
+        if not (self._depth or tap):
+            return
+        name = tap or f"c{self._depth}"
+        if name in self._taps:
+            earlier, at = self._taps.pop(name)
+            self._taps.setdefault(f"{name}_first", (replace(earlier, name=f"{name}_first"), at))
+        self._taps[name] = (Tap(name, channels, min(2**self._depth, self.output_stride)), index)
+
+
+def select_taps(
+    taps: Sequence[Tap], *, names: Sequence[str | Sequence[str]] = (), strides: Sequence[int] = ()
+) -> tuple[Tap, ...]:
+    """Pick taps by name, then by stride.
+
+    Args:
+        taps: What a backbone offers, shallow to deep.
+        names: Names; where an entry is a sequence of names, the first of them that is offered.
+        strides: For each, the deepest tap of that stride.
+
+    Returns:
+        One tap for each entry of `names` and `strides`, in that order.
+
+    Raises:
+        ValueError: No tap answers an entry; the message lists what is offered.
+    """
+    by_name = {tap.name: tap for tap in taps}
+    by_stride = {tap.stride: tap for tap in taps}
+    offered = ", ".join(map(str, taps)) or "none"
+    chosen = []
+    for entry in names:
+        options = (entry,) if isinstance(entry, str) else tuple(entry)
+        tap = next((by_name[name] for name in options if name in by_name), None)
+        if tap is None:
+            raise ValueError(f"the backbone has no tap {' or '.join(options)}; it offers: {offered}")
+        chosen.append(tap)
+    for stride in strides:
+        if stride not in by_stride:
+            raise ValueError(f"the backbone has no tap of stride {stride}; it offers: {offered}")
+        chosen.append(by_stride[stride])
+    return tuple(chosen)

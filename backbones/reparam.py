@@ -1,0 +1,77 @@
+"""Fusion: the single-branch twin of a network for inference, computed in float64, never in place."""
+
+import copy
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Fusable(Protocol):
+    """A module that knows its cheaper twin."""
+
+    def fuse(self) -> nn.Module:
+        """Return a twin with the same eval-mode output; the module itself stays unchanged."""
+        ...
+
+
+def fold_bn_into_conv(
+    weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d
+) -> tuple[Tensor, Tensor]:
+    """Fold a BatchNorm's running statistics and affine map into the convolution before it.
+
+    Args:
+        weight: (C_out, C_in / groups, kH, kW).
+        bias: (C_out,) or none.
+        norm: BatchNorm over C_out channels.
+
+    Returns:
+        Weight (as given) and bias (C_out,), both float64.
+
+    Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Inference", section 3.2.
+    """
+    gamma = torch.ones_like(norm.running_var) if norm.weight is None else norm.weight
+    beta = torch.zeros_like(norm.running_mean) if norm.bias is None else norm.bias
+    scale = gamma.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    shift = norm.running_mean.double() if bias is None else norm.running_mean.double() - bias.double()
+    return weight.double() * scale[:, None, None, None], beta.double() - shift * scale
+
+
+@torch.no_grad()
+def fuse_conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """Build the one convolution that equals `norm(conv(x))` in eval mode; dtype and device stay those of `conv`."""
+    weight, bias = fold_bn_into_conv(conv.weight, conv.bias, norm)
+    fused = nn.Conv2d(
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups,
+        padding_mode=conv.padding_mode, device=conv.weight.device, dtype=conv.weight.dtype,
+    )  # fmt: skip
+    fused.weight.copy_(weight)
+    fused.bias.copy_(bias)
+    return fused.train(conv.training)
+
+
+def fuse_model(model: nn.Module) -> nn.Module:
+    """Fuse every part of a network that knows how.
+
+    Args:
+        model: A network in eval mode; it stays unchanged. One that is fused already comes back as a copy.
+
+    Returns:
+        A copy in which every `Fusable` part is replaced by its twin.
+
+    Raises:
+        ValueError: Part of the model is in training mode: its batch statistics cannot be folded.
+    """
+    training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
+    if training:
+        raise ValueError(f"cannot fuse a model in training mode ({training[0]}); call model.eval() first")
+    return _fuse(copy.deepcopy(model))
+
+
+def _fuse(module: nn.Module) -> nn.Module:
+    if isinstance(module, Fusable):
+        return module.fuse()
+    for name, child in module.named_children():
+        setattr(module, name, _fuse(child))
+    return module

@@ -1,0 +1,81 @@
+"""From a configuration to objects: the only library file that imports hydra."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from tasks.base import VisionTask
+from tasks.data.base import Classes, VisionDataModule
+from tasks.network import Network, build_network
+
+Config = DictConfig | Mapping[str, Any]
+
+
+def build_data(config: Config) -> VisionDataModule:
+    """Make the data module that `config.data` describes, seeded by `config.seed`.
+
+    Raises:
+        ValueError, FileNotFoundError: As raised by the module; `data` is not chosen.
+    """
+    kind = task_kind(config)
+    if not config.get("data"):
+        raise ValueError("no data is chosen; give data=<name>")
+    data = make(config["data"], seed=config["seed"])
+    return data(kind=kind) if not isinstance(data, VisionDataModule) else data
+
+
+def build_backbone(config: Config):
+    """Make the backbone that `config.backbone` describes."""
+    return make(config["backbone"])
+
+
+def build_task(config: Config, classes: Classes) -> VisionTask:
+    """Make the task that a configuration describes, with its network, optimiser and schedule.
+
+    Args:
+        config: With the nodes backbone, head, task, optimizer, scheduler.
+        classes: What the network tells apart.
+
+    Raises:
+        ValueError, FileNotFoundError: As raised by what is built.
+    """
+    network = build_whole_network(config, len(classes))
+    parts = {name: make(config[name]) for name in ("optimizer", "scheduler") if config.get(name)}
+    task = make(config["task"])(network, classes, **parts)
+    task.config = plain(config)
+    return task
+
+
+def build_whole_network(config: Config, num_classes: int) -> Network:
+    """Make the network of `config.backbone` and `config.head`."""
+    return build_network(build_backbone(config), make(config["head"]), num_classes)
+
+
+def make(node: Config, **options: Any) -> Any:
+    """Instantiate a `_target_` node; what it raises comes out as it was raised."""
+    try:
+        return instantiate(node, _convert_="all", **options)
+    except InstantiationException as error:
+        if error.__cause__ is None:
+            raise ValueError(str(error)) from error
+        raise error.__cause__ from None
+
+
+def task_kind(config: Config) -> str:
+    """The `kind` of the task's class."""
+    if not config.get("task"):
+        raise ValueError("no task is chosen; give task=segmentation")
+    return get_class(config["task"]["_target_"]).kind
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """A configuration as resolved plain data, fit for a checkpoint or YAML."""
+    return OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else dict(config)
+
+
+def save_config(config: Config, path) -> None:
+    """Write a configuration as YAML."""
+    OmegaConf.save(OmegaConf.create(plain(config)), path, resolve=True)

@@ -1,0 +1,59 @@
+"""Checkpoints: plain data, and all that is needed to rebuild a task."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks.base import VisionTask
+from tasks.build import build_task
+from tasks.data.base import Classes
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of a training run.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no checkpoint of this toolkit, or damaged.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; expected a best.ckpt or last.ckpt of a training run")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as a checkpoint ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict) or not {"state_dict", "config", "classes"} <= content.keys():
+        raise ValueError(f"{path} is no checkpoint of this toolkit; for weights alone use backbone.weights={path}")
+    return content
+
+
+def load_task(path: str | Path, config: dict[str, Any] | None = None) -> VisionTask:
+    """Rebuild a task with its trained weights, on the CPU, in eval mode.
+
+    Args:
+        path: Checkpoint of a training run; with an average of the weights, the average is what is loaded.
+        config: Configuration to build from; default: the checkpoint's own.
+
+    Raises:
+        FileNotFoundError, ValueError: As `read_checkpoint`; or the weights do not fit the configuration.
+    """
+    content = read_checkpoint(path)
+    config = copy.deepcopy(config or content["config"])
+    for part in ("backbone", "head"):
+        if "weights" in config[part]:
+            config[part]["weights"] = None  # the checkpoint holds them
+    task = build_task(config, classes_of(content))
+    try:
+        task.load_state_dict(content["state_dict"], strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the network: {str(error).splitlines()[1].strip()}") from error
+    return task.eval()
+
+
+def classes_of(content: dict[str, Any]) -> Classes:
+    """Names and colours that a checkpoint was trained with."""
+    classes = content["classes"]
+    return Classes(tuple(classes["names"]), tuple(tuple(color) for color in classes["palette"]))

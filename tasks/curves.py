@@ -1,0 +1,152 @@
+"""The course of a training as one picture, drawn from the metrics.csv that Lightning's CSVLogger keeps."""
+
+import csv
+import math
+from collections import defaultdict
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import hsv_to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from tasks.image_files import write_bytes
+
+_COLORS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#0891b2", "#db2777", "#ca8a04", "#475569")
+_INK, _MUTED, _GRID = "#1f2937", "#6b7280", "#e5e7eb"
+_SMALL = {"color": _MUTED, "fontsize": 9}
+_NOT_RATES = ("momentum", "weight_decay")  # LearningRateMonitor may log them beside the rates
+_MOST_CLASSES = 30  # more lines cannot be told apart
+_NOISY = 100  # points; longer curves of training are smoothed
+
+Series = dict[str, tuple[np.ndarray, np.ndarray]]  # column -> steps, values
+
+
+def draw_curves(metrics_csv: str | Path, picture: str | Path) -> None:
+    """Writes `curves_figure` as a PNG, which appears whole or not at all.
+
+    Raises:
+        FileNotFoundError: there is no metrics_csv.
+    """
+    buffer = BytesIO()
+    curves_figure(metrics_csv).savefig(buffer, format="png")
+    write_bytes(picture, buffer.getvalue())
+
+
+def curves_figure(metrics_csv: str | Path) -> Figure:
+    """Draws losses, validation scores and learning rates over the steps of a training, one panel each.
+
+    The ticks count finished epochs where there are several, and steps otherwise. Scores of single classes, such as
+    `val/IoU/road`, are faint lines, left out above 30 classes; long curves of training are shown with their running
+    mean. A file without rows yet gives empty panels.
+
+    Args:
+        metrics_csv: written by CSVLogger; a row fills some columns only, and the last row may be unfinished.
+
+    Raises:
+        FileNotFoundError: there is no metrics_csv.
+    """
+    series, epoch_ends = _read(Path(metrics_csv))
+    losses = {name: curve for name, curve in series.items() if "loss" in name}
+    scores = {name: curve for name, curve in series.items() if name.startswith("val/") and name not in losses}
+    classes = {name: scores.pop(name) for name in list(scores) if name.count("/") > 1}
+    rates = {name: curve for name, curve in series.items() if name.startswith("lr-") and not name.endswith(_NOT_RATES)}
+
+    figure = Figure(figsize=(12, 9.5), dpi=110, facecolor="white", layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)  # inches
+    FigureCanvasAgg(figure)
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(4, 5, 2))
+    _panel(top, "Loss", losses)
+    _panel(middle, "Validation", scores, faint=classes if len(classes) <= _MOST_CLASSES else {})
+    _panel(bottom, "Learning rate", rates)
+    if len(classes) > _MOST_CLASSES:
+        middle.set_title(f"the {len(classes)} scores of single classes are left out", loc="right", **_SMALL)
+    if (finite := _finite(losses)).size and finite.min() > 0 and finite.max() > 50 * finite.min():
+        top.set_yscale("log")
+    if (finite := _finite(scores | classes)).size and finite.max() <= 1:
+        middle.set_ylim(0, 1.02)
+    _label_steps(bottom, epoch_ends)
+    return figure
+
+
+def _read(path: Path) -> tuple[Series, dict[int, float]]:
+    """Returns the filled cells of each column, by step, and the last step of each finished epoch, counted from 1."""
+    cells: dict[str, dict[float, float]] = defaultdict(dict)
+    last_step: dict[int, float] = {}
+    validated = set()
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            numbers = {name: _number(text) for name, text in row.items() if name and text}
+            step, epoch = numbers.pop("step", math.nan), numbers.pop("epoch", math.nan)
+            if not math.isfinite(step):
+                continue
+            for name, value in numbers.items():
+                cells[name][step] = value
+            if math.isfinite(epoch):
+                last_step[int(epoch)] = max(step, last_step.get(int(epoch), 0))
+                validated |= {int(epoch)} if any(name.startswith("val/") for name in numbers) else set()
+    series = {name: tuple(np.array(sorted(by_step.items())).T) for name, by_step in sorted(cells.items())}
+    newest = max(last_step, default=0)
+    return series, {epoch + 1: step for epoch, step in last_step.items() if epoch < newest or epoch in validated}
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:  # an unfinished row
+        return math.nan
+
+
+def _finite(series: Series) -> np.ndarray:
+    values = np.concatenate([values for _, values in series.values()] or [[]])
+    return values[np.isfinite(values)]
+
+
+def _panel(axes: Axes, title: str, series: Series, faint: Series | None = None) -> None:
+    faint = faint or {}
+    axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")
+    axes.grid(axis="y", color=_GRID)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(_GRID)
+    axes.tick_params(colors=_MUTED, length=0, labelsize=9)
+    if not series and not faint:
+        axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center", va="center", **_SMALL)
+        axes.set_yticks([])
+        return
+    for place, (name, (steps, values)) in enumerate(series.items()):
+        look = {"color": _COLORS[place % len(_COLORS)], "linestyle": ("-", "--", ":")[place // len(_COLORS) % 3]}
+        if len(values) > _NOISY and name.startswith("train/"):  # the steps stay visible behind their running mean
+            axes.plot(steps, values, color=look["color"], linewidth=0.8, alpha=0.25)
+            values = _running_mean(values, len(values) // 40)
+        axes.plot(steps, values, **look, linewidth=2, marker=_marker(values), markersize=4, label=name, zorder=3)
+    for place, (name, (steps, values)) in enumerate(faint.items()):
+        look = {"color": hsv_to_rgb((place / len(faint), 0.7, 0.8)), "marker": _marker(values), "markersize": 2}
+        axes.plot(steps, values, **look, linewidth=1, alpha=0.5, label=name)
+    columns = 1 + (len(series) + len(faint)) // 20
+    place = {"loc": "upper left", "bbox_to_anchor": (1.005, 1.02)}
+    axes.legend(**place, ncols=columns, frameon=False, fontsize=9, labelcolor=_INK, handlelength=1.4)
+
+
+def _marker(values: np.ndarray) -> str:
+    return "o" if len(values) <= 30 else ""  # a single point makes no line
+
+
+def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Means over `width` neighbours, fewer at the ends; NaN is left out, so it makes no gap."""
+    known, window = np.isfinite(values), np.ones(width)
+    count = np.convolve(known, window, mode="same")
+    total = np.convolve(np.where(known, values, 0), window, mode="same")
+    return np.divide(total, count, out=np.full(len(values), math.nan), where=count > 0)
+
+
+def _label_steps(axes: Axes, epoch_ends: dict[int, float]) -> None:
+    if len(epoch_ends) > 1:
+        wanted = MaxNLocator(nbins=12, integer=True).tick_values(0, max(epoch_ends))
+        ticks = [epoch for epoch in sorted(epoch_ends) if epoch in wanted]
+        axes.set_xticks([epoch_ends[epoch] for epoch in ticks], [str(epoch) for epoch in ticks])
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel("finished epochs" if len(epoch_ends) > 1 else "step", **_SMALL)

@@ -1,0 +1,173 @@
+"""What every data module shares: classes, loaders whose order depends on seed and epoch alone, errors that name a file."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import lightning as L
+import torch
+from torch import distributed
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+Color = tuple[int, int, int]
+SampleKey = tuple[int, int]  # (epoch, index): a sample's augmentation is drawn from seed, epoch and index alone
+
+
+class DataError(ValueError):
+    """A data set is not as it should be; the message names the file or folder and the remedy."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What the numbers mean.
+
+    Attributes:
+        names: Class names, in order of the contiguous labels.
+        palette: One RGB colour a class.
+    """
+
+    names: tuple[str, ...]
+    palette: tuple[Color, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class EpochSampler(Sampler[SampleKey]):
+    """Yields (epoch, index), in an order that is drawn from the seed and the epoch.
+
+    Under distributed training every rank sees its own share. A training epoch drops what does not divide by the number
+    of ranks; otherwise nothing is padded or repeated, so an evaluation counts every sample once.
+
+    Args:
+        size: Number of samples.
+        shuffle: Draw an order, otherwise ascending.
+        seed: Of the order.
+    """
+
+    def __init__(self, size: int, *, shuffle: bool, seed: int) -> None:
+        self.size, self.shuffle, self.seed, self.epoch = size, shuffle, seed, 0
+        in_group = distributed.is_available() and distributed.is_initialized()
+        self.rank = distributed.get_rank() if in_group else 0
+        self.ranks = distributed.get_world_size() if in_group else 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(self.size, generator=generator).tolist()
+            order = order[: self.size - self.size % self.ranks]
+        else:
+            order = range(self.size)
+        return iter([(self.epoch, index) for index in order[self.rank :: self.ranks]])
+
+    def __len__(self) -> int:
+        total = self.size - self.size % self.ranks if self.shuffle else self.size
+        return len(range(self.rank, total, self.ranks))
+
+
+class VisionDataModule(L.LightningDataModule):
+    """Loaders over a training and a validation set.
+
+    A subclass makes the sets in `datasets()`, which are indexed by `SampleKey`, and the batches in `collate`.
+
+    Attributes:
+        classes: Names and colours.
+        image_size: (H, W) px of a training image.
+
+    Args:
+        classes: Names and colours.
+        image_size: (H, W) px of a training image.
+        batch_size, val_batch_size: Images a step on each device.
+        num_workers: Loader processes; none: 0 without an accelerator, where they would take the cores that train, else
+            one a core up to 8.
+        seed: Of the order and the augmentation.
+    """
+
+    def __init__(
+        self, classes: Classes, image_size: Sequence[int], *, batch_size: int, val_batch_size: int = 1,
+        num_workers: int | None = None, seed: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.classes = classes
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.batch_size, self.val_batch_size, self.seed = batch_size, val_batch_size, seed
+        self.num_workers = default_workers() if num_workers is None else num_workers
+        self._sets: dict[str, Dataset] = {}
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def dataset(self, split: str) -> Dataset:
+        """The set of a split, "train" or "val"; opened once."""
+        if split not in self._sets:
+            self._sets[split] = self.make_dataset(split)
+        return self._sets[split]
+
+    def make_dataset(self, split: str) -> Dataset:
+        raise NotImplementedError
+
+    def collate(self, samples: list) -> dict:
+        raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        """Open the sets before anything else is built, so that what is missing shows at once."""
+        for split in ("train", "val") if stage == "fit" else ("val",):
+            if not len(self.dataset(split)):
+                raise DataError(f"the {split} set holds no samples")
+        if stage == "fit" and len(self.dataset("train")) < self.batch_size:
+            raise DataError(
+                f"batch_size={self.batch_size} is more than the {len(self.dataset('train'))} training images; "
+                "set data.batch_size to at most that"
+            )
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader("train", self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("val", self.val_batch_size, shuffle=False)
+
+    def _loader(self, split: str, batch_size: int, *, shuffle: bool) -> DataLoader:
+        dataset = self.dataset(split)
+        return DataLoader(
+            dataset, batch_size, sampler=EpochSampler(len(dataset), shuffle=shuffle, seed=self.seed),
+            drop_last=shuffle, num_workers=self.num_workers, collate_fn=self.collate,
+            persistent_workers=self.num_workers > 0, pin_memory=torch.cuda.is_available(),
+            worker_init_fn=one_thread,
+        )  # fmt: skip
+
+
+def one_thread(worker: int) -> None:
+    """Keep a loader process on one core; OpenCV would take them all in each."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def default_workers() -> int:
+    if not torch.cuda.is_available():
+        return 0
+    return min(8, max(1, (torch.get_num_threads() or 1) // torch.cuda.device_count()))
+
+
+def list_files(folder: Path, accept: Callable[[Path], bool], *, what: str) -> list[Path]:
+    """Sorted files of a folder and its subfolders.
+
+    Args:
+        folder: Where to look.
+        accept: Which files count.
+        what: Names the expected content in errors.
+
+    Raises:
+        DataError: The folder is missing or holds none.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder}; expected {what} there (set data.root)")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and accept(path))
+    if not files:
+        raise DataError(f"{folder} holds no files; expected {what} there (set data.root)")
+    return files

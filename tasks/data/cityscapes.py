@@ -1,0 +1,70 @@
+"""Cityscapes in its official folders, 34 label ids mapped to the 19 evaluated classes while reading.
+
+Source: Cordts et al. 2016, "The Cityscapes Dataset"; ids and colours as defined by the data set's own label table.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks.data.base import Classes, Color, DataError, list_files
+from tasks.data.segmentation import Pairs, SegmentationData, id_table
+
+# name: (label id in the files, RGB); in the order of the train ids
+EVALUATED: dict[str, tuple[int, Color]] = {
+    "road": (7, (128, 64, 128)),
+    "sidewalk": (8, (244, 35, 232)),
+    "building": (11, (70, 70, 70)),
+    "wall": (12, (102, 102, 156)),
+    "fence": (13, (190, 153, 153)),
+    "pole": (17, (153, 153, 153)),
+    "traffic light": (19, (250, 170, 30)),
+    "traffic sign": (20, (220, 220, 0)),
+    "vegetation": (21, (107, 142, 35)),
+    "terrain": (22, (152, 251, 152)),
+    "sky": (23, (70, 130, 180)),
+    "person": (24, (220, 20, 60)),
+    "rider": (25, (255, 0, 0)),
+    "car": (26, (0, 0, 142)),
+    "truck": (27, (0, 0, 70)),
+    "bus": (28, (0, 60, 100)),
+    "train": (31, (0, 80, 100)),
+    "motorcycle": (32, (0, 0, 230)),
+    "bicycle": (33, (119, 11, 32)),
+}
+LABEL_IDS = (*range(34), -1)  # every id that the data set defines; those that are not evaluated are ignored
+
+
+class CityscapesData(SegmentationData):
+    """Cityscapes: root/leftImg8bit/{split}/{city} and root/gtFine/{split}/{city} with labelIds PNGs.
+
+    Args:
+        root: The data set's folder.
+        class_names: Evaluated classes to keep, in this order; the others are ignored. None: all 19.
+        options: As in `SegmentationData`.
+
+    Raises:
+        ValueError: A class name that the data set does not evaluate.
+        DataError: Folders or label files are missing (when the set is opened).
+    """
+
+    def __init__(self, root: str, *, class_names: Sequence[str] | None = None, **options) -> None:
+        names = tuple(class_names or EVALUATED)
+        unknown = [name for name in names if name not in EVALUATED]
+        if unknown:
+            raise ValueError(f"data.class_names: {unknown[0]!r} is no class of Cityscapes; expected {', '.join(EVALUATED)}")
+        table = id_table({EVALUATED[name][0]: label for label, name in enumerate(names)}, ignored=LABEL_IDS)
+        super().__init__(Classes(names, tuple(EVALUATED[name][1] for name in names)), table, **options)
+        self.root = Path(root).expanduser()
+
+    def pairs(self, split: str) -> Pairs:
+        suffix = "_leftImg8bit.png"
+        folder = self.root / "leftImg8bit" / split
+        images = list_files(folder, lambda path: path.name.endswith(suffix), what=f"city folders with *{suffix}")
+        pairs = []
+        for image in images:
+            name = image.name.removesuffix(suffix) + "_gtFine_labelIds.png"
+            pairs.append((image, self.root / "gtFine" / split / image.parent.name / name))
+        missing = [mask for _, mask in pairs if not mask.is_file()]
+        if missing:
+            raise DataError(f"{len(missing)} of {len(pairs)} images have no labels, the first: {missing[0]}")
+        return pairs

@@ -1,0 +1,67 @@
+"""A user's own images and masks, in two folders a split."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks.data.base import Classes, DataError, list_files
+from tasks.data.segmentation import Pairs, SegmentationData, id_table
+from tasks.image_files import is_image
+from tasks.pictures import distinct_colors
+
+
+class MaskFolders(SegmentationData):
+    """Images and single-channel masks of the same file name (suffix aside), in folders named for each split.
+
+    Args:
+        root: Folder that the other folders are relative to.
+        class_names: Name of each class; class k has the id k in the masks.
+        train_images, train_masks, val_images, val_masks: Folders.
+        ignore_ids: Ids in the masks whose pixels do not count; 255 never counts.
+        palette: One RGB colour a class; none: colours that are told apart well.
+        options: As in `SegmentationData`.
+
+    Raises:
+        ValueError: No class names; palette and names differ in number.
+        DataError: A folder is missing, an image has no mask or a mask no image (when the set is opened).
+    """
+
+    def __init__(
+        self, root: str, class_names: Sequence[str], *, train_images: str = "train/images",
+        train_masks: str = "train/masks", val_images: str = "val/images", val_masks: str = "val/masks",
+        ignore_ids: Sequence[int] = (), palette: Sequence[Sequence[int]] | None = None, **options,
+    ) -> None:  # fmt: skip
+        if not class_names:
+            raise ValueError("data.class_names is empty; name the classes in order of their ids: data.class_names=[a,b]")
+        colors = tuple(tuple(map(int, color)) for color in palette or distinct_colors(len(class_names)))
+        if len(colors) != len(class_names):
+            raise ValueError(f"data.palette has {len(colors)} colours for {len(class_names)} classes")
+        table = id_table({label: label for label in range(len(class_names))}, ignored=ignore_ids)
+        super().__init__(Classes(tuple(class_names), colors), table, **options)
+        self.root = Path(root).expanduser()
+        self.folders = {"train": (train_images, train_masks), "val": (val_images, val_masks)}
+
+    def pairs(self, split: str) -> Pairs:
+        image_folder, mask_folder = (self.root / folder for folder in self.folders[split])
+        images = _by_stem(image_folder, "images")
+        masks = _by_stem(mask_folder, "masks (PNG, one class id a pixel)")
+        for kind, without, having, folder in (
+            ("image", images.keys() - masks.keys(), images, mask_folder),
+            ("mask", masks.keys() - images.keys(), masks, image_folder),
+        ):
+            if without:
+                other = "mask" if kind == "image" else "image"
+                first = having[min(without)]
+                raise DataError(
+                    f"{len(without)} {kind}s have no {other}, the first: {first}; expected {first.stem}.* in {folder}"
+                )
+        return [(images[stem], masks[stem]) for stem in images]
+
+
+def _by_stem(folder: Path, what: str) -> dict[str, Path]:
+    files = {}
+    for path in list_files(folder, is_image, what=what):
+        key = str(path.relative_to(folder).with_suffix(""))
+        if key in files:
+            raise DataError(f"{files[key]} and {path} have one name; names must be unique, suffix aside")
+        files[key] = path
+    return files

@@ -1,0 +1,140 @@
+"""Images with class-id masks: the dataset and the data module that every segmentation source goes through."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tasks.data.base import Classes, DataError, SampleKey, VisionDataModule
+from tasks.data.transforms import SegmentationAugmentation
+from tasks.image_files import read_image, read_mask
+
+IGNORE_INDEX = 255
+UNKNOWN = 254  # in an id table: an id that the data set does not define
+Pairs = Sequence[tuple[Path, Path]]
+
+
+def id_table(ids: Mapping[int, int], ignored: Sequence[int] = ()) -> np.ndarray:
+    """Table from the ids in mask files to labels.
+
+    Args:
+        ids: {id in the file: label}.
+        ignored: Ids whose pixels do not count.
+
+    Returns:
+        (256,) uint8: label, `IGNORE_INDEX` or `UNKNOWN` for each id.
+    """
+    table = np.full(256, UNKNOWN, np.uint8)
+    table[[identifier % 256 for identifier in ignored]] = IGNORE_INDEX
+    table[IGNORE_INDEX] = IGNORE_INDEX
+    for identifier, label in ids.items():
+        table[identifier] = label
+    return table
+
+
+class SegmentationDataset(Dataset):
+    """Image and mask files as arrays.
+
+    Args:
+        pairs: Image and mask file of each sample.
+        table: From `id_table`.
+        augmentation: Applied to every sample where given.
+        seed: Of the augmentation.
+    """
+
+    def __init__(
+        self, pairs: Pairs, table: np.ndarray, augmentation: SegmentationAugmentation | None = None, seed: int = 0
+    ) -> None:
+        self.pairs, self.table, self.augmentation, self.seed = pairs, table, augmentation, seed
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: SampleKey) -> dict:
+        """{"image": (H, W, 3) uint8 RGB, "mask": (H, W) uint8 labels, "name": file name} as tensors."""
+        epoch, index = key
+        image, mask = self.read(index)
+        if self.augmentation:
+            seed = int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0])
+            image, mask = self.augmentation(image, mask, seed)
+        return {"image": torch.from_numpy(image), "mask": torch.from_numpy(mask), "name": self.pairs[index][0].name}
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image (H, W, 3) RGB and mask (H, W) of labels, as stored.
+
+        Raises:
+            DataError: A file cannot be decoded, sizes differ, or the mask holds an id that the data set does not define.
+        """
+        image_file, mask_file = self.pairs[index]
+        try:
+            image, ids = read_image(image_file), read_mask(mask_file)
+        except (ValueError, OSError) as error:
+            raise DataError(str(error)) from error
+        if image.shape[:2] != ids.shape:
+            raise DataError(
+                f"{mask_file} is {ids.shape[1]}x{ids.shape[0]} px, its image {image_file} is "
+                f"{image.shape[1]}x{image.shape[0]} px; both must have one size"
+            )
+        mask = cv2.LUT(ids, self.table)
+        if (mask == UNKNOWN).any():
+            unknown = np.unique(ids[mask == UNKNOWN]).tolist()
+            known = np.flatnonzero(self.table < UNKNOWN).tolist()
+            raise DataError(
+                f"{mask_file} holds the class id {', '.join(map(str, unknown[:5]))}; the data set defines "
+                f"{_ranges(known)}, ignored ids aside (a colour-coded mask? expected one class id a pixel)"
+            )
+        return image, mask
+
+
+class SegmentationData(VisionDataModule):
+    """A data module over image and mask files.
+
+    Validation images keep their size, so that scores are those of the full resolution.
+
+    Args:
+        classes, batch_size, val_batch_size, num_workers, seed: As in `VisionDataModule`.
+        table: From `id_table`.
+        crop_size: (H, W) px of a training image.
+        scale, flip, color: As in `SegmentationAugmentation`.
+    """
+
+    def __init__(
+        self, classes: Classes, table: np.ndarray, *, crop_size: Sequence[int], scale: Sequence[float] = (0.5, 2.0),
+        flip: float = 0.5, color: float = 0.4, batch_size: int = 8, val_batch_size: int = 1,
+        num_workers: int | None = None, seed: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            classes, crop_size, batch_size=batch_size, val_batch_size=val_batch_size, num_workers=num_workers, seed=seed
+        )
+        self.table = table
+        self.augmentation = SegmentationAugmentation(crop_size, scale=scale, flip=flip, color=color)
+
+    def pairs(self, split: str) -> Pairs:
+        """Image and mask file of each sample of a split."""
+        raise NotImplementedError
+
+    def make_dataset(self, split: str) -> SegmentationDataset:
+        augmentation = self.augmentation if split == "train" else None
+        return SegmentationDataset(self.pairs(split), self.table, augmentation, self.seed)
+
+    def collate(self, samples: list[dict]) -> dict[str, Tensor | list[str]]:
+        """{"images": (N, 3, H, W) uint8 in channels_last memory, "masks": (N, H, W) uint8, "names": N file names}."""
+        sizes = {tuple(sample["mask"].shape) for sample in samples}
+        if len(sizes) > 1:
+            raise DataError(f"images of different sizes {sorted(sizes)} in one batch; set data.val_batch_size=1")
+        return {
+            "images": torch.stack([sample["image"] for sample in samples]).permute(0, 3, 1, 2),
+            "masks": torch.stack([sample["mask"] for sample in samples]),
+            "names": [sample["name"] for sample in samples],
+        }
+
+
+def _ranges(ids: Sequence[int]) -> str:
+    """[0, 1, 2, 5] -> "0-2, 5"."""
+    starts = [i for i in ids if i - 1 not in ids]
+    ends = [i for i in ids if i + 1 not in ids]
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))

@@ -1,0 +1,198 @@
+"""What a model costs, counted and not timed: parameters, multiply-adds, activations, memory, operators.
+
+The forward runs on fake tensors, which have shape, dtype and lifetime but no data: instant at any image size.
+"""
+
+import copy
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+from torch.utils.weak import WeakIdKeyDictionary
+
+aten = torch.ops.aten
+LAYERS = {aten.convolution, aten.addmm, aten.mm}  # all that eager convolution and linear layers come down to
+ALLOCATIONS = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}  # no work
+CPU_ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu  # torch has no formula for it
+FLOPS = {CPU_ATTENTION: lambda q, k, v, *_, **__: sdpa_flop_count(q.shape, k.shape, v.shape), **flop_registry}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Cost of one eval-mode forward of a whole batch.
+
+    Attributes:
+        parameters: Elements of all parameters, shared ones once. Buffers (BatchNorm statistics) are left out.
+        macs: Multiply-adds of convolutions (grouped, dilated, transposed), linear layers and matrix products,
+            attention included. Bias, norm, activation, pooling, interpolation and element-wise products count 0.
+        activations: Output elements of all convolution and linear layers.
+        activation_bytes_peak: bytes; most that eager PyTorch holds at once, image included, weights and the scratch
+            memory inside operators left out. A block's input lasts as long as the call of the block.
+        activation_bytes_planned: bytes; the same if each tensor went right after the last operator that uses it: for
+            these operators in this order no runtime's memory plan can undercut it.
+        memory_access_bytes: bytes read and written: inputs, weights and outputs of every operator, as if there were
+            no cache. An in-place operator reads and writes, a view is free.
+        depth: Convolution and linear operators that ran, on all branches together.
+        operators: How often each operator ran (`"aten.convolution"`), without views and bare allocations.
+
+    Source: macs, parameters: torchvision's `weights.meta` (`_ops` in G, `num_params`); activations: RegNet sec. 3.2;
+    planned memory: MobileNetV2 sec. 5.1; memory access: ShuffleNetV2 guideline G1, taken to every operator.
+    """
+
+    parameters: int
+    macs: int
+    activations: int
+    activation_bytes_peak: int
+    activation_bytes_planned: int
+    memory_access_bytes: int
+    depth: int
+    operators: Counter[str]
+
+    @property
+    def flops(self) -> int:
+        """Floating point operations: two a multiply-add."""
+        return 2 * self.macs
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one module ran itself, submodules left out: sums over its calls, but the output shape of the last."""
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...] | None  # None where the output is not one tensor
+    parameters: int
+    macs: int
+    memory_access_bytes: int
+
+
+def profile(
+    model: nn.Module,
+    image_size: tuple[int, int],
+    *,
+    batch_size: int = 1,
+    in_channels: int = 3,
+    dtype: torch.dtype = torch.float32,
+) -> Profile:
+    """Counts the cost of `model(images)` for images `(batch_size, in_channels, H, W)`, eager, in eval mode, on a CPU.
+
+    Args:
+        model: Any module from one image tensor to a tensor, dict or sequence; on any device, meta too; unchanged.
+        image_size: (H, W), px.
+        dtype: Type that images and weights are cast to; `torch.float16` halves the bytes.
+
+    Raises:
+        RuntimeError: The model refuses the size or the channels, or its shapes depend on pixel values (after NMS).
+
+    Source: `torch._subclasses.FakeTensorMode`, formulas of `torch.utils.flop_counter`.
+    """
+    trace = _run(model, image_size, batch_size, in_channels, dtype)
+    return Profile(
+        parameters=sum(p.numel() for p in model.parameters()),
+        macs=sum(trace.macs.values()),
+        activations=trace.activations,
+        activation_bytes_peak=trace.peak,
+        activation_bytes_planned=trace.planned(),
+        memory_access_bytes=sum(trace.access.values()),
+        depth=sum(trace.operators[str(op)] for op in LAYERS),
+        operators=trace.operators,
+    )
+
+
+def layer_table(model: nn.Module, image_size: tuple[int, int], **options) -> tuple[Layer, ...]:
+    """One row for each module that ran an operator itself, in order of first use; options and errors of `profile`.
+
+    Macs and memory access add up to the profile's: the addition of a residual block, say, is in the block's own row,
+    one in the model's own forward under the name `""`.
+    """
+    trace = _run(model, image_size, **options)
+    rows = []
+    for name, access in trace.access.items():
+        module = model.get_submodule(name)
+        own = sum(p.numel() for p in module.parameters(recurse=False))
+        rows.append(Layer(name, type(module).__name__, trace.shapes[name], own, trace.macs[name], access))
+    return tuple(rows)
+
+
+def _run(model: nn.Module, image_size, batch_size=1, in_channels=3, dtype=torch.float32) -> "_Trace":
+    """Traces an eval-mode copy of the model that has no data; on the copy hooks tell which module is running."""
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it would hide nn.MultiheadAttention in one operator
+    try:
+        with torch.inference_mode(False), torch.no_grad():  # else operators are undivided, graphs hold tensors
+            with FakeTensorMode(allow_non_fake_inputs=True) as fake_mode:
+                memo = {
+                    id(t): torch.empty_like(t, dtype=dtype if t.is_floating_point() else t.dtype, device="cpu")
+                    for t in [*model.parameters(), *model.buffers()]
+                }
+                images = torch.empty(batch_size, in_channels, *image_size, dtype=dtype)
+            fake = copy.deepcopy(model, memo).eval()
+            trace = _Trace(images)
+            for name, module in fake.named_modules():
+                module.register_forward_pre_hook(lambda *_, name=name: trace.modules.append(name), prepend=True)
+                module.register_forward_hook(trace.leave)
+            with fake_mode, trace:
+                trace.use(_tensors(fake(images)))  # results last to the end
+            return trace
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+class _Trace(TorchDispatchMode):
+    """Sees every operator that runs, and how long the storages that it makes stay alive."""
+
+    def __init__(self, images: Tensor):
+        super().__init__()
+        self.modules: list[str] = []  # those being called, innermost last
+        self.shapes: dict[str, tuple[int, ...] | None] = {}
+        self.macs, self.access, self.operators = defaultdict(int), defaultdict(int), Counter()
+        self.activations = self.peak = self.step = 0
+        self.spans: list[list[int]] = []  # of each storage: step of birth, step of last use, bytes
+        self.alive = WeakIdKeyDictionary()  # storage -> its span
+        self.hold([images.untyped_storage()])
+
+    def leave(self, module: nn.Module, args: tuple, output: object) -> None:
+        self.shapes[self.modules.pop()] = tuple(output.shape) if isinstance(output, Tensor) else None
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        outputs = func(*args, **kwargs)
+        op, read, written = func.overloadpacket, _tensors((args, kwargs)), _tensors(outputs)
+        old = {t.untyped_storage()._cdata for t in read}
+        new = {s._cdata: s for s in (t.untyped_storage() for t in written) if s._cdata not in old}
+        if (new or func._schema.is_mutable) and op not in ALLOCATIONS:  # else a view, or no tensor at all
+            self.step += 1
+            self.use(read)
+            self.operators[str(op)] += 1
+            self.access[self.modules[-1]] += sum(min(t.nbytes, t.untyped_storage().nbytes()) for t in read + written)
+            if op in FLOPS:
+                self.macs[self.modules[-1]] += FLOPS[op](*args, **kwargs, out_val=outputs) // 2
+            if op in LAYERS:
+                self.activations += outputs.numel()
+        self.hold(new.values())
+        return outputs
+
+    def hold(self, storages: Iterable[torch.UntypedStorage]) -> None:
+        for storage in storages:
+            self.alive[storage] = [self.step, self.step, storage.nbytes()]
+            self.spans.append(self.alive[storage])
+        self.peak = max(self.peak, sum(size for _, _, size in self.alive.values()))
+
+    def use(self, tensors: list[Tensor]) -> None:
+        for tensor in tensors:
+            if span := self.alive.get(tensor.untyped_storage()):  # weights have none
+                span[1] = self.step
+
+    def planned(self) -> int:
+        steps = range(self.step + 1)
+        return max(sum(size for birth, last, size in self.spans if birth <= step <= last) for step in steps)
+
+
+def _tensors(tree: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

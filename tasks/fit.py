@@ -1,0 +1,132 @@
+"""A training run: from a configuration to a folder of checkpoints, numbers and pictures."""
+
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from tasks.build import Config, build_data, build_task, make, save_config
+from tasks.callbacks import EMA, Curves, EpochLine, PredictionSheet
+from tasks.checkpoint import read_checkpoint
+from tasks.logs import CsvLog
+
+RUN_FOLDER = "MOBILE_DENSE_RUN"  # set by the first process, so that the others of a distributed run agree
+
+
+def fit(config: Config) -> dict[str, float]:
+    """Train, validate after each epoch, and leave the run's folder.
+
+    It holds config.yaml, best.ckpt, last.ckpt, metrics.csv, metrics.json, curves.png, predictions.png.
+
+    Args:
+        config: As composed from conf/train.yaml, or as stored in the checkpoint to go on from.
+
+    Returns:
+        What metrics.json holds: the scores of the best checkpoint, its epoch, seconds spent.
+
+    Raises:
+        ValueError, FileNotFoundError: As raised by what is built; or the folder holds a run already.
+    """
+    quiet()
+    L.seed_everything(config["seed"], workers=True, verbose=False)
+    resumed = read_checkpoint(config["checkpoint"]) if config["checkpoint"] else None
+    data = build_data(config)
+    data.setup("fit")
+    task = build_task(config, data.classes)
+    folder = run_folder(config)
+    save_config(task.config, folder / "config.yaml")
+    rank_zero_info(f"run folder: {folder}")
+
+    log = CsvLog(folder, keep_before=resumed["global_step"] if resumed else None)
+    best = ModelCheckpoint(
+        folder, "best", monitor=task.monitor, mode="max", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    last = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    callbacks = [
+        best, last, LearningRateMonitor("step"), PredictionSheet(folder / "predictions.png"),
+        Curves(log, folder / "curves.png"), RichProgressBar() if sys.stderr.isatty() else EpochLine(),
+    ]  # fmt: skip
+    if config["ema_decay"] is not None:
+        callbacks.insert(0, EMA(config["ema_decay"]))
+    loggers = [log]
+    if config["tensorboard"]:
+        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
+    progress = sys.stderr.isatty()
+    trainer = make(
+        config["trainer"], logger=loggers, callbacks=callbacks, enable_progress_bar=progress, default_root_dir=str(folder)
+    )
+    began = time.perf_counter()
+    trainer.fit(task, datamodule=data, ckpt_path=config["checkpoint"], weights_only=True)
+    result = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+    if Path(best.best_model_path).is_file():
+        result["best/" + task.monitor.removeprefix("val/")] = float(best.best_model_score)
+        result["best/epoch"] = int(read_checkpoint(best.best_model_path)["epoch"])
+    result |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+    result["seconds"] = round(time.perf_counter() - began, 1)
+    if trainer.is_global_zero:
+        write_json(folder / "metrics.json", result)
+    return result
+
+
+def run_folder(config: Config) -> Path:
+    """Choose and make the folder of a run.
+
+    A resumed run goes on in its checkpoint's folder. Without `output_dir` it is runs/{task}-{backbone}, with a number
+    behind it where that is taken.
+
+    Raises:
+        ValueError: `output_dir` holds a run already.
+    """
+    if RUN_FOLDER in os.environ:
+        return Path(os.environ[RUN_FOLDER])
+    if config["output_dir"]:
+        folder = Path(config["output_dir"]).expanduser()
+        own = config["checkpoint"] and folder.resolve() == Path(config["checkpoint"]).resolve().parent
+        if (folder / "config.yaml").exists() and not config["overwrite"] and not own:
+            raise ValueError(
+                f"{folder} holds a run already; resume it with checkpoint={folder / 'last.ckpt'}, choose another "
+                "output_dir=, or replace it with overwrite=true"
+            )
+    elif config["checkpoint"]:
+        folder = Path(config["checkpoint"]).expanduser().resolve().parent
+    else:
+        name = "-".join(str(config["choices"].get(group, group)) for group in ("task", "backbone"))
+        folder = next(path for path in _numbered(Path("runs") / name) if not path.exists())
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ[RUN_FOLDER] = str(folder.resolve())
+    return folder
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON file in one go; what was there stays whole until then."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def quiet() -> None:
+    """Silence what Lightning and torch say at every start and nobody can act on."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*", ".*Checkpoint directory .* exists and is not empty.*",
+        ".*num_workers.*", ".*GPU available but not used.*", ".*isinstance.treespec, LeafSpec.*",
+        ".*number of training batches .* is smaller than the logging interval.*",
+    ):  # fmt: skip
+        warnings.filterwarnings("ignore", message)
+
+
+def _numbered(path: Path):
+    yield path
+    number = 2
+    while True:
+        yield path.with_name(f"{path.name}-{number}")
+        number += 1

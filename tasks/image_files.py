@@ -1,0 +1,199 @@
+"""Pictures, masks and videos on disk. Everything in memory is RGB; OpenCV's BGR stays inside this file."""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
+
+
+def is_image(path: str | Path) -> bool:
+    """Whether the suffix, in either case, is one of `IMAGE_SUFFIXES`; the file itself is not opened."""
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_video(path: str | Path) -> bool:
+    """As `is_image`, of `VIDEO_SUFFIXES`."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Reads a picture as it is meant to be seen: upright (EXIF), grey as three channels, 16 bits as 8, without alpha.
+
+    Returns:
+        RGB, (H, W, 3) uint8.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is empty, damaged or no image.
+    """
+    return cv2.cvtColor(_decode(path, Path(path).read_bytes(), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """Reads class ids exactly as stored, from grey images of 1 to 16 bits or from the indices of a palette image.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no image, holds colours instead of class ids, or an id above 255.
+    """
+    data = Path(path).read_bytes()
+    mask = _decode(path, data, cv2.IMREAD_UNCHANGED)
+    if mask.ndim == 3:  # OpenCV turns palette indices into colours
+        with Image.open(BytesIO(data)) as image:
+            if image.mode != "P":
+                raise ValueError(f"{path} holds {mask.shape[2]} channels; expected a single-channel PNG of class ids")
+            return np.array(image, dtype=np.uint8)
+    if mask.dtype == np.uint8:
+        depth = data[24] if data.startswith(b"\x89PNG") else 8  # bits a pixel, from the header
+        return mask // (255 // (2**depth - 1)) if depth < 8 else mask  # OpenCV stretches 1, 2 and 4 bits to 0..255
+    if mask.dtype != np.uint16 or mask.max() > 255:
+        raise ValueError(f"{path} holds {mask.dtype} values up to {mask.max()}; class ids are 8-bit, 0..255")
+    return mask.astype(np.uint8)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Writes a whole file or nothing: a reader never meets half of it. Missing folders are created."""
+    temporary = _temporary(Path(path))
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_image(path: str | Path, picture: np.ndarray) -> None:
+    """Writes a picture in the format its suffix names; atomic as `write_bytes`.
+
+    Args:
+        path: file to write or replace.
+        picture: RGB (H, W, 3) uint8, or one channel (H, W) uint8, such as class ids (as PNG: JPEG alters them).
+
+    Raises:
+        ValueError: the array is no such picture, or OpenCV writes no files with this suffix.
+    """
+    if picture.dtype != np.uint8 or not picture.size or picture.ndim < 2 or picture.shape[2:] not in ((), (3,)):
+        raise ValueError(f"a picture is (H, W, 3) or (H, W) uint8, not {picture.shape} {picture.dtype}: {path}")
+    suffix = Path(path).suffix.lower()
+    if not suffix or not cv2.haveImageWriter(f"picture{suffix}"):
+        raise ValueError(f"{path}: OpenCV writes no '{suffix}' pictures; choose .png or .jpg")
+    encoded, data = cv2.imencode(suffix, picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    if not encoded:
+        raise ValueError(f"{path}: OpenCV cannot encode {picture.shape} as '{suffix}'; choose .png or .jpg")
+    write_bytes(path, data.tobytes())
+
+
+def frame_rate(path: str | Path, default: float = 25.0) -> float:
+    """Frames per second that a video states, or the default where it states none; errors as `frames`."""
+    capture, _ = _open_video(path)
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    capture.release()
+    return rate if math.isfinite(rate) and rate > 0 else default
+
+
+def frames(path: str | Path) -> Iterator[np.ndarray]:
+    """Decodes a video frame by frame, each RGB, (H, W, 3) uint8; the errors come at the call, not at the first frame.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no video that OpenCV decodes, or holds no frame.
+    """
+    return _frames(*_open_video(path))
+
+
+class VideoWriter:
+    """Writes RGB frames as MPEG-4 video; the file appears, whole, when the `with` block ends without an error.
+
+    The first frame sets the size. The codec wants even sides, so an odd frame gets its last row or column twice.
+
+    Args:
+        path: file to write or replace, .mp4 as a rule.
+        frames_per_second: playing speed.
+
+    Raises:
+        ValueError: the speed is not positive, a frame is of another size or type, OpenCV cannot write such a file
+            (known at the first frame), or the block ends without a frame.
+    """
+
+    def __init__(self, path: str | Path, frames_per_second: float):
+        if not (math.isfinite(frames_per_second) and frames_per_second > 0):
+            raise ValueError(f"frames_per_second must be positive, not {frames_per_second}")
+        self.path, self.frames_per_second = Path(path), frames_per_second
+        self._temporary = _temporary(self.path)
+        self._writer, self._shape = None, None
+
+    def __enter__(self):
+        return self
+
+    def write(self, frame: np.ndarray) -> None:
+        """Appends one RGB frame, (H, W, 3) uint8."""
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            raise ValueError(f"a frame is (H, W, 3) uint8, not {frame.shape} {frame.dtype}: {self.path}")
+        if self._writer is None:
+            self._open(frame.shape)
+        if frame.shape != self._shape:
+            raise ValueError(f"{self.path} takes frames of {self._shape}, not {frame.shape}")
+        height, width = frame.shape[:2]
+        frame = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+    def _open(self, shape: tuple[int, ...]) -> None:
+        self._shape, (height, width) = shape, (side + side % 2 for side in shape[:2])
+        codec, rate = cv2.VideoWriter_fourcc(*"mp4v"), self.frames_per_second
+        self._writer = cv2.VideoWriter(str(self._temporary), codec, rate, (width, height))
+        if not self._writer.isOpened():
+            raise ValueError(f"{self.path}: OpenCV writes no MPEG-4 video of {height} x {width} px here; choose .mp4")
+
+    def __exit__(self, error_type, error, traceback) -> None:
+        try:
+            if self._writer:
+                self._writer.release()  # flushes
+            if self._writer and error is None:
+                self._temporary.replace(self.path)
+            elif error is None:
+                raise ValueError(f"no frame was written to {self.path}")
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # same folder, same suffix
+
+
+def _decode(path: str | Path, data: bytes, flags: int) -> np.ndarray:
+    with suppress(cv2.error):  # what it says is OpenCV's own line of code
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        if pixels is not None:
+            return pixels
+    raise ValueError(f"{path} cannot be decoded as an image; are its {len(data)} bytes damaged, or something else?")
+
+
+def _open_video(path: str | Path) -> tuple[cv2.VideoCapture, np.ndarray]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no such video: {path}")
+    capture = cv2.VideoCapture(str(path))
+    _, first = capture.read()  # None, too, where it did not open
+    if first is None:
+        raise ValueError(f"{path} cannot be decoded as a video; OpenCV finds no frame in it")
+    return capture, first
+
+
+def _frames(capture: cv2.VideoCapture, frame: np.ndarray) -> Iterator[np.ndarray]:
+    try:
+        while frame is not None:
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            _, frame = capture.read()
+    finally:
+        capture.release()

@@ -1,0 +1,150 @@
+"""What an optimizer is built from, parameter groups and learning-rate schedules counted in optimizer steps."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+NORM_LAYERS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: BatchNorm, SyncBatchNorm, InstanceNorm
+
+
+def parameter_groups(*modules: nn.Module, weight_decay: float | None = None) -> list[dict]:
+    """The trainable parameters in two groups, with and without weight decay.
+
+    Biases (by name), parameters of norm layers and everything with at most one dimension are not decayed. Each
+    parameter appears once, in the order of `modules()`; one that layers share is decayed only if none of them exempts
+    it. Both groups are always there, though one may be empty, so an optimizer's state keeps its layout.
+
+    Args:
+        modules: whatever is to be trained together.
+        weight_decay: of the first group; None leaves it to the optimizer, as in `optimizer(parameter_groups(model))`.
+
+    Raises:
+        ValueError: if nothing is trainable.
+
+    Source: Goyal et al., arXiv:1706.02677, sec. 5.1 (no decay on BatchNorm); He et al., arXiv:1812.01187, sec. 3.1
+    (weights alone).
+    """
+    exempt: dict[nn.Parameter, bool] = {}
+    for root in modules:
+        for module in root.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.requires_grad:
+                    free = isinstance(module, NORM_LAYERS) or parameter.ndim <= 1 or name.endswith("bias")
+                    exempt[parameter] = exempt.get(parameter, False) or free
+    if not exempt:
+        raise ValueError("nothing to train: no parameter requires a gradient")
+    decayed = {"params": [parameter for parameter, free in exempt.items() if not free]}
+    if weight_decay is not None:
+        decayed["weight_decay"] = weight_decay
+    return [decayed, {"params": [parameter for parameter, free in exempt.items() if free], "weight_decay": 0.0}]
+
+
+@dataclass
+class _Schedule:
+    """Optimizer step, counted from 0 -> factor of the base rate."""
+
+    total_steps: int
+    warmup_steps: int
+    warmup_factor: float
+    minimum: float
+
+    def decay(self, progress: float) -> float:
+        """From 1 at progress 0 to 0 at progress 1."""
+        raise NotImplementedError
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup_steps:
+            return self.warmup_factor + (1 - self.warmup_factor) * step / self.warmup_steps
+        progress = min(1.0, (step - self.warmup_steps) / (self.total_steps - self.warmup_steps))
+        return self.minimum + (1 - self.minimum) * self.decay(progress)
+
+
+@dataclass
+class _Poly(_Schedule):
+    power: float
+
+    def decay(self, progress: float) -> float:
+        return (1 - progress) ** self.power
+
+
+class _Cosine(_Schedule):
+    def decay(self, progress: float) -> float:
+        return (1 + math.cos(math.pi * progress)) / 2
+
+
+def poly(
+    optimizer: Optimizer,
+    total_steps: int,
+    *,
+    power: float = 0.9,
+    warmup: float | int = 0.0,
+    warmup_factor: float = 0.1,
+    minimum: float = 0.0,
+) -> LRScheduler:
+    """Rate (1 - t) ** power, t running from 0 to 1 between the end of the warm-up and the end of the run.
+
+    Every group's own base rate is scaled. The rate is set once per optimizer step: the first step trains at
+    `warmup_factor` (at 1 without warm-up), step `warmup` at 1, the last at t just below 1, and `minimum` holds from
+    `total_steps` on. A resumed run follows the settings that it is given, so it can be made longer.
+
+    Args:
+        optimizer: whose groups hold the base rates.
+        total_steps: optimizer steps of the whole run, warm-up included.
+        power: exponent, above 0.
+        warmup: length of the linear warm-up: below 1 a share of the run, otherwise a whole number of steps.
+        warmup_factor: share of the base rate at the first step of a warm-up, in [0, 1].
+        minimum: share of the base rate that is left in the end, in [0, 1].
+
+    Raises:
+        ValueError: for a setting out of its range, a run without end, or a warm-up that leaves it no step.
+
+    Source: Chen et al., "DeepLab", arXiv:1606.00915, sec. 4.1.2; warm-up: Goyal et al., arXiv:1706.02677, sec. 2.2.
+    """
+    if not 0 < power < math.inf:
+        raise ValueError(f"power must be above 0, not {power}")
+    return _stepwise(optimizer, _Poly(*_checked(total_steps, warmup, warmup_factor, minimum), power))
+
+
+def cosine(
+    optimizer: Optimizer,
+    total_steps: int,
+    *,
+    warmup: float | int = 0.0,
+    warmup_factor: float = 0.1,
+    minimum: float = 0.0,
+) -> LRScheduler:
+    """Rate (1 + cos(pi t)) / 2: half a period, no restart. Arguments, steps and errors as in `poly`.
+
+    Source: Loshchilov & Hutter, "SGDR", arXiv:1608.03983, eq. 5; warm-up: Goyal et al., arXiv:1706.02677, sec. 2.2.
+    """
+    return _stepwise(optimizer, _Cosine(*_checked(total_steps, warmup, warmup_factor, minimum)))
+
+
+def _stepwise(optimizer: Optimizer, schedule: _Schedule) -> LRScheduler:
+    # LambdaLR stores and restores the fields of a callable object, not of a partial: settings come from the config.
+    return LambdaLR(optimizer, partial(schedule))
+
+
+def _checked(total_steps: float, warmup: float, warmup_factor: float, minimum: float) -> tuple[int, int, float, float]:
+    """The fields of a schedule: the warm-up in steps, everything in range."""
+    if total_steps in (-1, math.inf):
+        raise ValueError("the schedule needs the run's length: set trainer.max_epochs or trainer.max_steps")
+    if not total_steps >= 1 or total_steps != int(total_steps):
+        raise ValueError(f"total_steps must be a whole number of at least 1, not {total_steps}")
+    if not 0 <= warmup < math.inf or (warmup >= 1 and warmup != int(warmup)):
+        raise ValueError(f"warmup is a share of the run below 1 or a whole number of steps, not {warmup}")
+    warmup_steps = round(warmup * total_steps) if warmup < 1 else int(warmup)
+    if warmup_steps >= total_steps:
+        raise ValueError(
+            f"a warm-up of {warmup_steps} steps does not fit into a run of {total_steps}: "
+            "shorten warmup or raise trainer.max_epochs or trainer.max_steps"
+        )
+    for name, value in (("warmup_factor", warmup_factor), ("minimum", minimum)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is a share of the base rate in [0, 1], not {value}")
+    return int(total_steps), warmup_steps, float(warmup_factor), float(minimum)

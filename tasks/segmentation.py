@@ -1,0 +1,100 @@
+"""Semantic segmentation."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tasks.base import VisionTask
+from tasks.data.base import Classes
+from tasks.losses import SegmentationLoss
+from tasks.metrics import ConfusionMatrix, predicted_classes
+from tasks.network import Network
+
+
+class SegmentationTask(VisionTask):
+    """One class for every pixel.
+
+    Scores come from one confusion matrix over the whole set, at the masks' own resolution.
+
+    Args:
+        network, classes, options: As in `VisionTask`.
+        ignore_index: Mask value of pixels that do not count.
+        class_weights, label_smoothing, ohem_threshold, ohem_min_kept, dice_weight: As in `SegmentationLoss`.
+        tta_scales: Resize factors whose class probabilities are averaged in evaluation and prediction.
+        tta_flip: Average with the mirrored image as well.
+    """
+
+    kind = "segmentation"
+    monitor = "val/mIoU"
+
+    def __init__(
+        self, network: Network, classes: Classes, *, ignore_index: int = 255,
+        class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0,
+        ohem_threshold: float | None = None, ohem_min_kept: float = 0.1, dice_weight: float = 0.0,
+        tta_scales: Sequence[float] = (1.0,), tta_flip: bool = False, **options,
+    ) -> None:  # fmt: skip
+        super().__init__(network, classes, **options)
+        self.criterion = SegmentationLoss(
+            ignore_index=ignore_index, class_weights=class_weights, label_smoothing=label_smoothing,
+            ohem_threshold=ohem_threshold, ohem_min_kept=ohem_min_kept, dice_weight=dice_weight,
+        )  # fmt: skip
+        if not tta_scales or min(tta_scales) <= 0:
+            raise ValueError(f"task.tta_scales={list(tta_scales)}: expected positive factors, [1.0] for none")
+        self.tta_scales, self.tta_flip = tuple(tta_scales), tta_flip
+        self.confusion = ConfusionMatrix(len(classes), ignore_index=ignore_index)
+
+    def loss(self, raw: Tensor, batch: dict) -> dict[str, Tensor]:
+        return self.criterion(raw, batch["masks"])
+
+    def predict(self, raw: Tensor, image_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Class of every pixel: (H, W) uint8 for each image."""
+        masks = []
+        for logits, size in zip(raw, image_sizes, strict=True):
+            if tuple(logits.shape[-2:]) != tuple(size):
+                logits = F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
+            masks.append(predicted_classes(logits[None])[0])
+        return masks
+
+    def evaluate_images(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits at (H, W) px, or with test-time augmentation the logarithm of averaged probabilities."""
+        if self.tta_scales == (1.0,) and not self.tta_flip:
+            return self.network(images, size)
+        height, width = images.shape[-2:]
+        total = 0.0
+        for scale in self.tta_scales:
+            view = images
+            if scale != 1.0:
+                scaled = (round(height * scale), round(width * scale))
+                view = F.interpolate(images.float(), size=scaled, mode="bilinear", align_corners=False)
+            total = total + self.network(view, size).softmax(1)
+            if self.tta_flip:
+                total = total + self.network(view.flip(-1), size).softmax(1).flip(-1)
+        return torch.log(total / (len(self.tta_scales) * (1 + self.tta_flip)))
+
+    def on_validation_epoch_start(self) -> None:
+        self.confusion.reset()
+
+    def validation_step(self, batch: dict, index: int) -> dict:
+        masks = batch["masks"]
+        logits = self.evaluate_images(batch["images"], tuple(masks.shape[-2:]))
+        losses = torch.stack(list(self.loss(logits, batch).values()))
+        self.log("val/loss", losses.sum(), batch_size=len(masks), sync_dist=True)
+        predicted = predicted_classes(logits)
+        self.confusion.update(predicted, masks)
+        return {"predicted": predicted}
+
+    def on_validation_epoch_end(self) -> None:
+        matrix = self.confusion.matrix.to(self.device)  # a group of GPUs sums what is on GPUs
+        self.confusion.matrix = self.trainer.strategy.reduce(matrix, reduce_op="sum").cpu()
+        scores = self.confusion.scores()
+        self.log_dict(
+            {
+                "val/mIoU": scores.miou,
+                "val/pixel_accuracy": scores.pixel_accuracy,
+                "val/mean_accuracy": scores.mean_accuracy,
+                **{f"val/IoU/{name}": iou for name, iou in zip(self.classes.names, scores.iou, strict=True)},
+            },
+            prog_bar=False, rank_zero_only=False,
+        )  # fmt: skip

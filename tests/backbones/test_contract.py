@@ -1,0 +1,113 @@
+"""What every backbone promises, for every file in conf/backbone."""
+
+import math
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from backbones.base import OUTPUT_STRIDES, select_taps
+from backbones.reparam import fuse_model
+from tasks.build import make
+from tests.conftest import ROOT
+from tests.oracles import randomised, relative_error
+
+CONFIGS = sorted((ROOT / "conf" / "backbone").glob("*.yaml"))
+each_backbone = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+each_stride = pytest.mark.parametrize("output_stride", OUTPUT_STRIDES)
+
+
+def build(config, **options):
+    return make(OmegaConf.load(config), **options)
+
+
+@each_backbone
+@each_stride
+def test_taps_say_what_forward_gives(config, output_stride):
+    backbone = build(config, output_stride=output_stride).eval()
+    with torch.inference_mode():
+        features = backbone(torch.rand(2, 3, 65, 97))
+    assert list(features) == [tap.name for tap in backbone.taps]
+    for tap in backbone.taps:
+        assert features[tap.name].shape == (2, tap.channels, math.ceil(65 / tap.stride), math.ceil(97 / tap.stride))
+    assert {"c2", "c3", "c4", "c5"} <= features.keys()
+    assert max(tap.stride for tap in backbone.taps) == output_stride
+
+
+@each_backbone
+def test_every_parameter_gets_a_gradient(config):
+    backbone = build(config, output_stride=16).train()
+    features = backbone(torch.rand(2, 3, 65, 97))
+    features[backbone.taps[-1].name].square().mean().backward()
+    without = [name for name, p in backbone.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not without
+
+
+@each_backbone
+@each_stride
+def test_fused_equals_unfused(config, output_stride):
+    torch.manual_seed(1)
+    backbone = randomised(build(config, output_stride=output_stride)).double()
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    fused = fuse_model(backbone)
+    images = torch.rand(1, 3, 65, 97, dtype=torch.float64)
+    with torch.inference_mode():
+        expected, actual = backbone(images), fused(images)
+    for name in expected:
+        assert relative_error(actual[name], expected[name]) < 1e-9
+    assert not any("BatchNorm" in type(module).__name__ for module in fused.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+    with torch.inference_mode():
+        again = fuse_model(fused)(images)
+    assert all(torch.equal(again[name], actual[name]) for name in actual)
+
+
+@each_backbone
+def test_fusing_in_training_mode_is_refused(config):
+    backbone = build(config).eval()
+    with torch.no_grad():
+        backbone.layers[1].train()
+    with pytest.raises(ValueError, match=r"training mode \(layers\.1.*model\.eval\(\)"):
+        fuse_model(backbone)
+
+
+@each_backbone
+def test_unused_taps_and_layers_are_left_out(config):
+    backbone = build(config).eval()
+    images = torch.rand(1, 3, 64, 64)
+    parameters = sum(p.numel() for p in backbone.parameters())
+    with torch.inference_mode():
+        expected = backbone(images)
+        features = backbone.keep_taps(["c2", "c4"])(images)
+    assert list(features) == ["c2", "c4"]
+    assert all(torch.equal(features[name], expected[name]) for name in features)
+    assert sum(p.numel() for p in backbone.parameters()) < parameters / 2
+
+
+@each_backbone
+def test_a_tap_that_is_not_offered_is_named_with_those_that_are(config):
+    backbone = build(config)
+    with pytest.raises(ValueError, match=r"no tap c9; it offers: .*c5 \("):
+        select_taps(backbone.taps, names=["c9"])
+    with pytest.raises(ValueError, match=r"no tap of stride 64; it offers"):
+        select_taps(backbone.taps, strides=[64])
+
+
+@each_backbone
+def test_output_stride_is_checked(config):
+    with pytest.raises(ValueError, match="output_stride=12"):
+        build(config, output_stride=12)
+
+
+@each_backbone
+@pytest.mark.parametrize("in_channels", [1, 4])
+def test_other_numbers_of_input_channels(config, in_channels):
+    backbone = build(config, in_channels=in_channels).eval()
+    assert backbone(torch.rand(1, in_channels, 64, 64))["c5"].shape[-1] == 2
+
+
+def test_selection_takes_the_first_that_is_offered_and_the_deepest_of_a_stride():
+    backbone = build(CONFIGS[0], output_stride=16)
+    by_name = {tap.name: tap for tap in backbone.taps}
+    assert select_taps(backbone.taps, names=[("c9", "c4"), "c3"]) == (by_name["c4"], by_name["c3"])
+    assert select_taps(backbone.taps, strides=[16]) == (backbone.taps[-1],)

@@ -1,0 +1,126 @@
+"""LR-ASPP against torchvision, published sizes, and its forms told apart."""
+
+import pytest
+import torch
+import torchvision
+from torch.nn import functional as F
+
+from backbones.mobilenetv3 import mobilenet_v3_large
+from backbones.reparam import fuse_model
+from heads.lraspp import LRASPP, RASPP, ContextGate
+from tasks.build import make
+from tests.backbones.test_contract import CONFIGS, build
+from tests.conftest import ROOT
+from tests.oracles import randomised, relative_error
+from hydra import compose, initialize_config_dir
+
+HEADS = sorted(path.stem for path in (ROOT / "conf" / "head").glob("*.yaml"))
+
+
+def head_config(name: str):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose(f"head/{name}")["head"]
+
+
+@pytest.fixture(scope="module")
+def torchvision_lraspp(tmp_path_factory):
+    torch.manual_seed(0)
+    model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=21)
+    path = tmp_path_factory.mktemp("weights") / "lraspp.pth"
+    torch.save(randomised(model).state_dict(), path)
+    return model, path
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+def test_the_tv_preset_takes_torchvisions_weights_and_gives_its_outputs(torchvision_lraspp, dtype, bound):
+    oracle, path = torchvision_lraspp
+    backbone = mobilenet_v3_large(output_stride=16, weights=str(path))
+    head = make(head_config("lraspp_tv"))(backbone.taps, 21, weights=str(path))
+    backbone, head, oracle = (module.to(dtype).eval() for module in (backbone, head, oracle))
+    images = torch.rand(2, 3, 97, 130, dtype=dtype)
+    with torch.inference_mode():
+        expected, actual = oracle(images)["out"], head(backbone(images), (97, 130))
+    assert relative_error(actual, expected) <= bound
+    assert sum(p.numel() for module in (backbone, head) for p in module.parameters()) == 3_221_538
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "millions"),
+    [
+        # Howard et al. 2019, table 7, row 5: V3, R-ASPP, 256 filters.
+        (RASPP, {}, 3.60),
+    ],
+)
+def test_published_parameter_counts(head, options, millions):
+    backbone = mobilenet_v3_large(output_stride=16)
+    parts = (backbone, head(backbone.taps, 19, **options))
+    assert sum(p.numel() for part in parts for p in part.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_every_head_fits_every_backbone(name, config, output_stride):
+    backbone = build(config, output_stride=output_stride)
+    head = make(head_config(name), **({"pool": "large_scaled"} if "lraspp" in name else {}))(backbone.taps, 5)
+    logits = head(backbone(torch.rand(2, 3, 65, 97)), (65, 97))
+    assert logits.shape == (2, 5, 65, 97)
+    logits.square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters())
+    assert sum(p.numel() for p in fuse_model(head.eval()).parameters()) <= sum(p.numel() for p in head.parameters())
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_fused_equals_unfused(name):
+    backbone = mobilenet_v3_large(output_stride=16).double().eval()
+    options = {"pool": "global"} if "lraspp" in name else {}
+    head = randomised(make(head_config(name), **options)(backbone.taps, 5)).double()
+    with torch.inference_mode():
+        features = {tap.name: torch.randn(1, tap.channels, 65 // tap.stride, 97 // tap.stride).double() for tap in head.taps}
+        assert relative_error(fuse_model(head)(features, (65, 97)), head(features, (65, 97))) < 1e-9
+
+
+def test_the_published_forms_differ_as_they_should():
+    forms = {name: head_config(name) for name in HEADS if "lraspp" in name}
+    facts = {name: (form.get("skips"), form.pool, form.merge) for name, form in forms.items()}
+    assert facts == {
+        "lraspp": (["c3"], "large_scaled", "sum"),
+        "lraspp_paper": (["c3"], "large49", "sum"),
+        "lraspp_tv": (["c3_first"], "global", "sum"),
+        "lraspp_mmseg": (["c1", "c2"], "large49", "concat"),
+        "lraspp_paddle": (["c3"], "global", "sum"),
+    }
+
+
+def test_scaled_pooling_is_the_papers_at_the_papers_size():
+    gate, paper = (ContextGate(6, 4, pool) for pool in ("large_scaled", "large49"))
+    paper.load_state_dict(gate.state_dict())
+    features = torch.randn(1, 6, 64, 128)
+    pooled = F.avg_pool2d(features, 49, (16, 20))
+    assert pooled.shape[-2:] == (1, 4)
+    torch.testing.assert_close(gate._pooled(features), pooled)
+    torch.testing.assert_close(gate(features), paper(features))
+
+
+def test_the_large_pooling_refuses_small_images_with_the_size_that_it_takes():
+    backbone = mobilenet_v3_large(output_stride=16).eval()
+    head = LRASPP(backbone.taps, 3, pool="large49").eval()
+    with torch.inference_mode():
+        assert head(backbone(torch.rand(1, 3, 769, 769)), (769, 769)).shape == (1, 3, 769, 769)
+        with pytest.raises(ValueError, match=r"these are 48x49: .*at least 769x769 px; take pool=large_scaled"):
+            head(backbone(torch.rand(1, 3, 768, 769)), (768, 769))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pool": "max"}, "pool=max: expected one of global, large49, large_scaled"),
+        ({"merge": "product"}, "merge=product: expected sum or concat"),
+        ({"skips": ["c1", "c2"]}, "joins one skip tap, 2 are given; take merge=concat"),
+        ({"skips": ["c1", "c2"], "merge": "concat", "skip_channels": [32]}, "expected one number for each"),
+        ({"skips": ["c7"]}, r"no tap c7; it offers: .*c3 \(40 channels, stride 8\)"),
+    ],
+)
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        LRASPP(mobilenet_v3_large().taps, 3, **options)

@@ -1,0 +1,130 @@
+"""From a command line to a configuration: every tool speaks Hydra, takes up a checkpoint's own, and fails in a line or two."""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from tasks.checkpoint import read_checkpoint
+from tasks.config import SCHEMAS
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+GROUPS = tuple(sorted(path.name for path in CONF.iterdir() if path.is_dir()))
+
+
+def main(name: str, job: Callable[[DictConfig], None]) -> None:
+    """Compose conf/{name}.yaml, or the configuration in `checkpoint=`, with the command line, and run the job.
+
+    Args:
+        name: Of the tool.
+        job: Gets the configuration.
+
+    Raises:
+        SystemExit: Status 1, after one or two lines on stderr, on bad input. With MOBILE_DENSE_TRACEBACK=1 the error
+            itself.
+    """
+    store = ConfigStore.instance()
+    for schema, cls in SCHEMAS.items():
+        store.store(schema, cls)
+
+    def run(config: DictConfig) -> None:
+        chosen = HydraConfig.get().runtime.choices
+        config.choices = dict(config.choices) | {group: chosen[group] for group in GROUPS if chosen.get(group)}
+        guarded(lambda: job(config))
+
+    given = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
+    values = dict(argument.split("=", 1) for argument in given)
+    if values.get("checkpoint", "null") not in ("null", ""):
+        name = guarded(lambda: _store_checkpoint(store, name, values))
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to `guarded`
+    guarded(hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run), name)
+
+
+def guarded(job: Callable, primary: str | None = None):
+    """Run a job; turn what a user can mend into a short message and exit status 1.
+
+    Args:
+        job: Takes nothing.
+        primary: Name of the primary configuration, for hints about misspelt keys.
+    """
+    try:
+        return job()
+    except (ValueError, OSError, LookupError, FloatingPointError, ImportError, OmegaConfBaseException, HydraException) as error:
+        if os.environ.get("MOBILE_DENSE_TRACEBACK"):
+            raise
+        print(f"error: {message(error, primary)}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def message(error: BaseException, primary: str | None = None) -> str:
+    """What an error says in a line or two, without the traceback that a loader process puts around it."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={name}: there is no such {group}; choose one of {', '.join(error.options)}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is not set; give {error.full_key}=<value>"
+    if unknown := re.match(r"Could not override '([\w./@]+)'", text):
+        return _unknown_key(unknown[1], primary)
+    if "Original Traceback" in text:
+        text = re.split(r"\n[\w.]+: ", text)[-1]
+    return text.strip() or type(error).__name__
+
+
+def _unknown_key(key: str, primary: str | None) -> str:
+    """Name the misspelt key and those that it may have meant."""
+    parent, _, leaf = key.rpartition(".")
+    config = _composed_without(key, primary)
+    siblings = list(OmegaConf.select(config, parent) or {}) if parent else sorted({*map(str, config), *GROUPS})
+    close = difflib.get_close_matches(leaf, [str(name) for name in siblings], n=3)
+    where = f" in {parent}" if parent else ""
+    remedy = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(map(str, siblings)) or 'none'}"
+    return f"{key}=: no key {leaf}{where}; {remedy}"
+
+
+def _composed_without(key: str, primary: str | None) -> DictConfig:
+    """The configuration that the command line gives when one key's override is left out."""
+    overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith(("-", key))]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            return hydra.compose(primary, overrides)
+        except HydraException:
+            return OmegaConf.create()
+
+
+def _store_checkpoint(store: ConfigStore, name: str, values: dict[str, str]) -> str:
+    """Register the configuration of `checkpoint=` as a primary one; the command line then changes it."""
+    stored = read_checkpoint(values["checkpoint"])["config"]
+    chosen = stored.get("choices", {})
+    defaults: list = [name if name != "train" else "resume", "_self_"]
+    for group in GROUPS:
+        if group not in values:
+            continue
+        if group == "data" and name != "train":
+            stored = stored | {"data": None}
+            defaults.append({"data": None})
+        elif values[group] == chosen.get(group):
+            sys.argv.remove(f"{group}={values[group]}")
+        else:
+            raise ValueError(
+                f"{group}={values[group]}: {values['checkpoint']} was trained with {group}={chosen.get(group)}, which "
+                "stays; to start a new run from its weights give backbone.weights= instead of checkpoint="
+            )
+    own = {"checkpoint": None, "output_dir": None, "overwrite": False}
+    store.store("from_checkpoint", OmegaConf.create({"defaults": defaults, **stored, **own}))
+    return "from_checkpoint"
