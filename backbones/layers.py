@@ -33,9 +33,7 @@ class ConvNormAct(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         padding = (kernel_size - 1) // 2 * dilation
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False
-        )
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False)
         self.norm = norm(out_channels)
         self.activation = make_activation(activation)
 
@@ -93,9 +91,7 @@ class InvertedResidual(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         block = partial(ConvNormAct, norm=norm)
-        self.expand = (
-            block(in_channels, expanded, activation=activation) if expanded != in_channels else nn.Identity()
-        )
+        self.expand = block(in_channels, expanded, activation=activation) if expanded != in_channels else nn.Identity()
         self.depthwise = block(
             expanded, expanded, kernel_size, stride, dilation, groups=expanded, activation=activation
         )

@@ -16,9 +16,7 @@ class Fusable(Protocol):
         ...
 
 
-def fold_bn_into_conv(
-    weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d
-) -> tuple[Tensor, Tensor]:
+def fold_bn_into_conv(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Fold a BatchNorm's running statistics and affine map into the convolution before it.
 
     Args:

@@ -89,7 +89,7 @@ def conv_norm_names(ours: str, theirs: str) -> dict[str, str]:
 
 
 def inverted_residual_names(block: InvertedResidual, ours: str, theirs: str) -> dict[str, str]:
-    """Names of a block as torchvision's numbered inverted residuals have them: parts that are left out are not counted."""
+    """Names of a block as torchvision's inverted residuals number them: parts that are left out are not counted."""
     names, index = {}, 0
     for part in ("expand", "depthwise", "squeeze", "project"):
         module = getattr(block, part)

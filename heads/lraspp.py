@@ -173,4 +173,6 @@ class RASPP(Head):
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear resampling to (H, W), pixel centres aligned as images are."""
-    return x if x.shape[-2:] == tuple(size) else F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+    return (
+        x if x.shape[-2:] == tuple(size) else F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+    )

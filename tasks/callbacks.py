@@ -37,9 +37,11 @@ class EMA(WeightAveraging):
 
     def _average(self, averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
         count = float(updates)
-        return torch.lerp(current.to(averaged), averaged, min(self.decay, (1 + count) / (10 + count))) if (
-            averaged.is_floating_point()
-        ) else current
+        return (
+            torch.lerp(current.to(averaged), averaged, min(self.decay, (1 + count) / (10 + count)))
+            if (averaged.is_floating_point())
+            else current
+        )
 
 
 class PredictionSheet(L.Callback):
@@ -102,7 +104,9 @@ class EpochLine(L.Callback):
         done = trainer.current_epoch + 1
         spent = time.perf_counter() - self.began
         parts = [f"epoch {done}" + (f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else "")]
-        parts += [f"{key} {float(values[key]):.4f}" for key in ("train/loss", "val/loss", task.monitor) if key in values]
+        validated = done % (trainer.check_val_every_n_epoch or 1) == 0
+        keys = ("train/loss", "val/loss", task.monitor) if validated else ("train/loss",)
+        parts += [f"{key} {float(values[key]):.4f}" for key in keys if key in values]
         parts.append(f"{spent:.0f} s")
         if trainer.max_epochs > 0:
             parts.append(f"{spent / (done - self.first) * (trainer.max_epochs - done):.0f} s left")

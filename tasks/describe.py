@@ -15,8 +15,8 @@ def describe(config: Config) -> dict[str, Any]:
         config: With `backbone`, `image_size`, and for a whole network `head` and `num_classes`.
 
     Returns:
-        {"taps": [{"name", "channels", "stride", "size": [h, w]}], "image_size", "costs": {"trained": ..., "fused": ...}}
-        with the fields of `Profile` and the FLOPs.
+        {"taps": [{"name", "channels", "stride", "size": [h, w]}], "image_size": [H, W], "costs":
+        {"trained": ..., "fused": ...}} with the fields of `Profile` and the FLOPs.
 
     Raises:
         ValueError: As raised by what is built.
@@ -28,5 +28,5 @@ def describe(config: Config) -> dict[str, Any]:
     costs = {}
     for form, network in (("trained", model.eval()), ("fused", fuse_model(model))):
         cost = profile(network, size, in_channels=backbone.in_channels)
-        costs[form] = asdict(cost) | {"flops": cost.flops}
+        costs[form] = vars(cost) | {"operators": dict(cost.operators), "flops": cost.flops}
     return {"taps": taps, "image_size": list(size), "costs": costs}

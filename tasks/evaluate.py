@@ -26,7 +26,7 @@ def evaluate(config: Config) -> dict[str, float]:
     data.setup("validate")
     if data.classes.names != task.classes.names:
         raise ValueError(
-            f"the checkpoint tells {len(task.classes)} classes apart ({', '.join(task.classes.names[:4])}...), the data "
+            f"the checkpoint knows {len(task.classes)} classes ({', '.join(task.classes.names[:4])}...), the data "
             f"has {data.num_classes} ({', '.join(data.classes.names[:4])}...); evaluate on data with the same classes"
         )
     folder = output_folder(config)

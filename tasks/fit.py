@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from tasks.build import Config, build_data, build_task, make, save_config
 from tasks.callbacks import EMA, Curves, EpochLine, PredictionSheet
 from tasks.checkpoint import read_checkpoint
+from tasks.image_files import write_bytes
 from tasks.logs import CsvLog
 
 RUN_FOLDER = "MOBILE_DENSE_RUN"  # set by the first process, so that the others of a distributed run agree
@@ -46,9 +47,11 @@ def fit(config: Config) -> dict[str, float]:
     rank_zero_info(f"run folder: {folder}")
 
     log = CsvLog(folder, keep_before=resumed["global_step"] if resumed else None)
+    validated = config["trainer"].get("check_val_every_n_epoch") or 1
     best = ModelCheckpoint(
-        folder, "best", monitor=task.monitor, mode="max", save_on_train_epoch_end=True, enable_version_counter=False
-    )
+        folder, "best", monitor=task.monitor, mode="max", every_n_epochs=validated, save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )  # fmt: skip
     last = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
     callbacks = [
         best, last, LearningRateMonitor("step"), PredictionSheet(folder / "predictions.png"),
@@ -61,7 +64,11 @@ def fit(config: Config) -> dict[str, float]:
         loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
     progress = sys.stderr.isatty()
     trainer = make(
-        config["trainer"], logger=loggers, callbacks=callbacks, enable_progress_bar=progress, default_root_dir=str(folder)
+        config["trainer"],
+        logger=loggers,
+        callbacks=callbacks,
+        enable_progress_bar=progress,
+        default_root_dir=str(folder),
     )
     began = time.perf_counter()
     trainer.fit(task, datamodule=data, ckpt_path=config["checkpoint"], weights_only=True)
@@ -90,7 +97,7 @@ def run_folder(config: Config) -> Path:
     if config["output_dir"]:
         folder = Path(config["output_dir"]).expanduser()
         own = config["checkpoint"] and folder.resolve() == Path(config["checkpoint"]).resolve().parent
-        if (folder / "config.yaml").exists() and not config["overwrite"] and not own:
+        if any(folder.glob("*.ckpt")) and not config["overwrite"] and not own:
             raise ValueError(
                 f"{folder} holds a run already; resume it with checkpoint={folder / 'last.ckpt'}, choose another "
                 "output_dir=, or replace it with overwrite=true"
@@ -107,9 +114,7 @@ def run_folder(config: Config) -> Path:
 
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON file in one go; what was there stays whole until then."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def quiet() -> None:

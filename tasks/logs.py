@@ -1,17 +1,19 @@
 """Numbers of a run as a CSV file that a resumed run goes on with."""
 
 import csv
-import os
+import io
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from tasks.image_files import write_bytes
+
 
 class CsvLog(Logger):
     """Writes metrics.csv: one row a logged step, columns as they appear.
 
-    Lightning's own logger deletes the file of an earlier start; here a resumed run keeps the rows before its first step.
+    Lightning's own logger deletes the file of an earlier start; here a resumed run keeps the rows before its step.
 
     Args:
         folder: Where metrics.csv goes.
@@ -49,13 +51,11 @@ class CsvLog(Logger):
     @rank_zero_only
     def save(self) -> None:
         columns = list(dict.fromkeys(["epoch", "step", *sorted({key for row in self.rows for key in row})]))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".csv.part")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(temporary, self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_bytes(self.path, text.getvalue().encode())
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

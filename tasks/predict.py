@@ -22,7 +22,7 @@ def predict(config: Config) -> Path:
     """Segment an image, every image of a folder, or a video.
 
     Leaves in `output_dir` (or predictions/ beside the checkpoint): the picture with the classes drawn over it,
-    {name}_classes.png with the class id of every pixel (images only), and predictions.json with the share of each class.
+    {name}_classes.png with the class id of every pixel (images only), and predictions.json with each class's share.
 
     Args:
         config: As stored in the checkpoint, with `source`, `opacity`, `image_size`.

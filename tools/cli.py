@@ -1,4 +1,4 @@
-"""From a command line to a configuration: every tool speaks Hydra, takes up a checkpoint's own, and fails in a line or two."""
+"""From a command line to a configuration: Hydra's, or a checkpoint's own; bad input fails in a line or two."""
 
 import difflib
 import os
@@ -60,7 +60,15 @@ def guarded(job: Callable, primary: str | None = None):
     """
     try:
         return job()
-    except (ValueError, OSError, LookupError, FloatingPointError, ImportError, OmegaConfBaseException, HydraException) as error:
+    except (
+        ValueError,
+        OSError,
+        LookupError,
+        FloatingPointError,
+        ImportError,
+        OmegaConfBaseException,
+        HydraException,
+    ) as error:
         if os.environ.get("MOBILE_DENSE_TRACEBACK"):
             raise
         print(f"error: {message(error, primary)}", file=sys.stderr)

@@ -28,7 +28,9 @@ def report(config: DictConfig) -> None:
     if config.output_json:
         write_json(Path(config.output_json), result)
     if problems:
-        raise ValueError(f"{len(problems)} problems" + ("" if config.output_json else "; output_json= writes all of them"))
+        raise ValueError(
+            f"{len(problems)} problems" + ("" if config.output_json else "; output_json= writes all of them")
+        )
 
 
 if __name__ == "__main__":

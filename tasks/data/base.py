@@ -1,5 +1,6 @@
-"""What every data module shares: classes, loaders whose order depends on seed and epoch alone, errors that name a file."""
+"""What every data module shares: classes, loaders that depend on seed and epoch alone, errors that name a file."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +84,7 @@ class VisionDataModule(L.LightningDataModule):
         classes: Names and colours.
         image_size: (H, W) px of a training image.
         batch_size, val_batch_size: Images a step on each device.
-        num_workers: Loader processes; none: 0 without an accelerator, where they would take the cores that train, else
-            one a core up to 8.
+        num_workers: Loader processes; none: `default_workers()`.
         seed: Of the order and the augmentation.
     """
 
@@ -110,9 +110,11 @@ class VisionDataModule(L.LightningDataModule):
         return self._sets[split]
 
     def make_dataset(self, split: str) -> Dataset:
+        """Open a split."""
         raise NotImplementedError
 
     def collate(self, samples: list) -> dict:
+        """Make a batch."""
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
@@ -149,9 +151,10 @@ def one_thread(worker: int) -> None:
 
 
 def default_workers() -> int:
+    """Loader processes: none on the CPU, where they would take the cores that train, else one a core up to 8."""
     if not torch.cuda.is_available():
         return 0
-    return min(8, max(1, (torch.get_num_threads() or 1) // torch.cuda.device_count()))
+    return min(8, max(1, (os.cpu_count() or 1) // torch.cuda.device_count()))
 
 
 def list_files(folder: Path, accept: Callable[[Path], bool], *, what: str) -> list[Path]:

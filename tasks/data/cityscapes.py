@@ -51,7 +51,9 @@ class CityscapesData(SegmentationData):
         names = tuple(class_names or EVALUATED)
         unknown = [name for name in names if name not in EVALUATED]
         if unknown:
-            raise ValueError(f"data.class_names: {unknown[0]!r} is no class of Cityscapes; expected {', '.join(EVALUATED)}")
+            raise ValueError(
+                f"data.class_names: {unknown[0]!r} is no class of Cityscapes; expected {', '.join(EVALUATED)}"
+            )
         table = id_table({EVALUATED[name][0]: label for label, name in enumerate(names)}, ignored=LABEL_IDS)
         super().__init__(Classes(names, tuple(EVALUATED[name][1] for name in names)), table, **options)
         self.root = Path(root).expanduser()

@@ -22,7 +22,7 @@ class Scene:
     Attributes:
         image: (H, W, 3) uint8, RGB.
         parts: (H, W) uint8, the number of the part that covers each pixel.
-        kinds: what each part is, by number: "road", "car", ...; part 0 is "void".
+        kinds: What each part is, by number: "road", "car", ...; part 0 is "void".
     """
 
     image: np.ndarray
@@ -34,7 +34,7 @@ class Canvas:
     """A picture painted back to front at twice its size, beside the map of the part seen at each pixel.
 
     Args:
-        generator: draws every texture and tone; the same state gives the same picture.
+        generator: Draws every texture and tone; the same state gives the same picture.
         image_size: (H, W) px of the finished image.
     """
 
@@ -49,44 +49,44 @@ class Canvas:
         self.move()
 
     def begin(self, kind: str) -> None:
-        """Starts a part: what is filled from now on belongs to it."""
+        """Start a part: what is filled from now on belongs to it."""
         self.kinds.append(kind)
         if len(self.kinds) > 256:
             raise ValueError("a demo scene holds at most 255 parts")
 
     def move(self, foot: Point = (0, 0), size: float | None = None, mirror: bool = False) -> None:
-        """Sets the frame of the points that follow: an object's own, or without a size image px with y pointing down.
+        """Set the frame of the points that follow: an object's own, or without a size image px with y pointing down.
 
         Args:
             foot: (x, y) px where the object stands.
-            size: px per unit; an object is about one unit high, and y points up.
-            mirror: whether x points left.
+            size: Pixels per unit; an object is about one unit high, and y points up.
+            mirror: Whether x points left.
         """
         self._origin = np.array(foot, np.float32)
         self._axes = np.array([1, 1] if size is None else [-size if mirror else size, -size], np.float32)
 
     def fill(self, *polygons: Sequence[Point] | np.ndarray, colour: Colour, grain: float = 5, shade: float = 0) -> None:
-        """Fills polygons, each (N, 2), with one tone.
+        """Fill polygons, each (N, 2), with one tone.
 
         Args:
             colour: RGB, 0 to 255.
-            grain: standard deviation of the texture, grey levels.
-            shade: grey levels by which the top is lighter and the bottom darker.
+            grain: Standard deviation of the texture, grey levels.
+            shade: Grey levels by which the top is lighter and the bottom darker.
         """
         self._paint([self._corners(polygon) for polygon in polygons], 0, True, colour, grain, shade)
 
     def stroke(self, points: Sequence[Point] | np.ndarray, width: float, colour: Colour, closed: bool = False) -> None:
-        """Draws a line through (N, 2) points; the width is in units of the frame."""
+        """Draw a line through (N, 2) points; the width is in units of the frame."""
         thickness = max(2, round(width * SCALE * abs(float(self._axes[0]))))
         self._paint([self._corners(points)], thickness, closed, colour, 4, 0)
 
     def shadow(self, polygon: Sequence[Point] | np.ndarray, strength: float) -> None:
-        """Darkens a polygon by a factor of 1 - strength; the parts below stay what they are."""
+        """Darken a polygon by a factor of 1 - strength; the parts below stay what they are."""
         window, mask = self._mask([self._corners(polygon)], 0, True)
         self.picture[:, *window] *= 1 - np.float32(strength) * mask
 
     def finish(self) -> Scene:
-        """Lights the scene, sends it through a lens and a sensor, and brings both maps to image size."""
+        """Light the scene, send it through a lens and a sensor, and bring both maps to image size."""
         random, size = self.generator, (self.width, self.height)
         picture = cv2.merge([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in self.picture])
         across = 1 + random.uniform(-0.2, 0.2) * np.linspace(-1, 1, self.width, dtype=np.float32)
@@ -175,4 +175,4 @@ def _arc(start: float, stop: float) -> np.ndarray:
 
 def blob(generator: np.random.Generator, x: float, y: float, rx: float, ry: float) -> np.ndarray:
     """An irregular ellipse, (24, 2)."""
-    return ellipse(0, 0, rx, ry) * (1 + 0.08 * generator.standard_normal((24, 1), np.float32)) + np.float32((x, y))
+    return ellipse(0, 0, rx, ry) * (1 + 0.06 * generator.standard_normal((24, 1), np.float32)) + np.float32((x, y))

@@ -15,7 +15,7 @@ def draw_car_side(canvas: Canvas, foot: Point, size: float) -> None:
     paint = tone(random, saturation=(0, 0.9), value=(0.2, 0.95))
     glass = tone(random, (0.5, 0.65), (0.05, 0.35), (0.15, 0.5))
     canvas.move(foot, size, mirror=random.random() < 0.5)
-    canvas.shadow(ellipse(0, 0.02, 1.15, 0.1), 0.55)
+    canvas.shadow(ellipse(0, 0.02, 1.15, 0.08), 0.35)
     canvas.begin("car")
     back, front = random.uniform(-0.85, -0.55), random.uniform(0.35, 0.6)
     canvas.fill([(back - 0.15, 0.5), (back + 0.1, 1), (front - 0.25, 1), (front + 0.15, 0.5)], colour=paint, shade=8)
@@ -36,7 +36,7 @@ def draw_car_front(canvas: Canvas, foot: Point, size: float) -> None:
     random = canvas.generator
     paint = tone(random, saturation=(0, 0.9), value=(0.2, 0.95))
     canvas.move(foot, size)
-    canvas.shadow(ellipse(0, 0.02, 0.7, 0.1), 0.55)
+    canvas.shadow(ellipse(0, 0.02, 0.7, 0.08), 0.35)
     canvas.begin("car")
     canvas.fill(box(-0.56, 0, -0.34, 0.3), box(0.34, 0, 0.56, 0.3), colour=(28, 28, 30))
     canvas.fill([(-0.52, 0.55), (-0.38, 1), (0.38, 1), (0.52, 0.55)], colour=paint, shade=8)
@@ -58,15 +58,15 @@ def _figure(canvas: Canvas, foot: Point, size: float) -> None:
     skin = tone(random, (0.04, 0.09), (0.25, 0.6), (0.35, 0.95))
     hair = tone(random, (0.03, 0.12), (0.2, 0.7), (0.05, 0.6))
     canvas.move(foot, size, mirror=random.random() < 0.5)
-    stride, swing = random.uniform(0, 0.08), random.uniform(0.01, 0.07)
+    stride, swing = random.uniform(0, 0.05), random.uniform(0, 0.05)
     for side in (-1, 1):
-        hip, ankle = 0.01 * side, side * (stride + 0.04)
-        leg = [(hip - 0.07, 0.5), (hip + 0.07, 0.5), (ankle + 0.06, 0.02), (ankle - 0.06, 0.02)]
+        hip, ankle = 0.06 * side, side * (stride + 0.06)
+        leg = [(hip - 0.08, 0.5), (hip + 0.08, 0.5), (ankle + 0.06, 0.02), (ankle - 0.06, 0.02)]
         canvas.fill(leg, colour=trousers * (0.9 + 0.1 * side), shade=8)
         canvas.fill(box(ankle - 0.06, 0, ankle + 0.08, 0.04), colour=hair * 0.5)
     hem = random.uniform(0.32, 0.47)
-    shoulders = [(-0.18, 0.8), (-0.1, 0.86), (0.1, 0.86), (0.18, 0.8)]
-    canvas.fill([(-0.15, hem), *shoulders, (0.15, hem)], colour=coat, shade=12)
+    shoulders = [(-0.19, 0.8), (-0.1, 0.86), (0.1, 0.86), (0.19, 0.8)]
+    canvas.fill([(-0.17, hem), *shoulders, (0.17, hem)], colour=coat, shade=12)
     for side in (-1, 1):
         arm = [(0.14, 0.82), (0.2, 0.78), (0.17 + swing, 0.48), (0.1 + swing, 0.48)]
         canvas.fill([(side * x, y) for x, y in arm], colour=coat * 0.8)
@@ -78,7 +78,7 @@ def _figure(canvas: Canvas, foot: Point, size: float) -> None:
 def draw_person(canvas: Canvas, foot: Point, size: float) -> None:
     """A standing or walking person, 0.45 times as wide as high."""
     canvas.move(foot, size)
-    canvas.shadow(ellipse(0.05, 0.01, 0.26, 0.035), 0.5)
+    canvas.shadow(ellipse(0.05, 0.01, 0.26, 0.035), 0.35)
     canvas.begin("person")
     _figure(canvas, foot, size)
 

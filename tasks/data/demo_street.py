@@ -17,12 +17,14 @@ class Street:
         vanishing: (x, y) px of the vanishing point, on the horizon.
         kerbs: x px of the left and right kerb on the lower edge of the image.
         walls: x px of the left and right row of buildings there, mostly outside the image.
+        end: Depth of the row of buildings or trees that closes the street, from 0 (horizon) to 1 (lower edge).
     """
 
     image_size: tuple[int, int]
     vanishing: tuple[float, float]
     kerbs: tuple[float, float]
     walls: tuple[float, float]
+    end: float
 
     @classmethod
     def random(cls, generator: np.random.Generator, image_size: tuple[int, int]) -> "Street":
@@ -30,8 +32,8 @@ class Street:
         left, right = generator.uniform(-0.02, 0.22), generator.uniform(0.78, 1.02)
         kerbs = (left * width, right * width)
         walls = (kerbs[0] - generator.uniform(0.4, 0.6) * width, kerbs[1] + generator.uniform(0.4, 0.6) * width)
-        vanishing = (generator.uniform(0.38, 0.62) * width, generator.uniform(0.38, 0.46) * height)
-        return cls(image_size, vanishing, kerbs, walls)
+        vanishing = (generator.uniform(0.38, 0.62) * width, generator.uniform(0.3, 0.38) * height)
+        return cls(image_size, vanishing, kerbs, walls, generator.uniform(0.12, 0.22))
 
     def at(self, across: float, depth: float, up: float = 0.0) -> tuple[float, float]:
         """Image px (x, y) of a point above the line along the street that meets the lower edge at `across`.
@@ -39,7 +41,7 @@ class Street:
         Args:
             across: x px on the lower edge of the image.
             depth: 0 at the horizon, 1 at the lower edge of the image.
-            up: height over the ground, in units of the camera's.
+            up: Height over the ground, in units of the camera's.
         """
         x, y = self.vanishing
         return x + depth * (across - x), y + depth * (self.image_size[0] - y) * (1 - up)
@@ -63,24 +65,28 @@ def paint_sky(canvas: Canvas, street: Street) -> None:
     sky += cloud.astype(np.float32) * (np.float32(random.uniform(170, 250)) - sky)
 
 
-def paint_skyline(canvas: Canvas, street: Street) -> None:
-    """A row of distant buildings and trees along the horizon."""
-    random, horizon = canvas.generator, street.vanishing[1] + 0.02 * canvas.height
-    right, tallest = 0.0, random.uniform(0.1, 0.28) * canvas.height
+def paint_street_end(canvas: Canvas, street: Street) -> None:
+    """The row of buildings and trees that closes the street."""
+    random, (_, base) = canvas.generator, street.at(0, street.end)
+    right, tallest = 0.0, random.uniform(0.1, 0.24) * canvas.height
     while right < canvas.width:
-        left, right = right, right + random.uniform(0.12, 0.28) * canvas.width
-        top = horizon - random.uniform(0.5, 1) * tallest
+        left, right = right, right + random.uniform(0.2, 0.5) * canvas.width
+        top = street.vanishing[1] - random.uniform(0.5, 1) * tallest
         if random.random() < 0.25:
             canvas.begin("vegetation")
             leaf = leaves(random)
-            for x in np.linspace(left, right, 4):
-                canvas.fill(blob(random, x, horizon, (right - left) / 3, horizon - top), colour=leaf, grain=20)
+            for x in np.linspace(left, right, 6):
+                crown = blob(random, x, (base + top) / 2, (right - left) / 4, (base - top) / 2)
+                canvas.fill(crown, colour=leaf, grain=20)
             continue
         canvas.begin("building")
         wall = _wall(random)
-        canvas.fill(box(left, horizon, right + 1, top), colour=wall, grain=7, shade=8)
-        windows = [box(x, y + 3.5, x + 3, y) for x in np.arange(left + 3, right - 4, 6.5)
-                   for y in np.arange(top + 3, horizon - 4, 7.5)]
+        canvas.fill(box(left, base, right + 1, top), colour=wall, grain=7, shade=8)
+        windows = [
+            box(x, y + 3.5, x + 3, y)
+            for x in np.arange(left + 3, right - 4, 6.5)
+            for y in np.arange(top + 3, base - 4, 7.5)
+        ]
         if windows:
             canvas.fill(*windows, colour=_pane(random, wall))
 
@@ -130,15 +136,15 @@ def paint_ground(canvas: Canvas, street: Street) -> None:
 
 
 def paint_side(canvas: Canvas, street: Street, side: int) -> None:
-    """Buildings and greenery along the left (0) or right (1) side, from the horizon to where they leave the image."""
-    random, wall, near = canvas.generator, street.walls[side], canvas.generator.uniform(0.03, 0.06)
+    """Buildings and greenery along the left (0) or right (1) side, from the street's end out of the image."""
+    random, wall, near = canvas.generator, street.walls[side], street.end
     edge, outside = ((0, -canvas.width), (canvas.width, 2 * canvas.width))[side]
     last = (edge - street.vanishing[0]) / (wall - street.vanishing[0])
     while near < last:
-        far, near = near, near * random.uniform(1.5, 2.4)
+        far, near = near, near * random.uniform(1.6, 2.6)
         if random.random() < 0.22:
             canvas.begin("vegetation")
-            leaf, up = leaves(random), random.uniform(0.7, 1.6)
+            leaf, up = leaves(random), random.uniform(0.7, 1.3)
             for depth in np.linspace(far, near, 7):
                 x, y = street.at(wall, depth, up * 0.45)
                 reach = up * depth * (canvas.height - street.vanishing[1])
@@ -146,7 +152,7 @@ def paint_side(canvas: Canvas, street: Street, side: int) -> None:
                 canvas.fill(bush, colour=leaf * random.uniform(0.8, 1.15), grain=22, shade=12)
             continue
         canvas.begin("building")
-        colour, up = _wall(random), random.uniform(1.4, 3.2)
+        colour, up = _wall(random), random.uniform(1.3, 2.5)
         (x, base), (_, roof) = street.at(wall, near), street.at(wall, near, up)
         canvas.fill(box(x, base, outside, roof), colour=colour * 0.75, grain=8, shade=8)
         front = [street.at(wall, far), street.at(wall, near), street.at(wall, near, up), street.at(wall, far, up)]

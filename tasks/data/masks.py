@@ -31,7 +31,9 @@ class MaskFolders(SegmentationData):
         ignore_ids: Sequence[int] = (), palette: Sequence[Sequence[int]] | None = None, **options,
     ) -> None:  # fmt: skip
         if not class_names:
-            raise ValueError("data.class_names is empty; name the classes in order of their ids: data.class_names=[a,b]")
+            raise ValueError(
+                "data.class_names is empty; name the classes in order of their ids: data.class_names=[a,b]"
+            )
         colors = tuple(tuple(map(int, color)) for color in palette or distinct_colors(len(class_names)))
         if len(colors) != len(class_names):
             raise ValueError(f"data.palette has {len(colors)} colours for {len(class_names)} classes")

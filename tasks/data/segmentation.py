@@ -55,7 +55,7 @@ class SegmentationDataset(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, key: SampleKey) -> dict:
-        """{"image": (H, W, 3) uint8 RGB, "mask": (H, W) uint8 labels, "name": file name} as tensors."""
+        """{"image": (H, W, 3) uint8 RGB, "mask": (H, W) uint8 labels, "name": file name}."""
         epoch, index = key
         image, mask = self.read(index)
         if self.augmentation:
@@ -67,7 +67,7 @@ class SegmentationDataset(Dataset):
         """Image (H, W, 3) RGB and mask (H, W) of labels, as stored.
 
         Raises:
-            DataError: A file cannot be decoded, sizes differ, or the mask holds an id that the data set does not define.
+            DataError: A file cannot be decoded, sizes differ, or the mask holds an id that the set does not define.
         """
         image_file, mask_file = self.pairs[index]
         try:

@@ -6,6 +6,7 @@ import torchvision
 from torchvision.models._utils import IntermediateLayerGetter
 
 from backbones.mobilenetv3 import mobilenet_v3_large, mobilenet_v3_small
+from tasks.deploy.profile import profile
 from tests.oracles import randomised, relative_error
 
 FACTORIES = {"mobilenet_v3_large": mobilenet_v3_large, "mobilenet_v3_small": mobilenet_v3_small}
@@ -44,7 +45,9 @@ def test_every_tap_equals_torchvision(variant, dilated, reduced_tail, dtype, bou
         assert relative_error(actual[tap], features) <= bound, tap
 
 
-@pytest.mark.parametrize(("variant", "published"), [("mobilenet_v3_large", 5_483_032), ("mobilenet_v3_small", 2_542_856)])
+@pytest.mark.parametrize(
+    ("variant", "published"), [("mobilenet_v3_large", 5_483_032), ("mobilenet_v3_small", 2_542_856)]
+)
 def test_parameter_counts_with_the_classifier(variant, published):
     classifier = torchvision.models.get_model(variant, weights=None).classifier
     count = sum(p.numel() for module in (FACTORIES[variant](), classifier) for p in module.parameters())
@@ -59,3 +62,11 @@ def test_widths_equal_torchvision(variant, width):
     oracle = MobileNetV3(*_mobilenet_v3_conf(variant, width_mult=width))
     ours = FACTORIES[variant](width=width)
     assert [p.shape for p in ours.parameters()] == [p.shape for p in oracle.features.parameters()]
+
+
+@pytest.mark.parametrize("variant", FACTORIES)
+def test_multiply_adds_are_the_published_ones(variant):
+    published = torchvision.models.get_model_weights(variant).DEFAULT.meta["_ops"]  # in G, with the classifier
+    classifier = torchvision.models.get_model(variant, weights=None).classifier
+    linear = sum(layer.weight.numel() for layer in classifier if isinstance(layer, torch.nn.Linear))
+    assert (profile(FACTORIES[variant](), (224, 224)).macs + linear) / 1e9 == pytest.approx(published, abs=0.0006)

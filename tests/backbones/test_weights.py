@@ -40,7 +40,9 @@ def test_a_missing_tensor_is_an_error(torchvision_file, tmp_path):
     state = torch.load(torchvision_file)
     del state["features.3.block.1.0.weight"]
     torch.save(state, tmp_path / "part.pth")
-    with pytest.raises(ValueError, match=r"part\.pth: 1 of \d+ tensors are missing \(first: features\.3\.block\.1\.0\.weight"):
+    with pytest.raises(
+        ValueError, match=r"part\.pth: 1 of \d+ tensors are missing \(first: features\.3\.block\.1\.0\.weight"
+    ):
         mobilenet_v3_small(weights=str(tmp_path / "part.pth"))
 
 

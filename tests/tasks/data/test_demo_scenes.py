@@ -9,8 +9,8 @@ import pytest
 from pycocotools.coco import COCO
 
 from tasks.data.demo_canvas import Canvas, Scene, box
-from tasks.data.demo_files import CITYSCAPES_IDS, COCO_CATEGORIES, IMAGENET_CLASSES, draw_demo_data
-from tasks.data.demo_scenes import paint_street
+from tasks.data.demo_painting import paint_street
+from tasks.data.demo_scenes import CITYSCAPES_IDS, COCO_CATEGORIES, IMAGENET_CLASSES, draw_demo_data
 
 TRAIN, VAL = 24, 6
 CLASSES = {"road": 7, "sidewalk": 8, "building": 11, "sign": 20, "vegetation": 21, "sky": 23, "person": 24, "car": 26}
@@ -95,8 +95,10 @@ def test_a_picture_depends_only_on_seed_split_and_number(demo, tmp_path):
 def test_seeds_and_splits_draw_from_different_streams(demo, tmp_path):
     zero, one = files(demo), files(draw(tmp_path / "one", seed=1))
     assert not [name for name in one if name.endswith(("jpg", "png", "JPEG")) and one[name] == zero[name]]
-    for first in ("cityscapes/leftImg8bit/train/demo/demo_000000_000019_leftImg8bit.png",
-                  "coco/train2017/000000000001.jpg"):
+    for first in (
+        "cityscapes/leftImg8bit/train/demo/demo_000000_000019_leftImg8bit.png",
+        "coco/train2017/000000000001.jpg",
+    ):
         assert zero[first] != zero[first.replace("train", "val")]
 
 
@@ -239,8 +241,8 @@ def test_annotations_of_a_known_scene(tmp_path, monkeypatch):
     parts[10:80, 50:55] = 3  # ... behind a pole
     parts[40:70, 0:10] = 4
     scene = Scene(np.zeros((80, 120, 3), np.uint8), parts, ("void", "road", "car", "pole", "crowd", "dog"))
-    monkeypatch.setattr("tasks.data.demo_files.paint_street", lambda *args, **kwargs: scene)
-    monkeypatch.setattr("tasks.data.demo_files.CITYSCAPES_IDS", dict.fromkeys(scene.kinds, 0))
+    monkeypatch.setattr("tasks.data.demo_scenes.paint_street", lambda *args, **kwargs: scene)
+    monkeypatch.setattr("tasks.data.demo_scenes.CITYSCAPES_IDS", dict.fromkeys(scene.kinds, 0))
     root = draw(tmp_path / "data", 1, 1)
     coco = COCO(str(root / "coco/annotations/instances_train2017.json"))
     car, crowd = coco.dataset["annotations"]  # no dog: it is hidden
@@ -294,7 +296,7 @@ def test_other_demo_data_is_refused(tmp_path, change):
 
 def test_another_version_is_refused(tmp_path, monkeypatch):
     root = draw(tmp_path / "data")
-    monkeypatch.setattr("tasks.data.demo_files.VERSION", 1000)
+    monkeypatch.setattr("tasks.data.demo_scenes.VERSION", 1000)
     with pytest.raises(ValueError, match="1000"):
         draw(root)
 

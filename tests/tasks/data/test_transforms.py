@@ -1,0 +1,74 @@
+"""Augmentation: image and mask move together, padding is ignored, the scales are those asked for."""
+
+import numpy as np
+import pytest
+
+from tasks.data.segmentation import IGNORE_INDEX
+from tasks.data.transforms import SegmentationAugmentation
+
+
+def scene(height=96, width=128):
+    """A picture whose colour says the class: whatever moves one must move the other."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[:, width // 2 :] = 1
+    mask[height // 2 :, : width // 3] = 2
+    return np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)[mask], mask
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_image_and_mask_stay_aligned(seed):
+    image, mask = scene()
+    augmented, labels = SegmentationAugmentation((64, 80), scale=(0.4, 2.5), color=0)(image, mask, seed)
+    assert augmented.shape == (64, 80, 3) and labels.shape == (64, 80)
+    counted = labels != IGNORE_INDEX
+    agreeing = augmented.argmax(-1)[counted] == labels[counted]
+    assert agreeing.mean() > 0.95, "more than the blurred borders differ"
+
+
+def test_padding_is_ignored_and_filled():
+    image, mask = scene(32, 32)
+    augmented, labels = SegmentationAugmentation((64, 64), scale=(0.5, 0.5), color=0, flip=0)(image, mask, 0)
+    padded = labels == IGNORE_INDEX
+    assert padded.mean() == pytest.approx(0.9375), "a 16 px picture in 64 px"
+    assert (augmented[padded] == (124, 116, 104)).all(-1).mean() > 0.95
+
+
+def test_the_scales_are_spread_evenly_over_their_logarithm():
+    image, mask = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
+    shares = []
+    for seed in range(1000):
+        _, labels = SegmentationAugmentation((64, 64), scale=(0.25, 1.0), color=0)(image, mask, seed)
+        shares.append((labels != IGNORE_INDEX).mean() ** 0.5)
+    factors = np.log(shares) / np.log(0.25)
+    assert 0 <= factors.min() < 0.05 and 0.95 < factors.max() < 1.05
+    assert np.mean(factors) == pytest.approx(0.5, abs=0.03)  # 3.3 standard deviations
+
+
+def test_a_seed_gives_one_result_and_seeds_differ():
+    image, mask = scene()
+    augmentation = SegmentationAugmentation((64, 64))
+    first, other, again = (augmentation(image, mask, seed) for seed in (1, 2, 1))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[0], other[0])
+
+
+def test_color_changes_the_image_only():
+    image, mask = scene()
+    plain = SegmentationAugmentation((64, 64), color=0, flip=0)
+    jittered = SegmentationAugmentation((64, 64), color=0.5, flip=0)
+    changed = [np.abs(plain(image, mask, s)[0].astype(int) - jittered(image, mask, s)[0]).mean() > 1 for s in range(20)]
+    assert 10 < sum(changed) < 20
+    assert all(np.array_equal(plain(image, mask, s)[1], jittered(image, mask, s)[1]) for s in range(5))
+
+
+def test_both_directions_of_a_flip_appear():
+    image, mask = scene()
+    augmentation = SegmentationAugmentation((96, 128), scale=(1, 1), color=0)
+    left = [augmentation(image, mask, seed)[1][0, 0] for seed in range(40)]
+    assert 8 < sum(left) < 32
+
+
+@pytest.mark.parametrize("scale", [(2.0, 1.0), (0.0, 1.0), (1.0,)])
+def test_a_wrong_range_is_named(scale):
+    with pytest.raises(ValueError, match="scale="):
+        SegmentationAugmentation((64, 64), scale=scale)

@@ -1,0 +1,156 @@
+"""A run: what it leaves, what it refuses, and that a resumed one is the undisturbed one bit for bit."""
+
+import csv
+import json
+
+import lightning as L
+import pytest
+import torch
+
+from tasks import fit as fit_module
+from tasks.checkpoint import load_task, read_checkpoint
+from tasks.fit import fit
+
+
+class StopAfter(L.Callback):
+    """Ends a run as a user's interruption between two epochs would: the schedule still reaches to max_epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer, task) -> None:
+        trainer.should_stop = trainer.current_epoch + 1 >= self.epochs
+
+
+def run_and_stop(monkeypatch, config, epochs: int) -> None:
+    make = fit_module.make
+
+    def with_stop(node, **options):
+        if "callbacks" in options:
+            options["callbacks"] = [*options["callbacks"], StopAfter(epochs)]
+        return make(node, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "make", with_stop)
+        fit(config)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["ema_decay=0.9"],
+        ["optimizer=sgd", "scheduler=cosine", "trainer.check_val_every_n_epoch=2", "trainer.gradient_clip_val=1.0"],
+    ],
+    ids=["ema", "sgd"],
+)
+def test_a_resumed_run_ends_bit_for_bit_where_the_undisturbed_one_ends(small_run, tmp_path, monkeypatch, overrides):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    fit(small_run("trainer.max_epochs=4", f"output_dir={whole}", *overrides))
+    run_and_stop(monkeypatch, small_run("trainer.max_epochs=4", f"output_dir={broken}", *overrides), epochs=2)
+    halfway = read_checkpoint(broken / "last.ckpt")
+    assert halfway["epoch"] == 1
+    fit(small_run("trainer.max_epochs=4", f"checkpoint={broken / 'last.ckpt'}", "output_dir=null", *overrides))
+
+    expected, actual = read_checkpoint(whole / "last.ckpt"), read_checkpoint(broken / "last.ckpt")
+    assert expected["global_step"] == actual["global_step"] == 12
+    for part in ("state_dict", "current_model_state") if "ema_decay=0.9" in overrides else ("state_dict",):
+        assert expected[part].keys() == actual[part].keys()
+        for name, tensor in expected[part].items():
+            assert torch.equal(tensor, actual[part][name]), (part, name)
+            if name.endswith("conv.weight"):
+                assert not torch.equal(tensor, halfway[part][name]), "nothing was trained after the stop"
+    assert same(expected["optimizer_states"], actual["optimizer_states"])
+    assert same(expected["lr_schedulers"], actual["lr_schedulers"])
+    assert rows(whole) == rows(broken)
+
+
+def rows(folder) -> list[dict]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def same(one, other) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def test_a_run_leaves_its_files_and_learns(small_run, tmp_path):
+    overrides = ["trainer.max_epochs=50", "optimizer.lr=0.004", "data.batch_size=6", "data.crop_size=[48,64]"]
+    overrides += ["data.scale=[1.0,1.2]", "trainer.check_val_every_n_epoch=10"]
+    result = fit(small_run("tensorboard=true", *overrides))
+    run = tmp_path / "run"
+    for name in (
+        "config.yaml",
+        "best.ckpt",
+        "last.ckpt",
+        "metrics.csv",
+        "metrics.json",
+        "curves.png",
+        "predictions.png",
+    ):
+        assert (run / name).stat().st_size > 0, name
+    assert any((run / "tensorboard").iterdir())
+    assert not list(run.glob("*.part"))
+    assert json.loads((run / "metrics.json").read_text()) == result
+    assert result["best/mIoU"] > 0.4  # the background alone gives 0.28
+    losses = [float(row["train/loss_epoch"]) for row in rows(run) if row["train/loss_epoch"]]
+    assert losses[-1] < losses[0] / 3
+
+
+def test_an_earlier_run_is_not_overwritten_unless_told(small_run, tmp_path):
+    fit(small_run("trainer.max_epochs=1"))
+    before = (tmp_path / "run" / "last.ckpt").read_bytes()
+    with pytest.raises(
+        ValueError, match=r"holds a run already; resume it with checkpoint=.*last\.ckpt.*overwrite=true"
+    ):
+        fit(small_run("trainer.max_epochs=1", "seed=1"))
+    assert (tmp_path / "run" / "last.ckpt").read_bytes() == before
+    fit(small_run("trainer.max_epochs=1", "seed=1", "overwrite=true"))
+    assert (tmp_path / "run" / "last.ckpt").read_bytes() != before
+
+
+def test_without_a_folder_runs_are_numbered(small_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("segmentation-mnv3_small", "segmentation-mnv3_small-2"):
+        config = small_run("output_dir=null", "trainer.max_epochs=1", "trainer.limit_train_batches=1")
+        config.choices = {"task": "segmentation", "backbone": "mnv3_small"}
+        fit(config)
+        assert (tmp_path / "runs" / name / "last.ckpt").is_file()
+
+
+def test_a_checkpoint_is_plain_data_and_rebuilds_the_task(small_run, tmp_path):
+    fit(small_run("trainer.max_epochs=1", "head=lraspp_mmseg", "head.pool=global", "backbone.width=0.5"))
+    path = tmp_path / "run" / "best.ckpt"
+    content = torch.load(path, weights_only=True)
+    task = load_task(path)
+    assert task.classes.names == ("background", "disc", "bar")
+    assert all(torch.equal(tensor, content["state_dict"][name]) for name, tensor in task.state_dict().items())
+    assert not task.training
+
+
+def test_checkpoints_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*absent\.ckpt"):
+        load_task(tmp_path / "absent.ckpt")
+    torch.save({"state_dict": {}}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"no checkpoint of this toolkit; for weights alone use backbone\.weights="):
+        load_task(tmp_path / "weights.pth")
+    (tmp_path / "half.ckpt").write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(ValueError, match=r"half\.ckpt cannot be read as a checkpoint"):
+        load_task(tmp_path / "half.ckpt")
+
+
+def test_options_of_a_run_take_effect(small_run):
+    overrides = ["trainer.max_epochs=1", "task.freeze_norm=true", "trainer.precision=bf16-mixed"]
+    overrides += ["task.class_weights=[1,2,3]", "task.ohem_threshold=0.7", "task.dice_weight=1.0"]
+    config = small_run(*overrides, "task.label_smoothing=0.1", "task.tta_scales=[0.5,1.0]", "task.tta_flip=true")
+    assert "val/mIoU" in fit(config)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_images_named(small_run):
+    with pytest.raises(FloatingPointError, match=r"not finite .*00\d\.png.*lower optimizer\.lr"):
+        fit(small_run("optimizer=sgd", "optimizer.lr=1e30", "scheduler.warmup=0", "trainer.max_epochs=3"))

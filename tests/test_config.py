@@ -1,0 +1,115 @@
+"""The configurations: everything composes, builds, and every experiment takes a step."""
+
+import inspect
+
+import pytest
+from hydra.errors import ConfigCompositionException
+from hydra.utils import get_method
+
+from tasks.build import build_backbone, build_data, build_whole_network, make
+from tasks.fit import fit
+from tests.conftest import ROOT
+from tests.tasks.conftest import composed, write_masks
+
+CONF = ROOT / "conf"
+TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
+BACKBONES = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_task_takes_every_backbone(task, backbone):
+    config = composed("train", f"task={task}", f"backbone={backbone}")
+    assert build_whole_network(config, 5).head.num_classes == 5
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_backbones_file_names_its_factorys_options(name):
+    config = composed("train", f"backbone={name}").backbone
+    factory = get_method(config["_target_"])
+    accepted = set(inspect.signature(factory).parameters) - {"options"}
+    accepted |= set(inspect.signature(type(build_backbone({"backbone": config})).__init__).parameters)
+    assert set(config) - {"_target_"} <= accepted
+    assert {"width", "output_stride", "weights", "in_channels", "norm"} <= set(config)
+
+
+def test_every_factory_has_a_file():
+    targets = {composed("train", f"backbone={name}").backbone["_target_"] for name in BACKBONES}
+    for module in sorted((ROOT / "backbones").glob("*.py")):
+        name = f"backbones.{module.stem}"
+        members = vars(__import__(name, fromlist=["*"])).items() if module.stem != "__init__" else ()
+        for factory, value in members:
+            public = inspect.isfunction(value) and value.__module__ == name and not factory.startswith("_")
+            if public and "weights" in inspect.signature(value).parameters and module.stem != "weights":
+                assert f"{name}.{factory}" in targets
+
+
+def test_every_file_can_be_chosen():
+    """A file in a group is a choice; one outside a group is a tool's or is named by one."""
+    for path in CONF.rglob("*.yaml"):
+        relative = path.relative_to(CONF)
+        assert len(relative.parts) == 1 or relative.parts[0] in GROUPS, f"{relative} cannot be reached"
+    tools = {path.stem for path in (ROOT / "tools").glob("*.py")}
+    assert {path.stem for path in CONF.glob("*.yaml")} <= tools | {"tool", "resume"}
+
+
+@pytest.mark.parametrize("group", ["optimizer", "scheduler", "trainer"])
+def test_every_choice_of_a_group_composes(group):
+    for path in (CONF / group).glob("*.yaml"):
+        config = composed("train", "task=segmentation", f"{group}={path.stem}")
+        assert make(config[group]) is not None
+
+
+def test_the_command_line_wins_over_the_experiment_and_that_over_the_task():
+    name = "experiment=camvid_lraspp_mnv3_large"
+    assert composed("train", name).data["crop_size"] == [240, 320]
+    config = composed("train", name, "backbone=mnv3_small", "head=raspp", "data.crop_size=[64,64]", "optimizer=sgd")
+    assert config.backbone["_target_"].endswith("small")
+    assert config.backbone["output_stride"] == 16
+    assert config.head["_target_"].endswith("RASPP")
+    assert config.data["crop_size"] == [64, 64]
+
+
+@pytest.mark.parametrize("override", ["seeed=1", "backbone.widht=0.5", "trainer.max_epoch=3"])
+def test_a_misspelt_key_fails(override):
+    with pytest.raises(ConfigCompositionException):
+        composed("train", "task=segmentation", override)
+
+
+def test_a_misspelt_key_in_a_file_fails(tmp_path):
+    from hydra import compose, initialize_config_dir
+
+    (tmp_path / "bad.yaml").write_text("defaults: [train_schema, _self_]\nseeed: 1\n")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"), pytest.raises(Exception, match="seeed"):
+        compose("bad")
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_takes_a_step(experiment, tmp_path, monkeypatch):
+    monkeypatch.delenv("MOBILE_DENSE_RUN", raising=False)
+    write_masks(tmp_path / "data", train=2, val=1, size=(96, 96))
+    config = composed("train", f"experiment={experiment}")
+    names = list(build_data(config).classes.names)
+    data = composed(
+        "train", "task=segmentation", "data=masks", f"data.root={tmp_path / 'data'}", "data.class_names=[a]"
+    ).data
+    config.data = {**data, "class_names": names, "batch_size": 2, "crop_size": [96, 96], "num_workers": 0}
+    if config.head.get("pool") == "large49":
+        config.head.pool = "large_scaled"  # 769 px images would take minutes; heads are tested at that size
+    config.trainer = {
+        **config.trainer,
+        "accelerator": "cpu",
+        "max_epochs": 1,
+        "max_steps": 1,
+        "check_val_every_n_epoch": 1,
+    }
+    config.output_dir = str(tmp_path / "run")
+    assert fit(config)["steps"] == 1
+
+
+def test_every_experiment_states_what_was_published_and_what_was_verified():
+    for name in EXPERIMENTS:
+        header = (CONF / "experiment" / f"{name}.yaml").read_text().split("defaults:")[0].lower()
+        assert "published" in header and ("not verified" in header or "no published" in header or "measured" in header)

@@ -1,0 +1,69 @@
+"""The rules of the house that a reader relies on."""
+
+import ast
+import re
+
+import pytest
+
+from tests.conftest import ROOT
+
+LAYERS = ("backbones", "heads", "tasks", "tools")
+FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
+# package: the only file (or files of one kind) that may import it
+DOORS = {
+    "albumentations": {"tasks/data/transforms.py"},
+    "hydra": {"tasks/build.py", "tools/cli.py"},
+}
+
+
+def imports(path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    layer = path.relative_to(ROOT).parts[0]
+    later = LAYERS[LAYERS.index(layer) + 1 :]
+    packages = {name.split(".")[0] for name in imports(path)}
+    assert not packages & {*later, "tests"}
+    if layer in ("backbones", "heads"):
+        assert not packages & {"lightning", "hydra", "omegaconf", "torchmetrics", "cv2"}
+
+
+@pytest.mark.parametrize("package", DOORS)
+def test_one_dependency_has_one_door(package):
+    users = {str(p.relative_to(ROOT)) for p in FILES if package in {name.split(".")[0] for name in imports(p)}}
+    assert users == DOORS[package]
+
+
+def test_files_stay_small_and_are_named_for_what_they_hold():
+    for path in FILES:
+        assert len(path.read_text().splitlines()) <= 400, path
+        assert path.stem not in ("utils", "common", "misc", "helpers"), path
+    for path in (ROOT / "tools").glob("*.py"):
+        if path.stem not in ("cli", "tables"):
+            assert len(path.read_text().splitlines()) < 60, path
+
+
+def test_every_environment_is_pinned_without_addresses():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+!]+", line) for line in lines)
+    pinned = {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines}
+    declared = re.findall(r'^\s*"([\w-]+)[=><]=', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert {name.lower() for name in declared} <= pinned
+
+
+def test_public_things_have_docstrings():
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree) or path.stem == "__init__", path
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                scripts = path.parent.name == "tools" and path.stem not in ("cli", "tables")
+                assert ast.get_docstring(node) or scripts, f"{path}: {node.name}"

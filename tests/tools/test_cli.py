@@ -1,0 +1,149 @@
+"""What a user sees: a line or two on bad input, no traceback; a tool works from any folder, uninstalled."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from tests.tasks.conftest import write_masks
+
+MASKS = "tools/train.py task=segmentation data=masks data.root=data data.class_names=[background,disc,bar]"
+QUICK = " trainer.accelerator=cpu data.batch_size=2 data.crop_size=[32,32] trainer.max_epochs=1"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("tools/train.py", "no task is chosen; give task=segmentation"),
+        ("tools/train.py task=segmentaton", "there is no such task; choose one of segmentation"),
+        ("tools/train.py task=segmentation backbone=mnv3_larg", "there is no such backbone; choose one of mnv3_large"),
+        ("tools/train.py task=segmentation seeed=1", "no key seeed; did you mean seed?"),
+        ("tools/train.py task=segmentation backbone.widht=1", "no key widht in backbone; did you mean width"),
+        ("tools/train.py task=segmentation trainer.max_epoch=1", "did you mean max_epochs"),
+        ("tools/train.py task=segmentation data=cityscapes data.root=nowhere", "no folder nowhere/leftImg8bit/train"),
+        ("tools/train.py task=segmentation data=masks", "data.root is not set; give data.root=<value>"),
+        (f"{MASKS} head.skips=[c9]", "the backbone has no tap c9; it offers: "),
+        (f"{MASKS} backbone.output_stride=12", "output_stride=12: expected one of (8, 16, 32)"),
+        (f"{MASKS} head=lraspp_paper", "take pool=large_scaled or pool=global"),
+        (f"{MASKS} backbone.weights=absent.pth", "no weights at absent.pth"),
+        (f"{MASKS} task.class_weights=[1,2]", "class_weights"),
+        (f"{MASKS} data.batch_size=100", "set data.batch_size to at most that"),
+        (f"{MASKS} checkpoint=absent.ckpt", "no checkpoint at absent.ckpt"),
+        ("tools/evaluate.py", "no checkpoint is given; give checkpoint="),
+        ("tools/evaluate.py checkpoint=absent.ckpt", "no checkpoint at absent.ckpt"),
+        ("tools/predict.py checkpoint=data/text.ckpt source=x", "cannot be read as a checkpoint"),
+        ("tools/describe.py backbone=resnet", "there is no such backbone"),
+        ("tools/data.py data=masks data.root=data data.class_names=[a] action=clean", "action=clean: expected check"),
+        ("tools/data.py data=masks data.root=data data.class_names=[a]", "problems"),
+    ],
+)
+def test_bad_input_is_one_or_two_lines_that_name_it(run_tool, tmp_path, command, message):
+    write_masks(tmp_path / "data")
+    (tmp_path / "data" / "text.ckpt").write_text("text")
+    status, out, err = run_tool(
+        command + (QUICK if "data=masks" in command and "batch_size" not in command and "train.py" in command else "")
+    )
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert status == 1, out + err
+    assert message in lines[-1], err
+    assert lines[-1].startswith("error: ")
+    assert len(lines) <= 2, err
+    assert "Traceback" not in out + err
+
+
+def test_a_damaged_mask_is_named_by_a_loader_process_too(run_tool, tmp_path):
+    write_masks(tmp_path / "data")
+    cv2.imwrite(str(tmp_path / "data/train/masks/002.png"), np.full((48, 64), 7, np.uint8))
+    for workers in (0, 1):
+        status, _, err = run_tool(f"{MASKS}{QUICK} data.num_workers={workers}")
+        lines = [line for line in err.splitlines() if line.strip()]
+        assert status == 1
+        assert "002.png holds the class id 7; the data set defines 0-2" in lines[-1]
+        assert len(lines) <= 2, err
+
+
+def test_train_resume_evaluate_predict(run_tool, tmp_path):
+    write_masks(tmp_path / "data")
+    assert run_tool(f"{MASKS}{QUICK} backbone=mnv3_small output_dir=run")[0] == 0
+    status, _, err = run_tool("tools/train.py checkpoint=run/last.ckpt trainer.max_epochs=2")
+    assert status == 0, err
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["epochs"] == 2
+    status, _, err = run_tool("tools/train.py backbone=mnv3_large checkpoint=run/last.ckpt")
+    assert status == 1
+    assert "was trained with backbone=mnv3_small, which stays" in err
+    assert run_tool("tools/train.py backbone=mnv3_small checkpoint=run/last.ckpt trainer.max_epochs=2")[0] == 0
+
+    status, _, err = run_tool("tools/evaluate.py checkpoint=run/best.ckpt output_dir=evaluation task.tta_flip=true")
+    assert status == 0, err
+    scores = json.loads((tmp_path / "evaluation/evaluation.json").read_text())
+    assert scores["images"] == 3
+    assert (tmp_path / "evaluation/evaluation.png").is_file()
+    write_masks(tmp_path / "other")
+    names = "data.class_names=[background,disc,pole]"
+    status, _, err = run_tool(f"tools/evaluate.py checkpoint=run/best.ckpt data=masks data.root=other {names}")
+    assert status == 1
+    assert "evaluate on data with the same classes" in err
+    assert run_tool("tools/evaluate.py checkpoint=run/best.ckpt data.root=other")[0] == 0
+
+    status, _, err = run_tool("tools/predict.py checkpoint=run/best.ckpt source=data/val/images/000.png output_dir=p")
+    assert status == 0, err
+    mask = cv2.imread(str(tmp_path / "p/000_classes.png"), cv2.IMREAD_UNCHANGED)
+    assert mask.shape == (48, 64) and mask.max() <= 2
+    shares = json.loads((tmp_path / "p/predictions.json").read_text())["000.png"]
+    assert sum(shares.values()) == pytest.approx(1, abs=0.001)
+    assert run_tool("tools/predict.py checkpoint=run/best.ckpt source=data/val image_size=[32,32] output_dir=q")[0] == 0
+    assert cv2.imread(str(tmp_path / "q/images/001_classes.png"), cv2.IMREAD_UNCHANGED).shape == (48, 64)
+
+
+def test_predict_takes_a_video(run_tool, tmp_path):
+    from tasks.image_files import VideoWriter, frames
+
+    write_masks(tmp_path / "data")
+    assert run_tool(f"{MASKS}{QUICK} output_dir=run")[0] == 0
+    with VideoWriter(tmp_path / "clip.mp4", 10) as writer:
+        for level in range(5):
+            writer.write(np.full((64, 96, 3), 40 * level, np.uint8))
+    status, _, err = run_tool("tools/predict.py checkpoint=run/best.ckpt source=clip.mp4 output_dir=p")
+    assert status == 0, err
+    assert len(list(frames(tmp_path / "p/clip.mp4"))) == 5
+
+
+def test_scores_of_evaluate_are_those_of_training(run_tool, tmp_path):
+    write_masks(tmp_path / "data")
+    assert run_tool(f"{MASKS}{QUICK} output_dir=run ema_decay=0.9")[0] == 0
+    trained = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert run_tool("tools/evaluate.py checkpoint=run/last.ckpt")[0] == 0
+    evaluated = json.loads((tmp_path / "run/evaluation.json").read_text())
+    for key in ("val/mIoU", "val/pixel_accuracy", "val/IoU/disc"):
+        assert evaluated[key] == pytest.approx(trained[key], abs=1e-6)
+
+
+def test_describe_writes_the_same_numbers_as_json(run_tool, tmp_path):
+    status, out, _ = run_tool("tools/describe.py backbone=mnv3_large output_json=cost.json")
+    assert status == 0
+    costs = json.loads((tmp_path / "cost.json").read_text())["costs"]
+    assert f"{costs['trained']['parameters'] / 1e6:,.3f}" in out
+    assert costs["fused"]["memory_access_bytes"] < costs["trained"]["memory_access_bytes"]
+    assert costs["fused"]["macs"] == costs["trained"]["macs"]
+    status, out, _ = run_tool("tools/describe.py task=segmentation head=lraspp_tv num_classes=21 image_size=[520,520]")
+    assert "3.222" in out and "2,086" in out, "torchvision's published counts of its LR-ASPP"
+
+
+def test_help_lists_the_choices(run_tool):
+    status, out, _ = run_tool("tools/train.py --help")
+    assert status == 0
+    assert "backbone: mnv3_large, mnv3_small" in out
+
+
+def test_a_tool_works_as_a_script_from_any_folder(tmp_path):
+    """Uninstalled, beside a foreign package that is called tasks."""
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "__init__.py").write_text("raise ImportError('foreign')")
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), "task=segmentation", "--cfg", "job"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "_target_: tasks.segmentation.SegmentationTask" in done.stdout

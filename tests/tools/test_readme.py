@@ -1,0 +1,72 @@
+"""Every command of the README, as typed, from another folder; training is cut short."""
+
+import os
+import re
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from tests.tasks.conftest import write_masks
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)
+COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+SHORT = " trainer.accelerator=cpu trainer.limit_train_batches=2 trainer.limit_val_batches=2"
+
+
+def write_camvid(root) -> None:
+    for split in ("train", "val"):
+        for name, picture in (
+            (split, np.zeros((240, 320, 3), np.uint8)),
+            (f"{split}annot", np.zeros((240, 320), np.uint8)),
+        ):
+            (root / name).mkdir(parents=True, exist_ok=True)
+            for index in range(6):
+                cv2.imwrite(str(root / name / f"{index}.png"), picture)
+
+
+def test_the_readme_has_commands():
+    assert len(COMMANDS) >= 10
+    assert all(command.split()[0] in ("make", "python") for command in COMMANDS)
+
+
+def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatch):
+    """In their order, since later ones use what earlier ones leave."""
+    write_masks(tmp_path / "my_data", train=8, size=(64, 64))
+    write_camvid(tmp_path / "camvid")
+    for command in COMMANDS:
+        program, *words = command.replace("/path/to", str(tmp_path)).split(maxsplit=1)
+        if program == "make" or "benchmarks/" in words[0]:
+            continue  # the next tests
+        line = words[0]
+        if "train.py" in line:
+            line += SHORT + ("" if "max_epochs" in line or "checkpoint=" in line else " trainer.max_epochs=1")
+        status, out, err = run_tool(line)
+        assert status == 0, f"{command}\n{out}\n{err}"
+    run = tmp_path / "runs" / "segmentation-mnv3_large"
+    names = re.findall(
+        r"^\| `(.+?)`(?:, `(.+?)`)?(?:, `(.+?)`)? \|", README.split("| file | what |")[1].split("\n\n")[0], re.M
+    )
+    for name in filter(None, (name for row in names for name in row)):
+        assert (run / name).exists(), f"the README promises {name}"
+    assert (run / "evaluation.json").is_file()
+    assert list((run / "predictions").glob("**/*_classes.png"))
+
+
+@pytest.mark.parametrize("target", re.findall(r"^make (\w+)", "\n".join(COMMANDS), re.M))
+def test_make_knows_its_targets(target):
+    listed = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+    assert listed.returncode == 0, listed.stderr
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_from_another_folder(tmp_path):
+    script = next(command.split()[1] for command in COMMANDS if "benchmarks/" in command)
+    command = [sys.executable, str(ROOT / script), "--runs", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert "ratio" in done.stdout
