@@ -65,7 +65,7 @@ def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
     if missing:
         raise ValueError(
             f"{source}: {len(missing)} of {len(wanted)} tensors are missing (first: {missing[0]}); "
-            f"are these weights of {module.variant or type(module).__name__}?"
+            f"are these weights of {_name(module)}?"
         )
     tensors = {ours: state[prefix + theirs] for ours, theirs in keys.items()}
     differing = [key for key, tensor in tensors.items() if tensor.shape != wanted[key].shape]
@@ -118,6 +118,10 @@ def _prefixes(state: Mapping[str, Tensor]) -> tuple[str, ...]:
     return ("", *sorted({".".join(part[:depth]) + "." for part in parts for depth in (1, 2) if len(part) > depth}))
 
 
+def _name(module: nn.Module) -> str:
+    return getattr(module, "variant", None) or type(module).__name__
+
+
 def _read(module: nn.Module, weights: str) -> tuple[str, dict[str, Tensor]]:
     if weights.split(":")[0] == "torchvision":
         return _published(module, weights)
@@ -137,13 +141,11 @@ def _read(module: nn.Module, weights: str) -> tuple[str, dict[str, Tensor]]:
 def _published(module: nn.Module, weights: str) -> tuple[str, dict[str, Tensor]]:
     from torchvision.models import get_model_weights
 
-    variant = getattr(module, "variant", None)
+    variant = _name(module)
     try:
-        entries = get_model_weights(variant) if variant else None
-    except ValueError:
-        entries = None
-    if entries is None:
-        raise ValueError(f"torchvision publishes no weights of {variant or type(module).__name__}")
+        entries = get_model_weights(variant)
+    except ValueError as error:
+        raise ValueError(f"torchvision publishes no weights of {variant}; give a file") from error
     name = weights.partition(":")[2] or entries.DEFAULT.name
     if name not in entries.__members__:
         raise ValueError(f"torchvision has no weights {name} of {variant}; it has {', '.join(entries.__members__)}")

@@ -84,8 +84,6 @@ class LRASPP(Head):
         ValueError: A tap is not offered; unknown `pool` or `merge`; numbers of skips and their channels differ.
     """
 
-    variant = "lraspp"
-
     def __init__(
         self, taps: Sequence[Tap], num_classes: int, *, deep: str | Sequence[str] = DEEPEST,
         skips: Sequence[str] = ("c3",), skip_channels: Sequence[int] = (), filters: int = 128,

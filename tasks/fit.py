@@ -11,7 +11,6 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from tasks.build import Config, build_data, build_task, make, save_config
 from tasks.callbacks import EMA, Curves, EpochLine, PredictionSheet
@@ -19,6 +18,7 @@ from tasks.checkpoint import read_checkpoint
 from tasks.image_files import write_bytes
 from tasks.logs import CsvLog
 
+logger = logging.getLogger(__name__)
 RUN_FOLDER = "MOBILE_DENSE_RUN"  # set by the first process, so that the others of a distributed run agree
 
 
@@ -31,7 +31,8 @@ def fit(config: Config) -> dict[str, float]:
         config: As composed from conf/train.yaml, or as stored in the checkpoint to go on from.
 
     Returns:
-        What metrics.json holds: the scores of the best checkpoint, its epoch, seconds spent.
+        What metrics.json holds: the last validation's scores, the best one's score and epoch (counted from 1), epochs,
+        steps and seconds.
 
     Raises:
         ValueError, FileNotFoundError: As raised by what is built; or the folder holds a run already.
@@ -44,7 +45,7 @@ def fit(config: Config) -> dict[str, float]:
     task = build_task(config, data.classes)
     folder = run_folder(config)
     save_config(task.config, folder / "config.yaml")
-    rank_zero_info(f"run folder: {folder}")
+    logger.info("run folder: %s", folder)
 
     log = CsvLog(folder, keep_before=resumed["global_step"] if resumed else None)
     validated = config["trainer"].get("check_val_every_n_epoch") or 1
@@ -75,7 +76,7 @@ def fit(config: Config) -> dict[str, float]:
     result = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
     if Path(best.best_model_path).is_file():
         result["best/" + task.monitor.removeprefix("val/")] = float(best.best_model_score)
-        result["best/epoch"] = int(read_checkpoint(best.best_model_path)["epoch"])
+        result["best/epoch"] = int(read_checkpoint(best.best_model_path)["epoch"]) + 1
     result |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     result["seconds"] = round(time.perf_counter() - began, 1)
     if trainer.is_global_zero:
@@ -92,7 +93,7 @@ def run_folder(config: Config) -> Path:
     Raises:
         ValueError: `output_dir` holds a run already.
     """
-    if RUN_FOLDER in os.environ:
+    if "LOCAL_RANK" in os.environ and RUN_FOLDER in os.environ:
         return Path(os.environ[RUN_FOLDER])
     if config["output_dir"]:
         folder = Path(config["output_dir"]).expanduser()

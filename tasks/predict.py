@@ -21,8 +21,9 @@ from tasks.segmentation import SegmentationTask
 def predict(config: Config) -> Path:
     """Segment an image, every image of a folder, or a video.
 
-    Leaves in `output_dir` (or predictions/ beside the checkpoint): the picture with the classes drawn over it,
-    {name}_classes.png with the class id of every pixel (images only), and predictions.json with each class's share.
+    Leaves in `output_dir` (or predictions/ beside the checkpoint): {name}_overlay.png (or .mp4) with the classes
+    drawn over the picture, {name}_classes.png with the class id of every pixel (images only), and predictions.json with
+    each class's share.
 
     Args:
         config: As stored in the checkpoint, with `source`, `opacity`, `image_size`.
@@ -44,15 +45,14 @@ def predict(config: Config) -> Path:
     folder = output_folder(config, "predictions")
     summary = {}
     if is_video(source):
-        target = folder / f"{source.stem}.mp4"
-        summary[source.name] = _video(task, config, source, target)
+        summary[source.name] = _video(task, config, source, folder / f"{source.stem}_overlay.mp4")
     else:
         files = [source] if source.is_file() else list_files(source, is_image, what="images")
         for path in track(files, description="predicting", transient=True):
             image = read_image(path)
             mask = classify_pixels(task, image, config["image_size"])
             name = path.relative_to(source).with_suffix("") if source.is_dir() else Path(path.stem)
-            write_image(folder / f"{name}.png", draw(task, image, mask, config["opacity"]))
+            write_image(folder / f"{name}_overlay.png", draw(task, image, mask, config["opacity"]))
             write_image(folder / f"{name}_classes.png", mask)
             summary[str(path.relative_to(source)) if source.is_dir() else path.name] = shares(task, mask)
     write_json(folder / "predictions.json", summary)

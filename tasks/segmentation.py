@@ -89,12 +89,6 @@ class SegmentationTask(VisionTask):
         matrix = self.confusion.matrix.to(self.device)  # a group of GPUs sums what is on GPUs
         self.confusion.matrix = self.trainer.strategy.reduce(matrix, reduce_op="sum").cpu()
         scores = self.confusion.scores()
-        self.log_dict(
-            {
-                "val/mIoU": scores.miou,
-                "val/pixel_accuracy": scores.pixel_accuracy,
-                "val/mean_accuracy": scores.mean_accuracy,
-                **{f"val/IoU/{name}": iou for name, iou in zip(self.classes.names, scores.iou, strict=True)},
-            },
-            prog_bar=False, rank_zero_only=False,
-        )  # fmt: skip
+        self.log("val/mIoU", scores.miou, prog_bar=True)
+        self.log_dict({"val/pixel_accuracy": scores.pixel_accuracy, "val/mean_accuracy": scores.mean_accuracy})
+        self.log_dict({f"val/IoU/{name}": iou for name, iou in zip(self.classes.names, scores.iou, strict=True)})

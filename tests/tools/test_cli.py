@@ -109,7 +109,7 @@ def test_predict_takes_a_video(run_tool, tmp_path):
             writer.write(np.full((64, 96, 3), 40 * level, np.uint8))
     status, _, err = run_tool("tools/predict.py checkpoint=run/best.ckpt source=clip.mp4 output_dir=p")
     assert status == 0, err
-    assert len(list(frames(tmp_path / "p/clip.mp4"))) == 5
+    assert len(list(frames(tmp_path / "p/clip_overlay.mp4"))) == 5
 
 
 def test_scores_of_evaluate_are_those_of_training(run_tool, tmp_path):
