@@ -1,11 +1,14 @@
 """Scores of a trained task on a validation set."""
 
+import logging
 from pathlib import Path
 
 from tasks.build import Config, build_data, make
 from tasks.callbacks import PredictionSheet
 from tasks.checkpoint import load_task
 from tasks.fit import quiet, write_json
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(config: Config) -> dict[str, float]:
@@ -39,6 +42,7 @@ def evaluate(config: Config) -> dict[str, float]:
     result["images"] = len(data.dataset("val"))
     if trainer.is_global_zero:
         write_json(folder / "evaluation.json", {"checkpoint": str(config["checkpoint"]), **result})
+        logger.info("written: %s", folder / "evaluation.json")
     return result
 
 

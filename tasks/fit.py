@@ -124,7 +124,7 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*", ".*Checkpoint directory .* exists and is not empty.*",
-        ".*num_workers.*", ".*GPU available but not used.*", ".*isinstance.treespec, LeafSpec.*",
+        ".*num_workers.*", ".*sync_dist=True.*", ".*GPU available but not used.*", ".*isinstance.treespec, LeafSpec.*",
         ".*number of training batches .* is smaller than the logging interval.*",
     ):  # fmt: skip
         warnings.filterwarnings("ignore", message)

@@ -75,20 +75,26 @@ class SegmentationTask(VisionTask):
 
     def on_validation_epoch_start(self) -> None:
         self.confusion.reset()
+        self.validation_loss = torch.zeros(2)  # sum over images, number of images
 
     def validation_step(self, batch: dict, index: int) -> dict:
         masks = batch["masks"]
         logits = self.evaluate_images(batch["images"], tuple(masks.shape[-2:]))
         losses = torch.stack(list(self.loss(logits, batch).values()))
-        self.log("val/loss", losses.sum(), batch_size=len(masks), sync_dist=True)
+        self.validation_loss += torch.tensor([losses.sum().item() * len(masks), len(masks)])
         predicted = predicted_classes(logits)
         self.confusion.update(predicted, masks)
         return {"predicted": predicted}
 
     def on_validation_epoch_end(self) -> None:
-        matrix = self.confusion.matrix.to(self.device)  # a group of GPUs sums what is on GPUs
-        self.confusion.matrix = self.trainer.strategy.reduce(matrix, reduce_op="sum").cpu()
+        self.confusion.matrix = self._summed(self.confusion.matrix)
+        total, images = self._summed(self.validation_loss)
+        self.log("val/loss", total / images)
         scores = self.confusion.scores()
         self.log("val/mIoU", scores.miou, prog_bar=True)
         self.log_dict({"val/pixel_accuracy": scores.pixel_accuracy, "val/mean_accuracy": scores.mean_accuracy})
         self.log_dict({f"val/IoU/{name}": iou for name, iou in zip(self.classes.names, scores.iou, strict=True)})
+
+    def _summed(self, values: Tensor) -> Tensor:
+        """Sum over all processes; a group of GPUs sums what is on GPUs."""
+        return self.trainer.strategy.reduce(values.to(self.device), reduce_op="sum").cpu()

@@ -7,14 +7,13 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages ca
 
 from omegaconf import DictConfig
 
-from tasks.evaluate import evaluate, output_folder
+from tasks.evaluate import evaluate
 from tools.cli import main
 from tools.tables import print_scores
 
 
 def report(config: DictConfig) -> None:
     print_scores(evaluate(config), f"{config.checkpoint} on {config.data.get('root')}")
-    print(f"written: {output_folder(config)}/evaluation.json, evaluation.png")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
 
+@rank_zero_only
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows under their columns: text to the left, numbers to the right."""
     table = Table(title=title, title_justify="left")

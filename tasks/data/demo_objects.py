@@ -117,47 +117,48 @@ def _pole(canvas: Canvas, foot: Point, size: float, top: float) -> None:
 
 
 def _board(canvas: Canvas, kind: str, outline: np.ndarray, rim: Colour, face: Colour, inner: float) -> None:
-    """A plate with a rim, its outline around (0, 0.78)."""
     canvas.begin(kind)
-    centre = np.array([0, 0.78], np.float32)
-    canvas.fill(centre + outline, colour=rim)
-    canvas.fill(centre + outline * inner, colour=face, shade=8)
+    canvas.fill(outline, colour=rim)
+    canvas.fill(outline * inner, colour=face, shade=8)
 
 
 def draw_stop_sign(canvas: Canvas, foot: Point, size: float) -> None:
-    """A red octagon on a pole; the board is 0.42 times the height."""
-    _pole(canvas, foot, size, 0.7)
-    red = tone(canvas.generator, (-0.02, 0.02), (0.8, 0.95), (0.55, 0.8))
-    _board(canvas, "stop sign", 0.225 * _star(22.5, 8), (235, 232, 228), red, 0.88)
-    for x in (-0.125, -0.045, 0.035, 0.115):  # four letters, more or less
-        canvas.fill(box(x - 0.025, 0.735, x + 0.035, 0.825), colour=(235, 232, 228))
-        canvas.fill(box(x - 0.005, 0.755, x + 0.015, 0.805), colour=red)
+    """A red octagon on a pole; the board is half as wide as the sign is high."""
+    _pole(canvas, foot, size, 0.6)
+    canvas.move((foot[0], foot[1] - 0.75 * size), 0.5 * size)  # the board's frame, a unit high around (0, 0)
+    red, white = tone(canvas.generator, (-0.02, 0.02), (0.8, 0.95), (0.55, 0.8)), (235, 232, 228)
+    _board(canvas, "stop sign", 0.53 * _star(22.5, 8), white, red, 0.88)
+    for x in (-0.29, -0.1, 0.09, 0.28):  # four letters, more or less
+        canvas.fill(box(x - 0.07, -0.11, x + 0.07, 0.11), colour=white)
+        canvas.fill(box(x - 0.02, -0.06, x + 0.02, 0.06), colour=red)
 
 
 def draw_sign(canvas: Canvas, foot: Point, size: float) -> None:
-    """A warning triangle, a round sign or a rectangular one on a pole; the board is about 0.42 times the height."""
+    """A warning triangle, a round sign or a rectangular one on a pole; the board is about half the height."""
     random = canvas.generator
-    _pole(canvas, foot, size, 0.7)
+    _pole(canvas, foot, size, 0.6)
+    canvas.move((foot[0], foot[1] - 0.75 * size), 0.5 * size)
     red, blue, white = tone(random, (-0.02, 0.02), (0.75, 0.95), (0.6, 0.85)), (25, 70, 165), (236, 234, 228)
-    shape = random.choice(["triangle", "ring", "disc", "plate"])
-    if shape == "triangle":
-        face = random.choice([white, (240, 200, 40)])
-        _board(canvas, "sign", np.array([(-0.25, -0.19), (0.25, -0.19), (0, 0.23)]), red, face, 0.62)
-        canvas.fill(box(-0.02, 0.68, 0.02, 0.81), colour=(25, 25, 25))
-    elif shape == "ring":
-        _board(canvas, "sign", ellipse(0, 0, 0.21, 0.21), red, white, 0.7)
-        canvas.fill(box(-0.09, 0.72, -0.03, 0.84), box(0.02, 0.72, 0.09, 0.84), colour=(25, 25, 25))
-    elif shape == "disc":
+    black, yellow = (25, 25, 25), (240, 200, 40)
+    shape = random.integers(4)
+    if shape == 0:
+        triangle = np.array([(-0.58, -0.43), (0.58, -0.43), (0, 0.55)])
+        _board(canvas, "sign", triangle, red, (white, yellow)[random.integers(2)], 0.62)
+        canvas.fill(box(-0.05, -0.2, 0.05, 0.1), colour=black)
+    elif shape == 1:
+        _board(canvas, "sign", ellipse(0, 0, 0.5, 0.5), red, white, 0.7)
+        canvas.fill(box(-0.22, -0.14, -0.06, 0.14), box(0.06, -0.14, 0.22, 0.14), colour=black)
+    elif shape == 2:
         entry = random.random() < 0.4
-        _board(canvas, "sign", ellipse(0, 0, 0.21, 0.21), white, red if entry else blue, 0.88)
-        arrow = [(-0.03, 0.66), (0.03, 0.66), (0.03, 0.8), (0.1, 0.8), (0, 0.92), (-0.1, 0.8), (-0.03, 0.8)]
-        canvas.fill(box(-0.13, 0.75, 0.13, 0.81) if entry else arrow, colour=white)
+        _board(canvas, "sign", ellipse(0, 0, 0.5, 0.5), white, red if entry else blue, 0.88)
+        arrow = [(-0.07, -0.28), (0.07, -0.28), (0.07, 0.05), (0.24, 0.05), (0, 0.33), (-0.24, 0.05), (-0.07, 0.05)]
+        canvas.fill(box(-0.31, -0.08, 0.31, 0.08) if entry else arrow, colour=white)
     else:
-        face = [blue, (20, 110, 70), (240, 200, 40)][random.integers(3)]
-        _board(canvas, "sign", box(-0.25, -0.18, 0.25, 0.18), white, face, 0.9)
-        ink = (25, 25, 25) if face[0] > 200 else white
-        for y in (0.86, 0.78, 0.69):
-            canvas.fill(box(-0.18, y - 0.02, random.uniform(0, 0.18), y + 0.02), colour=ink)
+        face = (blue, (20, 110, 70), yellow)[random.integers(3)]
+        _board(canvas, "sign", box(-0.58, -0.43, 0.58, 0.43), white, face, 0.9)
+        for y in (-0.22, 0, 0.22):
+            line = box(-0.42, y - 0.05, random.uniform(0, 0.42), y + 0.05)
+            canvas.fill(line, colour=black if face is yellow else white)
 
 
 def _star(start: float, count: int) -> np.ndarray:

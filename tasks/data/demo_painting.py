@@ -34,10 +34,10 @@ class Species:
 CARS = ((objects.draw_car_side, 2.2), (objects.draw_car_front, 1.2))
 STREET = {
     "tree": Species(((objects.draw_tree, 0.6),), (1.7, 2.3), (0.4, 0.6), span=(0.3, 1)),
-    "car": Species(CARS, (0.75, 0.9), (0.45, 0.88), on_road=1),
-    "person": Species(((objects.draw_person, 0.45),), (1.0, 1.25), (0.65, 0.95), on_road=0.3),
-    "sign": Species(((objects.draw_sign, 0.5),), (1.35, 1.7), (0.45, 0.75), span=(0.55, 1)),
-    "stop sign": Species(((objects.draw_stop_sign, 0.45),), (1.35, 1.7), (0.45, 0.75), span=(0.55, 1)),
+    "car": Species(CARS, (0.75, 0.9), (0.5, 0.9), on_road=1),
+    "person": Species(((objects.draw_person, 0.45),), (1.0, 1.25), (0.7, 0.97), on_road=0.3),
+    "sign": Species(((objects.draw_sign, 0.58),), (1.3, 1.65), (0.45, 0.75), span=(0.5, 1)),
+    "stop sign": Species(((objects.draw_stop_sign, 0.5),), (1.3, 1.65), (0.45, 0.75), span=(0.5, 1)),
     "dog": Species(((objects.draw_dog, 1.4),), (0.42, 0.55), (0.5, 0.92), on_road=0.5),
     "umbrella": Species(((objects.draw_umbrella, 1.0),), (1.2, 1.6), (0.4, 0.7), on_road=0.1),
     "crowd": Species(((objects.draw_crowd, 1.5),), (0.9, 1.1), (0.4, 0.7), on_road=0.6),
@@ -51,7 +51,7 @@ PORTRAITS: dict[str, tuple[tuple[tuple[Callable, float], ...], float]] = {
     "car": (CARS, 0.5),
     "ball": (((objects.draw_ball, 1.0),), 0.5),
     "umbrella": (((objects.draw_umbrella, 1.0),), 0.6),
-    "sign": (((objects.draw_sign, 0.5), (objects.draw_stop_sign, 0.5)), 0.75),
+    "sign": (((objects.draw_sign, 0.58), (objects.draw_stop_sign, 0.5)), 0.75),
     "traffic light": (((objects.draw_traffic_light, 0.9),), 0.58),
 }
 

@@ -1,6 +1,7 @@
 """The demo data: same bytes for the same seed, masks and boxes that fit the pictures, folders nobody loses."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -9,8 +10,9 @@ import pytest
 from pycocotools.coco import COCO
 
 from tasks.data.demo_canvas import Canvas, Scene, box
+from tasks.data.demo_files import CITYSCAPES_IDS, COCO_CATEGORIES, IMAGENET_CLASSES
 from tasks.data.demo_painting import paint_street
-from tasks.data.demo_scenes import CITYSCAPES_IDS, COCO_CATEGORIES, IMAGENET_CLASSES, draw_demo_data
+from tasks.data.demo_scenes import draw_demo_data
 
 TRAIN, VAL = 24, 6
 CLASSES = {"road": 7, "sidewalk": 8, "building": 11, "sign": 20, "vegetation": 21, "sky": 23, "person": 24, "car": 26}
@@ -64,6 +66,26 @@ def test_part_map_is_exact_to_the_pixel():
     expected = np.ones((12, 16), np.uint8)
     expected[4:9, 3:7] = 2
     np.testing.assert_array_equal(canvas.finish().parts, expected)
+
+
+def test_a_pixel_belongs_to_what_covers_half_of_it():
+    canvas = Canvas(np.random.default_rng(0), (12, 16))
+    canvas.begin("thing")
+    canvas.fill(box(3.6, 9, 7, 4.6), colour=(255, 255, 255))
+    expected = np.zeros((12, 16), np.uint8)
+    expected[4:9, 3:7] = 1
+    expected[4, 3] = 0  # a quarter of this one
+    np.testing.assert_array_equal(canvas.finish().parts, expected)
+
+
+def test_what_stands_nearer_is_painted_over_what_stands_behind():
+    ordered = []
+    for index in range(12):
+        scene = paint_street(np.random.default_rng(index), (128, 256), {"car": 3, "person": 2})
+        objects = [part for part, kind in enumerate(scene.kinds) if kind in ("car", "person")]
+        feet = [np.nonzero(scene.parts == part)[0].max() for part in objects]
+        ordered += [later >= earlier for earlier, later in pairwise(feet)]
+    assert np.mean(ordered) > 0.9  # a foot may be hidden itself
 
 
 def test_objects_are_wide_and_tall_enough_to_be_found():
@@ -180,7 +202,6 @@ def test_colours_alone_do_not_tell_the_classes(scenes):
         pixels = images[labels == CLASSES[name]][::50].astype(np.float32)
         nearest = np.linalg.norm(pixels[:, None] - means, axis=-1).argmin(axis=1)
         shares.append((nearest == index).mean())
-    print(shares)
     assert np.mean(shares) < 0.45, dict(zip(names, np.round(shares, 2), strict=True))
 
 
@@ -241,8 +262,8 @@ def test_annotations_of_a_known_scene(tmp_path, monkeypatch):
     parts[10:80, 50:55] = 3  # ... behind a pole
     parts[40:70, 0:10] = 4
     scene = Scene(np.zeros((80, 120, 3), np.uint8), parts, ("void", "road", "car", "pole", "crowd", "dog"))
-    monkeypatch.setattr("tasks.data.demo_scenes.paint_street", lambda *args, **kwargs: scene)
-    monkeypatch.setattr("tasks.data.demo_scenes.CITYSCAPES_IDS", dict.fromkeys(scene.kinds, 0))
+    monkeypatch.setattr("tasks.data.demo_files.paint_street", lambda *args, **kwargs: scene)
+    monkeypatch.setattr("tasks.data.demo_files.CITYSCAPES_IDS", dict.fromkeys(scene.kinds, 0))
     root = draw(tmp_path / "data", 1, 1)
     coco = COCO(str(root / "coco/annotations/instances_train2017.json"))
     car, crowd = coco.dataset["annotations"]  # no dog: it is hidden
