@@ -152,7 +152,7 @@ def select_taps(
     Args:
         taps: What a backbone offers, shallow to deep.
         names: Names; where an entry is a sequence of names, the first of them that is offered.
-        strides: For each, the deepest tap of that stride.
+        strides: For each, the deepest tap of that stride; expanded features are taken by name only.
 
     Returns:
         One tap for each entry of `names` and `strides`, in that order.
@@ -161,7 +161,7 @@ def select_taps(
         ValueError: No tap answers an entry; the message lists what is offered.
     """
     by_name = {tap.name: tap for tap in taps}
-    by_stride = {tap.stride: tap for tap in taps}
+    by_stride = {tap.stride: tap for tap in taps if not tap.name.endswith("_exp")}
     offered = ", ".join(map(str, taps)) or "none"
     chosen = []
     for entry in names:

@@ -4,6 +4,7 @@ import copy
 from functools import partial
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.base import Norm
 from backbones.reparam import fuse_conv_norm
@@ -43,7 +44,7 @@ class ConvNormAct(nn.Module):
     def fuse(self) -> nn.Module:
         twin = copy.copy(self)
         twin._modules = dict(self._modules)
-        if isinstance(self.norm, nn.BatchNorm2d):
+        if isinstance(self.norm, _BatchNorm):
             twin.conv, twin.norm = fuse_conv_norm(self.conv, self.norm), nn.Identity().eval()
         return twin
 

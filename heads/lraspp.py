@@ -52,8 +52,8 @@ class ContextGate(nn.Module):
         if self.pool == "large49":
             if height < PAPER_KERNEL[0] or width < PAPER_KERNEL[1]:
                 raise ValueError(
-                    f"pool=large49 averages 49x49 features, these are {height}x{width}: at output stride 16 that takes "
-                    "images of at least 769x769 px; take pool=large_scaled or pool=global for smaller ones"
+                    f"pool=large49 averages 49x49 features, these are {height}x{width}; at output stride 16 that takes "
+                    "images of at least 769x769 px. Take pool=large_scaled or pool=global for smaller ones"
                 )
             return F.avg_pool2d(x, PAPER_KERNEL, PAPER_STRIDE)
         shares = zip(x.shape[-2:], PAPER_KERNEL, PAPER_STRIDE, PAPER_FEATURES, strict=True)
@@ -77,6 +77,7 @@ class LRASPP(Head):
         filters: Channels of the gated branch.
         pool: As in `ContextGate`.
         merge: "sum" or "concat".
+        deep_stride: Stride that the deep tap must have; none: any.
         norm: Makes a norm from a channel count.
         weights: File of torchvision's LR-ASPP (merge="sum", pool="global") or of ours, as in `load_weights`.
 
@@ -87,9 +88,16 @@ class LRASPP(Head):
     def __init__(
         self, taps: Sequence[Tap], num_classes: int, *, deep: str | Sequence[str] = DEEPEST,
         skips: Sequence[str] = ("c3",), skip_channels: Sequence[int] = (), filters: int = 128,
-        pool: str = "large_scaled", merge: str = "sum", norm: Norm = nn.BatchNorm2d, weights: str | None = None,
+        pool: str = "large_scaled", merge: str = "sum", deep_stride: int | None = None, norm: Norm = nn.BatchNorm2d,
+        weights: str | None = None,
     ) -> None:  # fmt: skip
+        skips = (skips,) if isinstance(skips, str) else tuple(skips)
         deep_tap, *skip_taps = select_taps(taps, names=(deep, *skips))
+        if deep_stride not in (None, deep_tap.stride):
+            raise ValueError(
+                f"this form of LR-ASPP reads deep features of stride {deep_stride}, {deep_tap.name} has stride "
+                f"{deep_tap.stride}; set backbone.output_stride={deep_stride}, or head.deep_stride=null for any"
+            )
         super().__init__((deep_tap, *skip_taps), num_classes)
         if merge not in ("sum", "concat"):
             raise ValueError(f"merge={merge}: expected sum or concat")

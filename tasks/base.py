@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from backbones.reparam import fuse_model
 from tasks.data.base import Classes
@@ -87,7 +87,8 @@ class VisionTask(L.LightningModule, ABC):
     def training_step(self, batch: dict, index: int) -> Tensor:
         losses = self.loss(self(batch["images"]), batch)
         total = torch.stack(list(losses.values())).sum()
-        if not torch.isfinite(total):
+        looked_at = total.device.type == "cpu" or self.global_step % self.trainer.log_every_n_steps == 0
+        if looked_at and not torch.isfinite(total):  # a look at a GPU's value waits for it
             values = ", ".join(f"{name}={value.item():.4g}" for name, value in losses.items())
             raise FloatingPointError(
                 f"the loss is not finite ({values}) at epoch {self.current_epoch}, step {self.global_step}, images "
@@ -99,18 +100,35 @@ class VisionTask(L.LightningModule, ABC):
             self.log_dict({f"train/{k}": v for k, v in losses.items()}, on_step=False, on_epoch=True, batch_size=size)
         return total
 
+    def on_train_start(self) -> None:
+        """A resumed run follows its configuration: the optimiser's restored state brings its old settings back."""
+        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        for group, wanted in zip(optimizer.param_groups, self._optimizer().param_groups, strict=True):
+            group |= {key: value for key, value in wanted.items() if key not in ("params", "lr")}
+            group["initial_lr"] = wanted["lr"]
+        if isinstance(scheduler, LambdaLR):
+            scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+            for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=True):
+                group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)
+
     def on_train_epoch_start(self) -> None:
         # What is drawn during an epoch (dropout) depends on seed and epoch alone, so a resumed run draws the same.
         torch.manual_seed(self.trainer.datamodule.seed * 1_000_003 + 7919 * self.current_epoch + self.global_rank)
 
     def configure_optimizers(self) -> dict:
-        if self.make_optimizer is None:
-            raise ValueError("this task was built without an optimizer")
-        optimizer = self.make_optimizer(parameter_groups(self.network))
+        optimizer = self._optimizer()
         if self.make_scheduler is None:
             return {"optimizer": optimizer}
         scheduler = self.make_scheduler(optimizer, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _optimizer(self) -> Optimizer:
+        if self.make_optimizer is None:
+            raise ValueError("this task was built without an optimizer")
+        try:
+            return self.make_optimizer(parameter_groups(self.network))
+        except TypeError as error:
+            raise ValueError(f"the optimizer does not take its settings: {error}") from error
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["config"] = self.config

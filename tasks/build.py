@@ -1,5 +1,6 @@
 """From a configuration to objects: the only library file that imports hydra."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from backbones.weights import load_weights
 from tasks.base import VisionTask
 from tasks.data.base import Classes, VisionDataModule
 from tasks.network import Network, build_network
@@ -28,30 +30,37 @@ def build_data(config: Config) -> VisionDataModule:
 
 
 def build_backbone(config: Config):
-    """Make the backbone that `config.backbone` describes."""
-    return make(config["backbone"])
+    """Make the backbone that `config.backbone` describes, without its weights."""
+    return make({key: value for key, value in plain(config["backbone"]).items() if key != "weights"})
 
 
-def build_task(config: Config, classes: Classes) -> VisionTask:
+def build_task(config: Config, classes: Classes, *, pretrained: bool = True) -> VisionTask:
     """Make the task that a configuration describes, with its network, optimiser and schedule.
 
     Args:
         config: With the nodes backbone, head, task, optimizer, scheduler.
         classes: What the network tells apart.
+        pretrained: Load the weights that the configuration names; not where a checkpoint follows.
 
     Raises:
         ValueError, FileNotFoundError: As raised by what is built.
     """
-    network = build_whole_network(config, len(classes))
+    network = build_whole_network(config, len(classes), pretrained=pretrained)
     parts = {name: make(config[name]) for name in ("optimizer", "scheduler") if config.get(name)}
     task = make(config["task"])(network, classes, **parts)
     task.config = plain(config)
     return task
 
 
-def build_whole_network(config: Config, num_classes: int) -> Network:
-    """Make the network of `config.backbone` and `config.head`."""
-    return build_network(build_backbone(config), make(config["head"]), num_classes)
+def build_whole_network(config: Config, num_classes: int, *, pretrained: bool = True) -> Network:
+    """Make the network of `config.backbone` and `config.head`, and load their weights into what the network keeps."""
+    nodes = {part: plain(config[part]) for part in ("backbone", "head")}
+    sources = {part: node.pop("weights", None) for part, node in nodes.items()}
+    network = build_network(make(nodes["backbone"]), make(nodes["head"]), num_classes)
+    for part, source in sources.items():
+        if pretrained and source is not None:
+            load_weights(getattr(network, part), source)
+    return network
 
 
 def make(node: Config, **options: Any) -> Any:
@@ -61,7 +70,11 @@ def make(node: Config, **options: Any) -> Any:
     except InstantiationException as error:
         if error.__cause__ is None:
             raise ValueError(str(error)) from error
+        if isinstance(error.__cause__, TypeError):
+            raise ValueError(f"{node.get('_target_')} does not take its settings: {error.__cause__}") from error
         raise error.__cause__ from None
+    except TypeError as error:
+        raise ValueError(f"{node.get('_target_')} does not take its settings: {error}") from error
 
 
 def task_kind(config: Config) -> str:
@@ -73,7 +86,9 @@ def task_kind(config: Config) -> str:
 
 def plain(config: Config) -> dict[str, Any]:
     """A configuration as resolved plain data, fit for a checkpoint or YAML."""
-    return OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else dict(config)
+    return (
+        OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else copy.deepcopy(dict(config))
+    )
 
 
 def save_config(config: Config, path) -> None:

@@ -1,6 +1,5 @@
 """Checkpoints: plain data, and all that is needed to rebuild a task."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +40,7 @@ def load_task(path: str | Path, config: dict[str, Any] | None = None) -> VisionT
         FileNotFoundError, ValueError: As `read_checkpoint`; or the weights do not fit the configuration.
     """
     content = read_checkpoint(path)
-    config = copy.deepcopy(config or content["config"])
-    for part in ("backbone", "head"):
-        if "weights" in config[part]:
-            config[part]["weights"] = None  # the checkpoint holds them
-    task = build_task(config, classes_of(content))
+    task = build_task(config or content["config"], classes_of(content), pretrained=False)
     try:
         task.load_state_dict(content["state_dict"], strict=True)
     except RuntimeError as error:

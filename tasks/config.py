@@ -39,7 +39,7 @@ class EvaluateConfig(TrainConfig):
     """An evaluation of a checkpoint; all that is not given is the checkpoint's own.
 
     Attributes:
-        output_dir: Folder of evaluation.json and predictions.png; none: the checkpoint's.
+        output_dir: Folder of evaluation.json and evaluation.png; none: the checkpoint's.
     """
 
 
@@ -66,12 +66,12 @@ class DescribeConfig(TrainConfig):
 
     Attributes:
         image_size: (H, W) px of the profiled image.
-        num_classes: Classes of the head.
+        num_classes: Classes of the head; none: the checkpoint's, or 19.
         output_json: File for the same numbers.
     """
 
     image_size: list[int] = field(default_factory=lambda: [224, 224])
-    num_classes: int = 19
+    num_classes: int | None = None
     output_json: str | None = None
 
 

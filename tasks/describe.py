@@ -5,6 +5,7 @@ from typing import Any
 
 from backbones.reparam import fuse_model
 from tasks.build import Config, build_backbone, build_whole_network
+from tasks.checkpoint import classes_of, read_checkpoint
 from tasks.deploy.profile import profile
 
 
@@ -24,7 +25,10 @@ def describe(config: Config) -> dict[str, Any]:
     size = tuple(config["image_size"])
     backbone = build_backbone(config)
     taps = [asdict(tap) | {"size": [-(-extent // tap.stride) for extent in size]} for tap in backbone.taps]
-    model = build_whole_network(config, config["num_classes"]) if config.get("head") else backbone
+    classes = config["num_classes"] or (
+        len(classes_of(read_checkpoint(config["checkpoint"]))) if config["checkpoint"] else 19
+    )
+    model = build_whole_network(config, classes, pretrained=False) if config.get("head") else backbone
     costs = {}
     for form, network in (("trained", model.eval()), ("fused", fuse_model(model))):
         cost = profile(network, size, in_channels=backbone.in_channels)

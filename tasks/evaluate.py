@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from tasks.build import Config, build_data, make
+from tasks.build import Config, build_data, make, plain
 from tasks.callbacks import PredictionSheet
 from tasks.checkpoint import load_task
 from tasks.fit import quiet, write_json
@@ -39,9 +39,10 @@ def evaluate(config: Config) -> dict[str, float]:
     )  # fmt: skip
     trainer.validate(task, datamodule=data, verbose=False)
     result = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    result["images"] = len(data.dataset("val"))
+    result["images"] = task.validated_images
+    settings = {"checkpoint": str(config["checkpoint"]), "data": plain(config["data"]), "task": plain(config["task"])}
     if trainer.is_global_zero:
-        write_json(folder / "evaluation.json", {"checkpoint": str(config["checkpoint"]), **result})
+        write_json(folder / "evaluation.json", {**result, **settings})
         logger.info("written: %s", folder / "evaluation.json")
     return result
 

@@ -3,10 +3,12 @@
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
@@ -18,6 +20,7 @@ from tasks.checkpoint import read_checkpoint
 from tasks.image_files import write_bytes
 from tasks.logs import CsvLog
 
+RUN_FILES = ("best.ckpt", "last.ckpt", "metrics.csv", "metrics.json", "curves.png", "predictions.png", "config.yaml")
 logger = logging.getLogger(__name__)
 RUN_FOLDER = "MOBILE_DENSE_RUN"  # set by the first process, so that the others of a distributed run agree
 
@@ -32,7 +35,7 @@ def fit(config: Config) -> dict[str, float]:
 
     Returns:
         What metrics.json holds: the last validation's scores, the best one's score and epoch (counted from 1), epochs,
-        steps and seconds.
+        steps, and the seconds of this start.
 
     Raises:
         ValueError, FileNotFoundError: As raised by what is built; or the folder holds a run already.
@@ -40,20 +43,22 @@ def fit(config: Config) -> dict[str, float]:
     quiet()
     L.seed_everything(config["seed"], workers=True, verbose=False)
     resumed = read_checkpoint(config["checkpoint"]) if config["checkpoint"] else None
+    if resumed:
+        _check_resumable(config, resumed)
     data = build_data(config)
     data.setup("fit")
-    task = build_task(config, data.classes)
+    task = build_task(config, data.classes, pretrained=not resumed)
     folder = run_folder(config)
     save_config(task.config, folder / "config.yaml")
     logger.info("run folder: %s", folder)
 
     log = CsvLog(folder, keep_before=resumed["global_step"] if resumed else None)
     validated = config["trainer"].get("check_val_every_n_epoch") or 1
-    best = ModelCheckpoint(
+    best = RunCheckpoint(
         folder, "best", monitor=task.monitor, mode="max", every_n_epochs=validated, save_on_train_epoch_end=True,
         enable_version_counter=False,
     )  # fmt: skip
-    last = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    last = RunCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
     callbacks = [
         best, last, LearningRateMonitor("step"), PredictionSheet(folder / "predictions.png"),
         Curves(log, folder / "curves.png"), RichProgressBar() if sys.stderr.isatty() else EpochLine(),
@@ -72,9 +77,14 @@ def fit(config: Config) -> dict[str, float]:
         default_root_dir=str(folder),
     )
     began = time.perf_counter()
-    trainer.fit(task, datamodule=data, ckpt_path=config["checkpoint"], weights_only=True)
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=config["checkpoint"], weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        kept = folder / "last.ckpt"
+        go_on = f"; go on with checkpoint={kept}" if kept.is_file() else " before the first checkpoint"
+        raise KeyboardInterrupt(f"interrupted{go_on}") from None
     result = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
-    if Path(best.best_model_path).is_file():
+    if best.best_model_score is not None and Path(best.best_model_path).is_file():
         result["best/" + task.monitor.removeprefix("val/")] = float(best.best_model_score)
         result["best/epoch"] = int(read_checkpoint(best.best_model_path)["epoch"]) + 1
     result |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
@@ -82,6 +92,39 @@ def fit(config: Config) -> dict[str, float]:
     if trainer.is_global_zero:
         write_json(folder / "metrics.json", result)
     return result
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Keeps its memory of the best when a run's folder was moved, or when a run goes on in another folder."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(self.dirpath) / Path(path).name) if path else path
+
+        earlier = state_dict["best_model_path"]
+        moved = state_dict | {"dirpath": self.dirpath}
+        moved |= {key: here(state_dict[key]) for key in ("best_model_path", "last_model_path", "kth_best_model_path")}
+        moved["best_k_models"] = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        if Path(earlier).is_file() and not Path(here(earlier)).exists():
+            shutil.copyfile(earlier, here(earlier))
+        super().load_state_dict(moved)
+
+
+def _check_resumable(config: Config, resumed: dict[str, Any]) -> None:
+    """Refuse to train on where nothing is left to do, or where a later part would be undone."""
+    path, limits = Path(config["checkpoint"]).expanduser(), config["trainer"]
+    for done, limit in ((resumed["epoch"] + 1, "max_epochs"), (resumed["global_step"], "max_steps")):
+        if 0 < (limits.get(limit) or -1) <= done:
+            raise ValueError(f"{path} has reached trainer.{limit}={limits[limit]}; set a higher one to go on")
+    last = path.with_name("last.ckpt")
+    elsewhere = config["output_dir"] and Path(config["output_dir"]).resolve() != path.resolve().parent
+    if path.name != last.name and last.is_file() and not elsewhere:
+        later = read_checkpoint(last)["epoch"]
+        if later > resumed["epoch"]:
+            raise ValueError(
+                f"{last} is further (epoch {later + 1}, not {resumed['epoch'] + 1}) and would be overwritten; go on "
+                "from it, or give another output_dir="
+            )
 
 
 def run_folder(config: Config) -> Path:
@@ -103,6 +146,10 @@ def run_folder(config: Config) -> Path:
                 f"{folder} holds a run already; resume it with checkpoint={folder / 'last.ckpt'}, choose another "
                 "output_dir=, or replace it with overwrite=true"
             )
+        if config["overwrite"] and not own:
+            for name in RUN_FILES:
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     elif config["checkpoint"]:
         folder = Path(config["checkpoint"]).expanduser().resolve().parent
     else:

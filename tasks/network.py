@@ -15,10 +15,18 @@ class Network(nn.Module):
     Args:
         backbone: Trimmed here to the taps that the head reads.
         head: Built for this backbone's taps.
+
+    Raises:
+        ValueError: The backbone takes other images than RGB.
     """
 
     def __init__(self, backbone: Backbone, head: Head) -> None:
         super().__init__()
+        if backbone.in_channels != len(backbone.mean):
+            raise ValueError(
+                f"backbone.in_channels={backbone.in_channels}: images are RGB and the backbone normalises "
+                f"{len(backbone.mean)} channels; set backbone.in_channels={len(backbone.mean)}"
+            )
         self.backbone = backbone.keep_taps(tap.name for tap in head.taps)
         self.head = head
         for name in ("mean", "std"):

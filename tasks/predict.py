@@ -1,5 +1,6 @@
 """Predictions for a user's own pictures: overlays with a legend, class-id masks, and a summary."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -47,15 +48,27 @@ def predict(config: Config) -> Path:
     if is_video(source):
         summary[source.name] = _video(task, config, source, folder / f"{source.stem}_overlay.mp4")
     else:
-        files = [source] if source.is_file() else list_files(source, is_image, what="images")
+        files = (
+            [source] if source.is_file() else list_files(source, is_image, what="images", remedy="give source=<folder>")
+        )
+        stems = Counter(path.with_suffix("") for path in files)
+        failures = []
         for path in track(files, description="predicting", transient=True):
-            image = read_image(path)
+            try:
+                image = read_image(path)
+            except (ValueError, OSError) as error:
+                failures.append(str(error))
+                continue
             mask = classify_pixels(task, image, config["image_size"])
-            name = path.relative_to(source).with_suffix("") if source.is_dir() else Path(path.stem)
+            name = path.relative_to(source) if source.is_dir() else Path(path.name)
+            if stems[path.with_suffix("")] == 1:
+                name = name.with_suffix("")
             write_image(folder / f"{name}_overlay.png", draw(task, image, mask, config["opacity"]))
             write_image(folder / f"{name}_classes.png", mask)
             summary[str(path.relative_to(source)) if source.is_dir() else path.name] = shares(task, mask)
     write_json(folder / "predictions.json", summary)
+    if not is_video(source) and failures:
+        raise ValueError(f"{len(failures)} of {len(files)} pictures cannot be read; the others are done. {failures[0]}")
     return folder
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from tasks.base import VisionTask
 from tasks.data.base import Classes
+from tasks.data.segmentation import IGNORE_INDEX
 from tasks.losses import SegmentationLoss
 from tasks.metrics import ConfusionMatrix, predicted_classes
 from tasks.network import Network
@@ -20,7 +21,6 @@ class SegmentationTask(VisionTask):
 
     Args:
         network, classes, options: As in `VisionTask`.
-        ignore_index: Mask value of pixels that do not count.
         class_weights, label_smoothing, ohem_threshold, ohem_min_kept, dice_weight: As in `SegmentationLoss`.
         tta_scales: Resize factors whose class probabilities are averaged in evaluation and prediction.
         tta_flip: Average with the mirrored image as well.
@@ -30,20 +30,20 @@ class SegmentationTask(VisionTask):
     monitor = "val/mIoU"
 
     def __init__(
-        self, network: Network, classes: Classes, *, ignore_index: int = 255,
+        self, network: Network, classes: Classes, *,
         class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0,
         ohem_threshold: float | None = None, ohem_min_kept: float = 0.1, dice_weight: float = 0.0,
         tta_scales: Sequence[float] = (1.0,), tta_flip: bool = False, **options,
     ) -> None:  # fmt: skip
         super().__init__(network, classes, **options)
         self.criterion = SegmentationLoss(
-            ignore_index=ignore_index, class_weights=class_weights, label_smoothing=label_smoothing,
+            ignore_index=IGNORE_INDEX, class_weights=class_weights, label_smoothing=label_smoothing,
             ohem_threshold=ohem_threshold, ohem_min_kept=ohem_min_kept, dice_weight=dice_weight,
         )  # fmt: skip
         if not tta_scales or min(tta_scales) <= 0:
             raise ValueError(f"task.tta_scales={list(tta_scales)}: expected positive factors, [1.0] for none")
         self.tta_scales, self.tta_flip = tuple(tta_scales), tta_flip
-        self.confusion = ConfusionMatrix(len(classes), ignore_index=ignore_index)
+        self.confusion = ConfusionMatrix(len(classes), ignore_index=IGNORE_INDEX)
 
     def loss(self, raw: Tensor, batch: dict) -> dict[str, Tensor]:
         return self.criterion(raw, batch["masks"])
@@ -66,12 +66,13 @@ class SegmentationTask(VisionTask):
         for scale in self.tta_scales:
             view = images
             if scale != 1.0:
-                scaled = (round(height * scale), round(width * scale))
-                view = F.interpolate(images.float(), size=scaled, mode="bilinear", align_corners=False)
+                scaled = (max(1, round(height * scale)), max(1, round(width * scale)))
+                view = F.interpolate(images.float(), scaled, mode="bilinear", align_corners=False, antialias=True)
             total = total + self.network(view, size).softmax(1)
             if self.tta_flip:
                 total = total + self.network(view.flip(-1), size).softmax(1).flip(-1)
-        return torch.log(total / (len(self.tta_scales) * (1 + self.tta_flip)))
+        mean = total / (len(self.tta_scales) * (1 + self.tta_flip))
+        return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
 
     def on_validation_epoch_start(self) -> None:
         self.confusion.reset()
@@ -89,6 +90,7 @@ class SegmentationTask(VisionTask):
     def on_validation_epoch_end(self) -> None:
         self.confusion.matrix = self._summed(self.confusion.matrix)
         total, images = self._summed(self.validation_loss)
+        self.validated_images = int(images)
         self.log("val/loss", total / images)
         scores = self.confusion.scores()
         self.log("val/mIoU", scores.miou, prog_bar=True)

@@ -5,6 +5,7 @@ import inspect
 import pytest
 from hydra.errors import ConfigCompositionException
 from hydra.utils import get_method
+from omegaconf import OmegaConf
 
 from tasks.build import build_backbone, build_data, build_whole_network, make
 from tasks.fit import fit
@@ -15,7 +16,6 @@ CONF = ROOT / "conf"
 TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
 BACKBONES = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -47,10 +47,13 @@ def test_every_factory_has_a_file():
 
 
 def test_every_file_can_be_chosen():
-    """A file in a group is a choice; one outside a group is a tool's or is named by one."""
+    """A file in a group of a task or a tool is a choice; one outside a group is a tool's or is named by one."""
+    named = {str(name) for path in CONF.rglob("*.yaml") for entry in OmegaConf.load(path).get("defaults", ())
+             if not isinstance(entry, str) for name in entry}  # fmt: skip
+    groups = {name.removeprefix("override").strip().lstrip("/") for name in named}
     for path in CONF.rglob("*.yaml"):
         relative = path.relative_to(CONF)
-        assert len(relative.parts) == 1 or relative.parts[0] in GROUPS, f"{relative} cannot be reached"
+        assert len(relative.parts) == 1 or relative.parts[0] in groups, f"{relative} cannot be reached"
     tools = {path.stem for path in (ROOT / "tools").glob("*.py")}
     assert {path.stem for path in CONF.glob("*.yaml")} <= tools | {"tool", "resume"}
 

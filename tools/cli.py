@@ -4,6 +4,8 @@ import difflib
 import os
 import re
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -20,6 +23,10 @@ from tasks.config import SCHEMAS
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
+EXPECTED = (
+    ValueError, OSError, LookupError, ImportError, FloatingPointError, OmegaConfBaseException, HydraException,
+    MisconfigurationException,
+)  # fmt: skip
 GROUPS = tuple(sorted(path.name for path in CONF.iterdir() if path.is_dir()))
 
 
@@ -60,22 +67,18 @@ def guarded(job: Callable, primary: str | None = None):
     """
     try:
         return job()
-    except (
-        ValueError,
-        OSError,
-        LookupError,
-        FloatingPointError,
-        ImportError,
-        OmegaConfBaseException,
-        HydraException,
-    ) as error:
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
         if os.environ.get("MOBILE_DENSE_TRACEBACK"):
             raise
         print(f"error: {message(error, primary)}", file=sys.stderr)
+        if not isinstance(error, EXPECTED):
+            with tempfile.NamedTemporaryFile("w", prefix="mobile-dense-", suffix=".txt", delete=False) as file:
+                traceback.print_exc(file=file)
+            print(f"({type(error).__name__}; its traceback is in {file.name})", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 def message(error: BaseException, primary: str | None = None) -> str:
@@ -90,7 +93,7 @@ def message(error: BaseException, primary: str | None = None) -> str:
         return _unknown_key(unknown[1], primary)
     if "Original Traceback" in text:
         text = re.split(r"\n[\w.]+: ", text)[-1]
-    return text.strip() or type(error).__name__
+    return " ".join(text.split("\n\n")[0].split()[:60]) or type(error).__name__
 
 
 def _unknown_key(key: str, primary: str | None) -> str:
@@ -129,10 +132,13 @@ def _store_checkpoint(store: ConfigStore, name: str, values: dict[str, str]) -> 
         elif values[group] == chosen.get(group):
             sys.argv.remove(f"{group}={values[group]}")
         else:
+            remedy = "; a new run starts from its weights with backbone.weights=" if name == "train" else ""
             raise ValueError(
                 f"{group}={values[group]}: {values['checkpoint']} was trained with {group}={chosen.get(group)}, which "
-                "stays; to start a new run from its weights give backbone.weights= instead of checkpoint="
+                f"stays{remedy}"
             )
+    if name != "train":  # a shortened training is no reason to shorten what follows
+        stored["trainer"] |= {key: None for key in stored["trainer"] if key.startswith("limit_")}
     own = {"checkpoint": None, "output_dir": None, "overwrite": False}
     store.store("from_checkpoint", OmegaConf.create({"defaults": defaults, **stored, **own}))
     return "from_checkpoint"

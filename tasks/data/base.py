@@ -12,6 +12,7 @@ from torch import distributed
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 Color = tuple[int, int, int]
+SPLITS = ("train", "val")
 SampleKey = tuple[int, int]  # (epoch, index): a sample's augmentation is drawn from seed, epoch and index alone
 
 
@@ -105,6 +106,8 @@ class VisionDataModule(L.LightningDataModule):
 
     def dataset(self, split: str) -> Dataset:
         """The set of a split, "train" or "val"; opened once."""
+        if split not in SPLITS:
+            raise ValueError(f"there is no split {split}; expected {' or '.join(SPLITS)}")
         if split not in self._sets:
             self._sets[split] = self.make_dataset(split)
         return self._sets[split]
@@ -157,20 +160,21 @@ def default_workers() -> int:
     return min(8, max(1, (os.cpu_count() or 1) // torch.cuda.device_count()))
 
 
-def list_files(folder: Path, accept: Callable[[Path], bool], *, what: str) -> list[Path]:
+def list_files(folder: Path, accept: Callable[[Path], bool], *, what: str, remedy: str = "set data.root") -> list[Path]:
     """Sorted files of a folder and its subfolders.
 
     Args:
         folder: Where to look.
         accept: Which files count.
         what: Names the expected content in errors.
+        remedy: What errors tell to do.
 
     Raises:
         DataError: The folder is missing or holds none.
     """
     if not folder.is_dir():
-        raise DataError(f"no folder {folder}; expected {what} there (set data.root)")
+        raise DataError(f"no folder {folder}; expected {what} there ({remedy})")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and accept(path))
     if not files:
-        raise DataError(f"{folder} holds no files; expected {what} there (set data.root)")
+        raise DataError(f"{folder} holds no files; expected {what} there ({remedy})")
     return files

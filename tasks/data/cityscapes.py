@@ -31,7 +31,7 @@ EVALUATED: dict[str, tuple[int, Color]] = {
     "motorcycle": (32, (0, 0, 230)),
     "bicycle": (33, (119, 11, 32)),
 }
-LABEL_IDS = (*range(34), -1)  # every id that the data set defines; those that are not evaluated are ignored
+LABEL_IDS = (*range(34), -1)  # every id that the data set defines
 
 
 class CityscapesData(SegmentationData):
@@ -54,7 +54,8 @@ class CityscapesData(SegmentationData):
             raise ValueError(
                 f"data.class_names: {unknown[0]!r} is no class of Cityscapes; expected {', '.join(EVALUATED)}"
             )
-        table = id_table({EVALUATED[name][0]: label for label, name in enumerate(names)}, ignored=LABEL_IDS)
+        ids = {EVALUATED[name][0]: label for label, name in enumerate(names)}
+        table = id_table(ids, ignored=[identifier for identifier in LABEL_IDS if identifier not in ids])
         super().__init__(Classes(names, tuple(EVALUATED[name][1] for name in names)), table, **options)
         self.root = Path(root).expanduser()
 

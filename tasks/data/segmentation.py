@@ -23,16 +23,20 @@ def id_table(ids: Mapping[int, int], ignored: Sequence[int] = ()) -> np.ndarray:
 
     Args:
         ids: {id in the file: label}.
-        ignored: Ids whose pixels do not count.
+        ignored: Ids whose pixels do not count, be they in `ids` or not; 255 never counts.
 
     Returns:
         (256,) uint8: label, `IGNORE_INDEX` or `UNKNOWN` for each id.
+
+    Raises:
+        ValueError: More classes than a byte can tell apart.
     """
+    if len(ids) > UNKNOWN:
+        raise ValueError(f"{len(ids)} classes: masks of one byte a pixel hold at most {UNKNOWN}")
     table = np.full(256, UNKNOWN, np.uint8)
-    table[[identifier % 256 for identifier in ignored]] = IGNORE_INDEX
-    table[IGNORE_INDEX] = IGNORE_INDEX
     for identifier, label in ids.items():
         table[identifier] = label
+    table[[identifier % 256 for identifier in (*ignored, IGNORE_INDEX)]] = IGNORE_INDEX
     return table
 
 

@@ -59,7 +59,7 @@ class SegmentationAugmentation:
         mask = _crop(mask, offsets, window, self.ignore_index)
         size = self.crop_size[::-1]
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-        mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+        mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
         self.after_crop.set_random_seed(int(random.integers(2**31)))
         result = self.after_crop(image=image, mask=mask)
         return result["image"], result["mask"]

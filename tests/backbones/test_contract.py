@@ -111,3 +111,5 @@ def test_selection_takes_the_first_that_is_offered_and_the_deepest_of_a_stride()
     by_name = {tap.name: tap for tap in backbone.taps}
     assert select_taps(backbone.taps, names=[("c9", "c4"), "c3"]) == (by_name["c4"], by_name["c3"])
     assert select_taps(backbone.taps, strides=[16]) == (backbone.taps[-1],)
+    by_name = {tap.name: tap for tap in build(CONFIGS[0]).taps}
+    assert select_taps(tuple(by_name.values()), strides=[16]) == (by_name["c4"],), "not the expanded features"

@@ -83,6 +83,7 @@ def test_published_weights_are_named_and_fetched_from_their_address(monkeypatch)
         mobilenet_v3_small(weights="torchvision:V9")
 
 
-def test_no_network_is_an_error_that_says_what_to_fetch():
+def test_no_network_is_an_error_that_says_what_to_fetch(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(OSError, match=r"could not download https://\S+mobilenet_v3_small\S+ .*give the file"):
         mobilenet_v3_small(weights="torchvision")

@@ -76,7 +76,9 @@ def test_multiply_adds_at_the_resolution_of_cityscapes(factory, output_stride, g
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 def test_every_head_fits_every_backbone(name, config, output_stride):
     backbone = build(config, output_stride=output_stride)
-    head = make(head_config(name), **({"pool": "large_scaled"} if "lraspp" in name else {}))(backbone.taps, 5)
+    head = make(head_config(name), **({"pool": "large_scaled", "deep_stride": None} if "lraspp" in name else {}))(
+        backbone.taps, 5
+    )
     logits = head(backbone(torch.rand(2, 3, 65, 97)), (65, 97))
     assert logits.shape == (2, 5, 65, 97)
     logits.square().mean().backward()
@@ -87,7 +89,7 @@ def test_every_head_fits_every_backbone(name, config, output_stride):
 @pytest.mark.parametrize("name", HEADS)
 def test_fused_equals_unfused(name):
     backbone = mobilenet_v3_large(output_stride=16).double().eval()
-    options = {"pool": "global"} if "lraspp" in name else {}
+    options = {"pool": "global", "deep_stride": None} if "lraspp" in name else {}
     head = randomised(make(head_config(name), **options)(backbone.taps, 5)).double()
     with torch.inference_mode():
         features = {
@@ -130,6 +132,7 @@ def test_the_large_pooling_refuses_small_images_with_the_size_that_it_takes():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"deep_stride": 8}, r"reads deep features of stride 8, final has stride 32; set backbone\.output_stride=8"),
         ({"pool": "max"}, "pool=max: expected one of global, large49, large_scaled"),
         ({"merge": "product"}, "merge=product: expected sum or concat"),
         ({"skips": ["c1", "c2"]}, "joins one skip tap, 2 are given; take merge=concat"),

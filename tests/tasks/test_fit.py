@@ -7,7 +7,9 @@ import lightning as L
 import pytest
 import torch
 
+from backbones.mobilenetv3 import mobilenet_v3_small
 from tasks import fit as fit_module
+from tasks.build import build_task
 from tasks.checkpoint import load_task, read_checkpoint
 from tasks.fit import fit
 
@@ -95,7 +97,7 @@ def test_a_run_leaves_its_files_and_learns(small_run, tmp_path):
     ):
         assert (run / name).stat().st_size > 0, name
     assert any((run / "tensorboard").iterdir())
-    assert not list(run.glob("*.part"))
+    assert not list(run.glob(".*"))
     assert json.loads((run / "metrics.json").read_text()) == result
     assert result["best/mIoU"] > 0.4  # the background alone gives 0.28
     losses = [float(row["train/loss_epoch"]) for row in rows(run) if row["train/loss_epoch"]]
@@ -144,13 +146,107 @@ def test_checkpoints_that_are_none(tmp_path):
         load_task(tmp_path / "half.ckpt")
 
 
-def test_options_of_a_run_take_effect(small_run):
-    overrides = ["trainer.max_epochs=1", "task.freeze_norm=true", "trainer.precision=bf16-mixed"]
-    overrides += ["task.class_weights=[1,2,3]", "task.ohem_threshold=0.7", "task.dice_weight=1.0"]
-    config = small_run(*overrides, "task.label_smoothing=0.1", "task.tta_scales=[0.5,1.0]", "task.tta_flip=true")
-    assert "val/mIoU" in fit(config)
+@pytest.mark.parametrize(
+    "override",
+    [
+        "task.class_weights=[1,2,30]",
+        "task.ohem_threshold=0.2",
+        "task.dice_weight=1.0",
+        "task.label_smoothing=0.3",
+        "task.freeze_norm=true",
+        "task.tta_scales=[0.5,1.0]",
+        "task.tta_flip=true",
+        "trainer.precision=bf16-mixed",
+        "trainer.gradient_clip_val=0.01",
+        "data.scale=[2.0,2.0]",
+        "seed=1",
+    ],
+)
+def test_options_of_a_run_change_its_numbers(small_run, tmp_path, override, plain_run):
+    result = fit(small_run("trainer.max_epochs=1", f"output_dir={tmp_path / 'other'}", override))
+    assert result["val/loss"] != plain_run["val/loss"]
+
+
+@pytest.fixture
+def plain_run(small_run, tmp_path):
+    return fit(small_run("trainer.max_epochs=1", f"output_dir={tmp_path / 'plain'}"))
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_images_named(small_run):
     with pytest.raises(FloatingPointError, match=r"not finite .*00\d\.png.*lower optimizer\.lr"):
         fit(small_run("optimizer=sgd", "optimizer.lr=1e30", "scheduler.warmup=0", "trainer.max_epochs=3"))
+
+
+def test_a_longer_run_follows_the_new_schedule_and_settings(small_run, tmp_path):
+    run = tmp_path / "run"
+    fit(small_run("trainer.max_epochs=2", "scheduler.warmup=0"))
+    assert read_checkpoint(run / "last.ckpt")["optimizer_states"][0]["param_groups"][0]["lr"] == 0
+    longer = ["trainer.max_epochs=4", f"checkpoint={run / 'last.ckpt'}", "output_dir=null", "scheduler.warmup=0"]
+    fit(small_run(*longer, "optimizer.lr=0.01", "optimizer.weight_decay=0.5"))
+    rates = [float(row["lr-AdamW/pg1"]) for row in rows(run) if row["lr-AdamW/pg1"]][6:]
+    assert rates == pytest.approx([0.01 * (1 - step / 12) ** 0.9 for step in range(6, 12)])
+    groups = read_checkpoint(run / "last.ckpt")["optimizer_states"][0]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
+
+
+def test_a_run_that_has_ended_is_not_trained_on_nor_rewound(small_run, tmp_path):
+    run = tmp_path / "run"
+    fit(small_run("trainer.max_epochs=2"))
+    before = {path.name: path.read_bytes() for path in run.glob("*.*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"last\.ckpt has reached trainer\.max_epochs=2; set a higher one"):
+        fit(small_run(f"checkpoint={run / 'last.ckpt'}", "output_dir=null"))
+    content = torch.load(run / "best.ckpt", weights_only=True)
+    torch.save(content | {"epoch": 0}, run / "early.ckpt")
+    with pytest.raises(ValueError, match=r"last\.ckpt is further \(epoch 2, not 1\) and would be overwritten"):
+        fit(small_run(f"checkpoint={run / 'early.ckpt'}", "output_dir=null", "trainer.max_epochs=3"))
+    assert before == {name: (run / name).read_bytes() for name in before}
+
+
+def test_a_moved_run_remembers_its_best(small_run, tmp_path):
+    fit(small_run("trainer.max_epochs=1"))
+    content = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    (key,) = [key for key in content["callbacks"] if "val/mIoU" in key]
+    content["callbacks"][key]["best_model_score"] = torch.tensor(0.99)
+    content["callbacks"][key]["best_k_models"] = dict.fromkeys(
+        content["callbacks"][key]["best_k_models"], torch.tensor(0.99)
+    )
+    (tmp_path / "run").rename(tmp_path / "moved")
+    torch.save(content, tmp_path / "moved" / "last.ckpt")
+    best = (tmp_path / "moved" / "best.ckpt").read_bytes()
+    result = fit(small_run(f"checkpoint={tmp_path / 'moved' / 'last.ckpt'}", "output_dir=null"))
+    assert result["best/mIoU"] == pytest.approx(0.99)
+    assert (tmp_path / "moved" / "best.ckpt").read_bytes() == best
+    elsewhere = tmp_path / "elsewhere"
+    again = ["trainer.max_epochs=3", f"output_dir={elsewhere}"]
+    fit(small_run(f"checkpoint={tmp_path / 'moved' / 'last.ckpt'}", *again))
+    assert (elsewhere / "best.ckpt").read_bytes() == best
+
+
+def test_a_resumed_run_needs_no_weights_file(small_run, tmp_path):
+    weights = tmp_path / "weights.pth"
+    torch.save(mobilenet_v3_small().state_dict(), weights)
+    fit(small_run("trainer.max_epochs=1", f"backbone.weights={weights}"))
+    weights.unlink()
+    again = [f"checkpoint={tmp_path / 'run' / 'last.ckpt'}", "output_dir=null"]
+    assert fit(small_run(*again, f"backbone.weights={weights}"))["epochs"] == 2
+
+
+def test_a_new_run_starts_from_a_checkpoints_weights(small_run, tmp_path):
+    """Though the first head had let go of the layers that it does not read."""
+    fit(small_run("trainer.max_epochs=1", "head.deep=c5"))
+    config = small_run("head.deep=c5", f"backbone.weights={tmp_path / 'run' / 'last.ckpt'}", "seed=5")
+    started, trained = (
+        build_task(config, load_task(tmp_path / "run" / "last.ckpt").classes),
+        tmp_path / "run" / "last.ckpt",
+    )
+    expected = load_task(trained).network.backbone.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in started.network.backbone.state_dict().items())
+
+
+def test_overwriting_replaces_the_whole_run(small_run, tmp_path):
+    fit(small_run("trainer.max_epochs=1", "tensorboard=true"))
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    fit(small_run("trainer.max_epochs=1", "trainer.check_val_every_n_epoch=2", "overwrite=true"))
+    assert not (tmp_path / "run" / "best.ckpt").exists(), "nothing was validated: the old best is another run's"
+    assert not (tmp_path / "run" / "tensorboard").exists()
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"

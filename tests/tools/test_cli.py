@@ -1,8 +1,11 @@
 """What a user sees: a line or two on bad input, no traceback; a tool works from any folder, uninstalled."""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.tasks.conftest import write_masks
+from tools.cli import guarded
 
 MASKS = "tools/train.py task=segmentation data=masks data.root=data data.class_names=[background,disc,bar]"
 QUICK = " trainer.accelerator=cpu data.batch_size=2 data.crop_size=[32,32] trainer.max_epochs=1"
@@ -28,7 +32,7 @@ QUICK = " trainer.accelerator=cpu data.batch_size=2 data.crop_size=[32,32] train
         ("tools/train.py task=segmentation data=masks", "data.root is not set; give data.root=<value>"),
         (f"{MASKS} head.skips=[c9]", "the backbone has no tap c9; it offers: "),
         (f"{MASKS} backbone.output_stride=12", "output_stride=12: expected one of (8, 16, 32)"),
-        (f"{MASKS} head=lraspp_paper", "take pool=large_scaled or pool=global"),
+        (f"{MASKS} head=lraspp_paper", "Take pool=large_scaled or pool=global"),
         (f"{MASKS} backbone.weights=absent.pth", "no weights at absent.pth"),
         (f"{MASKS} task.class_weights=[1,2]", "class_weights"),
         (f"{MASKS} data.batch_size=100", "set data.batch_size to at most that"),
@@ -39,6 +43,20 @@ QUICK = " trainer.accelerator=cpu data.batch_size=2 data.crop_size=[32,32] train
         ("tools/describe.py backbone=resnet", "there is no such backbone"),
         ("tools/data.py data=masks data.root=data data.class_names=[a] action=clean", "action=clean: expected check"),
         ("tools/data.py data=masks data.root=data data.class_names=[a]", "problems"),
+        (
+            "tools/data.py data=masks data.root=data data.class_names=[a] splits=[test]",
+            "no split test; expected train or",
+        ),
+        (f"{MASKS} optimizer.lr=abc", "optimizer does not take its settings"),
+        (f"{MASKS} +optimizer.foo=1", "optimizer does not take its settings"),
+        (f"{MASKS} backbone.width=abc", "mobilenet_v3_large does not take its settings"),
+        (f"{MASKS} backbone.in_channels=1", "set backbone.in_channels=3"),
+        (
+            "tools/data.py data=masks data.root=data data.class_names=[a] data.crop_size=64",
+            "MaskFolders does not take its settings",
+        ),
+        (f"{MASKS} trainer.devices=0", "devices"),
+        (f"{MASKS} head=lraspp_paddle", "set backbone.output_stride=8"),
     ],
 )
 def test_bad_input_is_one_or_two_lines_that_name_it(run_tool, tmp_path, command, message):
@@ -72,15 +90,19 @@ def test_train_resume_evaluate_predict(run_tool, tmp_path):
     status, _, err = run_tool("tools/train.py checkpoint=run/last.ckpt trainer.max_epochs=2")
     assert status == 0, err
     assert json.loads((tmp_path / "run/metrics.json").read_text())["epochs"] == 2
+    status, _, err = run_tool("tools/train.py checkpoint=run/last.ckpt trainer.max_epochs=3 backbone.width=0.5")
+    assert status == 1
+    assert "size mismatch" in err and len(err.splitlines()) <= 2
     status, _, err = run_tool("tools/train.py backbone=mnv3_large checkpoint=run/last.ckpt")
     assert status == 1
     assert "was trained with backbone=mnv3_small, which stays" in err
-    assert run_tool("tools/train.py backbone=mnv3_small checkpoint=run/last.ckpt trainer.max_epochs=2")[0] == 0
+    assert run_tool("tools/train.py backbone=mnv3_small checkpoint=run/last.ckpt trainer.max_epochs=3")[0] == 0
 
     status, _, err = run_tool("tools/evaluate.py checkpoint=run/best.ckpt output_dir=evaluation task.tta_flip=true")
     assert status == 0, err
     scores = json.loads((tmp_path / "evaluation/evaluation.json").read_text())
     assert scores["images"] == 3
+    assert scores["data"]["root"] == "data" and scores["task"]["tta_flip"]
     assert (tmp_path / "evaluation/evaluation.png").is_file()
     write_masks(tmp_path / "other")
     names = "data.class_names=[background,disc,pole]"
@@ -97,6 +119,41 @@ def test_train_resume_evaluate_predict(run_tool, tmp_path):
     assert sum(shares.values()) == pytest.approx(1, abs=0.001)
     assert run_tool("tools/predict.py checkpoint=run/best.ckpt source=data/val image_size=[32,32] output_dir=q")[0] == 0
     assert cv2.imread(str(tmp_path / "q/images/001_classes.png"), cv2.IMREAD_UNCHANGED).shape == (48, 64)
+
+
+def test_a_shortened_training_does_not_shorten_the_evaluation(run_tool, tmp_path):
+    write_masks(tmp_path / "data")
+    assert run_tool(f"{MASKS}{QUICK} output_dir=run trainer.limit_val_batches=1")[0] == 0
+    assert run_tool("tools/evaluate.py checkpoint=run/best.ckpt output_dir=all")[0] == 0
+    assert run_tool("tools/evaluate.py checkpoint=run/best.ckpt output_dir=one trainer.limit_val_batches=1")[0] == 0
+    counts = [json.loads((tmp_path / name / "evaluation.json").read_text())["images"] for name in ("all", "one")]
+    assert counts == [3, 1]
+
+
+def test_predict_loses_no_picture(run_tool, tmp_path):
+    """Pictures of one name each get their result, and one that is broken does not take the others along."""
+    write_masks(tmp_path / "data")
+    assert run_tool(f"{MASKS}{QUICK} output_dir=run")[0] == 0
+    (tmp_path / "p").mkdir()
+    for name in ("a.jpg", "a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / "p" / name), np.zeros((48, 64, 3), np.uint8))
+    (tmp_path / "p" / "c.png").write_bytes(b"broken")
+    status, _, err = run_tool("tools/predict.py checkpoint=run/best.ckpt source=p output_dir=q")
+    assert status == 1
+    assert "1 of 4 pictures cannot be read; the others are done" in err and "c.png" in err
+    written = {path.name for path in (tmp_path / "q").glob("*_overlay.png")}
+    assert written == {"a.jpg_overlay.png", "a.png_overlay.png", "b_overlay.png"}
+
+
+def test_an_unforeseen_error_leaves_its_traceback_in_a_file():
+    def fail():
+        raise RuntimeError("first line" + 3 * "\n" + "wall")
+
+    with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()) as err:
+        guarded(fail)
+    first, second = err.getvalue().splitlines()
+    assert first == "error: first line"
+    assert "in fail" in Path(second.split()[-1].rstrip(")")).read_text()
 
 
 def test_predict_takes_a_video(run_tool, tmp_path):

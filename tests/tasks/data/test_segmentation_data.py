@@ -87,6 +87,8 @@ def test_sizes_that_differ_and_unknown_ids_are_named(root):
     with pytest.raises(DataError, match=r"001\.png holds the class id 3; the data set defines 0-2"):
         opened(root).dataset("val").read(1)
     assert (opened(root, ignore_ids=[3]).dataset("val").read(1)[1] == IGNORE_INDEX).all()
+    whole = opened(root).dataset("val").read(2)[1]
+    assert np.array_equal(opened(root, ignore_ids=[0]).dataset("val").read(2)[1], np.where(whole == 0, 255, whole))
 
 
 def test_the_check_finds_every_fault_before_training(root):

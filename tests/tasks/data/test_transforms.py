@@ -25,6 +25,23 @@ def test_image_and_mask_stay_aligned(seed):
     assert agreeing.mean() > 0.95, "more than the blurred borders differ"
 
 
+@pytest.mark.parametrize("factor", [0.6, 0.75, 1.3, 1.7])
+def test_no_edge_moves_against_the_other(factor):
+    """To a small part of a pixel: nearest sampling that is not centred would shift masks by half of one."""
+    mask = np.zeros((200, 200), np.uint8)
+    mask[:, 100:] = 1
+    image = np.repeat(mask[..., None] * 255, 3, axis=2)
+    shifts = []
+    for seed in range(200):
+        augmented, labels = SegmentationAugmentation((96, 96), scale=(factor, factor), color=0, flip=0)(
+            image, mask, seed
+        )
+        if not (labels == IGNORE_INDEX).any() and 5 < (labels[0] == 0).sum() < 91:
+            shifts.append(augmented[0, :, 0].sum() / 255 - (labels[0] == 1).sum())
+    assert len(shifts) > 30
+    assert abs(np.mean(shifts)) < 0.15
+
+
 def test_padding_is_ignored_and_filled():
     image, mask = scene(32, 32)
     augmented, labels = SegmentationAugmentation((64, 64), scale=(0.5, 0.5), color=0, flip=0)(image, mask, 0)
