@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbones.base import Norm, Tap, select_taps
-from backbones.layers import ConvNormAct, init_weights
+from backbones.layers import ConvNormAct
 from backbones.weights import load_weights
 from heads.base import Head
 
@@ -116,7 +116,6 @@ class LRASPP(Head):
             self.skips = nn.ModuleList(nn.Conv2d(tap.channels, channels, 1) for tap, channels in pairs)
             self.mixes = nn.ModuleList(ConvNormAct(filters + channels, filters, norm=norm) for _, channels in pairs)
         self.classifier = nn.Conv2d(filters, num_classes, 1)
-        init_weights(self)
         if weights is not None:
             load_weights(self, weights)
 
@@ -167,7 +166,6 @@ class RASPP(Head):
         self.context = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(tap.channels, filters, 1), nn.ReLU())
         self.projection = ConvNormAct(2 * filters, filters, norm=norm)
         self.classifier = nn.Conv2d(filters, num_classes, 1)
-        init_weights(self)
 
     def forward(self, features: Mapping[str, Tensor], image_size: tuple[int, int]) -> Tensor:
         """Return logits (N, num_classes, H, W) for image_size = (H, W)."""

@@ -125,7 +125,7 @@ def test_the_large_pooling_refuses_small_images_with_the_size_that_it_takes():
     head = LRASPP(backbone.taps, 3, pool="large49").eval()
     with torch.inference_mode():
         assert head(backbone(torch.rand(1, 3, 769, 769)), (769, 769)).shape == (1, 3, 769, 769)
-        with pytest.raises(ValueError, match=r"these are 48x49: .*at least 769x769 px; take pool=large_scaled"):
+        with pytest.raises(ValueError, match=r"these are 48x49: .*at least 769x769 px. Take pool=large_scaled"):
             head(backbone(torch.rand(1, 3, 768, 769)), (768, 769))
 
 
