@@ -7,10 +7,14 @@ from functools import partial
 
 from torch import nn
 
-from backbones.base import Backbone, Norm
+from backbones.base import Backbone, Norm, Published
 from backbones.layers import ConvNormAct, InvertedResidual, init_weights, make_divisible
 from backbones.weights import conv_norm_names, inverted_residual_names, load_weights
 
+PUBLISHED = {  # by the name of the configuration
+    "mnv3_large": Published(5.4, 219, 75.2, "Howard et al. 2019, table 3"),
+    "mnv3_small": Published(2.5, 56, 67.4, "Howard et al. 2019, table 3"),
+}
 RE, HS = nn.ReLU, nn.Hardswish
 # kernel, expanded, out, squeeze-and-excite, activation, stride
 LARGE = (
