@@ -81,6 +81,7 @@ class InvertedResidual(nn.Module):
         squeezed: Inner width of squeeze-and-excite; 0 leaves it out.
         residual: Add the input to the output.
         norm, activation: As in `ConvNormAct`.
+        gate: As in `SqueezeExcite`.
 
     Source: MobileNetV2 (Sandler et al. 2018), section 3; with squeeze-and-excite MobileNetV3 (Howard et al. 2019).
     """
@@ -88,7 +89,7 @@ class InvertedResidual(nn.Module):
     def __init__(
         self, in_channels: int, expanded: int, out_channels: int, *, kernel_size: int = 3, stride: int = 1,
         dilation: int = 1, squeezed: int = 0, residual: bool = False, norm: Norm = nn.BatchNorm2d,
-        activation: type[nn.Module] = nn.ReLU6,
+        activation: type[nn.Module] = nn.ReLU6, gate: type[nn.Module] = nn.Hardsigmoid,
     ) -> None:  # fmt: skip
         super().__init__()
         block = partial(ConvNormAct, norm=norm)
@@ -96,7 +97,7 @@ class InvertedResidual(nn.Module):
         self.depthwise = block(
             expanded, expanded, kernel_size, stride, dilation, groups=expanded, activation=activation
         )
-        self.squeeze = SqueezeExcite(expanded, squeezed) if squeezed else nn.Identity()
+        self.squeeze = SqueezeExcite(expanded, squeezed, gate) if squeezed else nn.Identity()
         self.project = block(expanded, out_channels, activation=None)
         self.residual = residual
 
@@ -112,6 +113,14 @@ class InvertedResidual(nn.Module):
         """Keep the expansion only, for a backbone whose deepest used tap is the expanded one."""
         self.depthwise = self.squeeze = self.project = nn.Identity()
         self.residual = False
+
+
+def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """Interleave the channels of `groups` equal groups: (g, n) -> (n, g), flattened.
+
+    Source: Zhang et al. 2018, "ShuffleNet", section 3.1.
+    """
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 def make_activation(activation: type[nn.Module] | None) -> nn.Module:

@@ -1,16 +1,29 @@
-"""MobileNetV3 large and small.
+"""MobileNetV3 large and small, as published and minimalistic (no squeeze-and-excite, no h-swish, 3x3 kernels only).
 
 Source: Howard et al. 2019, "Searching for MobileNetV3", tables 1 and 2; BatchNorm and squeeze widths as in torchvision.
+Minimalistic: tensorflow/models research/slim/nets/mobilenet/README.md. Where a size is even, TensorFlow pads strided
+convolutions on one side only: weights of its origin (timm's `tf_mobilenetv3_*`, among them all minimalistic ones) give
+its very features at sizes of 32 k + 1 px, such as 225 and 513, and slightly shifted ones elsewhere.
 """
 
 from functools import partial
+from itertools import groupby
 
 from torch import nn
 
-from backbones.base import Backbone, Norm
+from backbones.base import Backbone, Norm, Published
 from backbones.layers import ConvNormAct, InvertedResidual, init_weights, make_divisible
-from backbones.weights import conv_norm_names, inverted_residual_names, load_weights
+from backbones.weights import conv_norm_names, inverted_residual_names, load_weights, timm_names, timm_places
 
+_SLIM = "tensorflow/models research/slim/nets/mobilenet/README.md"
+PUBLISHED = {  # by the name of the configuration
+    "mnv3_large": Published(5.4, 219, 75.2, "Howard et al. 2019, table 3"),
+    "mnv3_small": Published(2.5, 56, 67.4, "Howard et al. 2019, table 3"),
+    "mnv3_large_075": Published(4.0, 155, 73.3, _SLIM),
+    "mnv3_small_075": Published(None, 44, 65.4, _SLIM),  # its 2.4 M parameters are not those of its weights, 2.04 M
+    "mnv3_large_minimalistic": Published(3.9, 209, 72.3, _SLIM),
+    "mnv3_small_minimalistic": Published(2.0, None, 61.9, _SLIM),  # nor its 65 M multiply-adds, 52 M
+}
 RE, HS = nn.ReLU, nn.Hardswish
 # kernel, expanded, out, squeeze-and-excite, activation, stride
 LARGE = (
@@ -43,6 +56,9 @@ SMALL = (
     (5, 576, 96, True, HS, 1),
     (5, 576, 96, True, HS, 1),
 )
+LARGE_MINIMALISTIC, SMALL_MINIMALISTIC = (
+    tuple((3, expanded, out, False, RE, stride) for _, expanded, out, _, _, stride in rows) for rows in (LARGE, SMALL)
+)
 
 
 class MobileNetV3(Backbone):
@@ -51,8 +67,9 @@ class MobileNetV3(Backbone):
     Taps: c1..c5, c5_exp, final.
 
     Args:
-        rows: The variant's table.
-        width: Multiplies every channel count, rounded to multiples of 8.
+        rows: The variant's table; stem and closing convolution have its last row's activation.
+        width: Multiplies every channel count, rounded to multiples of 8. An expansion keeps its ratio to the rounded
+            input, as in TensorFlow's published 0.75 (torchvision rounds the scaled expansion instead).
         reduced_tail: Halve the channels from the first c5 block's output on (the papers' "C4-C5 halved", RF2).
         output_stride, in_channels: As in `Backbone`.
         norm: Makes a norm from a channel count; default BatchNorm with eps 0.001, momentum 0.01.
@@ -64,15 +81,14 @@ class MobileNetV3(Backbone):
     ) -> None:  # fmt: skip
         super().__init__(in_channels=in_channels, output_stride=output_stride)
         norm = norm or partial(nn.BatchNorm2d, eps=0.001, momentum=0.01)
-        channels = make_divisible(16 * width)
-        self._append(ConvNormAct(in_channels, channels, 3, 2, norm=norm, activation=HS), channels, stride=2)
-        tail = 1  # divides the channels of the tail
+        self._blocks = [len(list(stage)) for _, stage in groupby(rows, key=lambda row: row[2])]
+        channels, unscaled, last_activation = make_divisible(16 * width), 16, rows[-1][4]
+        stem = ConvNormAct(in_channels, channels, 3, 2, norm=norm, activation=last_activation)
+        self._append(stem, channels, stride=2)
         for kernel, expanded, out, excite, activation, stride in rows:
             in_tail = self._depth + (stride > 1) == 5
-            # The tail begins with the *output* of the first c5 block: its expansion still belongs to c4.
-            expanded = make_divisible(expanded // tail * width)
-            tail = 2 if in_tail and reduced_tail else 1
-            out = make_divisible(out // tail * width)
+            expanded, unscaled = make_divisible(channels * expanded / unscaled), out
+            out = make_divisible(out // (2 if in_tail and reduced_tail else 1) * width)
             effective_stride, dilation = self._grid(stride)
             block = InvertedResidual(
                 channels, expanded, out, kernel_size=kernel, stride=effective_stride, dilation=dilation,
@@ -81,7 +97,8 @@ class MobileNetV3(Backbone):
             )  # fmt: skip
             self._append(block, out, stride=stride, expanded=expanded)
             channels = out
-        self._append(ConvNormAct(channels, 6 * channels, norm=norm, activation=HS), 6 * channels, tap="final")
+        final = ConvNormAct(channels, 6 * channels, norm=norm, activation=last_activation)
+        self._append(final, 6 * channels, tap="final")
         init_weights(self)
 
     def source_names(self) -> dict[str, dict[str, str]]:
@@ -92,7 +109,8 @@ class MobileNetV3(Backbone):
                 names |= conv_norm_names(ours, theirs)
             else:
                 names |= inverted_residual_names(layer, ours, f"{theirs}.block")
-        return {"torchvision": names}
+        places = timm_places(self._blocks, f"blocks.{len(self._blocks)}.0")
+        return {"torchvision": names, "timm": timm_names(self.layers, places)}
 
 
 def mobilenet_v3_large(*, weights: str | None = None, **options) -> MobileNetV3:
@@ -105,7 +123,17 @@ def mobilenet_v3_small(*, weights: str | None = None, **options) -> MobileNetV3:
     return _build("mobilenet_v3_small", SMALL, weights, options)
 
 
-def _build(variant: str, rows: tuple, weights: str | None, options: dict) -> MobileNetV3:
+def mobilenet_v3_large_minimalistic(*, weights: str | None = None, **options) -> MobileNetV3:
+    """Minimalistic MobileNetV3-Large. `weights` as in `load_weights`; other keywords as in `MobileNetV3`."""
+    return _build(None, LARGE_MINIMALISTIC, weights, options)
+
+
+def mobilenet_v3_small_minimalistic(*, weights: str | None = None, **options) -> MobileNetV3:
+    """Minimalistic MobileNetV3-Small. `weights` as in `load_weights`; other keywords as in `MobileNetV3`."""
+    return _build(None, SMALL_MINIMALISTIC, weights, options)
+
+
+def _build(variant: str | None, rows: tuple, weights: str | None, options: dict) -> MobileNetV3:
     backbone = MobileNetV3(rows, **options)
     backbone.variant = variant
     if weights is not None:

@@ -1,6 +1,7 @@
 """Fusion: the single-branch twin of a network for inference, computed in float64, never in place."""
 
 import copy
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -36,10 +37,37 @@ def fold_bn_into_conv(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d)
     return weight.double() * scale[:, None, None, None], beta.double() - shift * scale
 
 
-@torch.no_grad()
+def fold_branches(branches: Iterable[tuple[Tensor, nn.BatchNorm2d]]) -> tuple[Tensor, Tensor]:
+    """Fold parallel convolutions, each with its own BatchNorm, whose outputs are added.
+
+    Args:
+        branches: Weights of one common shape (C_out, C_in / groups, kH, kW), each with its norm.
+
+    Returns:
+        Weight of that shape and bias (C_out,), both float64.
+
+    Source: Ding et al. 2021, "RepVGG: Making VGG-style ConvNets Great Again", section 3.3.
+    """
+    weights, biases = zip(*(fold_bn_into_conv(weight, None, norm) for weight, norm in branches), strict=True)
+    return sum(weights), sum(biases)
+
+
+def identity_kernel(conv: nn.Conv2d) -> Tensor:
+    """Weight of a convolution shaped like `conv` that returns its input: (C, C / groups, kH, kW)."""
+    kernel = torch.zeros_like(conv.weight, requires_grad=False)
+    channel = torch.arange(conv.out_channels, device=kernel.device)
+    kernel[channel, channel % kernel.shape[1], kernel.shape[2] // 2, kernel.shape[3] // 2] = 1
+    return kernel
+
+
 def fuse_conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     """Build the one convolution that equals `norm(conv(x))` in eval mode; dtype and device stay those of `conv`."""
-    weight, bias = fold_bn_into_conv(conv.weight, conv.bias, norm)
+    return single_conv(conv, *fold_bn_into_conv(conv.weight, conv.bias, norm))
+
+
+@torch.no_grad()
+def single_conv(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """Build a convolution with the geometry, dtype and device of `conv`, and this weight and bias."""
     fused = nn.Conv2d(
         conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups,
         padding_mode=conv.padding_mode, device=conv.weight.device, dtype=conv.weight.dtype,

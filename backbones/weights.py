@@ -2,14 +2,14 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from backbones.layers import InvertedResidual
+from backbones.layers import ConvNormAct, InvertedResidual
 
 logger = logging.getLogger(__name__)
 
@@ -103,12 +103,42 @@ def inverted_residual_names(block: InvertedResidual, ours: str, theirs: str) -> 
     return names
 
 
+def timm_places(blocks: Sequence[int], last: str | None = None) -> list[str]:
+    """What timm's EfficientNet and MobileNetV3 call a chain of layers: the stem, the blocks of each stage, the last."""
+    numbered = [f"blocks.{stage}.{block}" for stage, count in enumerate(blocks) for block in range(count)]
+    return ["stem", *numbered, *([last] if last else [])]
+
+
+def timm_names(layers: Iterable[nn.Module], places: Iterable[str]) -> dict[str, str]:
+    """Names of stem, inverted residuals and closing convolution ("head", or a block) as timm has them.
+
+    Args:
+        layers: The first of a backbone's layers; layers of other types are left out.
+        places: As in `timm_places`.
+    """
+    names, ends = {}, {"stem": ("conv_stem", "bn1"), "head": ("conv_head", "bn2")}
+    for index, (layer, place) in enumerate(zip(layers, places, strict=False)):
+        ours = f"layers.{index}"
+        if isinstance(layer, InvertedResidual):
+            expands = not isinstance(layer.expand, nn.Identity)
+            theirs = ("conv_pw", "conv_dw", "conv_pwl") if expands else ("conv_dw", "conv_pw")
+            for at, conv in enumerate(theirs, start=1):
+                part = ("expand", "depthwise", "project")[at - 1 - len(theirs)]
+                names |= {f"{ours}.{part}.conv": f"{place}.{conv}", f"{ours}.{part}.norm": f"{place}.bn{at}"}
+            names[f"{ours}.squeeze.fc1"] = f"{place}.se.conv_reduce"
+            names[f"{ours}.squeeze.fc2"] = f"{place}.se.conv_expand"
+        elif isinstance(layer, ConvNormAct):
+            conv, norm = ends.get(place, (f"{place}.conv", f"{place}.bn1"))
+            names |= {f"{ours}.conv": conv, f"{ours}.norm": norm}
+    return names
+
+
 def _keys(wanted: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, str]:
     """{our key: the source's key}; a tensor belongs to the module that its key names but for the last part."""
     keys = {}
     for key in wanted:
         owner, _, leaf = key.rpartition(".")
-        keys[key] = f"{names[owner]}.{leaf}" if names else key
+        keys[key] = f"{names[owner]}.{leaf}".lstrip(".") if names else key
     return keys
 
 
@@ -132,7 +162,8 @@ def _read(module: nn.Module, weights: str) -> tuple[str, dict[str, Tensor]]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path}: not a file of plain tensors ({str(error).splitlines()[0]})") from error
-    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    for wrapper in ("state_dict", "model"):
+        content = content.get(wrapper, content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path}: holds no state dict (names to tensors)")
     return str(path), content

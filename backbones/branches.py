@@ -1,0 +1,138 @@
+"""The block of RepVGG and MobileOne: parallel convolutions in training, one convolution for inference."""
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from backbones.base import Norm
+from backbones.layers import ConvNormAct, SqueezeExcite, make_activation
+from backbones.moments import PixelLinear, moments
+from backbones.reparam import fold_branches, identity_kernel, single_conv
+
+
+class BranchedConv(nn.Module):
+    """activation(squeeze(sum of branches)): k convolutions, a 1x1 convolution and the input, a norm behind each.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, dilation, groups: As in `nn.Conv2d`; padding follows from them.
+        branches: Number of full convolutions.
+        skip: Add the normed input; published networks have it where stride (undilated) is 1 and widths are equal.
+        squeezed: Inner width of squeeze-and-excite; 0 leaves it out.
+        norm, activation: As in `ConvNormAct`.
+
+    Source: Ding et al. 2021, "RepVGG", section 3 (one convolution); Vasu et al. 2022, "MobileOne", section 3.2 (k of
+    them; the 1x1 branch is there where the kernel is larger).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, dilation: int = 1,
+        groups: int = 1, *, branches: int = 1, skip: bool = False, squeezed: int = 0, norm: Norm = nn.BatchNorm2d,
+        activation: type[nn.Module] = nn.ReLU,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        common = {"groups": groups, "norm": norm, "activation": None}
+        self.convs = nn.ModuleList(
+            ConvNormAct(in_channels, out_channels, kernel_size, stride, dilation, **common) for _ in range(branches)
+        )
+        # The 1x1 branch strides by slicing: torch's CPU backward of a strided 1x1 convolution of few channels corrupts
+        # the heap under channels_last (seen in 2.14.1 and 2.15.0).
+        self.scale = ConvNormAct(in_channels, out_channels, **common) if kernel_size > 1 else None
+        self.skip = norm(out_channels) if skip else None
+        self.squeeze = SqueezeExcite(out_channels, squeezed, nn.Sigmoid) if squeezed else nn.Identity()
+        self.activation = make_activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.squeeze(self.mix(x)))
+
+    def mix(self, x: Tensor) -> Tensor:
+        """The sum of the branches, computed as one convolution where that is cheaper."""
+        return self._fold_batch(x) if self.training and self._has_cheap_moments(x) else self._add(x)
+
+    def _add(self, x: Tensor) -> Tensor:
+        out = sum(conv(x) for conv in self.convs)
+        if self.scale is not None:
+            conv, stride = self.scale.conv, self.convs[0].conv.stride[0]
+            sliced = x[:, :, ::stride, ::stride]
+            # torch computes a depthwise 1x1 convolution channel after channel
+            depthwise = conv.groups == conv.in_channels == conv.out_channels
+            scaled = sliced * conv.weight.flatten()[:, None, None] if depthwise else conv(sliced)
+            out = out + self.scale.norm(scaled)
+        return out if self.skip is None else out + self.skip(x)
+
+    def _has_cheap_moments(self, x: Tensor) -> bool:
+        """Whether the batch statistics of all branches can be had from the moments of `x`, exactly and faster."""
+        conv = self.convs[0].conv
+        norms = [norm for _, norm in self.branches()]
+        plain = all(type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats for norm in norms)
+        if conv.groups == 1:
+            shape = conv.kernel_size == (1, 1) or conv.weight[0].numel() <= 64
+        else:
+            shape = conv.groups == conv.in_channels == conv.out_channels and conv.stride == (1, 1)
+        return (
+            plain and shape and all(norm.training for norm in norms) and x.device.type == "cpu"
+            and x.dtype == conv.weight.dtype and not torch.is_autocast_enabled("cpu") and x[:, 0].numel() > 4
+        )  # fmt: skip
+
+    def _fold_batch(self, x: Tensor) -> Tensor:
+        """Normalise every kernel by the statistics that its outputs would have, add the kernels, convolve once."""
+        conv = self.convs[0].conv
+        x = x.contiguous(memory_format=torch.channels_last)
+        weights, norms = zip(*self.branches(), strict=True)
+        x, mean, covariance = moments(x, conv)
+        kernels = torch.stack(weights)  # (B, C_out, C_in / groups, k, k)
+        flat = kernels.flatten(2)  # (B, C_out, D), to (C, B, D) depthwise or (1, B * C_out, D)
+        flat = flat.transpose(0, 1) if conv.groups > 1 else flat.flatten(0, 1)[None]
+        means = (flat @ mean[:, :, None])[..., 0]
+        variances = (flat @ covariance * flat).sum(-1)
+        if conv.groups > 1:
+            means, variances = means.T, variances.T
+        means, variances = means.reshape(len(norms), -1), variances.reshape(len(norms), -1)
+        stride = conv.stride[0]
+        count = x.shape[0] * -(-x.shape[2] // stride) * -(-x.shape[3] // stride)
+        with torch.no_grad():
+            for norm, m, v in zip(norms, means, variances * (count / (count - 1)), strict=True):
+                norm.num_batches_tracked += 1
+                factor = norm.momentum if norm.momentum is not None else 1 / norm.num_batches_tracked.item()
+                norm.running_mean.lerp_(m, factor)
+                norm.running_var.lerp_(v, factor)
+        scale = torch.stack([norm.weight for norm in norms]) * torch.rsqrt(variances + norms[0].eps)
+        weight = (scale[:, :, None, None, None] * kernels).sum(0)
+        bias = (torch.stack([norm.bias for norm in norms]) - means * scale).sum(0)
+        if conv.kernel_size == (1, 1):
+            return PixelLinear.apply(x, weight.flatten(1), bias)
+        return nn.functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+    def branches(self) -> list[tuple[Tensor, nn.Module]]:
+        """Every branch as a kernel (C_out, C_in / groups, k, k) and its norm."""
+        conv = self.convs[0].conv
+        branches = [(branch.conv.weight, branch.norm) for branch in self.convs]
+        if self.scale is not None:
+            margin = conv.kernel_size[0] // 2
+            branches.append((nn.functional.pad(self.scale.conv.weight, 4 * [margin]), self.scale.norm))
+        if self.skip is not None:
+            branches.append((identity_kernel(conv), self.skip))
+        return branches
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Module:
+        branches = self.branches()
+        if not all(isinstance(norm, nn.BatchNorm2d) for _, norm in branches):
+            return self
+        conv = single_conv(self.convs[0].conv, *fold_branches(branches))
+        parts = OrderedDict(conv=conv, squeeze=self.squeeze, activation=self.activation)
+        return nn.Sequential(parts).train(self.training)
+
+    def names(self, ours: str, theirs: str, *, conv: str, scale: str, skip: str, fc: tuple = ()) -> dict:
+        """Names of the parts in a source.
+
+        Args:
+            ours, theirs: What the block is called.
+            conv, scale, skip: What the source calls the branches; "{}" stands for the number of a convolution.
+            fc: What it calls the two layers of squeeze-and-excite.
+        """
+        places = {f"convs.{index}": conv.format(index) for index in range(len(self.convs))} | {"scale": scale}
+        names = {f"{ours}.{mine}.conv": f"{theirs}.{place}.conv" for mine, place in places.items()}
+        names |= {f"{ours}.{mine}.norm": f"{theirs}.{place}.bn" for mine, place in places.items()}
+        names |= {f"{ours}.squeeze.fc{at}": f"{theirs}.{place}" for at, place in enumerate(fc, start=1)}
+        return names | {f"{ours}.skip": f"{theirs}.{skip}"}

@@ -1,0 +1,127 @@
+"""MnasNet: B1 at four widths, and A1 with squeeze-and-excite.
+
+Source: Tan et al. 2019, "MnasNet", figure 7; tensorflow/tpu models/official/mnasnet. BatchNorm as in torchvision (B1)
+and timm (A1), whose weights load.
+"""
+
+from functools import partial
+
+from torch import nn
+
+from backbones.base import Backbone, Norm, Published
+from backbones.layers import ConvNormAct, InvertedResidual, init_weights, make_divisible
+from backbones.weights import load_weights, timm_names, timm_places
+
+PUBLISHED = {  # by the name of the configuration
+    "mnasnet_050": Published(2.22, 104, 67.734, "torchvision MNASNet0_5_Weights.IMAGENET1K_V1"),
+    "mnasnet_075": Published(3.17, 215, 71.180, "torchvision MNASNet0_75_Weights.IMAGENET1K_V1"),
+    "mnasnet": Published(4.38, 314, 73.456, "torchvision MNASNet1_0_Weights.IMAGENET1K_V1"),
+    "mnasnet_130": Published(6.28, 526, 76.506, "torchvision MNASNet1_3_Weights.IMAGENET1K_V1"),
+    "mnasnet_a1": Published(3.9, 312, 75.2, "Tan et al. 2019, table 1; tensorflow/tpu models/official/mnasnet"),
+}
+# expansion, out, blocks, stride of the first, kernel, squeeze-and-excite
+B1 = (
+    (1, 16, 1, 1, 3, False),
+    (3, 24, 3, 2, 3, False),
+    (3, 40, 3, 2, 5, False),
+    (6, 80, 3, 2, 5, False),
+    (6, 96, 2, 1, 3, False),
+    (6, 192, 4, 2, 5, False),
+    (6, 320, 1, 1, 3, False),
+)
+A1 = (
+    (1, 16, 1, 1, 3, False),
+    (6, 24, 2, 2, 3, False),
+    (3, 40, 3, 2, 5, True),
+    (6, 80, 4, 2, 3, False),
+    (6, 112, 2, 1, 3, True),
+    (6, 160, 3, 2, 5, True),
+    (6, 320, 1, 1, 3, False),
+)
+
+
+class MnasNet(Backbone):
+    """MnasNet's body up to and with its closing 1x1 convolution.
+
+    Taps: c1..c5, c5_exp, final.
+
+    Args:
+        stages: The variant's table.
+        width: Multiplies every channel count but the closing convolution's, rounded to multiples of 8.
+        output_stride, in_channels: As in `Backbone`.
+        norm: Makes a norm from a channel count; default BatchNorm, for B1 with torchvision's momentum of 0.0003 (its
+            running statistics take some 10,000 steps to settle: for short training give a norm of your own).
+    """
+
+    def __init__(
+        self, stages: tuple, *, width: float = 1.0, output_stride: int = 32, in_channels: int = 3,
+        norm: Norm | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        default = nn.BatchNorm2d if stages is A1 else partial(nn.BatchNorm2d, momentum=1 - 0.9997)
+        options = {"norm": norm or default, "activation": nn.ReLU}
+        self._blocks = [blocks for _, _, blocks, *_ in stages]
+        self._excites = any(excite for *_, excite in stages)
+        channels = make_divisible(32 * width)
+        self._append(ConvNormAct(in_channels, channels, 3, 2, **options), channels, stride=2)
+        for expansion, out, blocks, first_stride, kernel, excite in stages:
+            out = make_divisible(out * width)
+            for stride in (first_stride, *[1] * (blocks - 1)):
+                effective_stride, dilation = self._grid(stride)
+                expanded = expansion * channels
+                block = InvertedResidual(
+                    channels, expanded, out, kernel_size=kernel, stride=effective_stride, dilation=dilation,
+                    squeezed=channels // 4 if excite else 0, gate=nn.Sigmoid,
+                    residual=expansion > 1 and stride == 1 and channels == out, **options,
+                )  # fmt: skip
+                self._append(block, out, stride=stride, expanded=expanded)
+                channels = out
+        self._append(ConvNormAct(channels, 1280, **options), 1280, tap="final")
+        init_weights(self)
+
+    def source_names(self) -> dict[str, dict[str, str]]:
+        # torchvision: stem, separable convolution and closing convolution lie flat, a stage is a module.
+        names = {"layers.0.conv": "0", "layers.0.norm": "1"}
+        for part, at in (("depthwise", 3), ("project", 6)):
+            names |= {f"layers.1.{part}.conv": str(at), f"layers.1.{part}.norm": str(at + 1)}
+        places = [f"{8 + stage}.{block}" for stage, count in enumerate(self._blocks[1:]) for block in range(count)]
+        for index, place in enumerate(places, start=2):
+            for part, at in (("expand", 0), ("depthwise", 3), ("project", 6)):
+                names[f"layers.{index}.{part}.conv"] = f"{place}.layers.{at}"
+                names[f"layers.{index}.{part}.norm"] = f"{place}.layers.{at + 1}"
+        names |= {f"layers.{len(places) + 2}.conv": "14", f"layers.{len(places) + 2}.norm": "15"}
+        timm = timm_names(self.layers, timm_places(self._blocks, "head"))
+        return {"timm": timm} if self._excites else {"torchvision": names, "timm": timm}
+
+
+def mnasnet0_5(*, width: float = 0.5, weights: str | None = None, **options) -> MnasNet:
+    """MnasNet-B1 0.5. `weights` as in `load_weights`; other keywords as in `MnasNet`."""
+    return _build("mnasnet0_5", B1, weights, {"width": width, **options})
+
+
+def mnasnet0_75(*, width: float = 0.75, weights: str | None = None, **options) -> MnasNet:
+    """MnasNet-B1 0.75. `weights` as in `load_weights`; other keywords as in `MnasNet`."""
+    return _build("mnasnet0_75", B1, weights, {"width": width, **options})
+
+
+def mnasnet1_0(*, weights: str | None = None, **options) -> MnasNet:
+    """MnasNet-B1. `weights` as in `load_weights`; other keywords as in `MnasNet`."""
+    return _build("mnasnet1_0", B1, weights, options)
+
+
+def mnasnet1_3(*, width: float = 1.3, weights: str | None = None, **options) -> MnasNet:
+    """MnasNet-B1 1.3. `weights` as in `load_weights`; other keywords as in `MnasNet`."""
+    return _build("mnasnet1_3", B1, weights, {"width": width, **options})
+
+
+def semnasnet_100(*, weights: str | None = None, **options) -> MnasNet:
+    """MnasNet-A1. `weights` as in `load_weights`; other keywords as in `MnasNet`."""
+    return _build(None, A1, weights, options)
+
+
+def _build(variant: str | None, stages: tuple, weights: str | None, options: dict) -> MnasNet:
+    backbone = MnasNet(stages, **options)
+    backbone.variant = variant
+    if weights is not None:
+        load_weights(backbone, weights)
+    return backbone

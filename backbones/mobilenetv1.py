@@ -1,0 +1,65 @@
+"""MobileNetV1: depthwise separable convolutions, thinned by a width multiplier.
+
+Source: Howard et al. 2017, "MobileNets", table 1. ReLU6 behind every convolution as in TensorFlow's slim and in timm's
+`mobilenetv1_100` (the paper writes ReLU); BatchNorm as in timm (PyTorch's defaults; slim has eps 0.001).
+"""
+
+from torch import nn
+
+from backbones.base import Backbone, Norm, Published
+from backbones.layers import ConvNormAct, init_weights, make_divisible
+from backbones.weights import load_weights, timm_names, timm_places
+
+_SLIM = "tensorflow/models research/slim/nets/mobilenet_v1.md"
+PUBLISHED = {  # by the name of the configuration
+    "mnv1": Published(4.24, 569, 70.9, _SLIM),
+    "mnv1_075": Published(2.59, 325, 68.4, _SLIM + "; MACs: table 6"),  # 317 there, but 325 is what it has
+    "mnv1_050": Published(1.34, 150, 63.3, _SLIM),
+    "mnv1_025": Published(0.47, 41, 49.8, _SLIM),
+}
+STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2))  # out, blocks, stride of the first
+
+
+class MobileNetV1(Backbone):
+    """MobileNetV1's body.
+
+    Taps: c1..c5. No inverted residuals, so no c5_exp; no closing convolution, so no final.
+
+    Args:
+        width: Multiplies every channel count, rounded to multiples of 8.
+        output_stride, in_channels: As in `Backbone`.
+        norm: Makes a norm from a channel count; default BatchNorm.
+    """
+
+    def __init__(
+        self, *, width: float = 1.0, output_stride: int = 32, in_channels: int = 3, norm: Norm | None = None
+    ) -> None:
+        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        options = {"norm": norm or nn.BatchNorm2d, "activation": nn.ReLU6}
+        channels = make_divisible(32 * width)
+        self._append(ConvNormAct(in_channels, channels, 3, 2, **options), channels, stride=2)
+        for out, blocks, first_stride in STAGES:
+            out = make_divisible(out * width)
+            for stride in (first_stride, *[1] * (blocks - 1)):
+                effective_stride, dilation = self._grid(stride)
+                depthwise = ConvNormAct(channels, channels, 3, effective_stride, dilation, groups=channels, **options)
+                self._append(nn.Sequential(depthwise, ConvNormAct(channels, out, **options)), out, stride=stride)
+                channels = out
+        init_weights(self)
+
+    def source_names(self) -> dict[str, dict[str, str]]:
+        places = timm_places([blocks for _, blocks, _ in STAGES])
+        names = timm_names(self.layers[:1], places)
+        for index, place in enumerate(places[1 : len(self.layers)], start=1):
+            for part, conv in enumerate(("conv_dw", "conv_pw")):
+                names[f"layers.{index}.{part}.conv"] = f"{place}.{conv}"
+                names[f"layers.{index}.{part}.norm"] = f"{place}.bn{part + 1}"
+        return {"timm": names}
+
+
+def mobilenet_v1(*, weights: str | None = None, **options) -> MobileNetV1:
+    """MobileNetV1. `weights` as in `load_weights`; other keywords as in `MobileNetV1`."""
+    backbone = MobileNetV1(**options)
+    if weights is not None:
+        load_weights(backbone, weights)
+    return backbone

@@ -1,0 +1,88 @@
+"""MobileNetV2: inverted residuals with linear bottlenecks.
+
+Source: Sandler et al. 2018, "MobileNetV2", table 2; BatchNorm and rounding as in torchvision.
+"""
+
+from torch import nn
+
+from backbones.base import Backbone, Norm, Published
+from backbones.layers import ConvNormAct, InvertedResidual, init_weights, make_divisible
+from backbones.weights import conv_norm_names, load_weights, timm_names, timm_places
+
+_SLIM = "tensorflow/models research/slim/nets/mobilenet/README.md"
+PUBLISHED = {  # by the name of the configuration; parameters without those of the norms
+    "mnv2": Published(3.47, 300, 71.8, _SLIM),
+    "mnv2_035": Published(1.66, 59, 60.3, _SLIM),
+    "mnv2_050": Published(1.95, 97, 65.4, _SLIM),
+    "mnv2_075": Published(2.61, 209, 69.8, _SLIM),
+    "mnv2_140": Published(6.06, 582, 75.0, _SLIM),
+}
+STAGES = (  # expansion, out, blocks, stride of the first
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
+class MobileNetV2(Backbone):
+    """MobileNetV2's body up to and with its closing 1x1 convolution.
+
+    Taps: c1..c5, c5_exp, final.
+
+    Args:
+        width: Multiplies every channel count, rounded to multiples of 8; the closing convolution does not get
+            narrower than 1280.
+        output_stride, in_channels: As in `Backbone`.
+        norm: Makes a norm from a channel count; default BatchNorm.
+    """
+
+    def __init__(
+        self, *, width: float = 1.0, output_stride: int = 32, in_channels: int = 3, norm: Norm | None = None
+    ) -> None:
+        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        options = {"norm": norm or nn.BatchNorm2d, "activation": nn.ReLU6}
+        channels = make_divisible(32 * width)
+        self._append(ConvNormAct(in_channels, channels, 3, 2, **options), channels, stride=2)
+        for expansion, out, blocks, first_stride in STAGES:
+            out = make_divisible(out * width)
+            for stride in (first_stride, *[1] * (blocks - 1)):
+                effective_stride, dilation = self._grid(stride)
+                expanded = expansion * channels
+                block = InvertedResidual(
+                    channels, expanded, out, stride=effective_stride, dilation=dilation,
+                    residual=stride == 1 and channels == out, **options,
+                )  # fmt: skip
+                self._append(block, out, stride=stride, expanded=expanded)
+                channels = out
+        final = make_divisible(1280 * max(1.0, width))
+        self._append(ConvNormAct(channels, final, **options), final, tap="final")
+        init_weights(self)
+
+    def source_names(self) -> dict[str, dict[str, str]]:
+        names = {}
+        for index, layer in enumerate(self.layers):
+            ours, theirs = f"layers.{index}", str(index)
+            if isinstance(layer, ConvNormAct):
+                names |= conv_norm_names(ours, theirs)
+                continue
+            before = [part for part in ("expand", "depthwise") if not isinstance(getattr(layer, part), nn.Identity)]
+            for at, part in enumerate(before):
+                names |= conv_norm_names(f"{ours}.{part}", f"{theirs}.conv.{at}")
+            # The projection lies flat in torchvision's block.
+            names[f"{ours}.project.conv"] = f"{theirs}.conv.{len(before)}"
+            names[f"{ours}.project.norm"] = f"{theirs}.conv.{len(before) + 1}"
+        places = timm_places([blocks for _, _, blocks, _ in STAGES], "head")
+        return {"torchvision": names, "timm": timm_names(self.layers, places)}
+
+
+def mobilenet_v2(*, weights: str | None = None, **options) -> MobileNetV2:
+    """MobileNetV2. `weights` as in `load_weights`; other keywords as in `MobileNetV2`."""
+    backbone = MobileNetV2(**options)
+    backbone.variant = "mobilenet_v2"
+    if weights is not None:
+        load_weights(backbone, weights)
+    return backbone

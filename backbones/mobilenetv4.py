@@ -1,0 +1,209 @@
+"""MobileNetV4's convolutional variants, built of universal inverted bottlenecks.
+
+Source: Qin et al. 2024, "MobileNetV4", section 3 and the tables of its appendix, as timm has them; BatchNorm and widths
+as in timm.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from backbones.base import Backbone, Norm, Published
+from backbones.layers import ConvNormAct, init_weights, make_divisible
+from backbones.weights import load_weights, timm_names, timm_places
+
+_CARD = "timm's model card of {}; its training"
+PUBLISHED = {  # by the name of the configuration
+    "mnv4_conv_small": Published(3.8, 200, None, _CARD.format("mobilenetv4_conv_small.e2400_r224_in1k")),
+    "mnv4_conv_medium": Published(9.72, 1100, 79.928, _CARD.format("mobilenetv4_conv_medium.e500_r256_in1k"), 256),
+    "mnv4_conv_large": Published(32.59, 6400, 82.952, _CARD.format("mobilenetv4_conv_large.e600_r384_in1k"), 384),
+}
+
+
+class Conv(NamedTuple):
+    """A plain convolution."""
+
+    kernel: int
+    out: int
+    stride: int = 1
+
+
+class Fused(NamedTuple):
+    """An inverted bottleneck whose expansion and depthwise convolution are one full convolution."""
+
+    kernel: int
+    ratio: float
+    out: int
+    stride: int = 1
+
+
+class Uib(NamedTuple):
+    """A universal inverted bottleneck; a kernel of 0 leaves its depthwise convolution out."""
+
+    start: int
+    middle: int
+    ratio: float
+    out: int
+    stride: int = 1
+
+
+SMALL = (
+    (Conv(3, 32, 2), Conv(1, 32)),
+    (Conv(3, 96, 2), Conv(1, 64)),
+    (Uib(5, 5, 3, 96, 2), *4 * [Uib(0, 3, 2, 96)], Uib(3, 0, 4, 96)),
+    (Uib(3, 3, 6, 128, 2), Uib(5, 5, 4, 128), Uib(0, 5, 4, 128), Uib(0, 5, 3, 128), *2 * [Uib(0, 3, 4, 128)]),
+)
+MEDIUM = (
+    (Fused(3, 4, 48, 2),),
+    (Uib(3, 5, 4, 80, 2), Uib(3, 3, 2, 80)),
+    (
+        Uib(3, 5, 6, 160, 2), *2 * [Uib(3, 3, 4, 160)], Uib(3, 5, 4, 160), Uib(3, 3, 4, 160), Uib(3, 0, 4, 160),
+        Uib(0, 0, 2, 160), Uib(3, 0, 4, 160),
+    ),
+    (
+        Uib(5, 5, 6, 256, 2), Uib(5, 5, 4, 256), *2 * [Uib(3, 5, 4, 256)], Uib(0, 0, 4, 256), Uib(3, 0, 4, 256),
+        Uib(3, 5, 2, 256), Uib(5, 5, 4, 256), *2 * [Uib(0, 0, 4, 256)], Uib(5, 0, 2, 256),
+    ),
+)  # fmt: skip
+LARGE = (
+    (Fused(3, 4, 48, 2),),
+    (Uib(3, 5, 4, 96, 2), Uib(3, 3, 4, 96)),
+    (Uib(3, 5, 4, 192, 2), *3 * [Uib(3, 3, 4, 192)], Uib(3, 5, 4, 192), *5 * [Uib(5, 3, 4, 192)], Uib(3, 0, 4, 192)),
+    (
+        Uib(5, 5, 4, 512, 2), *3 * [Uib(5, 5, 4, 512)], Uib(5, 0, 4, 512), Uib(5, 3, 4, 512), *2 * [Uib(5, 0, 4, 512)],
+        Uib(5, 3, 4, 512), Uib(5, 5, 4, 512), *3 * [Uib(5, 0, 4, 512)],
+    ),
+)  # fmt: skip
+
+
+class UniversalInvertedBottleneck(nn.Module):
+    """Optional depthwise, 1x1 expansion, optional depthwise, linear 1x1 projection, optional skip.
+
+    Inverted residual, ConvNeXt block, feed-forward network and "extra depthwise" are its four cases.
+
+    Args:
+        in_channels, expanded, out_channels: Widths.
+        start, middle: Kernel sizes of the depthwise convolutions before and behind the expansion; 0 leaves one out.
+        stride, dilation: Of the middle one.
+        start_dilation: Of the first one, which runs before the stride.
+        residual: Add the input to the output.
+        norm: As in `ConvNormAct`.
+
+    Source: Qin et al. 2024, section 3.1.
+    """
+
+    def __init__(
+        self, in_channels: int, expanded: int, out_channels: int, *, start: int = 0, middle: int = 3, stride: int = 1,
+        dilation: int = 1, start_dilation: int = 1, residual: bool = False, norm: Norm = nn.BatchNorm2d,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.start = self.middle = nn.Identity()
+        if start:
+            self.start = ConvNormAct(
+                in_channels, in_channels, start, 1, start_dilation, groups=in_channels, norm=norm, activation=None
+            )
+        self.widen = ConvNormAct(in_channels, expanded, norm=norm)
+        if middle:
+            self.middle = ConvNormAct(expanded, expanded, middle, stride, dilation, groups=expanded, norm=norm)
+        self.project = ConvNormAct(expanded, out_channels, norm=norm, activation=None)
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.contract(self.expand(x), x)
+
+    def expand(self, x: Tensor) -> Tensor:
+        """All up to and with the expansion."""
+        return self.widen(self.start(x))
+
+    def contract(self, expanded: Tensor, x: Tensor) -> Tensor:
+        """All that follows the expansion."""
+        out = self.project(self.middle(expanded))
+        return x + out if self.residual else out
+
+    def drop_contraction(self) -> None:
+        """Keep what leads to the expansion, for a backbone whose deepest used tap is the expanded one."""
+        self.middle = self.project = nn.Identity()
+        self.residual = False
+
+
+class MobileNetV4(Backbone):
+    """MobileNetV4's convolutional body up to and with its closing 1x1 convolution of 960 channels.
+
+    Taps: c1..c5, c5_exp, final.
+
+    Args:
+        stages: The variant's table.
+        stem: Channels of the stem.
+        width: Multiplies every channel count, rounded to multiples of 8; the stem does not get narrower.
+        output_stride, in_channels: As in `Backbone`.
+        norm: Makes a norm from a channel count; default BatchNorm.
+    """
+
+    def __init__(
+        self, stages: tuple, *, stem: int = 32, width: float = 1.0, output_stride: int = 32, in_channels: int = 3,
+        norm: Norm | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        norm = norm or nn.BatchNorm2d
+        self._blocks = [len(rows) for rows in stages]
+        channels = make_divisible(stem * max(1.0, width))
+        self._append(ConvNormAct(in_channels, channels, 3, 2, norm=norm), channels, stride=2)
+        for row in (row for rows in stages for row in rows):
+            out = make_divisible(row.out * width)
+            start_dilation = self._dilation
+            stride, dilation = self._grid(row.stride)
+            expanded = None if isinstance(row, Conv) else make_divisible(channels * row.ratio)
+            if isinstance(row, Conv):
+                block = ConvNormAct(channels, out, row.kernel, stride, dilation, norm=norm)
+            elif isinstance(row, Fused):
+                block = nn.Sequential(
+                    ConvNormAct(channels, expanded, row.kernel, stride, dilation, norm=norm),
+                    ConvNormAct(expanded, out, norm=norm, activation=None),
+                )
+            else:
+                block = UniversalInvertedBottleneck(
+                    channels, expanded, out, start=row.start, middle=row.middle, stride=stride, dilation=dilation,
+                    start_dilation=start_dilation, residual=row.stride == 1 and channels == out, norm=norm,
+                )  # fmt: skip
+            self._append(block, out, stride=row.stride, expanded=expanded)
+            channels = out
+        final = make_divisible(960 * width)
+        self._append(ConvNormAct(channels, final, norm=norm), final, tap="final")
+        init_weights(self)
+
+    def source_names(self) -> dict[str, dict[str, str]]:
+        places = timm_places(self._blocks, f"blocks.{len(self._blocks)}.0")
+        names = timm_names(self.layers, places)
+        parts = {"start": "dw_start", "widen": "pw_exp", "middle": "dw_mid", "project": "pw_proj"}
+        for index, (layer, place) in enumerate(zip(self.layers, places, strict=False)):
+            ours = f"layers.{index}"
+            if isinstance(layer, UniversalInvertedBottleneck):
+                for part, theirs in parts.items():
+                    names[f"{ours}.{part}.conv"] = f"{place}.{theirs}.conv"
+                    names[f"{ours}.{part}.norm"] = f"{place}.{theirs}.bn"
+            elif isinstance(layer, nn.Sequential):
+                for part, conv in enumerate(("conv_exp", "conv_pwl")):
+                    names |= {f"{ours}.{part}.conv": f"{place}.{conv}", f"{ours}.{part}.norm": f"{place}.bn{part + 1}"}
+        return {"timm": names}
+
+
+def mobilenetv4_conv_small(*, weights: str | None = None, **options) -> MobileNetV4:
+    """MobileNetV4-Conv-S. `weights` as in `load_weights`; other keywords as in `MobileNetV4`."""
+    return _build(SMALL, 32, weights, options)
+
+
+def mobilenetv4_conv_medium(*, weights: str | None = None, **options) -> MobileNetV4:
+    """MobileNetV4-Conv-M. `weights` as in `load_weights`; other keywords as in `MobileNetV4`."""
+    return _build(MEDIUM, 32, weights, options)
+
+
+def mobilenetv4_conv_large(*, weights: str | None = None, **options) -> MobileNetV4:
+    """MobileNetV4-Conv-L. `weights` as in `load_weights`; other keywords as in `MobileNetV4`."""
+    return _build(LARGE, 24, weights, options)
+
+
+def _build(stages: tuple, stem: int, weights: str | None, options: dict) -> MobileNetV4:
+    backbone = MobileNetV4(stages, stem=stem, **options)
+    if weights is not None:
+        load_weights(backbone, weights)
+    return backbone

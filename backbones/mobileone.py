@@ -1,0 +1,137 @@
+"""MobileOne S0 to S4.
+
+Source: Vasu et al. 2022, "MobileOne: An Improved One millisecond Mobile Backbone", tables 1 and 2; apple/ml-mobileone.
+"""
+
+from torch import Tensor, nn
+
+from backbones.base import Backbone, Norm, Published
+from backbones.branches import BranchedConv
+from backbones.layers import init_weights, make_divisible
+from backbones.weights import load_weights
+
+_SOURCE = "apple/ml-mobileone README.md, fused"
+PUBLISHED = {  # by the name of the configuration
+    "mobileone_s0": Published(2.1, 275, 71.4, _SOURCE),
+    "mobileone_s1": Published(4.8, 825, 75.9, _SOURCE),
+    "mobileone_s2": Published(7.8, 1298, 77.4, _SOURCE),
+    "mobileone_s3": Published(10.1, 1896, 78.1, _SOURCE),
+    "mobileone_s4": Published(14.8, 2979, 79.4, _SOURCE),
+}
+CHANNELS, DEPTHS = (64, 128, 256, 512), (2, 8, 10, 1)
+
+
+class MobileOneBlock(nn.Module):
+    """A depthwise 3x3 block, then a pointwise one.
+
+    Args:
+        in_channels, out_channels: Widths.
+        stride, dilation: Of the depthwise block.
+        strided: It has a stride in the undilated network, so no skip branch.
+        branches: Parallel convolutions of each of the two.
+        excite: Squeeze-and-excite in each, to a 16th of the channels.
+        norm: As in `ConvNormAct`.
+
+    Source: Vasu et al. 2022, section 3.2 and figure 3.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1, strided: bool = False,
+        branches: int = 1, excite: bool = False, norm: Norm = nn.BatchNorm2d,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        common = {"branches": branches, "norm": norm}
+        self.depthwise = BranchedConv(
+            in_channels, in_channels, 3, stride, dilation, in_channels, skip=not strided,
+            squeezed=in_channels // 16 if excite else 0, **common,
+        )  # fmt: skip
+        self.pointwise = BranchedConv(
+            in_channels, out_channels, 1, skip=in_channels == out_channels,
+            squeezed=out_channels // 16 if excite else 0, **common,
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pointwise(self.depthwise(x))
+
+
+class MobileOne(Backbone):
+    """MobileOne's body: a stem and four stages of depthwise and pointwise blocks.
+
+    Taps: c1..c5.
+
+    Args:
+        widths: Multiplies 64, 128, 256, 512; the stem has the width of the first stage, 64 channels at most.
+        branches: Parallel convolutions of each block but the stem, which has one.
+        excite: Squeeze-and-excite in the last half of the third stage and in the fourth.
+        width: Multiplies every channel count once more, rounded to multiples of 8.
+        output_stride, in_channels: As in `Backbone`.
+        norm: Makes a norm from a channel count; default BatchNorm.
+    """
+
+    def __init__(
+        self, widths: tuple[float, ...], *, branches: int = 1, excite: bool = False, width: float = 1.0,
+        output_stride: int = 32, in_channels: int = 3, norm: Norm | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        norm = norm or nn.BatchNorm2d
+        stages = [make_divisible(base * own * width) for base, own in zip(CHANNELS, widths, strict=True)]
+        channels = min(make_divisible(64 * width), stages[0])
+        self._append(BranchedConv(in_channels, channels, 3, 2, norm=norm), channels, stride=2)
+        self._places = []
+        for stage, (depth, out) in enumerate(zip(DEPTHS, stages, strict=True)):
+            excited_from = {2: depth // 2, 3: 0}.get(stage, depth) if excite else depth
+            for index in range(depth):
+                stride = 1 if index else 2
+                effective_stride, dilation = self._grid(stride)
+                block = MobileOneBlock(
+                    channels, out, stride=effective_stride, dilation=dilation, strided=stride > 1, branches=branches,
+                    excite=index >= excited_from, norm=norm,
+                )  # fmt: skip
+                self._append(block, out, stride=stride)
+                self._places.append((stage, index))
+                channels = out
+        init_weights(self)
+
+    def source_names(self) -> dict[str, dict[str, str]]:
+        timm = {"conv": "conv_kxk.{}", "scale": "conv_scale", "skip": "identity", "fc": ("attn.fc1", "attn.fc2")}
+        apple = {"conv": "rbr_conv.{}", "scale": "rbr_scale", "skip": "rbr_skip", "fc": ("se.reduce", "se.expand")}
+        stem, *blocks = self.layers
+        names = {"timm": stem.names("layers.0", "stem", **timm), "apple": stem.names("layers.0", "stage0", **apple)}
+        for at, ((stage, index), block) in enumerate(zip(self._places, blocks, strict=False), start=1):
+            for half, part in enumerate((block.depthwise, block.pointwise)):
+                ours = f"layers.{at}.{('depthwise', 'pointwise')[half]}"
+                names["timm"] |= part.names(ours, f"stages.{stage}.{2 * index + half}", **timm)
+                names["apple"] |= part.names(ours, f"stage{stage + 1}.{2 * index + half}", **apple)
+        return names
+
+
+def mobileone_s0(*, weights: str | None = None, **options) -> MobileOne:
+    """MobileOne-S0, four branches. `weights` as in `load_weights`; other keywords as in `MobileOne`."""
+    return _build((0.75, 1, 1, 2), weights, {"branches": 4} | options)
+
+
+def mobileone_s1(*, weights: str | None = None, **options) -> MobileOne:
+    """MobileOne-S1. `weights` as in `load_weights`; other keywords as in `MobileOne`."""
+    return _build((1.5, 1.5, 2, 2.5), weights, options)
+
+
+def mobileone_s2(*, weights: str | None = None, **options) -> MobileOne:
+    """MobileOne-S2. `weights` as in `load_weights`; other keywords as in `MobileOne`."""
+    return _build((1.5, 2, 2.5, 4), weights, options)
+
+
+def mobileone_s3(*, weights: str | None = None, **options) -> MobileOne:
+    """MobileOne-S3. `weights` as in `load_weights`; other keywords as in `MobileOne`."""
+    return _build((2, 2.5, 3, 4), weights, options)
+
+
+def mobileone_s4(*, weights: str | None = None, **options) -> MobileOne:
+    """MobileOne-S4, with squeeze-and-excite. `weights` as in `load_weights`; other keywords as in `MobileOne`."""
+    return _build((3, 3.5, 3.5, 4), weights, {"excite": True} | options)
+
+
+def _build(widths: tuple, weights: str | None, options: dict) -> MobileOne:
+    backbone = MobileOne(widths, **options)
+    if weights is not None:
+        load_weights(backbone, weights)
+    return backbone

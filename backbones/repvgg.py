@@ -1,0 +1,100 @@
+"""RepVGG A0 to A2, B0 and B1.
+
+Source: Ding et al. 2021, "RepVGG: Making VGG-style ConvNets Great Again", tables 2 and 3; DingXiaoH/RepVGG repvgg.py.
+"""
+
+from torch import nn
+
+from backbones.base import Backbone, Norm, Published
+from backbones.branches import BranchedConv
+from backbones.layers import init_weights, make_divisible
+from backbones.weights import load_weights
+
+_SOURCE = "open-mmlab/mmpretrain configs/repvgg/README.md: the authors' weights, fused"
+PUBLISHED = {  # by the name of the configuration
+    "repvgg_a0": Published(8.31, 1360, 72.41, _SOURCE),
+    "repvgg_a1": Published(12.79, 2370, 74.47, _SOURCE),
+    "repvgg_a2": Published(25.5, 5120, 76.48, _SOURCE),
+    "repvgg_b0": Published(14.34, 3060, 75.14, _SOURCE),
+    "repvgg_b1": Published(51.83, 11820, 78.37, _SOURCE),
+}
+A, B = (2, 4, 14, 1), (4, 6, 16, 1)  # blocks of each stage
+CHANNELS = (64, 128, 256, 512)
+
+
+class RepVGG(Backbone):
+    """RepVGG's body: a stem and four stages of 3x3 blocks.
+
+    Taps: c1..c5.
+
+    Args:
+        depths: Blocks of each stage.
+        widths: Multiplies 64, 128, 256, 512; the stem has the width of the first stage, 64 channels at most.
+        width: Multiplies every channel count once more, rounded to multiples of 8.
+        output_stride, in_channels: As in `Backbone`.
+        norm: Makes a norm from a channel count; default BatchNorm.
+    """
+
+    def __init__(
+        self, depths: tuple[int, ...], widths: tuple[float, ...], *, width: float = 1.0, output_stride: int = 32,
+        in_channels: int = 3, norm: Norm | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        stages = [make_divisible(base * own * width) for base, own in zip(CHANNELS, widths, strict=True)]
+        channels = in_channels
+        self._places = []
+        rows = [(1, min(make_divisible(64 * width), stages[0])), *zip(depths, stages, strict=True)]
+        for stage, (depth, out) in enumerate(rows):
+            for index in range(depth):
+                stride = 1 if index else 2
+                effective_stride, dilation = self._grid(stride)
+                block = BranchedConv(
+                    channels, out, 3, effective_stride, dilation, skip=stride == 1 and channels == out,
+                    norm=norm or nn.BatchNorm2d,
+                )  # fmt: skip
+                self._append(block, out, stride=stride)
+                self._places.append((stage, index))
+                channels = out
+        init_weights(self)
+
+    def source_names(self) -> dict[str, dict[str, str]]:
+        timm, official = {}, {}
+        for at, ((stage, index), block) in enumerate(zip(self._places, self.layers, strict=False)):
+            ours = f"layers.{at}"
+            place = f"stages.{stage - 1}.{index}" if stage else "stem"
+            timm |= block.names(ours, place, conv="conv_kxk", scale="conv_1x1", skip="identity")
+            place = f"stage{stage}.{index}" if stage else "stage0"
+            official |= block.names(ours, place, conv="rbr_dense", scale="rbr_1x1", skip="rbr_identity")
+        return {"timm": timm, "repvgg": official}
+
+
+def repvgg_a0(*, weights: str | None = None, **options) -> RepVGG:
+    """RepVGG-A0. `weights` as in `load_weights`; other keywords as in `RepVGG`."""
+    return _build(A, (0.75, 0.75, 0.75, 2.5), weights, options)
+
+
+def repvgg_a1(*, weights: str | None = None, **options) -> RepVGG:
+    """RepVGG-A1. `weights` as in `load_weights`; other keywords as in `RepVGG`."""
+    return _build(A, (1, 1, 1, 2.5), weights, options)
+
+
+def repvgg_a2(*, weights: str | None = None, **options) -> RepVGG:
+    """RepVGG-A2. `weights` as in `load_weights`; other keywords as in `RepVGG`."""
+    return _build(A, (1.5, 1.5, 1.5, 2.75), weights, options)
+
+
+def repvgg_b0(*, weights: str | None = None, **options) -> RepVGG:
+    """RepVGG-B0. `weights` as in `load_weights`; other keywords as in `RepVGG`."""
+    return _build(B, (1, 1, 1, 2.5), weights, options)
+
+
+def repvgg_b1(*, weights: str | None = None, **options) -> RepVGG:
+    """RepVGG-B1. `weights` as in `load_weights`; other keywords as in `RepVGG`."""
+    return _build(B, (2, 2, 2, 4), weights, options)
+
+
+def _build(depths: tuple, widths: tuple, weights: str | None, options: dict) -> RepVGG:
+    backbone = RepVGG(depths, widths, **options)
+    if weights is not None:
+        load_weights(backbone, weights)
+    return backbone

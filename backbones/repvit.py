@@ -1,0 +1,205 @@
+"""RepViT M0.6 to M2.3.
+
+Source: Wang et al. 2024, "RepViT: Revisiting Mobile CNN From ViT Perspective", section 3; THU-MIG/RepViT
+model/repvit.py.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from backbones.base import Backbone, Norm, Published
+from backbones.layers import ConvNormAct, SqueezeExcite, init_weights, make_divisible
+from backbones.reparam import fold_bn_into_conv, identity_kernel, single_conv
+from backbones.weights import load_weights
+
+_SOURCE = "THU-MIG/RepViT README.md, fused, 300 epochs with distillation"
+PUBLISHED = {  # by the name of the configuration
+    "repvit_m0_6": Published(None, None, 74.1, _SOURCE),
+    "repvit_m0_9": Published(5.1, 800, 78.7, _SOURCE),
+    "repvit_m1_0": Published(6.8, 1100, 80.0, _SOURCE),
+    "repvit_m1_1": Published(8.2, 1300, 80.7, _SOURCE),
+    "repvit_m1_5": Published(14.0, 2300, 82.3, _SOURCE),
+    "repvit_m2_3": Published(22.9, 4500, 83.3, _SOURCE),
+}
+
+
+class RepDepthwise(nn.Module):
+    """norm(norm(3x3 depthwise) + 1x1 depthwise + input): the token mixer.
+
+    Args:
+        channels: Channels in and out.
+        dilation: Of the 3x3 convolution.
+        norm: As in `ConvNormAct`.
+
+    Source: Wang et al. 2024, section 3.2.
+    """
+
+    def __init__(self, channels: int, *, dilation: int = 1, norm: Norm = nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.full = ConvNormAct(channels, channels, 3, 1, dilation, channels, norm=norm, activation=None)
+        self.point = nn.Conv2d(channels, channels, 1, groups=channels)
+        self.norm = norm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.full(x) + self.point(x) + x)
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Module:
+        if not (isinstance(self.norm, nn.BatchNorm2d) and isinstance(self.full.norm, nn.BatchNorm2d)):
+            return self
+        conv = self.full.conv
+        weight, bias = fold_bn_into_conv(conv.weight, None, self.full.norm)
+        weight = weight + nn.functional.pad(self.point.weight.double(), (1, 1, 1, 1)) + identity_kernel(conv)
+        return single_conv(conv, *fold_bn_into_conv(weight, bias + self.point.bias.double(), self.norm))
+
+
+class RepViTBlock(nn.Module):
+    """Token mixer (depthwise, squeeze-and-excite), then channel mixer (1x1 to twice the width, GELU, 1x1, skip).
+
+    Args:
+        in_channels, out_channels: Widths.
+        stride, dilation: Of the depthwise convolution.
+        downsample: The mixer is a plain (in the undilated network: strided) depthwise convolution and a 1x1 one.
+        excite: Squeeze-and-excite to a quarter of the channels.
+        norm: As in `ConvNormAct`.
+
+    Source: Wang et al. 2024, figures 3 and 4.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1, downsample: bool = False,
+        excite: bool = False, norm: Norm = nn.BatchNorm2d,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        linear = {"norm": norm, "activation": None}
+        if downsample:
+            self.mixer = ConvNormAct(in_channels, in_channels, 3, stride, dilation, in_channels, **linear)
+        else:
+            self.mixer = RepDepthwise(in_channels, dilation=dilation, norm=norm)
+        # Squeezed to the nearest multiple of 8, as timm's SqueezeExcite does, which the authors use.
+        squeezed = max(8, (in_channels // 4 + 4) // 8 * 8)
+        self.squeeze = SqueezeExcite(in_channels, squeezed, nn.Sigmoid) if excite else nn.Identity()
+        self.project = ConvNormAct(in_channels, out_channels, **linear) if downsample else nn.Identity()
+        self.expand = ConvNormAct(out_channels, 2 * out_channels, norm=norm, activation=nn.GELU)
+        self.contract = ConvNormAct(2 * out_channels, out_channels, **linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.project(self.squeeze(self.mixer(x)))
+        return x + self.contract(self.expand(x))
+
+
+class RepViT(Backbone):
+    """RepViT's body.
+
+    Taps: c1 (the stem's first convolution with its activation; papers and timm begin with c2), c2..c5.
+
+    Args:
+        widths: Channels of each stage.
+        depths: Blocks of each stage, those that halve the resolution included.
+        width: Multiplies every channel count, rounded to multiples of 8.
+        output_stride, in_channels: As in `Backbone`.
+        norm: Makes a norm from a channel count; default BatchNorm.
+        zero_init: Begin with every channel mixer at zero (the last norm's weight), as the authors train.
+    """
+
+    def __init__(
+        self, widths: tuple[int, ...], depths: tuple[int, ...], *, width: float = 1.0, output_stride: int = 32,
+        in_channels: int = 3, norm: Norm | None = None, zero_init: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        norm = norm or nn.BatchNorm2d
+        widths = tuple(make_divisible(channels * width) for channels in widths)
+        half, channels = widths[0] // 2, widths[0]
+        self._append(ConvNormAct(in_channels, half, 3, 2, norm=norm, activation=nn.GELU), half, stride=2)
+        self._append(ConvNormAct(half, channels, 3, 2, norm=norm, activation=None), channels, stride=2)
+        for stage, (out, depth) in enumerate(zip(widths, depths, strict=True)):
+            for index in range(depth):
+                downsample = stage > 0 and index == 0
+                effective_stride, dilation = self._grid(2 if downsample else 1)
+                # Every other block has it, from the first that keeps the resolution; the one before a halving has not.
+                last = index == depth - 1 and stage < len(widths) - 1
+                excite = not last and (index - (stage > 0)) % 2 == 0
+                block = RepViTBlock(
+                    channels, out, stride=effective_stride, dilation=dilation, downsample=downsample,
+                    excite=excite and not downsample, norm=norm,
+                )  # fmt: skip
+                self._append(block, out, stride=2 if downsample else 1)
+                channels = out
+        self._depths = depths
+        init_weights(self)
+        if zero_init:
+            for layer in self.layers[2:]:
+                nn.init.zeros_(layer.contract.norm.weight)
+
+    def source_names(self) -> dict[str, dict[str, str]]:
+        timm, official = _pair("layers.0", "stem.conv1") | _pair("layers.1", "stem.conv2"), {}
+        official |= _pair("layers.0", "features.0.0") | _pair("layers.1", "features.0.2")
+        places = [(stage, index) for stage, depth in enumerate(self._depths) for index in range(depth)]
+        for at, ((stage, index), layer) in enumerate(zip(places, self.layers[2:], strict=False), start=2):
+            ours, feature = f"layers.{at}", f"features.{at - 1}"
+            last = stage < len(self._depths) - 1 and index == self._depths[stage] - 1
+            place = (
+                f"stages.{stage + 1}.downsample.pre_block" if last else f"stages.{stage}.blocks.{index - (stage > 0)}"
+            )
+            official |= _pair(f"{ours}.expand", f"{feature}.channel_mixer.m.0")
+            official |= _pair(f"{ours}.contract", f"{feature}.channel_mixer.m.2")
+            if isinstance(layer.mixer, RepDepthwise):
+                timm |= _mixer(ours, f"{place}.token_mixer", f"{place}.se")
+                timm |= _pair(f"{ours}.expand", f"{place}.channel_mixer.conv1")
+                timm |= _pair(f"{ours}.contract", f"{place}.channel_mixer.conv2")
+                official |= _mixer(ours, f"{feature}.token_mixer.0", f"{feature}.token_mixer.1")
+            else:
+                place = f"stages.{stage}.downsample"
+                timm |= _pair(f"{ours}.mixer", f"{place}.spatial_downsample")
+                timm |= _pair(f"{ours}.project", f"{place}.channel_downsample")
+                timm |= _pair(f"{ours}.expand", f"{place}.ffn.conv1") | _pair(f"{ours}.contract", f"{place}.ffn.conv2")
+                official |= _pair(f"{ours}.mixer", f"{feature}.token_mixer.0")
+                official |= _pair(f"{ours}.project", f"{feature}.token_mixer.2")
+        return {"timm": timm, "repvit": official}
+
+
+def _pair(ours: str, theirs: str) -> dict[str, str]:
+    return {f"{ours}.conv": f"{theirs}.c", f"{ours}.norm": f"{theirs}.bn"}
+
+
+def _mixer(ours: str, mixer: str, squeeze: str) -> dict[str, str]:
+    names = _pair(f"{ours}.mixer.full", f"{mixer}.conv")
+    names |= {f"{ours}.mixer.point": f"{mixer}.conv1", f"{ours}.mixer.norm": f"{mixer}.bn"}
+    return names | {f"{ours}.squeeze.{fc}": f"{squeeze}.{fc}" for fc in ("fc1", "fc2")}
+
+
+def repvit_m0_6(*, weights: str | None = None, **options) -> RepViT:
+    """RepViT-M0.6. `weights` as in `load_weights`; other keywords as in `RepViT`."""
+    return _build((40, 80, 160, 320), (2, 3, 10, 2), weights, options)
+
+
+def repvit_m0_9(*, weights: str | None = None, **options) -> RepViT:
+    """RepViT-M0.9. `weights` as in `load_weights`; other keywords as in `RepViT`."""
+    return _build((48, 96, 192, 384), (3, 4, 16, 3), weights, options)
+
+
+def repvit_m1_0(*, weights: str | None = None, **options) -> RepViT:
+    """RepViT-M1.0. `weights` as in `load_weights`; other keywords as in `RepViT`."""
+    return _build((56, 112, 224, 448), (3, 4, 16, 3), weights, options)
+
+
+def repvit_m1_1(*, weights: str | None = None, **options) -> RepViT:
+    """RepViT-M1.1. `weights` as in `load_weights`; other keywords as in `RepViT`."""
+    return _build((64, 128, 256, 512), (3, 4, 14, 3), weights, options)
+
+
+def repvit_m1_5(*, weights: str | None = None, **options) -> RepViT:
+    """RepViT-M1.5. `weights` as in `load_weights`; other keywords as in `RepViT`."""
+    return _build((64, 128, 256, 512), (5, 6, 26, 5), weights, options)
+
+
+def repvit_m2_3(*, weights: str | None = None, **options) -> RepViT:
+    """RepViT-M2.3. `weights` as in `load_weights`; other keywords as in `RepViT`."""
+    return _build((80, 160, 320, 640), (7, 8, 36, 3), weights, options)
+
+
+def _build(widths: tuple, depths: tuple, weights: str | None, options: dict) -> RepViT:
+    backbone = RepViT(widths, depths, **options)
+    if weights is not None:
+        load_weights(backbone, weights)
+    return backbone

@@ -1,0 +1,142 @@
+"""ResNet-18, ResNet-50 and ResNeXt-50 32x4d: the baselines that papers compare with.
+
+Source: He et al. 2016, "Deep Residual Learning for Image Recognition", table 1; Xie et al. 2017, "Aggregated Residual
+Transformations for Deep Neural Networks", table 1; stride in the 3x3 convolution of a bottleneck as in torchvision.
+"""
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from backbones.base import Backbone, Norm, Published
+from backbones.layers import ConvNormAct, init_weights, make_divisible
+from backbones.weights import load_weights
+
+TORCHVISION = "torchvision IMAGENET1K_V1"
+PUBLISHED = {  # by the name of the configuration
+    "resnet18": Published(11.69, 1814, 69.758, TORCHVISION),
+    "resnet50": Published(25.56, 4089, 76.130, TORCHVISION),
+    "resnext50": Published(25.03, 4230, 77.618, TORCHVISION),
+}
+CHANNELS = (64, 128, 256, 512)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, or 1x1, 3x3, 1x1, added to the input, which a 1x1 convolution fits where it must.
+
+    Args:
+        in_channels, inner, out_channels: Widths; `inner` that of the 3x3 convolutions.
+        bottleneck: 1x1, 3x3, 1x1.
+        groups: Of the 3x3 convolution of a bottleneck.
+        stride: Of the first 3x3 convolution.
+        dilations: Of the first 3x3 convolution, and of the second.
+        norm: Makes a norm from a channel count.
+    """
+
+    def __init__(
+        self, in_channels: int, inner: int, out_channels: int, *, bottleneck: bool, groups: int, stride: int,
+        dilations: tuple[int, int], norm: Norm,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        block = partial(ConvNormAct, norm=norm)
+        first, second = dilations
+        if bottleneck:
+            parts = (
+                block(in_channels, inner),
+                block(inner, inner, 3, stride, first, groups),
+                block(inner, out_channels, activation=None),
+            )
+        else:
+            parts = (
+                block(in_channels, inner, 3, stride, first),
+                block(inner, out_channels, 3, 1, second, activation=None),
+            )
+        self.body = nn.Sequential(*parts)
+        fits = stride == 1 and in_channels == out_channels
+        self.shortcut = nn.Identity() if fits else block(in_channels, out_channels, 1, stride, activation=None)
+        self.activation = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.body(x) + self.shortcut(x))
+
+
+class ResNet(Backbone):
+    """The body of a residual network.
+
+    A dilated stage begins undilated, as torchvision's `replace_stride_with_dilation` does it, so its maps at every
+    other px are exactly those of the network that strides.
+
+    Taps: c1 (stem), c2..c5 with their first maps (c2_first is the max-pool's).
+
+    Args:
+        depths: Blocks of each stage.
+        bottleneck: Blocks of 1x1, 3x3, 1x1 with four-fold output in place of two 3x3.
+        groups, group_width: Of the 3x3 convolution in bottlenecks; the width of a group in the first stage.
+        width: Multiplies every channel count, rounded to multiples of 8 (and of the groups).
+        output_stride, in_channels: As in `Backbone`.
+        norm: Makes a norm from a channel count; default BatchNorm.
+    """
+
+    def __init__(
+        self, depths: tuple[int, int, int, int], *, bottleneck: bool, groups: int = 1, group_width: int = 64,
+        width: float = 1.0, output_stride: int = 32, in_channels: int = 3, norm: Norm | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        norm = norm or nn.BatchNorm2d
+        self.depths = depths
+        channels = make_divisible(CHANNELS[0] * width)
+        self._append(ConvNormAct(in_channels, channels, 7, 2, norm=norm), channels, stride=2)
+        self._append(nn.MaxPool2d(3, 2, 1), channels, stride=2)
+        for stage, depth in enumerate(depths):
+            planes = make_divisible(CHANNELS[stage] * width)
+            out = 4 * planes if bottleneck else planes
+            inner = max(1, planes * group_width // CHANNELS[0]) * groups
+            for index in range(depth):
+                published_stride = 2 if stage and not index else 1
+                before = self._dilation
+                stride, dilation = self._grid(published_stride)
+                block = ResidualBlock(
+                    channels, inner, out, bottleneck=bottleneck, groups=groups, stride=stride,
+                    dilations=(before, dilation), norm=norm,
+                )  # fmt: skip
+                self._append(block, out, stride=published_stride)
+                channels = out
+        init_weights(self)
+
+    def source_names(self) -> dict[str, dict[str, str]]:
+        names = {"layers.0.conv": "conv1", "layers.0.norm": "bn1"}
+        places = [f"layer{stage}.{block}" for stage, depth in enumerate(self.depths, 1) for block in range(depth)]
+        for index, place in enumerate(places, start=2):
+            ours = f"layers.{index}"
+            for part in range(len(self.layers[index].body) if index < len(self.layers) else 0):
+                names[f"{ours}.body.{part}.conv"] = f"{place}.conv{part + 1}"
+                names[f"{ours}.body.{part}.norm"] = f"{place}.bn{part + 1}"
+            names |= {
+                f"{ours}.shortcut.conv": f"{place}.downsample.0",
+                f"{ours}.shortcut.norm": f"{place}.downsample.1",
+            }
+        return {"torchvision": names}
+
+
+def resnet18(*, weights: str | None = None, **options) -> ResNet:
+    """ResNet-18. `weights` as in `load_weights`; other keywords as in `ResNet`."""
+    return _build("resnet18", weights, {"depths": (2, 2, 2, 2), "bottleneck": False}, options)
+
+
+def resnet50(*, weights: str | None = None, **options) -> ResNet:
+    """ResNet-50. `weights` as in `load_weights`; other keywords as in `ResNet`."""
+    return _build("resnet50", weights, {"depths": (3, 4, 6, 3), "bottleneck": True}, options)
+
+
+def resnext50_32x4d(*, weights: str | None = None, **options) -> ResNet:
+    """ResNeXt-50, 32 groups of 4. `weights` as in `load_weights`; other keywords as in `ResNet`."""
+    table = {"depths": (3, 4, 6, 3), "bottleneck": True, "groups": 32, "group_width": 4}
+    return _build("resnext50_32x4d", weights, table, options)
+
+
+def _build(variant: str, weights: str | None, table: dict, options: dict) -> ResNet:
+    backbone = ResNet(**table, **options)
+    backbone.variant = variant
+    if weights is not None:
+        load_weights(backbone, weights)
+    return backbone

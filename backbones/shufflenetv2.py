@@ -1,0 +1,129 @@
+"""ShuffleNetV2 0.5x, 1.0x, 1.5x and 2.0x.
+
+Source: Ma et al. 2018, "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design", table 5 and figure
+3 (c, d); channels as in torchvision (2.0x: 244, as in the authors' code).
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from backbones.base import Backbone, Norm, Published
+from backbones.layers import ConvNormAct, channel_shuffle, init_weights, make_divisible
+from backbones.weights import conv_norm_names, load_weights
+
+TORCHVISION = "torchvision IMAGENET1K_V1"
+PUBLISHED = {  # by the name of the configuration
+    "snv2_050": Published(1.37, 40, 60.552, TORCHVISION),
+    "snv2_100": Published(2.28, 145, 69.362, TORCHVISION),
+    "snv2_150": Published(3.50, 296, 72.996, TORCHVISION),
+    "snv2_200": Published(7.39, 583, 76.230, TORCHVISION),
+}
+STEM, DEPTHS = 24, (4, 8, 4)
+
+
+class ShuffleUnit(nn.Module):
+    """Half of the channels pass, half go through 1x1, depthwise 3x3, 1x1; then both are concatenated and shuffled.
+
+    Args:
+        in_channels, out_channels: Equal but for the entry of a stage.
+        entry: The first unit of a stage: both branches read all channels and downsample.
+        stride, dilation: Of the depthwise convolutions.
+        norm: Makes a norm from a channel count.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, entry: bool, stride: int, dilation: int, norm: Norm
+    ) -> None:
+        super().__init__()
+        half = out_channels // 2
+        block = partial(ConvNormAct, norm=norm)
+        depthwise = partial(block, kernel_size=3, stride=stride, dilation=dilation, activation=None)
+        self.main = nn.Sequential(
+            block(in_channels if entry else half, half), depthwise(half, half, groups=half), block(half, half)
+        )
+        self.shortcut = (
+            nn.Sequential(depthwise(in_channels, in_channels, groups=in_channels), block(in_channels, half))
+            if entry
+            else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        passed, worked = (self.shortcut(x), x) if self.shortcut else x.chunk(2, dim=1)
+        return channel_shuffle(torch.cat([passed, self.main(worked)], dim=1), 2)
+
+
+class ShuffleNetV2(Backbone):
+    """ShuffleNetV2's body up to and with its closing 1x1 convolution.
+
+    A dilated stage begins undilated, so its maps at every other px are exactly those of the network that strides.
+
+    Taps: c1 (stem), c2 (max-pool), c3..c5 with their first maps, final.
+
+    Args:
+        channels: Of the three stages and of the closing convolution.
+        width: Multiplies every channel count, rounded to multiples of 4.
+        output_stride, in_channels: As in `Backbone`.
+        norm: Makes a norm from a channel count; default BatchNorm.
+    """
+
+    def __init__(
+        self, channels: tuple[int, int, int, int], *, width: float = 1.0, output_stride: int = 32,
+        in_channels: int = 3, norm: Norm | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        norm = norm or nn.BatchNorm2d
+        current, *stages, last = (make_divisible(count * width, 4) for count in (STEM, *channels))
+        self._append(ConvNormAct(in_channels, current, 3, 2, norm=norm), current, stride=2)
+        self._append(nn.MaxPool2d(3, 2, 1), current, stride=2)
+        for out, depth in zip(stages, DEPTHS, strict=True):
+            for published_stride in (2, *[1] * (depth - 1)):
+                entry, before = published_stride == 2, self._dilation
+                stride, dilation = self._grid(published_stride)
+                unit = ShuffleUnit(
+                    current, out, entry=entry, stride=stride, dilation=before if entry else dilation, norm=norm
+                )
+                self._append(unit, out, stride=published_stride)
+                current = out
+        self._append(ConvNormAct(current, last, norm=norm), last, tap="final")
+        init_weights(self)
+
+    def source_names(self) -> dict[str, dict[str, str]]:
+        names = conv_norm_names("layers.0", "conv1")
+        places = [f"stage{stage}.{unit}" for stage, depth in enumerate(DEPTHS, start=2) for unit in range(depth)]
+        branches = {"shortcut": ("branch1", (0, 2)), "main": ("branch2", (0, 3, 5))}
+        for index, place in enumerate(places, start=2):
+            for ours, (theirs, positions) in branches.items():
+                for part, at in enumerate(positions):
+                    names[f"layers.{index}.{ours}.{part}.conv"] = f"{place}.{theirs}.{at}"
+                    names[f"layers.{index}.{ours}.{part}.norm"] = f"{place}.{theirs}.{at + 1}"
+        return {"torchvision": names | conv_norm_names(f"layers.{len(places) + 2}", "conv5")}
+
+
+def shufflenet_v2_x0_5(*, weights: str | None = None, **options) -> ShuffleNetV2:
+    """ShuffleNetV2 0.5x. `weights` as in `load_weights`; other keywords as in `ShuffleNetV2`."""
+    return _build("shufflenet_v2_x0_5", (48, 96, 192, 1024), weights, options)
+
+
+def shufflenet_v2_x1_0(*, weights: str | None = None, **options) -> ShuffleNetV2:
+    """ShuffleNetV2 1.0x. `weights` as in `load_weights`; other keywords as in `ShuffleNetV2`."""
+    return _build("shufflenet_v2_x1_0", (116, 232, 464, 1024), weights, options)
+
+
+def shufflenet_v2_x1_5(*, weights: str | None = None, **options) -> ShuffleNetV2:
+    """ShuffleNetV2 1.5x. `weights` as in `load_weights`; other keywords as in `ShuffleNetV2`."""
+    return _build("shufflenet_v2_x1_5", (176, 352, 704, 1024), weights, options)
+
+
+def shufflenet_v2_x2_0(*, weights: str | None = None, **options) -> ShuffleNetV2:
+    """ShuffleNetV2 2.0x. `weights` as in `load_weights`; other keywords as in `ShuffleNetV2`."""
+    return _build("shufflenet_v2_x2_0", (244, 488, 976, 2048), weights, options)
+
+
+def _build(variant: str, channels: tuple, weights: str | None, options: dict) -> ShuffleNetV2:
+    backbone = ShuffleNetV2(channels, **options)
+    backbone.variant = variant
+    if weights is not None:
+        load_weights(backbone, weights)
+    return backbone

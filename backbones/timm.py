@@ -1,0 +1,230 @@
+"""Any timm model that offers feature maps, behind our contract.
+
+Source: the models and their `forward_intermediates`, `prune_intermediate_layers` and `feature_info` are timm's
+(https://github.com/huggingface/pytorch-image-models), an optional extra.
+"""
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from difflib import get_close_matches
+from math import log2
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from backbones.base import Backbone, Published, Tap, select_taps
+from backbones.reparam import fold_bn_into_conv
+from backbones.weights import load_weights
+
+logger = logging.getLogger(__name__)
+
+PUBLISHED = {"timm": Published(None, None, None, "timm's results/results-imagenet.csv, by backbone.name")}
+
+
+class TimmBackbone(Backbone):
+    """A timm model, its classifier left out.
+
+    Taps: the last map of each depth that timm's `feature_info` lists, c1..c5 as far as the model has them (transformers
+    on patches begin at c2, plain vision transformers have c4 only); no c5_exp, no final. Maps that the model makes
+    smaller than ceil(size / stride), because it pads less, are extended by repeating their borders.
+    Models of a fixed image size (most transformers) take theirs through `model_options={"img_size": [H, W]}`.
+
+    Args:
+        name: timm's name of the model, with its pretrained tag where one is wanted ("mobilenetv3_large_100.ra_in1k").
+        output_stride: 8, 16 or 32; other than 32 only where the model can dilate.
+        in_channels: As in `Backbone`.
+        pretrained: Download timm's weights.
+        model_options: Further keywords of `timm.create_model`.
+
+    Raises:
+        ImportError: timm is not installed.
+        ValueError: timm has no such model, it gives no feature maps, or it takes no such output stride.
+        OSError: Pretrained weights could not be downloaded.
+    """
+
+    def __init__(
+        self, name: str, *, output_stride: int = 32, in_channels: int = 3, pretrained: bool = False,
+        model_options: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        options = dict(model_options or {}) | {"in_chans": in_channels}
+        model = _create(name, options, pretrained)
+        maps = getattr(model, "feature_info", None)
+        if not maps or not hasattr(model, "forward_intermediates"):
+            raise ValueError(f"timm's {name} gives no feature maps: it has no forward_intermediates and feature_info")
+        depths = [log2(entry["reduction"]) for entry in maps]  # before dilation: names follow depth
+        if not all(depth.is_integer() for depth in depths):
+            strides = ", ".join(str(entry["reduction"]) for entry in maps)
+            raise ValueError(f"timm's {name} has maps of strides {strides}; taps need powers of two")
+        if output_stride < min(32, max(entry["reduction"] for entry in maps)):
+            model = _dilated(name, options, pretrained, output_stride)
+        last = {int(depth): index for index, depth in enumerate(depths) if depth >= 1}
+        for depth, index in last.items():
+            stride = min(2**depth, output_stride) if output_stride < 32 else 2**depth
+            tap = Tap(f"c{depth}", maps[index]["num_chs"], stride)
+            self._taps[tap.name] = tap, index
+        self.variant, self.mean, self.std = name, *(tuple(model.pretrained_cfg[key]) for key in ("mean", "std"))
+        self.model, self._deepest = model, None
+        self._prune()
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps = self.model.forward_intermediates(images, indices=self._indices(), intermediates_only=True)
+        size = images.shape[-2:]
+        return {tap.name: _extended(x, size, tap) for tap, x in zip(self.taps, maps, strict=True)}
+
+    def keep_taps(self, names) -> "TimmBackbone":
+        kept = {tap.name for tap in select_taps(self.taps, names=tuple(names))}
+        self._taps = {name: entry for name, entry in self._taps.items() if name in kept}
+        self._prune()
+        return self
+
+    def fuse(self) -> nn.Module:
+        """A copy with timm's own branches merged and BatchNorm folded where it is certain, in float64.
+
+        Certain is a BatchNorm that one forward shows to be the only reader of a convolution's output. A BatchNorm
+        before its convolution, other norms, and convolutions that compute their kernel stay. The result is compared
+        with this model; should it ever differ, the copy stays unfused and a warning says so.
+        """
+        from timm.utils.model import reparameterize_model
+
+        exact, usual, first = copy.deepcopy(self).double(), torch.get_default_dtype(), next(self.parameters())
+        images = torch.rand(self._probe_shape(), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        images = images.to(first.device)
+        twin = copy.deepcopy(exact)
+        with torch.no_grad():
+            expected = exact(images)
+            try:
+                torch.set_default_dtype(torch.float64)  # timm makes merged convolutions of the default type
+                twin.model = reparameterize_model(twin.model)
+            finally:
+                torch.set_default_dtype(usual)
+            with _Readers(twin) as readers:
+                features = twin.model.forward_intermediates(images, indices=self._indices(), intermediates_only=True)
+            for conv, norm in readers.pairs(features):
+                _fold(twin, conv, norm)
+            actual = twin.eval()(images)
+        if any((actual[name] - x).abs().max() > 1e-9 * x.abs().max() for name, x in expected.items()):
+            logger.warning("timm's %s stays unfused: its fused copy computes something else", self.variant)
+            return copy.deepcopy(self)
+        return twin.to(first.dtype)
+
+    def source_names(self) -> dict[str, dict[str, str]]:
+        return {"timm": {f"model.{name}".rstrip("."): name for name, _ in self.model.named_modules()}}
+
+    def _indices(self) -> list[int]:
+        return [index for _, index in self._taps.values()]
+
+    def _prune(self) -> None:
+        if self._indices()[-1] != self._deepest:  # timm does not prune twice at the same place
+            self.model.prune_intermediate_layers(self._indices(), prune_norm=True, prune_head=True)
+            self._deepest = self._indices()[-1]
+
+    def _probe_shape(self) -> tuple[int, int, int, int]:
+        config = self.model.pretrained_cfg
+        size = getattr(getattr(self.model, "patch_embed", None), "img_size", None)
+        if size is None:
+            size = config["input_size"][1:] if config.get("fixed_input_size") else (96, 96)
+        return 1, self.in_channels, *size
+
+
+def timm_model(*, name: str, weights: str | None = None, **options) -> TimmBackbone:
+    """A timm model. `weights`: "timm" (needs the network), a file of timm's or of ours; else as in `TimmBackbone`."""
+    backbone = TimmBackbone(name, pretrained=weights == "timm", **options)
+    if weights not in (None, "timm"):
+        load_weights(backbone, weights)
+    return backbone
+
+
+def _create(name: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError("backbone=timm needs timm; install it: uv pip install -e '.[timm]'") from error
+    if not timm.is_model(name):
+        close = ", ".join(get_close_matches(name, timm.list_models(), 5)) or "those of timm.list_models()"
+        raise ValueError(f"timm {timm.__version__} has no model {name}; it has {close}")
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    except OSError as error:
+        raise OSError(f"could not download timm's {name} ({error}); fetch it by hand and give the file") from error
+
+
+def _dilated(name: str, options: dict[str, Any], pretrained: bool, output_stride: int) -> nn.Module:
+    """The model at another output stride. MobileNetV3's and V4's class takes none, but its features_only twin does."""
+    options = options | {"output_stride": output_stride}
+    try:
+        return _create(name, options, pretrained)
+    except (TypeError, AssertionError, NotImplementedError) as error:
+        reason = error
+    try:
+        twin = _create(name, options | {"features_only": True}, pretrained)
+    except (TypeError, AssertionError, NotImplementedError):
+        twin = nn.Identity()
+    options.pop("output_stride")
+    model = _create(name, options, pretrained)
+    if not twin.state_dict() or not set(twin.state_dict()) <= set(model.state_dict()):
+        raise ValueError(f"timm's {name} takes no output_stride={output_stride} ({reason}); take 32") from reason
+    for part, module in twin.named_children():
+        if type(module) is type(getattr(model, part, None)):  # else the same weights around other activations
+            setattr(model, part, module)
+    return model
+
+
+def _extended(x: Tensor, image_size: tuple[int, int], tap: Tap) -> Tensor:
+    """A map that is too small for its stride, its borders repeated on both sides alike (the odd px at the end)."""
+    missing = [-(-extent // tap.stride) - have for extent, have in zip(image_size, x.shape[-2:], strict=True)]
+    if missing == [0, 0]:
+        return x
+    if min(missing) < 0:
+        raise ValueError(f"{tap} of {tuple(x.shape[-2:])} px is larger than an image of {tuple(image_size)} px has")
+    (top, left), (bottom, right) = ([m // 2 for m in missing], [m - m // 2 for m in missing])
+    return F.pad(x, (left, right, top, bottom), mode="replicate")
+
+
+class _Readers(TorchDispatchMode):
+    """Sees which operators read the output of each convolution, whoever calls them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        parts = list(model.named_modules())
+        self.convs = {id(part.weight): name for name, part in parts if isinstance(part, nn.Conv2d)}
+        self.norms = {id(part.running_mean): name for name, part in parts if isinstance(part, nn.BatchNorm2d)}
+        self.made: dict[int, tuple[Tensor, str, list]] = {}  # id of an output -> it, its convolution, its readers
+        self.calls = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        norm = next((self.norms[id(tensor)] for tensor in tensors if id(tensor) in self.norms), None)
+        self.calls[norm] += 1
+        for tensor in tensors:
+            if id(tensor) in self.made:
+                self.made[id(tensor)][2].append(norm)
+        conv = next((self.convs[id(tensor)] for tensor in tensors if id(tensor) in self.convs), None)
+        if conv and func.overloadpacket is torch.ops.aten.convolution:
+            self.calls[conv] += 1
+            self.made[id(output)] = output, conv, []
+        return output
+
+    def pairs(self, handed_out: Iterable[Tensor]) -> list[tuple[str, str]]:
+        """(convolution, BatchNorm) that each ran once, the second as the only reader of the first."""
+        seen_outside = {id(tensor) for tensor in handed_out}
+        alone = [(conv, readers[0]) for output, conv, readers in self.made.values()
+                 if len(readers) == 1 and readers[0] and id(output) not in seen_outside]  # fmt: skip
+        return [(conv, norm) for conv, norm in alone if self.calls[conv] == self.calls[norm] == 1]
+
+
+def _fold(module: nn.Module, conv_name: str, norm_name: str) -> None:
+    """Fold in place; what a norm with an activation does after normalising stays."""
+    conv, norm = module.get_submodule(conv_name), module.get_submodule(norm_name)
+    weight, bias = fold_bn_into_conv(conv.weight, conv.bias, norm)
+    conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
+    parent, _, leaf = norm_name.rpartition(".")
+    rest = getattr(norm, "act", None)
+    setattr(module.get_submodule(parent), leaf, (rest if rest is not None else nn.Identity()).eval())

@@ -1,0 +1,101 @@
+"""RepVGG against timm, with weights carried over."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from backbones import repvgg
+from backbones.reparam import fuse_model
+from backbones.weights import load_weights
+from tasks.deploy.profile import profile
+from tests.backbones.references import PRECISIONS, parameters, worst_error
+from tests.backbones.rep_oracles import few_steps, published_numbers, renamed, timm_dilated, worst_fused_error
+from tests.oracles import randomised
+
+# variant: parameters with the classifier in training (timm 1.0.31) and fused
+COUNTS = {
+    "repvgg_a0": (9_108_968, 8_309_384),
+    "repvgg_a1": (14_092_264, 12_789_864),
+    "repvgg_a2": (28_210_600, 25_499_944),
+    "repvgg_b0": (15_817_960, 14_339_048),
+    "repvgg_b1": (57_415_016, 51_829_480),
+}
+DEPTHS = {"a": (2, 4, 14, 1), "b": (4, 6, 16, 1)}
+small = pytest.mark.parametrize("variant", ["repvgg_a0", "repvgg_b0"])
+
+
+def reference(variant: str) -> nn.Module:
+    torch.manual_seed(0)
+    return randomised(timm.create_model(variant))
+
+
+def places(variant: str) -> dict[str, str]:
+    """timm's module behind each tap."""
+    taps = {"c1": "stem"}
+    for stage, depth in enumerate(DEPTHS[variant[7]]):
+        taps[f"c{stage + 2}"] = f"stages.{stage}.{depth - 1}"
+        if depth > 1:
+            taps[f"c{stage + 2}_first"] = f"stages.{stage}.0"
+    return taps
+
+
+@pytest.mark.parametrize("variant", COUNTS)
+def test_every_tap_equals_timm(variant, tmp_path):
+    factory = getattr(repvgg, variant)
+    for dtype, bound in PRECISIONS:
+        assert worst_error(factory, reference(variant), places(variant), tmp_path, dtype) <= bound
+
+
+@small
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_dilated_taps_equal_timms_dilated_the_same(variant, output_stride, tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.backbones.references.dilated", timm_dilated)
+    factory = getattr(repvgg, variant)
+    error = worst_error(factory, reference(variant), places(variant), tmp_path, output_stride=output_stride)
+    assert error <= 1e-10
+
+
+@pytest.mark.parametrize("variant", COUNTS)
+def test_parameter_counts_with_the_classifier(variant):
+    backbone = getattr(repvgg, variant)().eval()
+    head = nn.Linear(backbone.taps[-1].channels, 1000)
+    assert (parameters(backbone, head), parameters(fuse_model(backbone), head)) == COUNTS[variant]
+    assert COUNTS[variant][0] == parameters(timm.create_model(variant))
+
+
+@pytest.mark.parametrize("variant", COUNTS)
+def test_published_numbers(variant):
+    published_numbers(repvgg, variant)
+
+
+def test_multiply_adds_of_the_fused_network():
+    for variant, macs in {"repvgg_a0": 1361, "repvgg_b0": 3058}.items():
+        backbone = fuse_model(getattr(repvgg, variant)().eval())
+        assert profile(backbone, (224, 224)).macs / 1e6 + 1.28 == pytest.approx(macs, abs=1)
+
+
+@small
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_fused_equals_unfused_after_training(variant, output_stride):
+    torch.manual_seed(0)
+    backbone = few_steps(getattr(repvgg, variant)(output_stride=output_stride).double())
+    assert worst_fused_error(backbone) < 1e-9
+
+
+def test_the_authors_names_load(tmp_path):
+    network = reference("repvgg_a0")
+    rules = [
+        (r"^stem\.", "stage0."),
+        (r"conv_kxk", "rbr_dense"),
+        (r"conv_1x1", "rbr_1x1"),
+        (r"identity", "rbr_identity"),
+    ]
+    rules += [(rf"^stages\.{stage}\.", f"stage{stage + 1}.") for stage in range(4)]
+    torch.save(renamed(network.state_dict(), [*rules, (r"^head\.fc\.", "linear.")]), tmp_path / "official.pth")
+    torch.save(network.state_dict(), tmp_path / "timm.pth")
+    official, other = repvgg.repvgg_a0(), repvgg.repvgg_a0()
+    report = load_weights(official, tmp_path / "official.pth")
+    assert (report.naming, report.unused) == ("repvgg", ("linear.weight", "linear.bias"))
+    assert load_weights(other, tmp_path / "timm.pth").naming == "timm"
+    assert all(torch.equal(tensor, other.state_dict()[key]) for key, tensor in official.state_dict().items())
