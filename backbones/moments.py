@@ -170,8 +170,8 @@ def _assembly(device: torch.device) -> Tensor:
 
     Over all positions in the plane the products of taps i and j add up to the autocorrelation at lag j - i. The
     positions beyond an edge, which do not count, see one row (column) of the image through one row of taps; those
-    beyond a corner are subtracted twice. Features: total; rows, columns (2 each), corners (4); lags (9, 9); products along
-    rows and columns for lag 0, 1, 2 (2 and 2 each); squared corners (4).
+    beyond a corner are subtracted twice. Features: total; rows, columns (2 each), corners (4); lags (9, 9); products
+    along rows and columns for lag 0, 1, 2 (2 and 2 each); squared corners (4).
     """
     matrix = torch.zeros(43, 90, dtype=torch.float64)
     side = {1: 0, -1: 1}  # taps of +1 see the first row from beyond it, taps of -1 the last
