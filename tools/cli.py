@@ -86,7 +86,9 @@ def message(error: BaseException, primary: str | None = None) -> str:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={name}: there is no such {group}; choose one of {', '.join(error.options)}"
+        close = difflib.get_close_matches(name, error.options, n=2)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        return f"{group}={name}: there is no such {group}; {hint}choose one of {', '.join(error.options)}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set; give {error.full_key}=<value>"
     if unknown := re.match(r"Could not override '([\w./@]+)'", text):

@@ -278,7 +278,6 @@ def test_nothing_to_judge_is_nan_without_warnings(pixels):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_equals_cpu_also_when_deterministic():
     logits, (_, target) = torch.randn(2, 19, 65, 97), pair(19, 2, 65, 97)
     expected = counted(19, (predicted_classes(logits), target)).matrix
