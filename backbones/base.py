@@ -1,12 +1,14 @@
 """The contract that every backbone keeps: taps with a name, channels and stride, and feature maps by tap name."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log2
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
 OUTPUT_STRIDES = (8, 16, 32)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1]
 Norm = Callable[[int], nn.Module]
 
 
@@ -57,8 +59,9 @@ class Backbone(nn.Module):
 
     Attributes:
         taps: What `forward` returns, shallow to deep.
-        variant: Name of the architecture as torchvision spells it, where torchvision has it.
-        mean, std: Normalisation of RGB values in [0, 1] that the weights expect.
+        known_as: What each library calls the architecture: {"torchvision": "mobilenet_v2", "timm": ...}.
+        norm_eps: {library: eps of its BatchNorms} where it is another than ours; weights are corrected for it.
+        mean, std: Normalisation of values in [0, 1] that the weights expect, one number for each input channel.
 
     Args:
         in_channels: Channels of the images.
@@ -68,20 +71,23 @@ class Backbone(nn.Module):
         ValueError: `output_stride` is none of the three.
     """
 
-    variant: str | None = None
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    known_as: Mapping[str, str] = MappingProxyType({})
+    norm_eps: Mapping[str, float] = MappingProxyType({})
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __init__(self, *, in_channels: int = 3, output_stride: int = 32) -> None:
         super().__init__()
         if output_stride not in OUTPUT_STRIDES:
             raise ValueError(f"output_stride={output_stride}: expected one of {OUTPUT_STRIDES}")
         self.in_channels = in_channels
+        self.mean, self.std = spread(IMAGENET_MEAN, in_channels), spread(IMAGENET_STD, in_channels)
         self.output_stride = output_stride
         self.layers = nn.ModuleList()
         self._depth = 0  # log2 of the stride that the layers so far would have undilated
         self._dilation = 1
         self._taps: dict[str, tuple[Tap, int]] = {}  # name -> (tap, index of the layer that makes it)
+        self._ends: dict[str, int] = {}  # depth ("c1".."c5") -> index of its last layer, whatever taps are kept
 
     @property
     def taps(self) -> tuple[Tap, ...]:
@@ -129,6 +135,21 @@ class Backbone(nn.Module):
             self.layers[deepest].drop_contraction()
         return self
 
+    def modules_until(self, end: str) -> list[nn.Module]:
+        """The parts from the images to the end of a depth, whichever taps are kept.
+
+        Args:
+            end: "c1".."c5" as far as the backbone has them, "final", or "all".
+
+        Raises:
+            ValueError: The backbone has no such end; the message lists those that it has.
+        """
+        if end == "all":
+            return list(self.children())
+        if end not in self._ends:
+            raise ValueError(f"the backbone has no {end}; it has {', '.join(self._ends)}, all")
+        return list(self.layers[: self._ends[end] + 1])
+
     def _grid(self, stride: int) -> tuple[int, int]:
         """Stride and dilation that the next layer gets when its published stride is `stride`."""
         if 2**self._depth * stride > self.output_stride:
@@ -157,10 +178,18 @@ class Backbone(nn.Module):
         if not (self._depth or tap):
             return
         name = tap or f"c{self._depth}"
+        self._ends[name] = index
         if name in self._taps:
             earlier, at = self._taps.pop(name)
             self._taps.setdefault(f"{name}_first", (replace(earlier, name=f"{name}_first"), at))
         self._taps[name] = (Tap(name, channels, min(2**self._depth, self.output_stride)), index)
+
+
+def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Numbers of R, G, B for another number of channels: their mean for one, else repeated in turn."""
+    if channels == 1:
+        return (sum(values) / len(values),)
+    return tuple(values[channel % len(values)] for channel in range(channels))
 
 
 def select_taps(

@@ -10,7 +10,8 @@ from torch import nn
 
 from backbones.base import Backbone, Norm, Published
 from backbones.layers import ConvNormAct, InvertedResidual, init_weights, make_divisible
-from backbones.weights import load_weights, timm_names, timm_places
+from backbones.weight_names import timm_names, timm_places
+from backbones.weights import apply_weights
 
 PUBLISHED = {  # by the name of the configuration
     "mnasnet_050": Published(2.22, 104, 67.734, "torchvision MNASNet0_5_Weights.IMAGENET1K_V1"),
@@ -96,32 +97,28 @@ class MnasNet(Backbone):
 
 def mnasnet0_5(*, width: float = 0.5, weights: str | None = None, **options) -> MnasNet:
     """MnasNet-B1 0.5. `weights` as in `load_weights`; other keywords as in `MnasNet`."""
-    return _build("mnasnet0_5", B1, weights, {"width": width, **options})
+    return _build({"torchvision": "mnasnet0_5", "timm": "mnasnet_050"}, B1, weights, {"width": width, **options})
 
 
 def mnasnet0_75(*, width: float = 0.75, weights: str | None = None, **options) -> MnasNet:
     """MnasNet-B1 0.75. `weights` as in `load_weights`; other keywords as in `MnasNet`."""
-    return _build("mnasnet0_75", B1, weights, {"width": width, **options})
+    return _build({"torchvision": "mnasnet0_75", "timm": "mnasnet_075"}, B1, weights, {"width": width, **options})
 
 
 def mnasnet1_0(*, weights: str | None = None, **options) -> MnasNet:
     """MnasNet-B1. `weights` as in `load_weights`; other keywords as in `MnasNet`."""
-    return _build("mnasnet1_0", B1, weights, options)
+    return _build({"torchvision": "mnasnet1_0", "timm": "mnasnet_100"}, B1, weights, options)
 
 
 def mnasnet1_3(*, width: float = 1.3, weights: str | None = None, **options) -> MnasNet:
     """MnasNet-B1 1.3. `weights` as in `load_weights`; other keywords as in `MnasNet`."""
-    return _build("mnasnet1_3", B1, weights, {"width": width, **options})
+    return _build({"torchvision": "mnasnet1_3"}, B1, weights, {"width": width, **options})
 
 
 def semnasnet_100(*, weights: str | None = None, **options) -> MnasNet:
     """MnasNet-A1. `weights` as in `load_weights`; other keywords as in `MnasNet`."""
-    return _build(None, A1, weights, options)
+    return _build({"timm": "semnasnet_100"}, A1, weights, options)
 
 
-def _build(variant: str | None, stages: tuple, weights: str | None, options: dict) -> MnasNet:
-    backbone = MnasNet(stages, **options)
-    backbone.variant = variant
-    if weights is not None:
-        load_weights(backbone, weights)
-    return backbone
+def _build(known_as: dict, stages: tuple, weights: str | None, options: dict) -> MnasNet:
+    return apply_weights(MnasNet(stages, **options), weights, **known_as)

@@ -8,7 +8,8 @@ from torch import nn
 
 from backbones.base import Backbone, Norm, Published
 from backbones.layers import ConvNormAct, init_weights, make_divisible
-from backbones.weights import load_weights, timm_names, timm_places
+from backbones.weight_names import timm_names, timm_places
+from backbones.weights import apply_weights
 
 _SLIM = "tensorflow/models research/slim/nets/mobilenet_v1.md"
 PUBLISHED = {  # by the name of the configuration
@@ -59,7 +60,5 @@ class MobileNetV1(Backbone):
 
 def mobilenet_v1(*, weights: str | None = None, **options) -> MobileNetV1:
     """MobileNetV1. `weights` as in `load_weights`; other keywords as in `MobileNetV1`."""
-    backbone = MobileNetV1(**options)
-    if weights is not None:
-        load_weights(backbone, weights)
-    return backbone
+    name = f"mobilenetv1_{round(100 * options.get('width', 1)):03}"
+    return apply_weights(MobileNetV1(**options), weights, timm=name)

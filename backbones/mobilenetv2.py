@@ -7,7 +7,8 @@ from torch import nn
 
 from backbones.base import Backbone, Norm, Published
 from backbones.layers import ConvNormAct, InvertedResidual, init_weights, make_divisible
-from backbones.weights import conv_norm_names, load_weights, timm_names, timm_places
+from backbones.weight_names import conv_norm_names, timm_names, timm_places
+from backbones.weights import apply_weights
 
 _SLIM = "tensorflow/models research/slim/nets/mobilenet/README.md"
 PUBLISHED = {  # by the name of the configuration; parameters without those of the norms
@@ -81,8 +82,5 @@ class MobileNetV2(Backbone):
 
 def mobilenet_v2(*, weights: str | None = None, **options) -> MobileNetV2:
     """MobileNetV2. `weights` as in `load_weights`; other keywords as in `MobileNetV2`."""
-    backbone = MobileNetV2(**options)
-    backbone.variant = "mobilenet_v2"
-    if weights is not None:
-        load_weights(backbone, weights)
-    return backbone
+    timm = f"mobilenetv2_{round(100 * options.get('width', 1)):03}"
+    return apply_weights(MobileNetV2(**options), weights, torchvision="mobilenet_v2", timm=timm)

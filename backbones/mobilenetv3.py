@@ -13,7 +13,8 @@ from torch import nn
 
 from backbones.base import Backbone, Norm, Published
 from backbones.layers import ConvNormAct, InvertedResidual, init_weights, make_divisible
-from backbones.weights import conv_norm_names, inverted_residual_names, load_weights, timm_names, timm_places
+from backbones.weight_names import conv_norm_names, inverted_residual_names, timm_names, timm_places
+from backbones.weights import apply_weights
 
 _SLIM = "tensorflow/models research/slim/nets/mobilenet/README.md"
 PUBLISHED = {  # by the name of the configuration
@@ -110,17 +111,35 @@ class MobileNetV3(Backbone):
             else:
                 names |= inverted_residual_names(layer, ours, f"{theirs}.block")
         places = timm_places(self._blocks, f"blocks.{len(self._blocks)}.0")
-        return {"torchvision": names, "timm": timm_names(self.layers, places)}
+        return {
+            "torchvision": names, "torchvision ssdlite": self._ssdlite_names(names),
+            "timm": timm_names(self.layers, places),
+        }  # fmt: skip
+
+    def _ssdlite_names(self, names: dict[str, str]) -> dict[str, str]:
+        """Names in torchvision's SSDLite, which cuts the chain in two behind the first c5 block's expansion."""
+        cut = 1 + sum(self._blocks[:-1])
+        split = {}
+        for ours, theirs in names.items():
+            index, _, inner = theirs.partition(".")
+            if int(index) < cut:
+                split[ours] = f"0.{theirs}"
+            elif int(index) == cut:
+                inner = inner.removeprefix("block.")
+                split[ours] = f"0.{cut}.{inner.removeprefix('0.')}" if inner.startswith("0.") else f"1.0.{inner}"
+            else:
+                split[ours] = f"1.{int(index) - cut}.{inner}"
+        return split
 
 
 def mobilenet_v3_large(*, weights: str | None = None, **options) -> MobileNetV3:
     """MobileNetV3-Large. `weights` as in `load_weights`; other keywords as in `MobileNetV3`."""
-    return _build("mobilenet_v3_large", LARGE, weights, options)
+    return _build("large", LARGE, weights, options)
 
 
 def mobilenet_v3_small(*, weights: str | None = None, **options) -> MobileNetV3:
     """MobileNetV3-Small. `weights` as in `load_weights`; other keywords as in `MobileNetV3`."""
-    return _build("mobilenet_v3_small", SMALL, weights, options)
+    return _build("small", SMALL, weights, options)
 
 
 def mobilenet_v3_large_minimalistic(*, weights: str | None = None, **options) -> MobileNetV3:
@@ -133,9 +152,12 @@ def mobilenet_v3_small_minimalistic(*, weights: str | None = None, **options) ->
     return _build(None, SMALL_MINIMALISTIC, weights, options)
 
 
-def _build(variant: str | None, rows: tuple, weights: str | None, options: dict) -> MobileNetV3:
+def _build(size: str | None, rows: tuple, weights: str | None, options: dict) -> MobileNetV3:
+    known_as = {}
+    if size:
+        percent = round(100 * options.get("width", 1))
+        known_as = {"torchvision": f"mobilenet_v3_{size}", "timm": f"mobilenetv3_{size}_{percent:03}"}
     backbone = MobileNetV3(rows, **options)
-    backbone.variant = variant
-    if weights is not None:
-        load_weights(backbone, weights)
-    return backbone
+    if size:  # timm's tf_ models, the only minimalistic ones, have our 0.001 (and TensorFlow's padding)
+        backbone.norm_eps = {"timm": 1e-5}
+    return apply_weights(backbone, weights, **known_as)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone, Norm, Published
 from backbones.layers import ConvNormAct, init_weights, make_divisible
-from backbones.weights import load_weights, timm_names, timm_places
+from backbones.weight_names import timm_names, timm_places
+from backbones.weights import apply_weights
 
 _CARD = "timm's model card of {}; its training"
 PUBLISHED = {  # by the name of the configuration
@@ -189,21 +190,18 @@ class MobileNetV4(Backbone):
 
 def mobilenetv4_conv_small(*, weights: str | None = None, **options) -> MobileNetV4:
     """MobileNetV4-Conv-S. `weights` as in `load_weights`; other keywords as in `MobileNetV4`."""
-    return _build(SMALL, 32, weights, options)
+    return _build("mobilenetv4_conv_small", SMALL, 32, weights, options)
 
 
 def mobilenetv4_conv_medium(*, weights: str | None = None, **options) -> MobileNetV4:
     """MobileNetV4-Conv-M. `weights` as in `load_weights`; other keywords as in `MobileNetV4`."""
-    return _build(MEDIUM, 32, weights, options)
+    return _build("mobilenetv4_conv_medium", MEDIUM, 32, weights, options)
 
 
 def mobilenetv4_conv_large(*, weights: str | None = None, **options) -> MobileNetV4:
     """MobileNetV4-Conv-L. `weights` as in `load_weights`; other keywords as in `MobileNetV4`."""
-    return _build(LARGE, 24, weights, options)
+    return _build("mobilenetv4_conv_large", LARGE, 24, weights, options)
 
 
-def _build(stages: tuple, stem: int, weights: str | None, options: dict) -> MobileNetV4:
-    backbone = MobileNetV4(stages, stem=stem, **options)
-    if weights is not None:
-        load_weights(backbone, weights)
-    return backbone
+def _build(name: str, stages: tuple, stem: int, weights: str | None, options: dict) -> MobileNetV4:
+    return apply_weights(MobileNetV4(stages, stem=stem, **options), weights, timm=name)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from backbones.base import Backbone, Norm, Published
 from backbones.branches import BranchedConv
 from backbones.layers import init_weights, make_divisible
-from backbones.weights import load_weights
+from backbones.weights import apply_weights
 
 _SOURCE = "apple/ml-mobileone README.md, fused"
 PUBLISHED = {  # by the name of the configuration
@@ -107,31 +107,28 @@ class MobileOne(Backbone):
 
 def mobileone_s0(*, weights: str | None = None, **options) -> MobileOne:
     """MobileOne-S0, four branches. `weights` as in `load_weights`; other keywords as in `MobileOne`."""
-    return _build((0.75, 1, 1, 2), weights, {"branches": 4} | options)
+    return _build("mobileone_s0", (0.75, 1, 1, 2), weights, {"branches": 4} | options)
 
 
 def mobileone_s1(*, weights: str | None = None, **options) -> MobileOne:
     """MobileOne-S1. `weights` as in `load_weights`; other keywords as in `MobileOne`."""
-    return _build((1.5, 1.5, 2, 2.5), weights, options)
+    return _build("mobileone_s1", (1.5, 1.5, 2, 2.5), weights, options)
 
 
 def mobileone_s2(*, weights: str | None = None, **options) -> MobileOne:
     """MobileOne-S2. `weights` as in `load_weights`; other keywords as in `MobileOne`."""
-    return _build((1.5, 2, 2.5, 4), weights, options)
+    return _build("mobileone_s2", (1.5, 2, 2.5, 4), weights, options)
 
 
 def mobileone_s3(*, weights: str | None = None, **options) -> MobileOne:
     """MobileOne-S3. `weights` as in `load_weights`; other keywords as in `MobileOne`."""
-    return _build((2, 2.5, 3, 4), weights, options)
+    return _build("mobileone_s3", (2, 2.5, 3, 4), weights, options)
 
 
 def mobileone_s4(*, weights: str | None = None, **options) -> MobileOne:
     """MobileOne-S4, with squeeze-and-excite. `weights` as in `load_weights`; other keywords as in `MobileOne`."""
-    return _build((3, 3.5, 3.5, 4), weights, {"excite": True} | options)
+    return _build("mobileone_s4", (3, 3.5, 3.5, 4), weights, {"excite": True} | options)
 
 
-def _build(widths: tuple, weights: str | None, options: dict) -> MobileOne:
-    backbone = MobileOne(widths, **options)
-    if weights is not None:
-        load_weights(backbone, weights)
-    return backbone
+def _build(name: str, widths: tuple, weights: str | None, options: dict) -> MobileOne:
+    return apply_weights(MobileOne(widths, **options), weights, timm=name)

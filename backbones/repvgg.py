@@ -8,7 +8,7 @@ from torch import nn
 from backbones.base import Backbone, Norm, Published
 from backbones.branches import BranchedConv
 from backbones.layers import init_weights, make_divisible
-from backbones.weights import load_weights
+from backbones.weights import apply_weights
 
 _SOURCE = "open-mmlab/mmpretrain configs/repvgg/README.md: the authors' weights, fused"
 PUBLISHED = {  # by the name of the configuration
@@ -70,31 +70,28 @@ class RepVGG(Backbone):
 
 def repvgg_a0(*, weights: str | None = None, **options) -> RepVGG:
     """RepVGG-A0. `weights` as in `load_weights`; other keywords as in `RepVGG`."""
-    return _build(A, (0.75, 0.75, 0.75, 2.5), weights, options)
+    return _build("repvgg_a0", A, (0.75, 0.75, 0.75, 2.5), weights, options)
 
 
 def repvgg_a1(*, weights: str | None = None, **options) -> RepVGG:
     """RepVGG-A1. `weights` as in `load_weights`; other keywords as in `RepVGG`."""
-    return _build(A, (1, 1, 1, 2.5), weights, options)
+    return _build("repvgg_a1", A, (1, 1, 1, 2.5), weights, options)
 
 
 def repvgg_a2(*, weights: str | None = None, **options) -> RepVGG:
     """RepVGG-A2. `weights` as in `load_weights`; other keywords as in `RepVGG`."""
-    return _build(A, (1.5, 1.5, 1.5, 2.75), weights, options)
+    return _build("repvgg_a2", A, (1.5, 1.5, 1.5, 2.75), weights, options)
 
 
 def repvgg_b0(*, weights: str | None = None, **options) -> RepVGG:
     """RepVGG-B0. `weights` as in `load_weights`; other keywords as in `RepVGG`."""
-    return _build(B, (1, 1, 1, 2.5), weights, options)
+    return _build("repvgg_b0", B, (1, 1, 1, 2.5), weights, options)
 
 
 def repvgg_b1(*, weights: str | None = None, **options) -> RepVGG:
     """RepVGG-B1. `weights` as in `load_weights`; other keywords as in `RepVGG`."""
-    return _build(B, (2, 2, 2, 4), weights, options)
+    return _build("repvgg_b1", B, (2, 2, 2, 4), weights, options)
 
 
-def _build(depths: tuple, widths: tuple, weights: str | None, options: dict) -> RepVGG:
-    backbone = RepVGG(depths, widths, **options)
-    if weights is not None:
-        load_weights(backbone, weights)
-    return backbone
+def _build(name: str, depths: tuple, widths: tuple, weights: str | None, options: dict) -> RepVGG:
+    return apply_weights(RepVGG(depths, widths, **options), weights, timm=name)

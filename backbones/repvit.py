@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from backbones.base import Backbone, Norm, Published
 from backbones.layers import ConvNormAct, SqueezeExcite, init_weights, make_divisible
 from backbones.reparam import fold_bn_into_conv, identity_kernel, single_conv
-from backbones.weights import load_weights
+from backbones.weights import apply_weights
 
 _SOURCE = "THU-MIG/RepViT README.md, fused, 300 epochs with distillation"
 PUBLISHED = {  # by the name of the configuration
@@ -170,36 +170,33 @@ def _mixer(ours: str, mixer: str, squeeze: str) -> dict[str, str]:
 
 def repvit_m0_6(*, weights: str | None = None, **options) -> RepViT:
     """RepViT-M0.6. `weights` as in `load_weights`; other keywords as in `RepViT`."""
-    return _build((40, 80, 160, 320), (2, 3, 10, 2), weights, options)
+    return _build("repvit_m0_6", (40, 80, 160, 320), (2, 3, 10, 2), weights, options)
 
 
 def repvit_m0_9(*, weights: str | None = None, **options) -> RepViT:
     """RepViT-M0.9. `weights` as in `load_weights`; other keywords as in `RepViT`."""
-    return _build((48, 96, 192, 384), (3, 4, 16, 3), weights, options)
+    return _build("repvit_m0_9", (48, 96, 192, 384), (3, 4, 16, 3), weights, options)
 
 
 def repvit_m1_0(*, weights: str | None = None, **options) -> RepViT:
     """RepViT-M1.0. `weights` as in `load_weights`; other keywords as in `RepViT`."""
-    return _build((56, 112, 224, 448), (3, 4, 16, 3), weights, options)
+    return _build("repvit_m1_0", (56, 112, 224, 448), (3, 4, 16, 3), weights, options)
 
 
 def repvit_m1_1(*, weights: str | None = None, **options) -> RepViT:
     """RepViT-M1.1. `weights` as in `load_weights`; other keywords as in `RepViT`."""
-    return _build((64, 128, 256, 512), (3, 4, 14, 3), weights, options)
+    return _build("repvit_m1_1", (64, 128, 256, 512), (3, 4, 14, 3), weights, options)
 
 
 def repvit_m1_5(*, weights: str | None = None, **options) -> RepViT:
     """RepViT-M1.5. `weights` as in `load_weights`; other keywords as in `RepViT`."""
-    return _build((64, 128, 256, 512), (5, 6, 26, 5), weights, options)
+    return _build("repvit_m1_5", (64, 128, 256, 512), (5, 6, 26, 5), weights, options)
 
 
 def repvit_m2_3(*, weights: str | None = None, **options) -> RepViT:
     """RepViT-M2.3. `weights` as in `load_weights`; other keywords as in `RepViT`."""
-    return _build((80, 160, 320, 640), (7, 8, 36, 3), weights, options)
+    return _build("repvit_m2_3", (80, 160, 320, 640), (7, 8, 36, 3), weights, options)
 
 
-def _build(widths: tuple, depths: tuple, weights: str | None, options: dict) -> RepViT:
-    backbone = RepViT(widths, depths, **options)
-    if weights is not None:
-        load_weights(backbone, weights)
-    return backbone
+def _build(name: str, widths: tuple, depths: tuple, weights: str | None, options: dict) -> RepViT:
+    return apply_weights(RepViT(widths, depths, **options), weights, timm=name)

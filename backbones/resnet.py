@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone, Norm, Published
 from backbones.layers import ConvNormAct, init_weights, make_divisible
-from backbones.weights import load_weights
+from backbones.weights import apply_weights
 
 TORCHVISION = "torchvision IMAGENET1K_V1"
 PUBLISHED = {  # by the name of the configuration
@@ -135,8 +135,4 @@ def resnext50_32x4d(*, weights: str | None = None, **options) -> ResNet:
 
 
 def _build(variant: str, weights: str | None, table: dict, options: dict) -> ResNet:
-    backbone = ResNet(**table, **options)
-    backbone.variant = variant
-    if weights is not None:
-        load_weights(backbone, weights)
-    return backbone
+    return apply_weights(ResNet(**table, **options), weights, torchvision=variant, timm=variant)

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from backbones.base import Backbone, Norm, Published
 from backbones.layers import ConvNormAct, channel_shuffle, init_weights, make_divisible
-from backbones.weights import conv_norm_names, load_weights
+from backbones.weight_names import conv_norm_names
+from backbones.weights import apply_weights
 
 PAPER = "Zhang et al. 2018, tables 1 (multiply-adds, without the classifier) and 2; parameters: pytorchcv"
 AUTHORS = "megvii-model/ShuffleNet-Series, ShuffleNetV1/README.md"
@@ -107,7 +108,7 @@ class ShuffleNetV1(Backbone):
         if layout not in LAYOUTS:
             raise ValueError(f"layout={layout}: expected one of {', '.join(LAYOUTS)}")
         self.layout, norm = layout, norm or nn.BatchNorm2d
-        self.variant = f"shufflenet_v1 (groups={groups}, layout={layout})"
+        self.known_as = {layout: f"shufflenet_v1 (groups={groups})"}
         channels = STEM if width == 1.5 else make_divisible(STEM * width, groups)  # 24 in the authors' 1.5x
         self._append(ConvNormAct(in_channels, channels, 3, 2, norm=norm), channels, stride=2)
         self._append(nn.MaxPool2d(3, 2, 1), channels, stride=2)
@@ -155,9 +156,7 @@ class ShuffleNetV1(Backbone):
 def shufflenet_v1(*, weights: str | None = None, **options) -> ShuffleNetV1:
     """ShuffleNet. `weights` as in `load_weights`; other keywords as in `ShuffleNetV1`."""
     backbone = ShuffleNetV1(**options)
-    if weights is not None:
-        load_weights(backbone, weights)
-    return backbone
+    return apply_weights(backbone, weights, **backbone.known_as)
 
 
 def average_pool(x: Tensor, stride: int, dilation: int) -> Tensor:

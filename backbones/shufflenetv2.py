@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone, Norm, Published
 from backbones.layers import ConvNormAct, channel_shuffle, init_weights, make_divisible
-from backbones.weights import conv_norm_names, load_weights
+from backbones.weight_names import conv_norm_names
+from backbones.weights import apply_weights
 
 TORCHVISION = "torchvision IMAGENET1K_V1"
 PUBLISHED = {  # by the name of the configuration
@@ -122,8 +123,4 @@ def shufflenet_v2_x2_0(*, weights: str | None = None, **options) -> ShuffleNetV2
 
 
 def _build(variant: str, channels: tuple, weights: str | None, options: dict) -> ShuffleNetV2:
-    backbone = ShuffleNetV2(channels, **options)
-    backbone.variant = variant
-    if weights is not None:
-        load_weights(backbone, weights)
-    return backbone
+    return apply_weights(ShuffleNetV2(channels, **options), weights, torchvision=variant)

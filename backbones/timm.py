@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from backbones.base import Backbone, Published, Tap, select_taps
+from backbones.base import Backbone, Published, Tap, select_taps, spread
 from backbones.reparam import fold_bn_into_conv
-from backbones.weights import load_weights
+from backbones.weights import apply_weights
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,9 @@ class TimmBackbone(Backbone):
             stride = min(2**depth, output_stride) if output_stride < 32 else 2**depth
             tap = Tap(f"c{depth}", maps[index]["num_chs"], stride)
             self._taps[tap.name] = tap, index
-        self.variant, self.mean, self.std = name, *(tuple(model.pretrained_cfg[key]) for key in ("mean", "std"))
+            self._ends[tap.name] = maps[index]["module"]
+        self.known_as = {"timm": name}
+        self.mean, self.std = (spread(model.pretrained_cfg[key], in_channels) for key in ("mean", "std"))
         self.model, self._deepest = model, None
         self._prune()
 
@@ -83,6 +85,18 @@ class TimmBackbone(Backbone):
         self._taps = {name: entry for name, entry in self._taps.items() if name in kept}
         self._prune()
         return self
+
+    def modules_until(self, end: str) -> list[nn.Module]:
+        """As in `Backbone`; timm registers its modules in the order in which they run."""
+        if end not in self._ends:
+            return super().modules_until(end)
+        parts = []
+        for name, module in self.model.named_modules():
+            if name == self._ends[end]:
+                return [*parts, module]
+            if not f"{self._ends[end]}.".startswith(f"{name}." if name else ""):
+                parts.append(module)
+        raise ValueError(f"timm's {self.known_as['timm']} has no part {self._ends[end]}; freeze all, or nothing")
 
     def fuse(self) -> nn.Module:
         """A copy with timm's own branches merged and BatchNorm folded where it is certain, in float64.
@@ -110,7 +124,7 @@ class TimmBackbone(Backbone):
                 _fold(twin, conv, norm)
             actual = twin.eval()(images)
         if any((actual[name] - x).abs().max() > 1e-9 * x.abs().max() for name, x in expected.items()):
-            logger.warning("timm's %s stays unfused: its fused copy computes something else", self.variant)
+            logger.warning("timm's %s stays unfused: its fused copy computes something else", self.known_as["timm"])
             return copy.deepcopy(self)
         return twin.to(first.dtype)
 
@@ -135,10 +149,9 @@ class TimmBackbone(Backbone):
 
 def timm_model(*, name: str, weights: str | None = None, **options) -> TimmBackbone:
     """A timm model. `weights`: "timm" (needs the network), a file of timm's or of ours; else as in `TimmBackbone`."""
-    backbone = TimmBackbone(name, pretrained=weights == "timm", **options)
-    if weights not in (None, "timm"):
-        load_weights(backbone, weights)
-    return backbone
+    if weights == "timm":  # timm's own loading adapts whatever the options change
+        return TimmBackbone(name, pretrained=True, **options)
+    return apply_weights(TimmBackbone(name, **options), weights, timm=name)
 
 
 def _create(name: str, options: dict[str, Any], pretrained: bool) -> nn.Module:

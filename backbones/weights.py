@@ -1,17 +1,20 @@
-"""Where weights come from, how foreign names map to ours, and loading that leaves nothing unsaid."""
+"""Loading weights of any origin: strict, with a report, and nothing left unsaid."""
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from backbones.layers import ConvNormAct, InvertedResidual
+from backbones.base import Backbone, spread
+from backbones.weight_sources import Source, read_source
 
 logger = logging.getLogger(__name__)
+AnyBackbone = TypeVar("AnyBackbone", bound=Backbone)
 
 
 @dataclass(frozen=True)
@@ -19,118 +22,139 @@ class LoadReport:
     """What a loading did.
 
     Attributes:
-        source: File or enum entry.
+        source: File or the library's name of the weights.
         naming: Whose names its keys had: "ours" or a key of the module's `source_names()`.
         matched: Number of tensors loaded: all that the module has.
         unused: Keys of the source that the module has no place for (a classifier, say).
+        adapted: Our keys whose input channels were spread from RGB to the module's.
+        keys: {our key: the source's key}.
     """
 
     source: str
     naming: str
     matched: int
     unused: tuple[str, ...]
+    adapted: tuple[str, ...]
+    keys: Mapping[str, str] = field(repr=False)
 
     def __str__(self) -> str:
         groups = Counter(key.split(".")[0] for key in self.unused)
         unused = ", ".join(f"{name}.* ({count})" for name, count in groups.items()) or "nothing"
-        return f"{self.source}: {self.matched} tensors loaded ({self.naming} names), left aside: {unused}"
+        adapted = f"; input channels adapted: {', '.join(self.adapted)}" if self.adapted else ""
+        return f"{self.source}: {self.matched} tensors loaded ({self.naming} names), left aside: {unused}{adapted}"
+
+
+def apply_weights(backbone: AnyBackbone, weights: str | None, **known_as: str) -> AnyBackbone:
+    """Finish a backbone: say what each library calls it, and load its weights.
+
+    Args:
+        backbone: Just built.
+        weights: As in `load_weights`; none leaves it as it is.
+        known_as: Name of the architecture in "torchvision", "timm".
+    """
+    backbone.known_as = known_as
+    if weights is not None:
+        load_weights(backbone, weights)
+    return backbone
 
 
 def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
     """Load every tensor of a module, or refuse.
 
+    Running variances take up the difference where a library's BatchNorms have another eps. A first convolution of RGB
+    weights is spread over a backbone's other number of input channels, as timm does it: summed for one, else repeated
+    and scaled. A backbone takes over the normalisation that the source states.
+
     Args:
         module: A backbone or head; `source_names()`, if it has it, maps its module names to foreign ones, whose
             common prefix ("features.", "backbone.") is left out: {"torchvision": {"layers.0.conv": "0.0", ...}}.
-        weights: "torchvision" (best published weights of `module.variant`), "torchvision:IMAGENET1K_V1" (a certain
-            entry), or a file: torchvision's, one of ours with the same names, or a checkpoint of a training run.
+        weights: As in `read_source`: "torchvision", "timm", each also with ":" and an entry, or a file.
 
     Returns:
         The report, which is logged too.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The source lacks tensors of the module, or shapes differ; the message names them.
+        ValueError: The source lacks tensors of the module, shapes differ, or the weights are fused.
         OSError: Published weights could not be downloaded.
     """
-    source, state = _read(module, str(weights))
+    source = read_source(str(weights), getattr(module, "known_as", {}))
+    state, wanted = source.tensors, module.state_dict()
     offered = {"ours": {}} | (module.source_names() if hasattr(module, "source_names") else {})
-    wanted = module.state_dict()
     best = max(
         ((naming, _keys(wanted, names), prefix) for naming, names in offered.items() for prefix in _prefixes(state)),
         key=lambda candidate: sum(candidate[2] + key in state for key in candidate[1].values()),
     )
     naming, keys, prefix = best
-    missing = [prefix + key for key in keys.values() if prefix + key not in state]
-    if missing:
-        raise ValueError(
-            f"{source}: {len(missing)} of {len(wanted)} tensors are missing (first: {missing[0]}); "
-            f"are these weights of {_name(module)}?"
-        )
+    _check_complete(module, source, wanted, [prefix + key for key in keys.values() if prefix + key not in state])
     tensors = {ours: state[prefix + theirs] for ours, theirs in keys.items()}
+    channels = getattr(module, "in_channels", 3)
+    adapted = tuple(key for key, tensor in tensors.items() if _is_rgb(tensor, wanted[key], channels))
+    tensors |= {key: _spread_weight(tensors[key], channels) for key in adapted}
     differing = [key for key, tensor in tensors.items() if tensor.shape != wanted[key].shape]
     if differing:
         key = differing[0]
         raise ValueError(
-            f"{source}: {len(differing)} tensors differ in shape (first: {prefix + keys[key]} is "
+            f"{source.name}: {len(differing)} tensors differ in shape (first: {prefix + keys[key]} is "
             f"{tuple(tensors[key].shape)}, {key} is {tuple(wanted[key].shape)}); do width, reduced_tail, in_channels "
             "and the number of classes fit?"
         )
+    if naming in getattr(module, "norm_eps", {}):
+        tensors |= _corrected_variances(module, tensors, module.norm_eps[naming])
     module.load_state_dict(tensors, strict=True)
-    used = {prefix + key for key in keys.values()}
-    report = LoadReport(source, naming, len(tensors), tuple(key for key in state if key not in used))
+    if isinstance(module, Backbone):
+        _take_normalization(module, source, naming)
+    used = {ours: prefix + theirs for ours, theirs in keys.items()}
+    unused = tuple(key for key in state if key not in set(used.values()))
+    report = LoadReport(source.name, naming, len(tensors), unused, adapted, used)
     logger.info("%s", report)
     return report
 
 
-def conv_norm_names(ours: str, theirs: str) -> dict[str, str]:
-    """Names of a `ConvNormAct` as torchvision's Conv2dNormActivation has them."""
-    return {f"{ours}.conv": f"{theirs}.0", f"{ours}.norm": f"{theirs}.1"}
+def _check_complete(module: nn.Module, source: Source, wanted: Mapping[str, Tensor], missing: list[str]) -> None:
+    if not missing:
+        return
+    if any(key.endswith("running_mean") for key in wanted) and not any("running_mean" in key for key in source.tensors):
+        raise ValueError(
+            f"{source.name} holds no BatchNorm: these weights seem to be fused (reparameterized for inference), which "
+            "cannot be trained on; give the unfused ones"
+        )
+    raise ValueError(
+        f"{source.name}: {len(missing)} of {len(wanted)} tensors are missing (first: {missing[0]}); "
+        f"are these weights of {_name(module)}?"
+    )
 
 
-def inverted_residual_names(block: InvertedResidual, ours: str, theirs: str) -> dict[str, str]:
-    """Names of a block as torchvision's inverted residuals number them: parts that are left out are not counted."""
-    names, index = {}, 0
-    for part in ("expand", "depthwise", "squeeze", "project"):
-        module = getattr(block, part)
-        if isinstance(module, nn.Identity):
-            continue
-        if part == "squeeze":
-            names |= {f"{ours}.squeeze.{fc}": f"{theirs}.{index}.{fc}" for fc in ("fc1", "fc2")}
-        else:
-            names |= conv_norm_names(f"{ours}.{part}", f"{theirs}.{index}")
-        index += 1
-    return names
+def _take_normalization(backbone: Backbone, source: Source, naming: str) -> None:
+    if source.mean and source.std:
+        sizes = {len(source.mean), len(source.std)}
+        fits = sizes == {backbone.in_channels}  # a checkpoint of such a backbone
+        backbone.mean, backbone.std = (
+            values if fits else spread(values, backbone.in_channels) for values in (source.mean, source.std)
+        )
+    elif naming == "timm":  # some of timm's models want [-1, 1]
+        logger.info("%s does not state its normalisation; taking mean=%s std=%s (tools/import_weights.py stores "
+                    "another)", source.name, list(backbone.mean), list(backbone.std))  # fmt: skip
 
 
-def timm_places(blocks: Sequence[int], last: str | None = None) -> list[str]:
-    """What timm's EfficientNet and MobileNetV3 call a chain of layers: the stem, the blocks of each stage, the last."""
-    numbered = [f"blocks.{stage}.{block}" for stage, count in enumerate(blocks) for block in range(count)]
-    return ["stem", *numbered, *([last] if last else [])]
+def _corrected_variances(module: nn.Module, tensors: Mapping[str, Tensor], eps: float) -> dict[str, Tensor]:
+    """Running variances v with v + our eps = theirs + their eps: an eps is no tensor, a checkpoint would forget it."""
+    norms = {f"{name}.running_var": part for name, part in module.named_modules() if isinstance(part, nn.BatchNorm2d)}
+    return {key: tensors[key].double() + eps - norm.eps for key, norm in norms.items()}
 
 
-def timm_names(layers: Iterable[nn.Module], places: Iterable[str]) -> dict[str, str]:
-    """Names of stem, inverted residuals and closing convolution ("head", or a block) as timm has them.
+def _is_rgb(tensor: Tensor, wanted: Tensor, channels: int) -> bool:
+    return (
+        channels != 3 and tensor.ndim == wanted.ndim == 4 and tensor.shape[1] == 3 and wanted.shape[1] == channels
+        and tensor.shape[::2] == wanted.shape[::2]
+    )  # fmt: skip
 
-    Args:
-        layers: The first of a backbone's layers; layers of other types are left out.
-        places: As in `timm_places`.
-    """
-    names, ends = {}, {"stem": ("conv_stem", "bn1"), "head": ("conv_head", "bn2")}
-    for index, (layer, place) in enumerate(zip(layers, places, strict=False)):
-        ours = f"layers.{index}"
-        if isinstance(layer, InvertedResidual):
-            expands = not isinstance(layer.expand, nn.Identity)
-            theirs = ("conv_pw", "conv_dw", "conv_pwl") if expands else ("conv_dw", "conv_pw")
-            for at, conv in enumerate(theirs, start=1):
-                part = ("expand", "depthwise", "project")[at - 1 - len(theirs)]
-                names |= {f"{ours}.{part}.conv": f"{place}.{conv}", f"{ours}.{part}.norm": f"{place}.bn{at}"}
-            names[f"{ours}.squeeze.fc1"] = f"{place}.se.conv_reduce"
-            names[f"{ours}.squeeze.fc2"] = f"{place}.se.conv_expand"
-        elif isinstance(layer, ConvNormAct):
-            conv, norm = ends.get(place, (f"{place}.conv", f"{place}.bn1"))
-            names |= {f"{ours}.conv": conv, f"{ours}.norm": norm}
-    return names
+
+def _spread_weight(weight: Tensor, channels: int) -> Tensor:
+    """(C_out, 3, k, k) -> (C_out, channels, k, k) of the same sum over the inputs."""
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    return weight[:, torch.arange(channels) % 3] * (3 / channels)
 
 
 def _keys(wanted: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, str]:
@@ -149,39 +173,4 @@ def _prefixes(state: Mapping[str, Tensor]) -> tuple[str, ...]:
 
 
 def _name(module: nn.Module) -> str:
-    return getattr(module, "variant", None) or type(module).__name__
-
-
-def _read(module: nn.Module, weights: str) -> tuple[str, dict[str, Tensor]]:
-    if weights.split(":")[0] == "torchvision":
-        return _published(module, weights)
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}; expected a file, or 'torchvision'")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path}: not a file of plain tensors ({str(error).splitlines()[0]})") from error
-    for wrapper in ("state_dict", "model"):
-        content = content.get(wrapper, content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path}: holds no state dict (names to tensors)")
-    return str(path), content
-
-
-def _published(module: nn.Module, weights: str) -> tuple[str, dict[str, Tensor]]:
-    from torchvision.models import get_model_weights
-
-    variant = _name(module)
-    try:
-        entries = get_model_weights(variant)
-    except ValueError as error:
-        raise ValueError(f"torchvision publishes no weights of {variant}; give a file") from error
-    name = weights.partition(":")[2] or entries.DEFAULT.name
-    if name not in entries.__members__:
-        raise ValueError(f"torchvision has no weights {name} of {variant}; it has {', '.join(entries.__members__)}")
-    entry = entries[name]
-    try:
-        return str(entry), entry.get_state_dict(progress=True, check_hash=True)
-    except OSError as error:
-        raise OSError(f"could not download {entry.url} ({error}); fetch it by hand and give the file") from error
+    return next(iter(getattr(module, "known_as", {}).values()), type(module).__name__)

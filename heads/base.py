@@ -15,9 +15,12 @@ class Head(nn.Module, ABC):
     the ones it reads and learns their channels and strides.
 
     Attributes:
+        kind: Of the task that it is made for: "classification", "detection", "segmentation".
         taps: The taps it reads, in the head's own order; `forward` finds them in `features` by name.
         num_classes: Classes that it tells apart.
     """
+
+    kind: str
 
     def __init__(self, taps: Sequence[Tap], num_classes: int) -> None:
         super().__init__()
@@ -31,4 +34,32 @@ class Head(nn.Module, ABC):
         Args:
             features: {tap.name: (N, tap.channels, h, w)}, at least for `self.taps`.
             image_size: (H, W) in px that predictions refer to.
+        """
+
+
+class DetectionHead(Head):
+    """A head whose raw predictions are boxes and class scores at fixed places, its anchors.
+
+    Attributes:
+        form: What the raw numbers mean, by which a task picks the loss: "softmax" (class_logits with the background
+            first), "sigmoid" (one logit a class), "distribution" (sigmoid logits, box edges as distributions).
+    """
+
+    kind = "detection"
+    form: str
+
+    @abstractmethod
+    def anchors(self, image_size: tuple[int, int]) -> Tensor:
+        """Anchors for images of (H, W) px: (A, 4) float32 xyxy, px, on the device of the head."""
+
+    @abstractmethod
+    def decode(self, raw: Mapping[str, Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Turn raw predictions into boxes and scores, in operators that every exporter takes.
+
+        Args:
+            raw: What `forward` gave.
+            image_size: (H, W) px that the boxes refer to.
+
+        Returns:
+            Boxes (N, A, 4) float32 xyxy, px, clipped to the image, and scores (N, A, num_classes) float32 in [0, 1].
         """

@@ -85,6 +85,8 @@ class LRASPP(Head):
         ValueError: A tap is not offered; unknown `pool` or `merge`; numbers of skips and their channels differ.
     """
 
+    kind = "segmentation"
+
     def __init__(
         self, taps: Sequence[Tap], num_classes: int, *, deep: str | Sequence[str] = DEEPEST,
         skips: Sequence[str] = ("c3",), skip_channels: Sequence[int] = (), filters: int = 128,
@@ -154,6 +156,8 @@ class RASPP(Head):
 
     Source: Sandler et al. 2018, "MobileNetV2", section 6.3.
     """
+
+    kind = "segmentation"
 
     def __init__(
         self, taps: Sequence[Tap], num_classes: int, *, deep: str | Sequence[str] = DEEPEST, filters: int = 256,

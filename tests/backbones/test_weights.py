@@ -1,10 +1,20 @@
 """Loading: strict, with a report, and errors that say what to do."""
 
+import json
+
 import pytest
+import timm
 import torch
 import torchvision
+from safetensors.torch import save_file
+from timm.models._manipulate import adapt_input_conv
 
+from backbones.base import IMAGENET_MEAN, spread
+from backbones.mobilenetv1 import mobilenet_v1
 from backbones.mobilenetv3 import mobilenet_v3_small
+from backbones.mobileone import mobileone_s1
+from backbones.reparam import fuse_model
+from backbones.timm import timm_model
 from backbones.weights import load_weights
 
 
@@ -87,3 +97,73 @@ def test_no_network_is_an_error_that_says_what_to_fetch(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(OSError, match=r"could not download https://\S+mobilenet_v3_small\S+ .*give the file"):
         mobilenet_v3_small(weights="torchvision")
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_the_first_convolution_is_spread_over_other_channels_as_timm_does(channels, torchvision_file):
+    backbone = mobilenet_v3_small(in_channels=channels)
+    report = load_weights(backbone, torchvision_file)
+    assert report.adapted == ("layers.0.conv.weight",)
+    rgb = torch.load(torchvision_file)["features.0.0.weight"]
+    assert torch.equal(backbone.layers[0].conv.weight, adapt_input_conv(channels, rgb))
+    assert backbone.mean == spread(IMAGENET_MEAN, channels) and len(backbone.std) == channels
+    assert "input channels adapted" in str(report)
+
+
+def test_every_branch_of_a_first_block_is_spread(tmp_path):
+    torch.save(mobileone_s1().state_dict(), tmp_path / "rgb.pth")
+    backbone = mobileone_s1(in_channels=1, weights=str(tmp_path / "rgb.pth"))
+    grey = torch.rand(2, 1, 33, 33)
+    rgb = mobileone_s1(weights=str(tmp_path / "rgb.pth"))
+    expected, actual = (net.eval()(x)["c1"] for net, x in ((rgb, grey.expand(-1, 3, -1, -1)), (backbone, grey)))
+    torch.testing.assert_close(actual, expected)
+
+
+def test_normalisation_comes_with_timms_weights(monkeypatch, tmp_path):
+    """timm's MobileNetV1 wants [-1, 1]: as the library says it, and as its published folders do."""
+    made = timm.create_model("mobilenetv1_100")
+    assert made.pretrained_cfg["mean"] == (0.5, 0.5, 0.5)
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: made if pretrained else None)
+    for weights in ("timm", "timm:ra4_e3600_r224_in1k"):
+        backbone = mobilenet_v1(weights=weights)
+        assert backbone.mean == backbone.std == (0.5, 0.5, 0.5)
+        assert torch.equal(backbone.layers[0].conv.weight, made.conv_stem.weight)
+    with pytest.raises(ValueError, match="timm has no weights v9 of mobilenetv1_100; it has ra4_e3600_r224_in1k"):
+        mobilenet_v1(weights="timm:v9")
+    with pytest.raises(ValueError, match="timm has no weights of mobilenetv1_030; give a file"):
+        mobilenet_v1(weights="timm", width=0.3)
+    with pytest.raises(ValueError, match="timm publishes no weights of"):
+        load_weights(torch.nn.Linear(1, 1), "timm")
+
+    save_file(made.state_dict(), tmp_path / "model.safetensors")
+    assert mobilenet_v1(weights=str(tmp_path / "model.safetensors")).mean == IMAGENET_MEAN
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}))
+    backbone = mobilenet_v1(weights=str(tmp_path / "model.safetensors"))
+    assert backbone.mean == backbone.std == (0.5, 0.5, 0.5)
+
+
+def test_fused_weights_are_refused_with_the_reason(tmp_path):
+    fused = fuse_model(mobileone_s1().eval()).state_dict()
+    timms = timm.utils.reparameterize_model(timm.create_model("mobileone_s1").eval()).state_dict()
+    for name, state in (("ours", fused), ("timm", timms)):
+        torch.save(state, tmp_path / f"{name}.pth")
+        with pytest.raises(ValueError, match=r"seem to be fused .* cannot be trained on; give the unfused"):
+            mobileone_s1(weights=str(tmp_path / f"{name}.pth"))
+    torch.save({"state_dict": fused, "fused": True}, tmp_path / "flagged.pth")
+    with pytest.raises(ValueError, match=r"flagged\.pth is fused: .*give the checkpoint that it was fused from"):
+        mobileone_s1(weights=str(tmp_path / "flagged.pth"))
+
+
+def test_parts_up_to_a_depth_are_those_that_it_is_computed_by():
+    images = torch.rand(2, 3, 64, 64)
+    for backbone in (mobilenet_v3_small(), mobileone_s1(), timm_model(name="convnext_atto")):
+        for end in ("c2", "c3", "c5"):
+            tap = backbone.train()(images)[end]
+            gradients = torch.autograd.grad(tap.square().sum(), backbone.parameters(), allow_unused=True)
+            used = {id(p) for p, g in zip(backbone.parameters(), gradients, strict=True) if g is not None}
+            assert used == {id(p) for module in backbone.modules_until(end) for p in module.parameters()}
+        with pytest.raises(ValueError, match=r"the backbone has no c9; it has .*c5.*all"):
+            backbone.modules_until("c9")
+    trimmed = mobilenet_v3_small().keep_taps(["c3"])
+    assert len(trimmed.modules_until("c2")) == 2
+    assert len(trimmed.modules_until("all")) == 1

@@ -1,0 +1,133 @@
+"""Where weights are read from: torchvision's and timm's published ones, and files of many origins."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LIBRARIES = ("torchvision", "timm")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights as they were found.
+
+    Attributes:
+        name: File, or the library's name of the weights.
+        tensors: By the names of their origin.
+        mean, std: Normalisation of RGB in [0, 1] that they expect; none where the source does not say.
+    """
+
+    name: str
+    tensors: dict[str, Tensor]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def read_source(weights: str, known_as: Mapping[str, str]) -> Source:
+    """Read weights.
+
+    Args:
+        weights: "torchvision" or "timm" (the library's default for the architecture), "torchvision:IMAGENET1K_V1",
+            "timm:lamb_in1k" (a certain entry), or a file: a state dict (.pth, .safetensors), a checkpoint of a
+            training run, or what tools/import_weights.py wrote.
+        known_as: What each library calls the architecture.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The library has no such weights; the file holds none, or fused ones, which cannot be trained.
+        ImportError: timm or safetensors is not installed.
+        OSError: Published weights could not be downloaded.
+    """
+    library, _, tag = weights.partition(":")
+    if library in LIBRARIES:
+        if library not in known_as:
+            architecture = next(iter(known_as.values()), "this architecture")
+            raise ValueError(f"{library} publishes no weights of {architecture}; give a file")
+        return (_torchvision if library == "torchvision" else _timm)(known_as[library], tag)
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}; expected a file, or one of {', '.join(LIBRARIES)}")
+    return _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+
+
+def _torchvision(variant: str, tag: str) -> Source:
+    from torchvision.models import get_model_weights
+
+    try:
+        entries = get_model_weights(variant)
+    except ValueError as error:
+        raise ValueError(f"torchvision publishes no weights of {variant}; give a file") from error
+    name = tag or entries.DEFAULT.name
+    if name not in entries.__members__:
+        raise ValueError(f"torchvision has no weights {name} of {variant}; it has {', '.join(entries.__members__)}")
+    entry = entries[name]
+    try:
+        state = entry.get_state_dict(progress=True, check_hash=True)
+    except OSError as error:
+        raise OSError(f"could not download {entry.url} ({error}); fetch it by hand and give the file") from error
+    preset = entry.transforms()
+    return Source(str(entry), state, tuple(preset.mean), tuple(preset.std))
+
+
+def _timm(variant: str, tag: str) -> Source:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError("weights=timm needs timm; install it: uv pip install -e '.[timm]'") from error
+    tags = [name.partition(".")[2] for name in timm.list_models(f"{variant}.*", pretrained=True)]
+    if not tags or (tag and tag not in tags):
+        has = f"it has {', '.join(tags)}" if tags else "give a file"
+        raise ValueError(f"timm has no weights {tag} of {variant}; {has}".replace("  ", " "))
+    name = f"{variant}.{tag}" if tag else variant
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except (OSError, RuntimeError) as error:
+        raise OSError(f"could not download timm's {name} ({error}); fetch it by hand and give the file") from error
+    config = model.pretrained_cfg
+    return Source(f"timm {name}", model.state_dict(), tuple(config["mean"]), tuple(config["std"]))
+
+
+def _safetensors(path: Path) -> Source:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ImportError(f"{path} needs safetensors; install it: uv pip install safetensors") from error
+    try:
+        tensors = load_file(path)
+    except Exception as error:
+        raise ValueError(f"{path}: not a safetensors file ({str(error).splitlines()[0]})") from error
+    beside = path.with_name("config.json")  # as timm publishes its models
+    config = json.loads(beside.read_text()).get("pretrained_cfg", {}) if beside.is_file() else {}
+    return Source(str(path), tensors, *(tuple(config[key]) if key in config else None for key in ("mean", "std")))
+
+
+def _pickled(path: Path) -> Source:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path}: not a file of plain tensors ({str(error).splitlines()[0]})") from error
+    if isinstance(content, dict) and content.get("fused") is True:
+        raise ValueError(
+            f"{path} is fused: its branches and norms are merged into single convolutions, which cannot be trained on; "
+            "give the checkpoint that it was fused from"
+        )
+    known = content if isinstance(content, dict) else {}
+    for wrapper in ("state_dict", "model"):
+        content = content.get(wrapper, content) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path}: holds no state dict (names to tensors)")
+    tensors = dict(content)
+    return Source(str(path), tensors, *(_normalization(known, tensors, name) for name in ("mean", "std")))
+
+
+def _normalization(known: Mapping[str, Any], tensors: dict[str, Tensor], name: str) -> tuple[float, ...] | None:
+    """As tools/import_weights.py states it, or as a checkpoint's network holds it (for 0..255)."""
+    if isinstance(known.get(name), list | tuple):
+        return tuple(map(float, known[name]))
+    held = tensors.pop(f"network.{name}", None)
+    return None if held is None else tuple((held.flatten().double() / 255).tolist())
