@@ -3,9 +3,11 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,6 +18,8 @@ from backbones.reparam import fuse_model
 from tasks.data.base import Classes
 from tasks.network import Network
 from tasks.optim import parameter_groups
+
+Table = tuple[str, Sequence[str], Sequence[Sequence[object]]]  # title, columns, rows
 
 
 class VisionTask(L.LightningModule, ABC):
@@ -34,7 +38,9 @@ class VisionTask(L.LightningModule, ABC):
         channels_last: Keep tensors in channels_last memory, which trains 1.3 to 1.5 times faster on CPUs.
         norm_momentum: Share of each batch in BatchNorm's running statistics; none: the architecture's own (0.01 in
             MobileNetV3: too slow for runs of a few hundred steps, whose evaluation then lags far behind).
-        freeze_norm: Keep BatchNorm's running statistics and affine parameters as they are.
+        freeze: Part of the backbone that is not trained, from the images on: up to the end of "c1".."c5" or "final", or
+            "all"; its norms keep their statistics.
+        freeze_norm: Keep BatchNorm's running statistics and affine parameters as they are, everywhere.
     """
 
     kind: str
@@ -43,20 +49,29 @@ class VisionTask(L.LightningModule, ABC):
     def __init__(
         self, network: Network, classes: Classes, *, optimizer: Callable[..., Optimizer] | None = None,
         scheduler: Callable[..., LRScheduler] | None = None, channels_last: bool = True,
-        norm_momentum: float | None = None, freeze_norm: bool = False,
+        norm_momentum: float | None = None, freeze: str | None = None, freeze_norm: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
+        if network.head.kind != self.kind:
+            raise ValueError(
+                f"task={self.kind} cannot take {type(network.head).__name__}, a head for {network.head.kind}; choose "
+                f"another head=, or task={network.head.kind}"
+            )
         self.network, self.classes = network, classes
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.channels_last, self.freeze_norm = channels_last, freeze_norm
+        self.channels_last = channels_last
         self.config: dict[str, Any] = {}
         if channels_last:
             self.to(memory_format=torch.channels_last)
         for module in self.norms():
             if norm_momentum is not None:
                 module.momentum = norm_momentum
-            if freeze_norm:
-                module.requires_grad_(False)
+        self.frozen = [
+            *(network.backbone.modules_until(freeze) if freeze else ()),
+            *(self.norms() if freeze_norm else ()),
+        ]
+        for module in self.frozen:
+            module.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
         """(N, 3, H, W) RGB in 0..255 -> raw predictions; exactly what is exported."""
@@ -67,8 +82,22 @@ class VisionTask(L.LightningModule, ABC):
         """Summands of the training loss."""
 
     @abstractmethod
-    def predict(self, raw: Tensor | dict[str, Tensor], image_sizes: Sequence[tuple[int, int]]) -> list:
-        """Final predictions, one for each image, at the (H, W) px given."""
+    def predict(
+        self, raw: Tensor | dict[str, Tensor], image_sizes: Sequence[tuple[int, int]], input_size: tuple[int, int]
+    ) -> list:
+        """Final predictions, one for each image, at the (H, W) px given; the network saw images of `input_size`."""
+
+    @abstractmethod
+    def picture_samples(self, batch: dict, outputs: dict) -> list:
+        """What a sheet shows of a validated batch, one sample an image; `outputs` came from `validation_step`."""
+
+    @abstractmethod
+    def draw_sheet(self, samples: Sequence) -> np.ndarray:
+        """A picture, (H, W, 3) uint8 RGB, of samples from `picture_samples`."""
+
+    def report(self, folder: Path) -> list[Table]:
+        """Leave further files of the last validation in the folder; return tables that say more than the metrics."""
+        return []
 
     def deployable(self) -> nn.Module:
         """The network alone: a fused copy in eval mode."""
@@ -79,9 +108,8 @@ class VisionTask(L.LightningModule, ABC):
 
     def train(self, mode: bool = True) -> "VisionTask":
         super().train(mode)
-        if self.freeze_norm:
-            for module in self.norms():
-                module.eval()
+        for module in self.frozen:
+            module.eval()
         return self
 
     def training_step(self, batch: dict, index: int) -> Tensor:
@@ -122,6 +150,10 @@ class VisionTask(L.LightningModule, ABC):
         scheduler = self.make_scheduler(optimizer, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def _summed(self, values: Tensor) -> Tensor:
+        """Sum over all processes; a group of GPUs sums what is on GPUs."""
+        return self.trainer.strategy.reduce(values.to(self.device), reduce_op="sum").cpu()
+
     def _optimizer(self) -> Optimizer:
         if self.make_optimizer is None:
             raise ValueError("this task was built without an optimizer")
@@ -131,5 +163,8 @@ class VisionTask(L.LightningModule, ABC):
             raise ValueError(f"the optimizer does not take its settings: {error}") from error
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["config"] = self.config
-        checkpoint["classes"] = {"names": list(self.classes.names), "palette": [list(c) for c in self.classes.palette]}
+        checkpoint["config"], checkpoint["fused"] = self.config, False
+        names, palette, ids = self.classes.names, self.classes.palette, self.classes.ids
+        checkpoint["classes"] = {"names": list(names), "palette": [list(color) for color in palette]}
+        if ids:
+            checkpoint["classes"]["ids"] = list(ids)

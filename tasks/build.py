@@ -46,6 +46,11 @@ def build_task(config: Config, classes: Classes, *, pretrained: bool = True) -> 
         ValueError, FileNotFoundError: As raised by what is built.
     """
     network = build_whole_network(config, len(classes), pretrained=pretrained)
+    if network.backbone.in_channels not in (1, 3):
+        raise ValueError(
+            f"backbone.in_channels={network.backbone.in_channels}: the data gives RGB images; set "
+            "backbone.in_channels=3, or 1 for their luminance"
+        )
     parts = {name: make(config[name]) for name in ("optimizer", "scheduler") if config.get(name)}
     task = make(config["task"])(network, classes, **parts)
     task.config = plain(config)
@@ -60,6 +65,7 @@ def build_whole_network(config: Config, num_classes: int, *, pretrained: bool = 
     for part, source in sources.items():
         if pretrained and source is not None:
             load_weights(getattr(network, part), source)
+    network.take_normalization()
     return network
 
 

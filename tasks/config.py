@@ -36,11 +36,16 @@ class TrainConfig:
 
 @dataclass
 class EvaluateConfig(TrainConfig):
-    """An evaluation of a checkpoint; all that is not given is the checkpoint's own.
+    """An evaluation of a checkpoint, all that is not given being the checkpoint's own; or of anybody's detections.
 
     Attributes:
-        output_dir: Folder of evaluation.json and evaluation.png; none: the checkpoint's.
+        output_dir: Folder of evaluation.json and evaluation.png; none: the checkpoint's, or that of the predictions.
+        predictions: Detections in COCO's results form, in place of a checkpoint, judged by `data`.
+        evaluator: Judge of detections: "pycocotools", or "fast" for the same numbers sooner.
     """
+
+    predictions: str | None = None
+    evaluator: str = "pycocotools"
 
 
 @dataclass
@@ -65,13 +70,33 @@ class DescribeConfig(TrainConfig):
     """A backbone, or the network of a task, in numbers.
 
     Attributes:
+        all: Every backbone of conf/backbone as one table.
         image_size: (H, W) px of the profiled image.
         num_classes: Classes of the head; none: the checkpoint's, or 19.
         output_json: File for the same numbers.
     """
 
+    all: bool = False
     image_size: list[int] = field(default_factory=lambda: [224, 224])
     num_classes: int | None = None
+    output_json: str | None = None
+
+
+@dataclass
+class ImportWeightsConfig(TrainConfig):
+    """Foreign weights as a file of ours.
+
+    Attributes:
+        source: As in `backbone.weights`: a file, "torchvision", "timm", or with ":" and an entry.
+        output: File to write.
+        mean, std: Normalisation of values in [0, 1]; none: what the source states, else ImageNet's.
+        output_json: File for the report.
+    """
+
+    source: str | None = None
+    output: str | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
     output_json: str | None = None
 
 
@@ -96,4 +121,5 @@ SCHEMAS = {
     "predict_schema": PredictConfig,
     "describe_schema": DescribeConfig,
     "data_schema": DataConfig,
+    "import_weights_schema": ImportWeightsConfig,
 }

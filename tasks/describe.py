@@ -1,12 +1,42 @@
 """A backbone, or a task's whole network, in numbers: taps and costs, as trained and fused."""
 
+import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from rich.progress import track
+
 from backbones.reparam import fuse_model
-from tasks.build import Config, build_backbone, build_whole_network
+from tasks.build import Config, build_backbone, build_whole_network, make, plain
 from tasks.checkpoint import classes_of, read_checkpoint
 from tasks.deploy.profile import profile
+
+ZOO_COSTS = ("parameters", "macs", "activations", "memory_access_bytes", "depth")
+
+
+def describe_zoo(image_size: tuple[int, int], configs: Mapping[str, Config]) -> dict[str, Any]:
+    """Profile backbones, without a classifier, beside what was published with one.
+
+    Args:
+        image_size: (H, W) px.
+        configs: {name: configuration of the backbone}.
+
+    Returns:
+        {"image_size": [H, W], "costs": names of the costs, "backbones": one row each: {"backbone", "family",
+        "trained": {cost: number}, "fused": the same, "published": {"parameters", "macs" (both in M), "top1" (%),
+        "resolution" (px), "source"}}}.
+    """
+    rows = []
+    for name, config in track(configs.items(), "profiling", transient=True):
+        backbone = make(plain(config) | {"weights": None}).eval()
+        family = sys.modules[type(backbone).__module__]
+        row = {"backbone": name, "family": family.__name__.rpartition(".")[2]}
+        for form, network in (("trained", backbone), ("fused", fuse_model(backbone))):
+            cost = profile(network, image_size, in_channels=backbone.in_channels)
+            row[form] = {key: getattr(cost, key) for key in ZOO_COSTS}
+        rows.append(row | {"published": asdict(family.PUBLISHED[name])})
+    return {"image_size": list(image_size), "costs": list(ZOO_COSTS), "backbones": rows}
 
 
 def describe(config: Config) -> dict[str, Any]:

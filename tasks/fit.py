@@ -1,6 +1,5 @@
 """A training run: from a configuration to a folder of checkpoints, numbers and pictures."""
 
-import json
 import logging
 import os
 import shutil
@@ -17,8 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tasks.build import Config, build_data, build_task, make, save_config
 from tasks.callbacks import EMA, Curves, EpochLine, PredictionSheet
 from tasks.checkpoint import read_checkpoint
-from tasks.image_files import write_bytes
-from tasks.logs import CsvLog
+from tasks.logs import CsvLog, write_json
 
 RUN_FILES = ("best.ckpt", "last.ckpt", "metrics.csv", "metrics.json", "curves.png", "predictions.png", "config.yaml")
 logger = logging.getLogger(__name__)
@@ -113,6 +111,11 @@ class RunCheckpoint(ModelCheckpoint):
 def _check_resumable(config: Config, resumed: dict[str, Any]) -> None:
     """Refuse to train on where nothing is left to do, or where a later part would be undone."""
     path, limits = Path(config["checkpoint"]).expanduser(), config["trainer"]
+    if resumed["fused"]:
+        raise ValueError(
+            f"{path} is fused: its branches and norms are merged into single convolutions, which cannot be trained on; "
+            "go on from the checkpoint that it was fused from"
+        )
     for done, limit in ((resumed["epoch"] + 1, "max_epochs"), (resumed["global_step"], "max_steps")):
         if 0 < (limits.get(limit) or -1) <= done:
             raise ValueError(f"{path} has reached trainer.{limit}={limits[limit]}; set a higher one to go on")
@@ -158,11 +161,6 @@ def run_folder(config: Config) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[RUN_FOLDER] = str(folder.resolve())
     return folder
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file in one go; what was there stays whole until then."""
-    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def quiet() -> None:

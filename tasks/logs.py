@@ -1,7 +1,8 @@
-"""Numbers of a run as a CSV file that a resumed run goes on with."""
+"""Numbers on disk: a run's as a CSV file that a resumed run goes on with, others as JSON."""
 
 import csv
 import io
+import json
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
@@ -60,3 +61,8 @@ class CsvLog(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
+
+
+def write_json(path: Path, content: dict | list) -> None:
+    """Write a JSON file in one go, lists compactly; what was there stays whole until then."""
+    write_bytes(path, (json.dumps(content, indent=2 if isinstance(content, dict) else None) + "\n").encode())

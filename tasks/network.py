@@ -12,34 +12,40 @@ from heads.base import Head
 class Network(nn.Module):
     """Normalisation, backbone and head.
 
+    The normalisation is the backbone's, kept in the checkpoint since it belongs to the weights. A backbone of one
+    channel gets the luminance of RGB images.
+
     Args:
         backbone: Trimmed here to the taps that the head reads.
         head: Built for this backbone's taps.
-
-    Raises:
-        ValueError: The backbone takes other images than RGB.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, backbone: Backbone, head: Head) -> None:
         super().__init__()
-        if backbone.in_channels != len(backbone.mean):
-            raise ValueError(
-                f"backbone.in_channels={backbone.in_channels}: images are RGB and the backbone normalises "
-                f"{len(backbone.mean)} channels; set backbone.in_channels={len(backbone.mean)}"
-            )
         self.backbone = backbone.keep_taps(tap.name for tap in head.taps)
         self.head = head
         for name in ("mean", "std"):
-            value = 255 * torch.tensor(getattr(backbone, name)).reshape(1, -1, 1, 1)
-            self.register_buffer(name, value, persistent=False)
+            self.register_buffer(name, torch.empty(1, backbone.in_channels, 1, 1))
+        self.take_normalization()
+
+    def take_normalization(self) -> None:
+        """Normalise as the backbone's weights want it, once they are loaded."""
+        for name in ("mean", "std"):
+            getattr(self, name).copy_(255 * torch.tensor(getattr(self.backbone, name)).reshape(1, -1, 1, 1))
 
     def forward(self, images: Tensor, image_size: tuple[int, int] | None = None) -> Tensor | dict[str, Tensor]:
         """Predict.
 
         Args:
-            images: (N, 3, H, W) RGB in 0..255, any dtype.
+            images: (N, 3, H, W) RGB, or (N, in_channels, H, W), in 0..255, any dtype.
             image_size: (H, W) px that predictions refer to; none: that of the images.
         """
+        if self.backbone.in_channels == 1 and images.shape[1] == 3:
+            red, green, blue = images.to(self.mean.dtype).split(1, dim=1)
+            images = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601, as PIL and OpenCV convert
         features = self.backbone((images - self.mean) / self.std)
         return self.head(features, image_size or tuple(images.shape[-2:]))
 

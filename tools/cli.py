@@ -128,7 +128,9 @@ def _store_checkpoint(store: ConfigStore, name: str, values: dict[str, str]) -> 
     for group in GROUPS:
         if group not in values:
             continue
-        if group == "data" and name != "train":
+        if group == "data" and name == "evaluate":
+            stored = {key: value for key, value in stored.items() if key != "data"}  # the group of evaluate.yaml
+        elif group == "data" and name != "train":
             stored = stored | {"data": None}
             defaults.append({"data": None})
         elif values[group] == chosen.get(group):

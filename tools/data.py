@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from tasks.build import build_data
 from tasks.data.check import check
-from tasks.fit import write_json
+from tasks.logs import write_json
 from tools.cli import main
 from tools.tables import print_table
 

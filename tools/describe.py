@@ -1,43 +1,56 @@
-"""Taps and costs of a network: python tools/describe.py backbone=mnv3_small task=segmentation"""
+"""Taps and costs of a network: python tools/describe.py backbone=mnv3_small task=segmentation; of all: all=true"""
 
 import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages called tasks or tools exist
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from tasks.describe import describe
-from tasks.fit import write_json
-from tools.cli import main
-from tools.tables import print_table
-
-# field of the profile: label, unit, divisor
-COSTS = {
-    "parameters": ("parameters", "M", 1e6),
-    "macs": ("multiply-adds (MACs)", "M", 1e6),
-    "activations": ("activations of convolutions", "M", 1e6),
-    "activation_bytes_peak": ("peak activation memory, float32", "MiB", 2**20),
-    "activation_bytes_planned": ("the same, freed after last use", "MiB", 2**20),
-    "memory_access_bytes": ("memory read and written", "MiB", 2**20),
-    "depth": ("convolutions and linear layers", "", 1),
-}
+from tasks.describe import describe, describe_zoo
+from tasks.logs import write_json
+from tools.cli import CONF, main
+from tools.tables import COSTS, cost_cells, print_table
 
 
 def report(config: DictConfig) -> None:
+    result = zoo(config) if config.all else one(config)
+    if config.output_json:
+        write_json(Path(config.output_json), result)
+
+
+def one(config: DictConfig) -> dict:
     result = describe(config)
     taps = [(tap["name"], tap["channels"], tap["stride"], "x".join(map(str, tap["size"]))) for tap in result["taps"]]
     what = " ".join(f"{group}={name}" for group, name in config.choices.items() if group in ("backbone", "head"))
     print_table(f"taps of {config.choices.backbone}", ("tap", "channels", "stride", "size"), taps)
-    trained, fused = result["costs"]["trained"], result["costs"]["fused"]
-    rows = []
-    for field, (label, unit, divisor) in COSTS.items():
-        cells = [f"{cost[field] / divisor:,.3f}" if unit else str(cost[field]) for cost in (trained, fused)]
-        rows.append((f"{label} [{unit}]" if unit else label, *cells))
-    height, width = config.image_size
-    print_table(f"{what} at {height}x{width} px, batch 1", ("cost", "as trained", "fused"), rows)
-    if config.output_json:
-        write_json(Path(config.output_json), result)
+    pairs = zip(*(cost_cells(result["costs"][form], COSTS) for form in ("trained", "fused")), strict=True)
+    labels = [f"{label} [{unit}]" if unit else label for label, unit, _ in COSTS.values()]
+    rows = [(label, *pair) for label, pair in zip(labels, pairs, strict=True)]
+    print_table(f"{what} at {'x'.join(map(str, config.image_size))} px, batch 1", ("cost", "as trained", "fused"), rows)
+    return result
+
+
+def zoo(config: DictConfig) -> dict:
+    configs = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "backbone").glob("*.yaml"))}
+    found = describe_zoo(tuple(config.image_size), configs)
+    rows, sources, published = [], [], ("parameters", "macs", "top1")
+    for row in found["backbones"]:
+        pairs = zip(*(cost_cells(row[form], found["costs"], 2) for form in ("trained", "fused")), strict=True)
+        costs = [trained if trained == fused else f"{trained} > {fused}" for trained, fused in pairs]
+        stated = [row["published"][key] for key in published]
+        if stated[1] is not None and row["published"]["resolution"] != config.image_size[0]:
+            stated[1] = f"{stated[1]:g} at {row['published']['resolution']} px"
+        sources += [row["published"]["source"]] * (row["published"]["source"] not in sources)
+        note = f"[{1 + sources.index(row['published']['source'])}]"
+        rows.append((row["backbone"], *costs, *("-" if value is None else str(value) for value in stated), note))
+    costs = "params M|MACs M|activations M|memory MiB|depth|params M|MACs M|top-1 %|"
+    size = "x".join(map(str, config.image_size))
+    print_table(
+        f"{size} px, batch 1, no classifier, as trained > fused; then published", ["backbone", *costs.split("|")], rows
+    )
+    print("\n".join(f"[{number}] {source}" for number, source in enumerate(sources, start=1)))
+    return found
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Score a checkpoint: python tools/evaluate.py checkpoint=runs/x/best.ckpt"""
+"""Score a checkpoint: python tools/evaluate.py checkpoint=runs/x/best.ckpt; or detections: predictions=x.json"""
 
 import sys
 from pathlib import Path
@@ -9,11 +9,15 @@ from omegaconf import DictConfig
 
 from tasks.evaluate import evaluate
 from tools.cli import main
-from tools.tables import print_scores
+from tools.tables import print_scores, print_table
 
 
 def report(config: DictConfig) -> None:
-    print_scores(evaluate(config), f"{config.checkpoint} on {config.data.get('root')}")
+    scores, tables = evaluate(config)
+    if not tables:
+        print_scores(scores, f"{config.checkpoint} on {config.data.get('root')}")
+    for table in tables:
+        print_table(*table)
 
 
 if __name__ == "__main__":

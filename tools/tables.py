@@ -1,10 +1,23 @@
 """Numbers as readable tables on the terminal."""
 
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
+
+# field of a network's profile: label, unit, divisor
+COSTS = {
+    "parameters": ("parameters", "M", 1e6),
+    "macs": ("multiply-adds (MACs)", "M", 1e6),
+    "activations": ("activations of convolutions", "M", 1e6),
+    "activation_bytes_peak": ("peak activation memory, float32", "MiB", 2**20),
+    "activation_bytes_planned": ("the same, freed after last use", "MiB", 2**20),
+    "memory_access_bytes": ("memory read and written", "MiB", 2**20),
+    "depth": ("convolutions and linear layers", "", 1),
+}
 
 
 @rank_zero_only
@@ -15,9 +28,15 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         table.add_column(column, justify="left" if rows and isinstance(rows[0][index], str) else "right")
     for row in rows:
         table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
-    Console().print(table)
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160  # characters: no terminal to fit
+    Console(width=wide).print(table)
 
 
 def print_scores(scores: Mapping[str, float], title: str = "scores") -> None:
     """Print metrics, one a line."""
     print_table(title, ("metric", "value"), list(scores.items()))
+
+
+def cost_cells(costs: Mapping[str, int], fields: Iterable[str], digits: int = 3) -> list[str]:
+    """Costs as text, in the units of `COSTS`."""
+    return [f"{costs[key] / COSTS[key][2]:,.{digits}f}" if COSTS[key][1] else str(costs[key]) for key in fields]

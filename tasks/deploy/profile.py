@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
@@ -126,11 +126,12 @@ def _run(model: nn.Module, image_size, batch_size=1, in_channels=3, dtype=torch.
     torch.backends.mha.set_fastpath_enabled(False)  # it would hide nn.MultiheadAttention in one operator
     try:
         with torch.inference_mode(False), torch.no_grad():  # else operators are undivided, graphs hold tensors
-            with FakeTensorMode(allow_non_fake_inputs=True) as fake_mode:
-                memo = {
-                    id(t): torch.empty_like(t, dtype=dtype if t.is_floating_point() else t.dtype, device="cpu")
-                    for t in [*model.parameters(), *model.buffers()]
-                }
+            fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+            memo = {}
+            for t in [*model.parameters(), *model.buffers()]:  # by hand: three times faster than inside the mode
+                empty = torch.empty_like(t, dtype=dtype if t.is_floating_point() else t.dtype, device="meta")
+                memo[id(t)] = FakeTensor(fake_mode, empty, torch.device("cpu"))
+            with fake_mode:
                 images = torch.empty(batch_size, in_channels, *image_size, dtype=dtype)
             fake = copy.deepcopy(model, memo).eval()
             trace = _Trace(images)

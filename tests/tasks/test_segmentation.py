@@ -60,6 +60,32 @@ def test_frozen_norms_stay_frozen():
     assert any(p.grad is not None for p in task.parameters())
 
 
+@pytest.mark.parametrize(("freeze", "free"), [("c2", "layers.2."), ("all", "head.")])
+def test_a_frozen_part_stays_as_it_is_through_train(freeze, free):
+    task = SegmentationTask(randomised(network()), CLASSES, freeze=freeze).train()
+    before = {name: tensor.clone() for name, tensor in task.network.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], 0.1)
+    task(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)).square().mean().backward()
+    optimizer.step()
+    changed = {name for name, tensor in task.network.state_dict().items() if not torch.equal(tensor, before[name])}
+    frozen = {f"backbone.{name}" for name, _ in task.network.backbone.named_parameters()}
+    assert any(free in name for name in changed) and any("running_mean" in name for name in changed)
+    if freeze == "all":
+        assert not any(name.startswith("backbone.") for name in changed)
+    else:
+        assert not any(name.startswith(tuple(f"backbone.layers.{at}." for at in range(2))) for name in changed)
+        assert changed & frozen
+    with pytest.raises(ValueError, match="the backbone has no c7; it has c1"):
+        SegmentationTask(network(), CLASSES, freeze="c7")
+
+
+def test_a_backbone_of_one_channel_sees_the_luminance():
+    net = randomised(build_network(mobilenet_v3_small(in_channels=1), lambda **k: LRASPP(**k), 3))
+    rgb = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    grey = (rgb * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+    assert relative_error(net(rgb), net(grey)) < 1e-5
+
+
 def test_norm_momentum_reaches_every_norm():
     task = SegmentationTask(network(), CLASSES, norm_momentum=0.25)
     assert {norm.momentum for norm in task.norms()} == {0.25}

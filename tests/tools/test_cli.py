@@ -11,8 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
+from tasks.build import build_whole_network
+from tasks.checkpoint import read_checkpoint, save_fused
+from tasks.describe import describe_zoo
 from tests.conftest import ROOT
-from tests.tasks.conftest import write_masks
+from tests.oracles import randomised
+from tests.tasks.conftest import composed, write_masks
 from tools.cli import guarded
 
 MASKS = "tools/train.py task=segmentation data=masks data.root=data data.class_names=[background,disc,bar]"
@@ -53,7 +57,11 @@ QUICK = " trainer.accelerator=cpu data.batch_size=2 data.crop_size=[32,32] train
         (f"{MASKS} optimizer.lr=abc", "optimizer does not take its settings"),
         (f"{MASKS} +optimizer.foo=1", "optimizer does not take its settings"),
         (f"{MASKS} backbone.width=abc", "mobilenet_v3_large does not take its settings"),
-        (f"{MASKS} backbone.in_channels=1", "set backbone.in_channels=3"),
+        (f"{MASKS} backbone.in_channels=4", "set backbone.in_channels=3, or 1 for their luminance"),
+        (f"{MASKS} task.freeze=c6", "the backbone has no c6; it has c1, c2"),
+        (f"{MASKS} backbone.weights=timm:v9", "timm has no weights v9 of mobilenetv3_large_100; it has"),
+        ("tools/import_weights.py output=x.pth", "no source is given; give source=<file>"),
+        ("tools/import_weights.py source=absent.pth output=x.pth", "no weights at absent.pth"),
         (
             "tools/data.py data=masks data.root=data data.class_names=[a] data.crop_size=64",
             "MaskFolders does not take its settings",
@@ -90,6 +98,7 @@ def test_a_damaged_mask_is_named_by_a_loader_process_too(run_tool, tmp_path):
 def test_train_resume_evaluate_predict(run_tool, tmp_path):
     write_masks(tmp_path / "data")
     assert run_tool(f"{MASKS}{QUICK} backbone=mnv3_small output_dir=run")[0] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "run"}, "nothing else is left lying about"
     status, _, err = run_tool("tools/train.py checkpoint=run/last.ckpt trainer.max_epochs=2")
     assert status == 0, err
     assert json.loads((tmp_path / "run/metrics.json").read_text())["epochs"] == 2
@@ -191,6 +200,56 @@ def test_describe_writes_the_same_numbers_as_json(run_tool, tmp_path):
     assert costs["fused"]["macs"] == costs["trained"]["macs"]
     status, out, _ = run_tool("tools/describe.py task=segmentation head=lraspp_tv num_classes=21 image_size=[520,520]")
     assert "3.222" in out and "2,086" in out, "torchvision's published counts of its LR-ASPP"
+
+
+def test_foreign_weights_become_a_file_of_ours(run_tool, tmp_path):
+    import timm
+    import torch
+    import torchvision
+
+    oracle = randomised(torchvision.models.mobilenet_v3_small(weights=None))
+    torch.save(oracle.state_dict(), tmp_path / "theirs.pth")
+    torch.save(randomised(timm.create_model("mobilenetv3_small_100")).state_dict(), tmp_path / "timms.pth")
+    for source, library in (("theirs.pth", "torchvision"), ("timms.pth", "timm")):
+        command = f"tools/import_weights.py backbone=mnv3_small source={source} output={library}.pth"
+        status, out, err = run_tool(f"{command} mean=[0.5,0.5,0.5] output_json={library}.json")
+        assert status == 0, err
+        report = json.loads((tmp_path / f"{library}.json").read_text())
+        assert report["reference"] == report["naming"] == library
+        assert report["compared"] == 52 and report["relative_error"] < 1e-5, "all its convolutions"
+        assert report["fused_error"] < 1e-9
+        assert f"{report['relative_error']:.1e} over 52 convolutions" in out
+    status, out, err = run_tool("tools/import_weights.py backbone=mnv3_small source=theirs.pth output=timm.pth")
+    assert status == 1 and "timm.pth exists; choose another output=" in err
+
+    config = composed("train", "task=segmentation", "backbone=mnv3_small", "backbone.weights=torchvision.pth")
+    network = build_whole_network(config, 3)
+    assert network.mean.flatten().tolist() == [127.5] * 3
+    assert torch.equal(network.backbone.layers[0].conv.weight, oracle.features[0][0].weight)
+
+
+def test_a_fused_checkpoint_evaluates_and_is_not_trained_on(run_tool, tmp_path):
+    write_masks(tmp_path / "data")
+    assert run_tool(f"{MASKS}{QUICK} backbone=mobileone_s0 backbone.width=0.25 output_dir=run")[0] == 0
+    save_fused(tmp_path / "run/best.ckpt", tmp_path / "fused.ckpt")
+    assert not any("norm" in name for name in read_checkpoint(tmp_path / "fused.ckpt")["state_dict"])
+    scores = []
+    for name in ("run/best.ckpt", "fused.ckpt"):
+        status, _, err = run_tool(f"tools/evaluate.py checkpoint={name} output_dir={Path(name).stem}")
+        assert status == 0, err
+        scores.append(json.loads((tmp_path / Path(name).stem / "evaluation.json").read_text()))
+    assert scores[0]["val/loss"] == pytest.approx(scores[1]["val/loss"], rel=1e-4)
+    reason = "is fused: its branches and norms are merged into single convolutions, which cannot be trained on"
+    resume = "tools/train.py checkpoint=fused.ckpt trainer.max_epochs=2"
+    for command in (resume, f"{MASKS}{QUICK} backbone=mobileone_s0 backbone.weights=fused.ckpt"):
+        status, _, err = run_tool(command)
+        assert status == 1 and reason in err and len(err.splitlines()) == 1, err
+
+
+def test_the_zoos_rows_hold_both_forms_and_what_was_published():
+    row = describe_zoo((64, 64), {"mobileone_s0": composed("train", "backbone=mobileone_s0").backbone})["backbones"][0]
+    assert row["trained"]["parameters"] > row["fused"]["parameters"] and row["published"]["top1"] == 71.4
+    assert row["family"] == "mobileone" and row["trained"]["depth"] == 170 and row["fused"]["depth"] == 43
 
 
 def test_help_lists_the_choices(run_tool):

@@ -1,0 +1,140 @@
+"""Foreign weights converted once into a file of ours, and compared with the network that they come from."""
+
+import copy
+import io
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backbones.base import Backbone
+from backbones.reparam import fuse_model
+from backbones.weight_sources import Source, read_source
+from backbones.weights import LoadReport, load_weights
+from tasks.build import Config, build_backbone, plain
+from tasks.image_files import write_bytes
+
+IMAGE_SIZE = (224, 224)  # px, of the images that networks are compared on
+logger = logging.getLogger(__name__)
+
+
+def import_weights(config: Config) -> dict[str, Any]:
+    """Load `source` into `backbone`, compare, and write `output`.
+
+    The file holds the backbone's state dict by our names, its normalisation and its origin; `backbone.weights=` takes
+    it, as it takes the source itself.
+
+    Args:
+        config: With `backbone`, `source`, `output`, `mean`, `std`, `overwrite`.
+
+    Returns:
+        {"source", "naming", "tensors", "unused", "adapted", "mean", "std", "reference": the library compared with or
+        none, "compared": number of convolutions, "relative_error": the largest of their outputs, "fused_error":
+        relative, of the deepest tap, in float64}.
+
+    Raises:
+        ValueError: `source` or `output` is not given, `output` exists, or as `load_weights`.
+        FileNotFoundError, OSError, ImportError: As `load_weights`.
+    """
+    for name in ("source", "output"):
+        if not config[name]:
+            raise ValueError(f"no {name} is given; give {name}=<file>")
+    output = Path(config["output"]).expanduser()
+    if output.exists() and not config["overwrite"]:
+        raise ValueError(f"{output} exists; choose another output=, or replace it with overwrite=true")
+    backbone = build_backbone(config).eval()
+    report = load_weights(backbone, config["source"])
+    for name in ("mean", "std"):
+        if config[name] is not None:
+            values = tuple(map(float, config[name]))
+            if len(values) != backbone.in_channels:
+                raise ValueError(f"{name}={list(values)}: expected {backbone.in_channels} numbers, one a channel")
+            setattr(backbone, name, values)
+    source = read_source(config["source"], backbone.known_as)
+    result = {
+        "source": report.source, "naming": report.naming, "tensors": report.matched, "unused": list(report.unused),
+        "adapted": list(report.adapted), "mean": list(backbone.mean), "std": list(backbone.std),
+        **compare(backbone, report, source), "fused_error": _fused_error(backbone),
+    }  # fmt: skip
+    content = {key: result[key] for key in ("source", "naming", "mean", "std")}
+    content |= {"state_dict": backbone.state_dict(), "backbone": plain(config["backbone"]), "fused": False}
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(output, buffer.getvalue())
+    return result
+
+
+def compare(backbone: Backbone, report: LoadReport, source: Source) -> dict[str, Any]:
+    """Run the library's own network with the same weights beside ours, on noise.
+
+    Every convolution that both run as a module of its own is compared.
+
+    Returns:
+        {"reference", "compared", "relative_error"} as in `import_weights`; nones where no library at hand has a
+        network of this naming (the authors' repositories), or the input channels were adapted.
+    """
+    reference = None if report.adapted else _reference(report.naming, backbone.known_as)
+    if reference is None:
+        return {"reference": None, "compared": 0, "relative_error": None}
+    theirs = {theirs: source.tensors[theirs] for theirs in report.keys.values()}
+    reference.load_state_dict(theirs, strict=False)
+    convs = {
+        ours.rpartition(".")[0]: name.rpartition(".")[0]
+        for ours, name in report.keys.items()
+        if isinstance(backbone.get_submodule(ours.rpartition(".")[0]), nn.Conv2d)
+    }
+    images = torch.randn(1, backbone.in_channels, *IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
+    ours = _outputs(backbone, images, convs)
+    expected = _outputs(reference, images, convs.values())
+    errors = [
+        float((ours[name] - expected[other]).abs().max() / expected[other].abs().max().clamp_min(1e-12))
+        for name, other in convs.items()
+        if name in ours and other in expected
+    ]
+    return {"reference": report.naming, "compared": len(errors), "relative_error": max(errors, default=None)}
+
+
+def _reference(naming: str, known_as: Mapping[str, str]) -> nn.Module | None:
+    if naming not in known_as:
+        return None
+    if naming == "torchvision":
+        from torchvision.models import get_model
+
+        return get_model(known_as[naming], weights=None).eval()
+    if naming == "timm":
+        try:
+            import timm
+        except ImportError:
+            return None
+        return timm.create_model(known_as[naming]).eval() if timm.is_model(known_as[naming]) else None
+    return None
+
+
+def _outputs(network: nn.Module, images: Tensor, names) -> dict[str, Tensor]:
+    """What the modules of these names give; those that do not run are left out."""
+    found, modules = {}, dict(network.named_modules())
+    handles = [
+        modules[name].register_forward_hook(
+            lambda module, args, output, name=name: found.update({name: output.clone()})
+        )
+        for name in names
+        if name in modules
+    ]
+    with torch.inference_mode():
+        network(images)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def _fused_error(backbone: Backbone) -> float:
+    network = copy.deepcopy(backbone).double()
+    images = torch.randn(1, backbone.in_channels, 96, 96, dtype=torch.float64)
+    deepest = backbone.taps[-1].name
+    with torch.inference_mode():
+        expected, actual = network(images)[deepest], fuse_model(network)(images)[deepest]
+    return float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
