@@ -95,9 +95,13 @@ class VisionTask(L.LightningModule, ABC):
     def draw_sheet(self, samples: Sequence) -> np.ndarray:
         """A picture, (H, W, 3) uint8 RGB, of samples from `picture_samples`."""
 
-    def report(self, folder: Path) -> list[Table]:
-        """Leave further files of the last validation in the folder; return tables that say more than the metrics."""
-        return []
+    def report(self, folder: Path) -> tuple[dict[str, float], list[Table]]:
+        """Leave further files of the last validation in the folder.
+
+        Returns:
+            Metrics unrounded (what is logged is float32), and tables that say more than they.
+        """
+        return {}, []
 
     def deployable(self) -> nn.Module:
         """The network alone: a fused copy in eval mode."""

@@ -22,11 +22,11 @@ def build_data(config: Config) -> VisionDataModule:
     Raises:
         ValueError, FileNotFoundError: As raised by the module; `data` is not chosen.
     """
-    kind = task_kind(config)
     if not config.get("data"):
+        task_kind(config)  # a task would have brought data
         raise ValueError("no data is chosen; give data=<name>")
     data = make(config["data"], seed=config["seed"])
-    return data(kind=kind) if not isinstance(data, VisionDataModule) else data
+    return data(kind=task_kind(config)) if not isinstance(data, VisionDataModule) else data
 
 
 def build_backbone(config: Config):

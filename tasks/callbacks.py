@@ -11,8 +11,6 @@ from torch import Tensor
 from tasks.curves import draw_curves
 from tasks.image_files import write_image
 from tasks.logs import CsvLog
-from tasks.metrics import ConfusionMatrix
-from tasks.pictures import segmentation_sheet
 
 
 class EMA(WeightAveraging):
@@ -45,7 +43,7 @@ class EMA(WeightAveraging):
 
 
 class PredictionSheet(L.Callback):
-    """Leaves predictions.png after each validation: images beside ground truth and prediction.
+    """Leaves predictions.png after each validation: images with ground truth and prediction.
 
     Args:
         path: The picture.
@@ -63,19 +61,11 @@ class PredictionSheet(L.Callback):
         apart = max(1, int(trainer.num_val_batches[0]) // self.count)  # spread over the set
         if not trainer.is_global_zero or batch_index % apart or len(self.samples) >= self.count:
             return
-        for image, mask, predicted, name in zip(
-            batch["images"], batch["masks"], outputs["predicted"], batch["names"], strict=True
-        ):
-            confusion = ConfusionMatrix(len(task.classes))
-            confusion.update(predicted[None], mask[None])
-            caption = f"{name}  mIoU {confusion.scores().miou:.3f}"
-            picture = image.permute(1, 2, 0).cpu().numpy()
-            self.samples.append((picture, mask.cpu().numpy(), predicted.cpu().numpy(), caption))
+        self.samples += task.picture_samples(batch, outputs)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         if trainer.is_global_zero and self.samples and not trainer.sanity_checking:
-            samples = self.samples[: self.count]
-            write_image(self.path, segmentation_sheet(samples, task.classes.names, task.classes.palette))
+            write_image(self.path, task.draw_sheet(self.samples[: self.count]))
 
 
 class Curves(L.Callback):

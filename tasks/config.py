@@ -56,12 +56,14 @@ class PredictConfig(TrainConfig):
         source: An image, a folder of images, or a video.
         output_dir: Where the pictures go; none: predictions/ beside the checkpoint.
         opacity: Of the colours over the picture, 0 to 1.
-        image_size: (H, W) px to resize the pictures to for the network; none: their own size. Results always have the
-            pictures' own size.
+        min_score: Boxes of lower score are not drawn; the JSON holds them all.
+        image_size: (H, W) px to resize the pictures to for the network; none: segmentation takes their own size,
+            detection that of its validation. Results always have the pictures' own size.
     """
 
     source: str | None = None
     opacity: float = 0.5
+    min_score: float = 0.3
     image_size: Any = None
 
 

@@ -17,7 +17,7 @@ from tasks.image_files import write_bytes
 
 _COLORS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#0891b2", "#db2777", "#ca8a04", "#475569")
 _INK, _MUTED, _GRID = "#1f2937", "#6b7280", "#e5e7eb"
-_SMALL = {"color": _MUTED, "fontsize": 9}
+SMALL = {"color": _MUTED, "fontsize": 9}
 _NOT_RATES = ("momentum", "weight_decay")  # LearningRateMonitor may log them beside the rates
 _MOST_CLASSES = 30  # more lines cannot be told apart
 _NOISY = 100  # points; longer curves of training are smoothed
@@ -59,11 +59,11 @@ def curves_figure(metrics_csv: str | Path) -> Figure:
     figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)  # inches
     FigureCanvasAgg(figure)
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(4, 5, 2))
-    _panel(top, "Loss", losses)
-    _panel(middle, "Validation", scores, faint=classes if len(classes) <= _MOST_CLASSES else {})
-    _panel(bottom, "Learning rate", rates)
+    panel(top, "Loss", losses)
+    panel(middle, "Validation", scores, faint=classes if len(classes) <= _MOST_CLASSES else {})
+    panel(bottom, "Learning rate", rates)
     if len(classes) > _MOST_CLASSES:
-        middle.set_title(f"the {len(classes)} scores of single classes are left out", loc="right", **_SMALL)
+        middle.set_title(f"the {len(classes)} scores of single classes are left out", loc="right", **SMALL)
     if (finite := _finite(losses)).size and finite.min() > 0 and finite.max() > 50 * finite.min():
         top.set_yscale("log")
     if (finite := _finite(scores | classes)).size and finite.max() <= 1:
@@ -105,7 +105,7 @@ def _finite(series: Series) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def _panel(axes: Axes, title: str, series: Series, faint: Series | None = None) -> None:
+def panel(axes: Axes, title: str, series: Series, faint: Series | None = None) -> None:
     faint = faint or {}
     axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")
     axes.grid(axis="y", color=_GRID)
@@ -113,7 +113,7 @@ def _panel(axes: Axes, title: str, series: Series, faint: Series | None = None) 
     axes.spines["bottom"].set_color(_GRID)
     axes.tick_params(colors=_MUTED, length=0, labelsize=9)
     if not series and not faint:
-        axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center", va="center", **_SMALL)
+        axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center", va="center", **SMALL)
         axes.set_yticks([])
         return
     for place, (name, (steps, values)) in enumerate(series.items()):
@@ -149,4 +149,4 @@ def _label_steps(axes: Axes, epoch_ends: dict[int, float]) -> None:
         axes.set_xticks([epoch_ends[epoch] for epoch in ticks], [str(epoch) for epoch in ticks])
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_xlabel("finished epochs" if len(epoch_ends) > 1 else "step", **_SMALL)
+    axes.set_xlabel("finished epochs" if len(epoch_ends) > 1 else "step", **SMALL)

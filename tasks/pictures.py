@@ -1,4 +1,4 @@
-"""Pictures of segmentation: class colours, overlays, legends, sheets of samples.
+"""Class colours, legends, sheets of samples; overlays of segmentation.
 
 Everywhere here an image or picture is RGB, (H, W, 3) uint8; a mask holds class ids, (H, W) integers; a palette holds
 the RGB of each class, (K, 3) uint8; ignore_index is the id of pixels without a class.
@@ -138,11 +138,28 @@ def segmentation_sheet(
         image, target, predicted = _fit(image, by_area=True), _fit(target), _fit(predicted)
         truth, guess = (colorize(mask, palette, ignore_index) for mask in (target, predicted))
         rows.append(([image, truth, guess, _errors(image, target, predicted, truth, ignore_index)], caption))
-    cell = max(cells[0].shape[1] for cells, _ in rows)
-    letter = _letter(4 * cell)
-    width = max(4 * (cell + letter) + letter, *(_text_width(caption, letter) + 2 * letter for _, caption in rows))
+    return sheet(("image", "ground truth", "prediction", "errors"), rows, class_names, palette, present)
+
+
+def sheet(
+    headings: Sequence[str], rows: Sequence[tuple[Sequence[np.ndarray], str]], class_names: Sequence[str],
+    palette: np.ndarray, present: Iterable[int],
+) -> np.ndarray:  # fmt: skip
+    """Lays rows of pictures out under headings, each row's caption under it, the legend of `present` below all.
+
+    Args:
+        headings: One a column.
+        rows: (pictures, caption); the pictures of a row have one size, those of different rows may differ.
+        present: As in `with_legend`.
+
+    Raises:
+        ValueError: As `with_legend`.
+    """
+    columns, cell = len(headings), max(cells[0].shape[1] for cells, _ in rows)
+    letter = _letter(columns * cell)
+    width = max(columns * (cell + letter) + letter, *(_text_width(caption, letter) + 2 * letter for _, caption in rows))
     strips = [_paper(2 * letter, width)]
-    for place, heading in enumerate(("image", "ground truth", "prediction", "errors")):
+    for place, heading in enumerate(headings):
         _write(strips[0], heading, letter + place * (cell + letter), 3 * letter // 2, letter)
     for cells, caption in rows:
         height = cells[0].shape[0]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,6 +13,7 @@ from tasks.data.segmentation import IGNORE_INDEX
 from tasks.losses import SegmentationLoss
 from tasks.metrics import ConfusionMatrix, predicted_classes
 from tasks.network import Network
+from tasks.pictures import segmentation_sheet
 
 
 class SegmentationTask(VisionTask):
@@ -48,7 +50,9 @@ class SegmentationTask(VisionTask):
     def loss(self, raw: Tensor, batch: dict) -> dict[str, Tensor]:
         return self.criterion(raw, batch["masks"])
 
-    def predict(self, raw: Tensor, image_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    def predict(
+        self, raw: Tensor, image_sizes: Sequence[tuple[int, int]], input_size: tuple[int, int] | None = None
+    ) -> list[Tensor]:
         """Class of every pixel: (H, W) uint8 for each image."""
         masks = []
         for logits, size in zip(raw, image_sizes, strict=True):
@@ -97,6 +101,17 @@ class SegmentationTask(VisionTask):
         self.log_dict({"val/pixel_accuracy": scores.pixel_accuracy, "val/mean_accuracy": scores.mean_accuracy})
         self.log_dict({f"val/IoU/{name}": iou for name, iou in zip(self.classes.names, scores.iou, strict=True)})
 
-    def _summed(self, values: Tensor) -> Tensor:
-        """Sum over all processes; a group of GPUs sums what is on GPUs."""
-        return self.trainer.strategy.reduce(values.to(self.device), reduce_op="sum").cpu()
+    def picture_samples(self, batch: dict, outputs: dict) -> list[tuple]:
+        samples = []
+        for image, mask, predicted, name in zip(
+            batch["images"], batch["masks"], outputs["predicted"], batch["names"], strict=True
+        ):
+            confusion = ConfusionMatrix(len(self.classes))
+            confusion.update(predicted[None], mask[None])
+            picture = image.permute(1, 2, 0).cpu().numpy()
+            caption = f"{name}  mIoU {confusion.scores().miou:.3f}"
+            samples.append((picture, mask.cpu().numpy(), predicted.cpu().numpy(), caption))
+        return samples
+
+    def draw_sheet(self, samples: Sequence[tuple]) -> np.ndarray:
+        return segmentation_sheet(samples, self.classes.names, self.classes.palette)

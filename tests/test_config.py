@@ -4,13 +4,14 @@ import inspect
 
 import pytest
 from hydra.errors import ConfigCompositionException
-from hydra.utils import get_method
+from hydra.utils import get_class, get_method
 from omegaconf import OmegaConf
 
-from tasks.build import build_backbone, build_data, build_whole_network, make
+from tasks.build import build_backbone, build_data, build_whole_network, make, task_kind
 from tasks.fit import fit
 from tests.conftest import ROOT
 from tests.tasks.conftest import composed, write_masks
+from tests.tasks.test_detection import write_shapes
 
 CONF = ROOT / "conf"
 TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
@@ -60,6 +61,12 @@ def test_every_file_can_be_chosen():
     assert {path.stem for path in CONF.glob("*.yaml")} <= tools | {"tool", "resume"}
 
 
+def test_every_head_is_for_a_task():
+    for path in (CONF / "head").glob("*.yaml"):
+        config = composed("train", "task=segmentation", f"head={path.stem}")
+        assert get_class(config.head["_target_"]).kind in ("classification", "detection", "segmentation")
+
+
 @pytest.mark.parametrize("group", ["optimizer", "scheduler", "trainer"])
 def test_every_choice_of_a_group_composes(group):
     for path in (CONF / group).glob("*.yaml"):
@@ -94,13 +101,19 @@ def test_a_misspelt_key_in_a_file_fails(tmp_path):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_takes_a_step(experiment, tmp_path, monkeypatch):
     monkeypatch.delenv("MOBILE_DENSE_RUN", raising=False)
-    write_masks(tmp_path / "data", train=2, val=1, size=(96, 96))
     config = composed("train", f"experiment={experiment}")
-    names = list(build_data(config).classes.names)
-    data = composed(
-        "train", "task=segmentation", "data=masks", f"data.root={tmp_path / 'data'}", "data.class_names=[a]"
-    ).data
-    config.data = {**data, "class_names": names, "batch_size": 2, "crop_size": [96, 96], "num_workers": 0}
+    if task_kind(config) == "detection":
+        write_shapes(tmp_path / "data", train=2, val=1)
+        data = composed("train", "task=detection", "data=coco", f"data.root={tmp_path / 'data'}").data
+        config.data = {**data, "batch_size": 2, "image_size": [96, 96], "num_workers": 0}
+    else:
+        write_masks(tmp_path / "data", train=2, val=1, size=(96, 96))
+        names = list(build_data(config).classes.names)
+        data = composed(
+            "train", "task=segmentation", "data=masks", f"data.root={tmp_path / 'data'}", "data.class_names=[a]"
+        ).data
+        config.data = {**data, "class_names": names, "batch_size": 2, "crop_size": [96, 96], "num_workers": 0}
+    config.backbone.weights = None  # tests download nothing
     if config.head.get("pool") == "large49":
         config.head.pool = "large_scaled"  # 769 px images would take minutes; heads are tested at that size
     config.trainer = {

@@ -5,8 +5,6 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages called tasks or tools exist
 
-import json
-
 from omegaconf import DictConfig
 
 from tasks.predict import predict
@@ -15,10 +13,9 @@ from tools.tables import print_table
 
 
 def report(config: DictConfig) -> None:
-    folder = predict(config)
-    summary = json.loads((folder / "predictions.json").read_text())
-    rows = [(name, ", ".join(f"{k} {v:.0%}" for k, v in list(parts.items())[:4])) for name, parts in summary.items()]
-    print_table(f"predictions in {folder}", ("source", "largest classes"), rows)
+    _, tables = predict(config)
+    for table in tables:
+        print_table(*table)
 
 
 if __name__ == "__main__":

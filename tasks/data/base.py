@@ -27,10 +27,12 @@ class Classes:
     Attributes:
         names: Class names, in order of the contiguous labels.
         palette: One RGB colour a class.
+        ids: The data set's own number of each class (COCO's category ids, 1..90 with holes); none: the labels.
     """
 
     names: tuple[str, ...]
     palette: tuple[Color, ...]
+    ids: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -120,6 +122,10 @@ class VisionDataModule(L.LightningDataModule):
         """Make a batch."""
         raise NotImplementedError
 
+    def make_sampler(self, size: int, *, shuffle: bool) -> EpochSampler:
+        """The order of `size` samples, for training (shuffled) or validation."""
+        return EpochSampler(size, shuffle=shuffle, seed=self.seed)
+
     def setup(self, stage: str) -> None:
         """Open the sets before anything else is built, so that what is missing shows at once."""
         for split in ("train", "val") if stage == "fit" else ("val",):
@@ -140,7 +146,7 @@ class VisionDataModule(L.LightningDataModule):
     def _loader(self, split: str, batch_size: int, *, shuffle: bool) -> DataLoader:
         dataset = self.dataset(split)
         return DataLoader(
-            dataset, batch_size, sampler=EpochSampler(len(dataset), shuffle=shuffle, seed=self.seed),
+            dataset, batch_size, sampler=self.make_sampler(len(dataset), shuffle=shuffle),
             drop_last=shuffle, num_workers=self.num_workers, collate_fn=self.collate,
             persistent_workers=self.num_workers > 0, pin_memory=torch.cuda.is_available(),
             worker_init_fn=one_thread,

@@ -17,8 +17,8 @@ def check(data: VisionDataModule, splits: Sequence[str]) -> dict[str, dict]:
         splits: "train", "val".
 
     Returns:
-        {split: {"samples": number, "problems": [messages, each naming a file]}}; a split that cannot be opened at all
-        has no samples and one problem.
+        {split: {"samples": number, "problems": [messages, each naming a file]}}, boxes that training passes over
+        included; a split that cannot be opened at all has no samples and one problem.
     """
     report = {}
     for split in splits:
@@ -28,15 +28,16 @@ def check(data: VisionDataModule, splits: Sequence[str]) -> dict[str, dict]:
             report[split] = {"samples": 0, "problems": [str(error)]}
             continue
 
-        def problem(index: int, dataset=dataset) -> str | None:
+        def problems(index: int, dataset=dataset) -> list[str]:
+            found = dataset.flaws(index) if hasattr(dataset, "flaws") else []
             try:
                 dataset.read(index)
             except DataError as error:
-                return str(error)
-            return None
+                return [str(error), *found]
+            return found
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves the interpreter lock
             indices = range(len(dataset))
-            found = list(track(pool.map(problem, indices), f"checking {split}", total=len(indices), transient=True))
-        report[split] = {"samples": len(dataset), "problems": [text for text in found if text]}
+            found = list(track(pool.map(problems, indices), f"checking {split}", total=len(indices), transient=True))
+        report[split] = {"samples": len(dataset), "problems": [text for texts in found for text in texts]}
     return report

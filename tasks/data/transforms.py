@@ -1,10 +1,19 @@
 """Augmentation: the one file that imports albumentations."""
 
+import os
 from collections.abc import Sequence
+from random import Random
 
-import albumentations as A
 import cv2
 import numpy as np
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version
+import albumentations as A
+
+BoxedImage = tuple[np.ndarray, np.ndarray, np.ndarray]  # image, boxes, labels
+Window = tuple[int, int, int, int]  # left, top, right, bottom, px of an image, perhaps beyond it
+MIN_OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # of an IoU crop; 1: no crop
+TRIALS = 40  # crops to try for one of them
 
 
 class SegmentationAugmentation:
@@ -79,3 +88,195 @@ def _crop(picture: np.ndarray, offsets: Sequence[int], window: Sequence[int], fi
     if not (above or before or below or behind):
         return part
     return cv2.copyMakeBorder(part, above, below, before, behind, cv2.BORDER_CONSTANT, value=fill)
+
+
+def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Resize to (H, W) px: bilinear, but averaging where it shrinks below a half, which bilinear would alias."""
+    shrink = [old / new for old, new in zip(image.shape, size, strict=False)]
+    averaged = max(shrink) > 2 and min(shrink) >= 1
+    return cv2.resize(image, tuple(size)[::-1], interpolation=cv2.INTER_AREA if averaged else cv2.INTER_LINEAR)
+
+
+def resize_boxed(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, size: Sequence[int]) -> BoxedImage:
+    """Resize a whole image to (H, W) px, whatever its shape, and its boxes (M, 4) xyxy px with it."""
+    gain = np.divide(size, image.shape[:2], dtype=np.float32)[::-1]
+    return resize_image(image, size), boxes * np.tile(gain, 2), labels
+
+
+class DetectionAugmentation:
+    """SSD's augmentation of images with boxes: zoom-out, IoU crop, flip, resize, colour change; or a mosaic of four.
+
+    Zoom-out and crop are drawn first, as one window into the image, and what is seen of it is resized once: pixels that
+    are not needed are never touched, and colours change last, on the fewest. A box stays where its centre does, clipped
+    to the window; one that gets thinner than a pixel is dropped.
+
+    Args:
+        zoom_out: Probability of placing the image on a larger canvas of `fill`.
+        zoom_range: Sides of that canvas in those of the image, uniform.
+        iou_crop: Probability of an IoU crop: a part that overlaps some box by at least a drawn IoU.
+        crop_range: Sides of that part in those of the canvas, uniform, their ratio between 1/2 and 2.
+        flip: Probability of a horizontal flip.
+        color: Strength of the jitter of contrast and saturation (0: none); brightness gets a quarter of it and hue a
+            tenth. Each happens with probability 1/2, in SSD's order, and channels are shuffled as often.
+        mosaic: Probability that a sample is joined by three others around a point, at scales of their own, in place of
+            zoom-out and crop.
+        fill: RGB of the canvas.
+
+    Raises:
+        ValueError: A probability or a range is none.
+
+    Source: Liu et al. 2016, "SSD: Single Shot MultiBox Detector", sections 2.2 and 3.6; numbers as in torchvision.
+    Mosaic: Bochkovskiy et al. 2020, "YOLOv4", section 3.3.
+    """
+
+    def __init__(
+        self, *, zoom_out: float = 0.5, zoom_range: Sequence[float] = (1.0, 4.0), iou_crop: float = 1.0,
+        crop_range: Sequence[float] = (0.3, 1.0), flip: float = 0.5, color: float = 0.5, mosaic: float = 0.0,
+        fill: Sequence[int] = (124, 116, 104),
+    ) -> None:  # fmt: skip
+        chances = {"zoom_out": zoom_out, "iou_crop": iou_crop, "flip": flip, "mosaic": mosaic}
+        for name, value in chances.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"data.{name}={value}: expected a probability, 0 to 1")
+        for name, (low, high), limits in (("zoom_range", zoom_range, (1, 100)), ("crop_range", crop_range, (0.01, 1))):
+            if not limits[0] <= low <= high <= limits[1]:
+                raise ValueError(f"data.{name}=[{low}, {high}]: expected two factors from {limits[0]} to {limits[1]}")
+        if not 0 <= color <= 1:
+            raise ValueError(f"data.color={color}: expected a strength, 0 to 1")
+        self.zoom_out, self.iou_crop, self.flip, self.mosaic = chances.values()
+        self.zoom_range, self.crop_range, self.fill = tuple(zoom_range), tuple(crop_range), tuple(fill)
+        self.recolor = _ssd_colors(color) if color else None
+
+    def partners(self, random: np.random.Generator, size: int) -> list[int]:
+        """Draw which samples, of `size`, join one in a mosaic: three, or none."""
+        return random.integers(size, size=3).tolist() if random.random() < self.mosaic else []
+
+    def __call__(self, samples: Sequence[BoxedImage], size: Sequence[int], random: np.random.Generator) -> BoxedImage:
+        """Augment.
+
+        Args:
+            samples: One, or four for a mosaic, of image (H, W, 3) uint8 RGB, boxes (M, 4) float32 xyxy px, labels (M,).
+            size: (H, W) px of the result.
+            random: What everything random is drawn from.
+
+        Returns:
+            Image, boxes and labels of the result.
+        """
+        if len(samples) > 1:
+            image, boxes, labels = self._join(samples, size, random)
+        else:
+            image, boxes, labels = self._view(samples[0], self._window(samples[0], random), size, random)
+        if random.random() < self.flip:
+            image = cv2.flip(image, 1)
+            boxes = np.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], axis=1)
+        boxes = boxes.clip(0, np.tile(np.float32(size)[::-1], 2))  # rounding reaches out by a millionth
+        wide = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
+        return image, boxes[wide], labels[wide]
+
+    def _window(self, sample: BoxedImage, random: np.random.Generator) -> Window:
+        """What zoom-out and crop show, in pixels of the image."""
+        (height, width), boxes = sample[0].shape[:2], sample[1]
+        left = top = 0
+        if random.random() < self.zoom_out:
+            factor = random.uniform(*self.zoom_range)
+            canvas_width, canvas_height = int(width * factor), int(height * factor)
+            left, top = int((canvas_width - width) * random.random()), int((canvas_height - height) * random.random())
+            width, height = canvas_width, canvas_height
+        crop = (0, 0, width, height)
+        if len(boxes) and random.random() < self.iou_crop:
+            crop = iou_crop(boxes + np.float32([left, top, left, top]), (height, width), self.crop_range, random)
+        return crop[0] - left, crop[1] - top, crop[2] - left, crop[3] - top
+
+    def _view(self, sample: BoxedImage, window: Window, size: Sequence[int], random: np.random.Generator) -> BoxedImage:
+        """What is seen of a sample through a window, at (H, W) px."""
+        image, boxes, labels = sample
+        seen, placed = zip(*(
+            _seen(window[axis], window[axis + 2], extent, new)
+            for axis, extent, new in ((0, image.shape[1], size[1]), (1, image.shape[0], size[0]))
+        ), strict=True)  # fmt: skip
+        (left, right), (top, bottom) = seen
+        (x0, x1), (y0, y1) = placed
+        picture = resize_image(image[top:bottom, left:right], (y1 - y0, x1 - x0))
+        if self.recolor:
+            # one state for all steps: from `set_random_seed` every step would draw the same numbers
+            self.recolor.set_random_state(random, Random(int(random.integers(2**31))))
+            picture = self.recolor(image=picture)["image"]
+        if picture.shape[:2] != tuple(size):
+            border = (y0, size[0] - y1, x0, size[1] - x1)
+            picture = cv2.copyMakeBorder(picture, *border, cv2.BORDER_CONSTANT, value=self.fill)
+        low, high = np.float32([left, top]), np.float32([right, bottom])
+        centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+        kept = ((low < centers) & (centers < high)).all(1)
+        gain = np.float32([x1 - x0, y1 - y0]) / (high - low)
+        corners = boxes[kept].reshape(-1, 2, 2).clip(low, high)
+        return picture, ((corners - low) * gain + np.float32([x0, y0])).reshape(-1, 4), labels[kept]
+
+    def _join(self, samples: Sequence[BoxedImage], size: Sequence[int], random: np.random.Generator) -> BoxedImage:
+        """Four samples around a point, each with a corner at it."""
+        height, width = size
+        x, y = (int(random.uniform(0.25, 0.75) * extent) for extent in (width, height))
+        canvas, found = np.empty((height, width, 3), np.uint8), []
+        for place, sample in enumerate(samples):
+            (x0, x1), (y0, y1) = ((0, x), (x, width))[place % 2], ((0, y), (y, height))[place // 2]
+            rows, columns = sample[0].shape[:2]
+            scale = min(height / rows, width / columns) * random.uniform(0.5, 1.5)
+            across, down = max(1, round((x1 - x0) / scale)), max(1, round((y1 - y0) / scale))
+            left, top = (0 if place % 2 else columns - across), (0 if place // 2 else rows - down)
+            window = (left, top, left + across, top + down)
+            canvas[y0:y1, x0:x1], boxes, labels = self._view(sample, window, (y1 - y0, x1 - x0), random)
+            found.append((boxes + np.float32([x0, y0, x0, y0]), labels))
+        boxes, labels = zip(*found, strict=True)
+        return canvas, np.concatenate(boxes), np.concatenate(labels)
+
+
+def iou_crop(boxes: np.ndarray, size: tuple[int, int], sides: Sequence[float], random: np.random.Generator) -> Window:
+    """Draw SSD's crop: it holds the centre of a box that it overlaps by at least a drawn IoU.
+
+    An IoU is drawn of `MIN_OVERLAPS` and `TRIALS` crops for it, until one fits; drawing 1 takes the whole.
+
+    Args:
+        boxes: (M, 4) xyxy px.
+        size: (H, W) px of the image.
+        sides: Range of the crop's sides, in those of the image.
+        random: What everything is drawn from.
+
+    Returns:
+        Left, top, right, bottom px.
+    """
+    whole = np.array(size[::-1])
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    while (least := MIN_OVERLAPS[random.integers(len(MIN_OVERLAPS))]) < 1:
+        extents = (random.uniform(*sides, (TRIALS, 2)) * whole).astype(int)  # (T, 2) width, height
+        starts = (random.random((TRIALS, 2)) * (whole - extents)).astype(int)
+        low, high = starts[:, None], (starts + extents)[:, None]
+        common = (np.minimum(high, boxes[:, 2:]) - np.maximum(low, boxes[:, :2])).clip(0).prod(2)  # (T, M)
+        overlaps = common / (extents.prod(1)[:, None] + areas - common).clip(1e-9)
+        fitting = ((low < centers) & (centers < high)).all(2) & (overlaps >= least)
+        shaped = (extents[:, 0] <= 2 * extents[:, 1]) & (extents[:, 1] <= 2 * extents[:, 0])
+        chosen = np.flatnonzero(fitting.any(1) & shaped)
+        if len(chosen):
+            return (*starts[chosen[0]].tolist(), *(starts + extents)[chosen[0]].tolist())
+    return 0, 0, *whole.tolist()
+
+
+def _seen(low: int, high: int, extent: int, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Along one axis: the part of an image that a window shows, and where it comes in a view of `size` px."""
+    first, last = max(low, 0), min(high, extent)
+    gain = size / (high - low)
+    start = min(round((first - low) * gain), size - 1)
+    return (first, last), (start, max(start + 1, round((last - low) * gain)))
+
+
+def _ssd_colors(strength: float) -> A.Compose:
+    """Brightness; contrast before or after saturation and hue; a shuffle of the channels. Each with probability 1/2."""
+
+    def jitter(**change) -> A.ColorJitter:
+        return A.ColorJitter(**{"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0)} | change)
+
+    around = (1 - strength, 1 + strength)
+    contrast, saturation = jitter(contrast=around), jitter(saturation=around)
+    hue = jitter(hue=(-strength / 10, strength / 10))
+    orders = [A.Sequential([contrast, saturation, hue], p=1), A.Sequential([saturation, hue, contrast], p=1)]
+    brightness = jitter(brightness=(1 - strength / 4, 1 + strength / 4))
+    return A.Compose([brightness, A.OneOf(orders, p=1), A.ChannelShuffle(p=0.5)])

@@ -1,5 +1,7 @@
 """LR-ASPP against torchvision, published sizes, and its forms told apart."""
 
+from functools import cache
+
 import pytest
 import torch
 import torchvision
@@ -12,13 +14,13 @@ from heads.lraspp import LRASPP, RASPP, ContextGate
 from tasks.build import make
 from tasks.deploy.profile import profile
 from tasks.network import build_network
-from tests.backbones.test_contract import CONFIGS, build
 from tests.conftest import ROOT
 from tests.oracles import randomised, relative_error
 
-HEADS = sorted(path.stem for path in (ROOT / "conf" / "head").glob("*.yaml"))
+HEADS = sorted(path.stem for path in (ROOT / "conf" / "head").glob("*raspp*.yaml"))
 
 
+@cache
 def head_config(name: str):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose(f"head/{name}")["head"]
@@ -69,31 +71,6 @@ def test_multiply_adds_at_the_resolution_of_cityscapes(factory, output_stride, g
     backbone = factory(reduced_tail=True, output_stride=output_stride)
     network = build_network(backbone, lambda **options: LRASPP(**options, skips=["c3_first"], pool="global"), 19)
     assert profile(network, (1024, 2048)).macs / 1e9 == pytest.approx(giga, abs=0.0006)
-
-
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("output_stride", [8, 16, 32])
-def test_every_head_fits_every_backbone(config, output_stride):
-    backbone = build(config, output_stride=output_stride).eval()
-    with torch.no_grad():
-        features = backbone(torch.rand(2, 3, 65, 97))
-    # A random network fades or explodes in eval mode, where no gradient would pass: its sizes, other values.
-    features = {name: torch.randn_like(x) for name, x in features.items()}
-    for name in HEADS:
-        options = {"pool": "large_scaled", "deep_stride": None} if "lraspp" in name else {}
-        build_head = make(head_config(name), **options)
-        missing = set(head_config(name).get("skips", ())) - features.keys()
-        if missing:  # timm lists the last map of a depth only; RepViT begins at stride 4
-            with pytest.raises(ValueError, match=f"has no tap {min(missing)}; it offers"):
-                build_head(backbone.taps, 5)
-            continue
-        head = build_head(backbone.taps, 5)
-        logits = head(features, (65, 97))
-        assert logits.shape == (2, 5, 65, 97)
-        logits.square().mean().backward()
-        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters()), name
-        parameters = sum(p.numel() for p in head.parameters())
-        assert sum(p.numel() for p in fuse_model(head.eval()).parameters()) <= parameters
 
 
 @pytest.mark.parametrize("name", HEADS)

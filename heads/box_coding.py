@@ -1,0 +1,61 @@
+"""Boxes as deltas from anchors, and back; always in float32, for float16 has steps of 0.25 px at 320 px.
+
+The deltas are the shift of the centre in parts of the anchor's size, times 10, and the logarithm of the size's ratio,
+times 5: the same as the variances 0.1 and 0.2 of other writings.
+
+Source: Girshick et al. 2014, "Rich feature hierarchies", appendix C; factors of the SSD reference code.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+CENTRE_FACTOR, SIZE_FACTOR = 10.0, 5.0
+LARGEST_LOG_RATIO = math.log(1000 / 16)  # an untrained network's deltas must not overflow exp
+
+
+def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """Deltas that turn anchors into boxes.
+
+    Args:
+        boxes: (..., 4) xyxy, px, of positive width and height.
+        anchors: (..., 4) xyxy, px, one for each box, or broadcast to them.
+
+    Returns:
+        (..., 4) float32: x and y of the centre, width, height.
+    """
+    (centres, sizes), (anchor_centres, anchor_sizes) = _centres_and_sizes(boxes), _centres_and_sizes(anchors)
+    shifts = CENTRE_FACTOR * (centres - anchor_centres) / anchor_sizes
+    return torch.cat([shifts, SIZE_FACTOR * (sizes / anchor_sizes).log()], dim=-1)
+
+
+def decode(deltas: Tensor, anchors: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
+    """Boxes from deltas, with sizes of at most 62.5 times the anchor's.
+
+    Args:
+        deltas: (..., 4), of any floating type.
+        anchors: (..., 4) xyxy, px, one for each row of deltas, or broadcast to them.
+        image_size: (H, W) px to clip the boxes to; none: they stay as they are.
+
+    Returns:
+        (..., 4) float32 xyxy, px.
+    """
+    deltas = deltas.float()
+    anchor_centres, anchor_sizes = _centres_and_sizes(anchors)
+    centres = deltas[..., :2] / CENTRE_FACTOR * anchor_sizes + anchor_centres
+    sizes = (deltas[..., 2:] / SIZE_FACTOR).clamp(max=LARGEST_LOG_RATIO).exp() * anchor_sizes
+    boxes = torch.cat([centres - 0.5 * sizes, centres + 0.5 * sizes], dim=-1)
+    return boxes if image_size is None else clip(boxes, image_size)
+
+
+def clip(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Boxes (..., 4) xyxy, px, cut off at the border of an image of (H, W) px."""
+    limits = 2 * (image_size[1], image_size[0])
+    return torch.stack([side.clamp(0, limit) for side, limit in zip(boxes.unbind(-1), limits, strict=True)], dim=-1)
+
+
+def _centres_and_sizes(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    low, high = boxes.float().split(2, dim=-1)
+    sizes = high - low
+    return low + 0.5 * sizes, sizes

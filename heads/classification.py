@@ -1,0 +1,246 @@
+"""Classifiers over globally pooled features: linear, MobileNetV3's and V4's with a hidden layer, RepViT's normed pair.
+
+Source: Howard et al. 2019, "Searching for MobileNetV3", section 5.1; Qin et al. 2024, "MobileNetV4", as timm has it;
+Wang et al. 2024, "RepViT", section 3.3.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from backbones.base import Tap, select_taps
+from backbones.layers import ConvNormAct, init_weights, make_activation
+from backbones.weights import load_weights
+from heads.base import Head
+from heads.lraspp import DEEPEST
+
+ACTIVATIONS = {"hardswish": nn.Hardswish, "relu": nn.ReLU}
+
+
+class LinearClassifier(Head):
+    """Global average pooling, dropout, linear layer.
+
+    With the weights of MobileNetV1 and V2, MnasNet, ShuffleNetV1 and V2, ResNet, RepVGG and MobileOne their whole
+    networks.
+
+    Args:
+        taps: What the backbone offers.
+        num_classes: Classes.
+        deep: Tap that it reads, or several to take the first that is offered of.
+        dropout: Share of the pooled features that training sets to zero.
+        bias: Of the linear layer; ShuffleNetV1's authors have none.
+        weights: A file of torchvision, timm, pytorchcv or the papers' repositories, or one of ours, as in
+            `load_weights`; what the file holds of a backbone is left aside.
+
+    Raises:
+        ValueError: The tap is not offered.
+    """
+
+    kind = "classification"
+
+    def __init__(
+        self, taps: Sequence[Tap], num_classes: int, *, deep: str | Sequence[str] = DEEPEST, dropout: float = 0.0,
+        bias: bool = True, weights: str | None = None,
+    ) -> None:  # fmt: skip
+        (tap,) = select_taps(taps, names=(deep,))
+        super().__init__((tap,), num_classes)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(tap.channels, num_classes, bias=bias)
+        _finish(self, weights)
+
+    def forward(self, features: Mapping[str, Tensor], image_size: tuple[int, int]) -> Tensor:
+        """Return logits (N, num_classes); `image_size` does not matter."""
+        return self.linear(self.dropout(pool(features[self.taps[0].name]).flatten(1)))
+
+    def source_names(self) -> dict[str, dict[str, str]]:
+        # RepVGG's and MobileOne's authors call it `linear`, as we do.
+        theirs = {
+            "torchvision": "classifier.1", "timm": "classifier", "timm's ByobNet": "head.fc", "ResNet's": "fc",
+            "megvii": "classifier.0", "pytorchcv": "output",
+        }  # fmt: skip
+        return {naming: {"linear": name} for naming, name in theirs.items()}
+
+
+class MobileNetV3Classifier(Head):
+    """MobileNetV3's efficient last stage: pooling, hidden layer without norm, h-swish, dropout, linear layer.
+
+    Args:
+        taps, num_classes, deep: As in `LinearClassifier`.
+        hidden: Channels of the hidden layer: 1280 for Large, 1024 for Small. Published weights of width 0.75 keep
+            them; torchvision scales them with the width and halves them with `reduced_tail`.
+        activation: "hardswish", or "relu" for the minimalistic networks.
+        dropout: Share of the hidden features that training sets to zero.
+        weights: A file of torchvision's or of ours, as in `load_weights`.
+
+    Raises:
+        ValueError: The tap is not offered; unknown `activation`.
+
+    Source: Howard et al. 2019, "Searching for MobileNetV3", section 5.1 and figure 5.
+    """
+
+    kind = "classification"
+
+    def __init__(
+        self, taps: Sequence[Tap], num_classes: int, *, hidden: int, deep: str | Sequence[str] = DEEPEST,
+        activation: str = "hardswish", dropout: float = 0.2, weights: str | None = None,
+    ) -> None:  # fmt: skip
+        (tap,) = select_taps(taps, names=(deep,))
+        super().__init__((tap,), num_classes)
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation={activation}: expected one of {', '.join(ACTIVATIONS)}")
+        self.hidden = nn.Linear(tap.channels, hidden)
+        self.activation = make_activation(ACTIVATIONS[activation])
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(hidden, num_classes)
+        _finish(self, weights)
+
+    def forward(self, features: Mapping[str, Tensor], image_size: tuple[int, int]) -> Tensor:
+        """Return logits (N, num_classes); `image_size` does not matter."""
+        x = self.activation(self.hidden(pool(features[self.taps[0].name]).flatten(1)))
+        return self.linear(self.dropout(x))
+
+    def source_names(self) -> dict[str, dict[str, str]]:
+        return {
+            "torchvision": {"hidden": "classifier.0", "linear": "classifier.3"},
+            "timm": {"hidden": "conv_head", "linear": "classifier"},
+        }
+
+
+class MobileNetV4Classifier(Head):
+    """MobileNetV4's last stage: pooling, hidden 1x1 convolution with norm and ReLU, dropout, linear layer.
+
+    Args:
+        taps, num_classes, deep: As in `LinearClassifier`.
+        hidden: Channels of the hidden layer.
+        dropout: Share of the hidden features that training sets to zero.
+        weights: A file of timm's or of ours, as in `load_weights`.
+
+    Raises:
+        ValueError: The tap is not offered; a single image in training (in `forward`).
+
+    Source: Qin et al. 2024, "MobileNetV4", as timm has it.
+    """
+
+    kind = "classification"
+
+    def __init__(
+        self, taps: Sequence[Tap], num_classes: int, *, hidden: int, deep: str | Sequence[str] = DEEPEST,
+        dropout: float = 0.0, weights: str | None = None,
+    ) -> None:  # fmt: skip
+        (tap,) = select_taps(taps, names=(deep,))
+        super().__init__((tap,), num_classes)
+        self.hidden = ConvNormAct(tap.channels, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(hidden, num_classes)
+        _finish(self, weights)
+
+    def forward(self, features: Mapping[str, Tensor], image_size: tuple[int, int]) -> Tensor:
+        """Return logits (N, num_classes); `image_size` does not matter."""
+        x = _several(pool(features[self.taps[0].name]), self.hidden.norm)
+        return self.linear(self.dropout(self.hidden(x).flatten(1)))
+
+    def source_names(self) -> dict[str, dict[str, str]]:
+        return {"timm": {"hidden.conv": "conv_head", "hidden.norm": "norm_head", "linear": "classifier"}}
+
+
+class NormLinear(nn.Module):
+    """BatchNorm over features, then a linear layer."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(in_features)
+        self.linear = nn.Linear(in_features, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.norm(_several(x, self.norm)))
+
+    @torch.no_grad()
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight (out, in) and bias (out,), both float64, of the linear layer that equals both in eval mode."""
+        scale = self.norm.weight.double() / torch.sqrt(self.norm.running_var.double() + self.norm.eps)
+        shift = self.norm.bias.double() - self.norm.running_mean.double() * scale
+        weight = self.linear.weight.double()
+        return weight * scale, self.linear.bias.double() + weight @ shift
+
+
+class RepViTClassifier(Head):
+    """Pooling, BatchNorm and linear layer; with distillation twice, one for the labels and one for a teacher's.
+
+    Args:
+        taps, num_classes, deep: As in `LinearClassifier`.
+        distillation: Have the second pair; evaluation averages both. The authors' published weights have it.
+        weights: A file of timm's, of THU-MIG/RepViT or of ours, as in `load_weights`.
+
+    Raises:
+        ValueError: The tap is not offered; a single image in training (in `forward`).
+
+    Source: Wang et al. 2024, "RepViT: Revisiting Mobile CNN From ViT Perspective", section 3.3.
+    """
+
+    kind = "classification"
+
+    def __init__(
+        self, taps: Sequence[Tap], num_classes: int, *, deep: str | Sequence[str] = DEEPEST,
+        distillation: bool = False, weights: str | None = None,
+    ) -> None:  # fmt: skip
+        (tap,) = select_taps(taps, names=(deep,))
+        super().__init__((tap,), num_classes)
+        self.labelled = NormLinear(tap.channels, num_classes)
+        self.distilled = NormLinear(tap.channels, num_classes) if distillation else None
+        _finish(self, weights)
+
+    def forward(self, features: Mapping[str, Tensor], image_size: tuple[int, int]) -> Tensor | dict[str, Tensor]:
+        """Compute logits; `image_size` does not matter.
+
+        Returns:
+            Logits (N, num_classes). In training with distillation both pairs' own:
+            {"logits": (N, num_classes), "distilled_logits": (N, num_classes)}, the second to follow the teacher.
+        """
+        x = pool(features[self.taps[0].name]).flatten(1)
+        if self.distilled is None:
+            return self.labelled(x)
+        logits, distilled = self.labelled(x), self.distilled(x)
+        return {"logits": logits, "distilled_logits": distilled} if self.training else (logits + distilled) / 2
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Module:
+        """The `LinearClassifier` with the same output in eval mode; both pairs and their mean are one linear map."""
+        twin = LinearClassifier(self.taps, self.num_classes, deep=self.taps[0].name).to(self.labelled.linear.weight)
+        pairs = (self.labelled,) if self.distilled is None else (self.labelled, self.distilled)
+        weights, biases = zip(*(pair.folded() for pair in pairs), strict=True)
+        twin.linear.weight.copy_(sum(weights) / len(pairs))
+        twin.linear.bias.copy_(sum(biases) / len(pairs))
+        return twin.train(self.training)
+
+    def source_names(self) -> dict[str, dict[str, str]]:
+        pairs = {
+            "timm": {"labelled": "head.head", "distilled": "head.head_dist"},
+            "repvit": {"labelled": "classifier.classifier", "distilled": "classifier.classifier_dist"},
+        }
+        parts = {"norm": "bn", "linear": "l"}
+        return {
+            naming: {f"{ours}.{a}": f"{theirs}.{b}" for ours, theirs in names.items() for a, b in parts.items()}
+            for naming, names in pairs.items()
+        }
+
+
+def pool(x: Tensor) -> Tensor:
+    """Global average, (N, C, H, W) -> (N, C, 1, 1): a plain mean, in the form that every exporter knows."""
+    return x.mean((-2, -1), keepdim=True)
+
+
+def _several(x: Tensor, norm: nn.Module) -> Tensor:
+    """Pooled features that `norm` can take: of a single image they have no variance to train by."""
+    if norm.training and len(x) == 1:
+        raise ValueError(
+            "this classifier norms pooled features, which takes two images or more a training step; set "
+            "data.batch_size=2 or more, or task.freeze_norm=true"
+        )
+    return x
+
+
+def _finish(head: Head, weights: str | None) -> None:
+    init_weights(head)
+    if weights is not None:
+        load_weights(head, weights)

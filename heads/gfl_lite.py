@@ -1,0 +1,143 @@
+"""Anchor-free lite detection head: a depthwise neck, one light tower a level, box edges as distributions."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from backbones.base import Norm, Tap, select_taps
+from backbones.layers import init_weights
+from backbones.weights import load_weights
+from heads.base import DetectionHead
+from heads.lite_pan import LitePAN, depthwise_separable
+
+PRIOR = 0.01  # score of every class before training, so that the many negatives do not swamp the first steps
+
+
+class GFLLite(DetectionHead):
+    """Points instead of anchor boxes: each cell of each level predicts class scores and its distances to four edges.
+
+    A distance, in strides, is the mean of a distribution over the integers 0..reg_max. Scores carry the quality of the
+    box (the loss trains them so), hence there is no separate centre or objectness output. Towers are a level's own:
+    with BatchNorm in them, levels of different statistics could not share them.
+
+    Hard swish is the activation since it is one clamp and a product on a phone and trains like swish; take
+    nn.ReLU6 where int8 has to be exact.
+
+    Args:
+        taps: What the backbone offers.
+        num_classes: Classes.
+        levels: Taps from fine to coarse, each of twice the stride of the one before. An entry may be several names to
+            take the first that is offered of.
+        channels: Width of neck and towers, even.
+        stacked: Depthwise separable convolutions in a tower.
+        kernel_size: Of all depthwise convolutions.
+        reg_max: Largest distance in strides.
+        extra_level: Add a level of twice the deepest stride.
+        norm: Makes a norm from a channel count.
+        activation: Class of the activation.
+        weights: File of ours, as in `load_weights`.
+
+    Raises:
+        ValueError: A tap is not offered; strides do not double from level to level; `channels` is odd.
+
+    Source: Li et al. 2020, "Generalized Focal Loss"; the light form: Yu et al. 2021, "PP-PicoDet", and NanoDet-Plus.
+    """
+
+    form = "distribution"
+
+    def __init__(
+        self, taps: Sequence[Tap], num_classes: int, *, levels: Sequence[str | Sequence[str]] = ("c3", "c4", "c5"),
+        channels: int = 96, stacked: int = 2, kernel_size: int = 5, reg_max: int = 7, extra_level: bool = True,
+        norm: Norm = nn.BatchNorm2d, activation: type[nn.Module] = nn.Hardswish, weights: str | None = None,
+    ) -> None:  # fmt: skip
+        chosen = select_taps(taps, names=levels)
+        if any(coarse.stride != 2 * fine.stride for fine, coarse in pairwise(chosen)):
+            raise ValueError(
+                f"levels={[tap.name for tap in chosen]} have strides {[tap.stride for tap in chosen]}, each has to be "
+                "twice the one before; set backbone.output_stride=32, or name other levels"
+            )
+        if channels % 2:
+            raise ValueError(f"channels={channels}: expected an even number")
+        super().__init__(chosen, num_classes)
+        self.strides = [tap.stride for tap in chosen] + ([2 * chosen[-1].stride] if extra_level else [])
+        options = {"norm": norm, "activation": activation}
+        self.neck = LitePAN(
+            [tap.channels for tap in chosen], channels, kernel_size=kernel_size, extra_level=extra_level, **options
+        )
+        self.towers = nn.ModuleList(
+            nn.Sequential(*(depthwise_separable(channels, channels, kernel_size, **options) for _ in range(stacked)))
+            for _ in self.strides
+        )
+        self.classifiers = nn.ModuleList(nn.Conv2d(channels, num_classes, 1) for _ in self.strides)
+        self.regressors = nn.ModuleList(nn.Conv2d(channels, 4 * (reg_max + 1), 1) for _ in self.strides)
+        self.register_buffer("bins", torch.arange(reg_max + 1, dtype=torch.float32), persistent=False)
+        init_weights(self)
+        for conv in (*self.classifiers, *self.regressors):
+            nn.init.normal_(conv.weight, std=0.01)
+        for conv in self.classifiers:
+            nn.init.constant_(conv.bias, -math.log(1 / PRIOR - 1))
+        if weights is not None:
+            load_weights(self, weights)
+
+    def forward(self, features: Mapping[str, Tensor], image_size: tuple[int, int]) -> dict[str, Tensor]:
+        """Compute logits at every cell, levels from fine to coarse, each row by row.
+
+        Returns:
+            "class_logits" (N, A, num_classes) and "box_distributions" (N, A, 4 * bins): for left, top, right and
+            bottom the logits of distances of 0..reg_max strides.
+        """
+        levels = self.neck([features[tap.name] for tap in self.taps])
+        maps = [tower(x) for tower, x in zip(self.towers, levels, strict=True)]
+        logits = [_by_cell(conv(x)) for conv, x in zip(self.classifiers, maps, strict=True)]
+        distributions = [_by_cell(conv(x)) for conv, x in zip(self.regressors, maps, strict=True)]
+        return {"class_logits": torch.cat(logits, dim=1), "box_distributions": torch.cat(distributions, dim=1)}
+
+    def anchors(self, image_size: tuple[int, int]) -> Tensor:
+        """Cells: (A, 4) float32 xyxy, px, whose centres are the points and whose sides are the strides."""
+        cells = []
+        for stride in self.strides:
+            y, x = (torch.arange(math.ceil(size / stride), device=self.bins.device) * stride for size in image_size)
+            corners = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
+            cells.append(torch.cat([corners, corners + stride], dim=1))
+        return torch.cat(cells).float()
+
+    def distances(self, box_distributions: Tensor) -> Tensor:
+        """Mean distances to left, top, right and bottom: (..., 4 * bins) logits -> (..., 4) float32, in strides."""
+        shares = box_distributions.float().unflatten(-1, (4, len(self.bins))).softmax(dim=-1)
+        return (shares * self.bins).sum(dim=-1)
+
+    def decode(self, raw: Mapping[str, Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Boxes (N, A, 4) clipped to the image and scores (N, A, num_classes), as in `DetectionHead`."""
+        boxes = boxes_from_distances(self.anchors(image_size), self.distances(raw["box_distributions"]))
+        height, width = image_size
+        x1, y1, x2, y2 = boxes.unbind(dim=-1)
+        clipped = [x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)]
+        return torch.stack(clipped, dim=-1), raw["class_logits"].float().sigmoid()
+
+
+def boxes_from_distances(anchors: Tensor, distances: Tensor) -> Tensor:
+    """Boxes around the centres of cells.
+
+    Args:
+        anchors: (A, 4) xyxy cells, px.
+        distances: (..., A, 4) to left, top, right and bottom edges, in strides; positive where the centre is inside.
+
+    Returns:
+        (..., A, 4) xyxy, px.
+    """
+    centres, stride = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]
+    return torch.cat([centres - distances[..., :2] * stride, centres + distances[..., 2:] * stride], dim=-1)
+
+
+def distances_to_boxes(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """The inverse of `boxes_from_distances`, for cells and boxes of equal shape (..., 4)."""
+    centres, stride = (anchors[..., :2] + anchors[..., 2:]) / 2, anchors[..., 2:] - anchors[..., :2]
+    return torch.cat([(centres - boxes[..., :2]) / stride, (boxes[..., 2:] - centres) / stride], dim=-1)
+
+
+def _by_cell(x: Tensor) -> Tensor:
+    """(N, C, h, w) -> (N, h * w, C); free where memory is channels_last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)

@@ -1,0 +1,43 @@
+"""Which ground-truth box an anchor answers for, for a whole batch at once."""
+
+import torch
+from torch import Tensor
+
+
+def match_anchors(anchors: Tensor, boxes: Tensor, labels: Tensor, *, threshold: float = 0.5) -> Tensor:
+    """Match as SSD does: an anchor takes the box that it overlaps most, and every box gets its best anchor.
+
+    An anchor is matched where the IoU with that box reaches the threshold. Beyond that, the best anchor of each box is
+    its own, whatever the IoU; an anchor that is the best of several boxes belongs to the last of them. Boxes without
+    an area match nothing.
+
+    Args:
+        anchors: (A, 4) xyxy, px.
+        boxes: (N, M, 4) xyxy, px, padded.
+        labels: (N, M) class, -1 where a box is padding.
+        threshold: Least IoU of a match, in (0, 1].
+
+    Returns:
+        (N, A) int64: index of the box in 0..M - 1, -1 for background.
+
+    Source: Liu et al. 2016, "SSD: Single Shot MultiBox Detector", section 2.2, "Matching strategy"; as torchvision.
+    """
+    usable = (labels >= 0) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
+    quality = overlaps(boxes, anchors).masked_fill(~usable[..., None], -1)
+    best, matched = quality.max(1)
+    matched = matched.masked_fill(best < threshold, -1)
+    index = torch.arange(boxes.shape[1], device=boxes.device).expand_as(labels).masked_fill(~usable, -1)
+    # Where several boxes have the same best anchor, the largest index wins, in no order of execution.
+    forced = torch.full_like(matched, -1).scatter_reduce(1, quality.max(2).indices, index, "amax")
+    return torch.where(forced >= 0, forced, matched)
+
+
+def overlaps(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """IoU (N, M, A) of boxes (N, M, 4) with anchors (A, 4), both xyxy; 0 for a box without an area."""
+    boxes, anchors = boxes.float(), anchors.float()
+    x1, y1, x2, y2 = boxes[..., None].unbind(2)
+    left, top, right, bottom = anchors.unbind(1)
+    width = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp_(min=0)
+    height = (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp_(min=0)
+    intersection = width.mul_(height)
+    return intersection / ((x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - intersection)

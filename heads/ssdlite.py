@@ -1,0 +1,156 @@
+"""SSDLite: SSD with depthwise separable prediction layers, in its published forms.
+
+Source: Sandler et al. 2018, "MobileNetV2", section 6.2; its levels on MobileNetV3: Howard et al. 2019, "Searching for
+MobileNetV3", section 6.3. The forms: torchvision's `ssdlite320_mobilenet_v3_large`, TensorFlow's Object Detection API
+(`ssdlite_mobilenet_v3_large_320x320_coco.config`), mmdetection (`ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from backbones.base import Norm, Tap, select_taps
+from backbones.layers import ConvNormAct
+from backbones.weight_names import conv_norm_names
+from backbones.weights import load_weights
+from heads.anchors import box_shapes, default_boxes
+from heads.base import DetectionHead
+from heads.box_coding import decode
+
+FIRST, SECOND = ("c5_exp", "c4"), ("final", "c5")
+EXTRA_CHANNELS = (512, 256, 256, 128)
+FOREGROUND_PRIOR = -4.6  # logit of 0.01: focal loss starts from few false alarms (Lin et al. 2017, section 4.1)
+
+
+class SSDLite(DetectionHead):
+    """Two levels from the backbone, further ones by strided blocks, one pair of prediction layers each.
+
+    Where the backbone offers no expanded features at the first level's stride, that level reads its last map there
+    (c4); where it has no closing 1x1 convolution, the second level reads c5.
+
+    Raw predictions: {"box_deltas": (N, A, 4), "class_logits": (N, A, K + 1), the background first} with form="softmax",
+    (N, A, K) with form="sigmoid"; deltas as in `heads.box_coding`.
+
+    Args:
+        taps: What the backbone offers.
+        num_classes: Classes, the background not counted.
+        first, second: Tap of the level, or several to take the first that is offered of.
+        extra_channels: Of the further levels, each of half its predecessor's resolution.
+        form: "softmax" (torchvision, mmdetection) or "sigmoid" (TensorFlow: biases for the focal loss, and all weights
+            drawn within two standard deviations).
+        scales, ratios, reduced_first: Default boxes, as in `box_shapes`.
+        square_boxes: As in `default_boxes`.
+        prediction_std: Of the prediction layers' initial weights; the extra levels have 0.03.
+        norm: Makes a norm from a channel count; default BatchNorm with eps 0.001, momentum 0.03, as in all three forms.
+        weights: File of torchvision's SSDLite (form="softmax") or of ours, as in `load_weights`.
+
+    Raises:
+        ValueError: A tap is not offered; unknown `form`; scales that do not fit the levels.
+    """
+
+    FORMS = ("softmax", "sigmoid")
+
+    def __init__(
+        self, taps: Sequence[Tap], num_classes: int, *, first: str | Sequence[str] = FIRST,
+        second: str | Sequence[str] = SECOND, extra_channels: Sequence[int] = EXTRA_CHANNELS, form: str = "softmax",
+        scales: Sequence[float] = (0.2, 0.95), ratios: Sequence[float] = (2, 3), reduced_first: bool = False,
+        square_boxes: bool = False, prediction_std: float = 0.03, norm: Norm | None = None, weights: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(select_taps(taps, names=(first, second)), num_classes)
+        if form not in self.FORMS:
+            raise ValueError(f"form={form}: expected one of {', '.join(self.FORMS)}")
+        norm = norm or partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
+        self.form, self.square_boxes = form, square_boxes
+        channels = [*(tap.channels for tap in self.taps), *extra_channels]
+        deepest = self.taps[-1].stride
+        self.strides = [*(tap.stride for tap in self.taps), *(deepest << k + 1 for k in range(len(extra_channels)))]
+        self.shapes = box_shapes(len(channels), scales, ratios, reduced_first=reduced_first)
+        self.extra = nn.ModuleList(_extra_level(*pair, norm) for pair in pairwise(channels[1:]))
+        self.class_columns = num_classes + (form == "softmax")
+        levels = list(zip(channels, map(len, self.shapes), strict=True))
+        self.box_layers = nn.ModuleList(_prediction(width, 4 * boxes, norm) for width, boxes in levels)
+        self.class_layers = nn.ModuleList(
+            _prediction(width, self.class_columns * boxes, norm) for width, boxes in levels
+        )
+        self._anchors: dict[tuple, Tensor] = {}
+        self._init_weights(prediction_std)
+        if weights is not None:
+            load_weights(self, weights)
+
+    def forward(self, features: Mapping[str, Tensor], image_size: tuple[int, int]) -> dict[str, Tensor]:
+        """Return {"box_deltas", "class_logits"}, which do not depend on `image_size` = (H, W)."""
+        maps = [features[tap.name] for tap in self.taps]
+        for level in self.extra:
+            maps.append(level(maps[-1]))
+        return {
+            "box_deltas": _rows(self.box_layers, maps, 4),
+            "class_logits": _rows(self.class_layers, maps, self.class_columns),
+        }
+
+    def anchors(self, image_size: tuple[int, int]) -> Tensor:
+        """Default boxes of images of (H, W) px: (A, 4) float32 xyxy, px, on the device of the head.
+
+        They are kept by size: called once before an export, this makes them a constant there.
+        """
+        device = next(self.parameters()).device
+        key = (tuple(image_size), device)
+        if key in self._anchors:
+            return self._anchors[key]
+        grids = [tuple(-(-side // stride) for side in image_size) for stride in self.strides]
+        with torch.inference_mode(False):
+            anchors = default_boxes(self.shapes, grids, image_size, square=self.square_boxes).to(device)
+        if not torch.compiler.is_compiling():  # what is traced is no tensor to keep
+            self._anchors[key] = anchors
+        return anchors
+
+    def decode(self, raw: Mapping[str, Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return boxes (N, A, 4) float32 xyxy, px, clipped, and scores (N, A, num_classes) float32."""
+        logits = raw["class_logits"].float()
+        scores = logits.softmax(-1)[..., 1:] if self.form == "softmax" else logits.sigmoid()
+        return decode(raw["box_deltas"], self.anchors(image_size), image_size), scores
+
+    def source_names(self) -> dict[str, dict[str, str]]:
+        if self.form != "softmax":
+            return {}
+        names = {}
+        for level in range(len(self.extra)):
+            for part in range(3):
+                names |= conv_norm_names(f"extra.{level}.{part}", f"backbone.extra.{level}.{part}")
+        for ours, theirs in (("box_layers", "regression_head"), ("class_layers", "classification_head")):
+            for level in range(len(self.shapes)):
+                place = f"head.{theirs}.module_list.{level}"
+                names |= conv_norm_names(f"{ours}.{level}.0", f"{place}.0") | {f"{ours}.{level}.1": f"{place}.1"}
+        return {"torchvision": names}
+
+    def _init_weights(self, prediction_std: float) -> None:
+        reach = 2 if self.form == "sigmoid" else torch.inf  # in standard deviations
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv2d):
+                std = 0.03 if name.startswith("extra.") else prediction_std
+                nn.init.trunc_normal_(module.weight, std=std, a=-reach * std, b=reach * std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if self.form == "sigmoid":
+            for layer in self.class_layers:
+                nn.init.constant_(layer[-1].bias, FOREGROUND_PRIOR)
+
+
+def _extra_level(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
+    between, block = out_channels // 2, partial(ConvNormAct, norm=norm, activation=nn.ReLU6)
+    return nn.Sequential(
+        block(in_channels, between), block(between, between, 3, 2, groups=between), block(between, out_channels)
+    )
+
+
+def _prediction(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
+    depthwise = ConvNormAct(in_channels, in_channels, 3, groups=in_channels, norm=norm, activation=nn.ReLU6)
+    return nn.Sequential(depthwise, nn.Conv2d(in_channels, out_channels, 1))
+
+
+def _rows(layers: nn.ModuleList, maps: Sequence[Tensor], columns: int) -> Tensor:
+    """Predictions of all levels, a row for each anchor: (N, A, columns)."""
+    outputs = (layer(x).permute(0, 2, 3, 1).flatten(1) for layer, x in zip(layers, maps, strict=True))
+    return torch.cat([output.unflatten(1, (-1, columns)) for output in outputs], dim=1)

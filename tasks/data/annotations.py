@@ -1,0 +1,118 @@
+"""Boxes of a data set in flat arrays."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from tasks.data.base import Classes, DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """N images and their B boxes in flat arrays: loader processes share them, and reading copies none of it.
+
+    Attributes:
+        source: File or folder that errors name.
+        folder: What the file names are relative to.
+        names: All file names, one after the other, in UTF-8.
+        name_ends: (N,) int64: where each name ends in `names`.
+        image_ids: (N,) int64, unique.
+        sizes: (N, 2) int32 H, W px; 0 where the source does not tell.
+        offsets: (N + 1,) int64: image k has the boxes offsets[k] to offsets[k + 1], in the source's order.
+        boxes: (B, 4) float64 left, top, width, height px, as annotated.
+        labels: (B,) int32 contiguous labels.
+        crowd: (B,) bool: a group, or too difficult: not trained on, and neither right nor wrong in an evaluation.
+        areas: (B,) float64 px, as annotated: the outline's where there is one.
+        usable: (B,) bool: finite numbers and a positive size, a part of it inside the image.
+    """
+
+    source: Path
+    folder: Path
+    names: bytes
+    name_ends: np.ndarray
+    image_ids: np.ndarray
+    sizes: np.ndarray
+    offsets: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    areas: np.ndarray
+    usable: np.ndarray
+
+    @classmethod
+    def gather(
+        cls, source: Path, folder: Path, *, names: Sequence[str], image_ids: Sequence[int],
+        sizes: Sequence[tuple[int, int]], owners: Sequence[int], boxes: Sequence[Sequence[float]],
+        labels: Sequence[int], crowd: Sequence[bool], areas: Sequence[float],
+    ) -> "Annotations":  # fmt: skip
+        """Flatten lists in which the boxes stand in any order; box j belongs to image `owners[j]`, counted from 0.
+
+        Raises:
+            DataError: A file name leads out of the folder.
+        """
+        for name in names:
+            path = PurePosixPath(name)
+            if not path.name or path.is_absolute() or ".." in path.parts:
+                raise DataError(
+                    f"{source}: the file name {name!r} leads out of the image folder; expected one below it"
+                )
+        encoded = [name.encode() for name in names]
+        sizes = np.asarray(sizes, np.int32).reshape(-1, 2)
+        owners = np.asarray(owners, np.int64)
+        order = np.argsort(owners, kind="stable")
+        owners, boxes = owners[order], np.asarray(boxes, np.float64).reshape(-1, 4)[order]
+        extent = np.where(sizes > 0, sizes, np.inf)[owners, ::-1]  # W, H
+        inside = (boxes[:, :2] + boxes[:, 2:] > 0) & (boxes[:, :2] < extent)
+        return cls(
+            source, folder, names=b"".join(encoded), name_ends=np.cumsum([len(name) for name in encoded], dtype=int),
+            image_ids=np.asarray(image_ids, np.int64), sizes=sizes,
+            offsets=np.searchsorted(owners, np.arange(len(encoded) + 1)), boxes=boxes,
+            labels=np.asarray(labels, np.int32)[order], crowd=np.asarray(crowd, bool)[order],
+            areas=np.asarray(areas, np.float64)[order],
+            usable=np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1) & inside.all(1),
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def name(self, index: int) -> str:
+        """File name of an image, relative to the folder."""
+        return self.names[self.name_ends[index - 1] if index else 0 : self.name_ends[index]].decode()
+
+    def targets(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """What is trained on: usable boxes (M, 4) float32 xyxy px, not yet clipped to the image, labels (M,)."""
+        part = slice(*self.offsets[index : index + 2])
+        chosen = self.usable[part] & ~self.crowd[part]
+        boxes = self.boxes[part][chosen]
+        boxes[:, 2:] += boxes[:, :2]
+        return boxes.astype(np.float32), self.labels[part][chosen].astype(np.int64)
+
+    def flaws(self, index: int) -> list[str]:
+        """What is wrong with the boxes of an image, each naming the file and the box."""
+        found, (height, width), part = [], self.sizes[index], slice(*self.offsets[index : index + 2])
+        for (left, top, w, h), usable in zip(self.boxes[part].tolist(), self.usable[part], strict=True):
+            text = f"{self.source}: {self.name(index)} has the box x={left:g} y={top:g} width={w:g} height={h:g}"
+            if not usable:
+                found.append(f"{text}; expected finite numbers, a positive size, and a part of it inside the image")
+            elif height and width and (min(left, top) < -1 or left + w > width + 1 or top + h > height + 1):
+                found.append(f"{text}, which reaches out of the image of {width}x{height} px")
+        return found
+
+    def coco(self, classes: Classes) -> dict[str, list[dict]]:
+        """The same in COCO's form: images, annotations (boxes as annotated, NaN aside), categories."""
+        ids = classes.ids or tuple(range(len(classes)))
+        finite = np.isfinite(self.boxes).all(1)
+        owners = np.repeat(self.image_ids, np.diff(self.offsets))
+        columns = (owners, np.array(ids)[self.labels], self.boxes, self.areas, self.crowd.astype(int))
+        rows = zip(*(column[finite].tolist() for column in columns), strict=True)
+        images = enumerate(zip(self.image_ids.tolist(), self.sizes.tolist(), strict=True))
+        return {
+            "images": [{"id": i, "file_name": self.name(k), "height": h, "width": w} for k, (i, (h, w)) in images],
+            "annotations": [
+                {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": crowd}
+                for number, (image, category, box, area, crowd) in enumerate(rows, 1)
+            ],
+            "categories": [{"id": i, "name": name} for i, name in zip(ids, classes.names, strict=True)],
+        }

@@ -1,0 +1,208 @@
+"""Images with boxes: the dataset and the data module that every detection source goes through."""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from tasks.data.annotations import Annotations
+from tasks.data.base import Classes, DataError, EpochSampler, SampleKey, VisionDataModule
+from tasks.data.transforms import BoxedImage, DetectionAugmentation, resize_boxed
+from tasks.image_files import read_image
+from tasks.pictures import distinct_colors
+
+Size = tuple[int, int]  # (H, W) px
+logger = logging.getLogger(__name__)
+
+
+def numbered_classes(names: Sequence[str], ids: Sequence[int]) -> Classes:
+    """Classes with the data set's own ids, in colours that are told apart well."""
+    colors = distinct_colors(len(names)).tolist()
+    return Classes(tuple(names), tuple(tuple(color) for color in colors), tuple(ids))
+
+
+class DetectionDataset(Dataset):
+    """Image files with their boxes, as arrays of one size.
+
+    Args:
+        annotations: Names, sizes and boxes.
+        image_size: (H, W) px of every image.
+        augmentation: Applied to every sample where given; else images are resized as a whole.
+        keep_empty: Keep images that have no box to train on.
+        seed: Of the augmentation.
+    """
+
+    def __init__(
+        self, annotations: Annotations, image_size: Size, augmentation: DetectionAugmentation | None = None, *,
+        keep_empty: bool = True, seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.annotations, self.image_size = annotations, image_size
+        self.augmentation, self.seed = augmentation, seed
+        counted = np.concatenate([[0], np.cumsum(annotations.usable & ~annotations.crowd)])[annotations.offsets]
+        self.indices = np.arange(len(annotations)) if keep_empty else np.flatnonzero(np.diff(counted))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key: SampleKey | tuple[int, int, Size]) -> dict:
+        """A sample, for (epoch, index) at `image_size`, for (epoch, index, (H, W)) at that size.
+
+        Returns:
+            {"image": (H, W, 3) uint8 RGB, "boxes": (M, 4) float32 xyxy px of this image, "labels": (M,) int64,
+            "image_id": number, "image_size": (H, W) px of the file, "name": file name}.
+        """
+        epoch, index, *size = key
+        size = size[0] if size else self.image_size
+        sample = self.read(index)
+        original_size = sample[0].shape[:2]
+        if self.augmentation:
+            random = np.random.default_rng(np.random.SeedSequence((self.seed, epoch, index)))
+            others = self.augmentation.partners(random, len(self))
+            image, boxes, labels = self.augmentation([sample, *map(self.read, others)], size, random)
+        else:
+            image, boxes, labels = resize_boxed(*sample, size)
+        place = self.indices[index]
+        return {
+            "image": torch.from_numpy(image), "boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels),
+            "image_id": int(self.annotations.image_ids[place]), "image_size": original_size,
+            "name": self.annotations.name(place),
+        }  # fmt: skip
+
+    def read(self, index: int) -> BoxedImage:
+        """Image (H, W, 3) RGB as stored, its boxes (M, 4) float32 xyxy px within it, and their labels (M,) int64.
+
+        Raises:
+            DataError: The file is missing or cannot be decoded, or its size is not the annotated one.
+        """
+        place = self.indices[index]
+        file = self.annotations.folder / self.annotations.name(place)
+        try:
+            image = read_image(file)
+        except (ValueError, OSError) as error:
+            raise DataError(str(error)) from error
+        height, width = self.annotations.sizes[place]
+        if height and width and image.shape[:2] != (height, width):
+            raise DataError(
+                f"{file} is {image.shape[1]}x{image.shape[0]} px, {self.annotations.source} says {width}x{height}; "
+                "boxes must refer to the upright image (turned as its EXIF tag tells)"
+            )
+        boxes, labels = self.annotations.targets(place)
+        return image, boxes.clip(0, np.tile(np.float32(image.shape[1::-1]), 2)), labels
+
+    def flaws(self, index: int) -> list[str]:
+        """What `read` passes over in silence: boxes that are not trained on, or that it clips by more than a pixel."""
+        return self.annotations.flaws(self.indices[index])
+
+
+class MultiscaleSampler(EpochSampler):
+    """Yields (epoch, index, (H, W)), one size a batch, drawn from seed, epoch and the batch's number.
+
+    Args:
+        options: As in `EpochSampler`.
+        batch_size: Samples that get one size.
+        image_sizes: What is drawn from. All ranks draw the same.
+    """
+
+    def __init__(self, size: int, *, batch_size: int, image_sizes: Sequence[Size], **options) -> None:
+        super().__init__(size, **options)
+        self.batch_size, self.image_sizes = batch_size, image_sizes
+
+    def __iter__(self) -> Iterator[tuple[int, int, Size]]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        draws = random.integers(len(self.image_sizes), size=-(-len(self) // self.batch_size))
+        for number, (epoch, index) in enumerate(super().__iter__()):
+            yield epoch, index, self.image_sizes[draws[number // self.batch_size]]
+
+
+class DetectionData(VisionDataModule):
+    """A data module over images and boxes.
+
+    Args:
+        classes, batch_size, val_batch_size, num_workers, seed: As in `VisionDataModule`.
+        image_size: (H, W) px that images are resized to, whatever their shape.
+        multiscale: Sizes that training batches are drawn at instead, each an (H, W) or the side of a square.
+        keep_empty: Train on images without boxes too; an evaluation always counts them.
+        augmentation: As in `DetectionAugmentation`.
+    """
+
+    def __init__(
+        self, classes: Classes, *, image_size: Sequence[int] = (320, 320),
+        multiscale: Sequence[int | Sequence[int]] | None = None, keep_empty: bool = True, batch_size: int = 16,
+        val_batch_size: int = 16, num_workers: int | None = None, seed: int = 0, **augmentation,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            classes,
+            image_size,
+            batch_size=batch_size,
+            val_batch_size=val_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+        )
+        sides = [(side, side) if isinstance(side, int) else tuple(side) for side in multiscale or ()]
+        if any(len(side) != 2 or min(side) < 1 for side in (*sides, self.image_size)):
+            raise ValueError(
+                f"data.image_size={list(image_size)}, data.multiscale={multiscale}: expected positive (H, W) px"
+            )
+        self.multiscale, self.keep_empty = tuple(sides), keep_empty
+        self.augmentation = DetectionAugmentation(**augmentation)
+        self._annotations: dict[str, Annotations] = {}
+
+    def read_annotations(self, split: str) -> Annotations:
+        """Open the annotations of a split; the images may be missing."""
+        raise NotImplementedError
+
+    def annotations(self, split: str) -> Annotations:
+        """Annotations of a split, opened once."""
+        if split not in self._annotations:
+            self._annotations[split] = self.read_annotations(split)
+        return self._annotations[split]
+
+    def ground_truth(self, split: str) -> dict[str, list[dict]]:
+        """A split in COCO's form, crowds and images without boxes included; needs no images."""
+        return self.annotations(split).coco(self.classes)
+
+    def make_dataset(self, split: str) -> DetectionDataset:
+        annotations, training = self.annotations(split), split == "train"
+        if not annotations.folder.is_dir():
+            raise DataError(f"no folder {annotations.folder}; expected the images of {annotations.source} there")
+        if training and not annotations.usable.all():
+            logger.warning(
+                "%s: %d of %d boxes have no area inside their image and are not trained on; "
+                "tools/data.py action=check names them",
+                annotations.source, (~annotations.usable).sum(), len(annotations.usable),
+            )  # fmt: skip
+        return DetectionDataset(
+            annotations, self.image_size, self.augmentation if training else None,
+            keep_empty=self.keep_empty or not training, seed=self.seed,
+        )  # fmt: skip
+
+    def make_sampler(self, size: int, *, shuffle: bool) -> EpochSampler:
+        if not shuffle or not self.multiscale:
+            return super().make_sampler(size, shuffle=shuffle)
+        return MultiscaleSampler(
+            size, batch_size=self.batch_size, image_sizes=self.multiscale, shuffle=shuffle, seed=self.seed
+        )
+
+    def collate(self, samples: list[dict]) -> dict:
+        """Pad the boxes to the longest list, M of at least 1.
+
+        Returns:
+            {"images": (N, 3, H, W) uint8 in channels_last memory, "boxes": (N, M, 4) float32 xyxy px, padded with 0,
+            "labels": (N, M) int64, padded with -1, "image_ids": N numbers, "image_sizes": N (H, W) px of the files,
+            "names": N file names}.
+        """
+        most = max(1, *(len(sample["labels"]) for sample in samples))
+        boxes, labels = torch.zeros(len(samples), most, 4), torch.full((len(samples), most), -1)
+        for row, sample in enumerate(samples):
+            count = len(sample["labels"])
+            boxes[row, :count], labels[row, :count] = sample["boxes"], sample["labels"]
+        return {
+            "images": torch.stack([sample["image"] for sample in samples]).permute(0, 3, 1, 2),
+            "boxes": boxes,
+            "labels": labels,
+            "image_ids": [sample["image_id"] for sample in samples],
+            "image_sizes": [sample["image_size"] for sample in samples],
+            "names": [sample["name"] for sample in samples],
+        }

@@ -1,0 +1,147 @@
+"""Pascal VOC folders: JPEGImages, Annotations with one XML file an image, ImageSets/Main with a list a split.
+
+Source: Everingham et al. 2010, "The Pascal Visual Object Classes (VOC) Challenge"; the development kits' own layout.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tasks.data.annotations import Annotations
+from tasks.data.base import SPLITS, DataError
+from tasks.data.detection import DetectionData, numbered_classes
+from tasks.image_files import is_image
+
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+logger = logging.getLogger(__name__)
+
+
+class VocData(DetectionData):
+    """Pascal VOC, or a user's own images annotated in its form.
+
+    Pixel coordinates in the files count from 1 and include the last pixel; here a box begins at 0 and ends behind it.
+    Objects marked difficult are treated as crowds: not trained on, neither right nor wrong in an evaluation. Classes
+    have the ids 1..K, images the ids 1..N in order of the lists.
+
+    Args:
+        root: Folder with JPEGImages, Annotations and ImageSets, or with several such folders.
+        train_sets, val_sets: Names of lists in ImageSets/Main; "VOC2007/trainval" is one of root/VOC2007.
+        class_names: Classes to keep, in this order; the objects of others are left out. None: VOC's 20.
+        options: As in `DetectionData`.
+
+    Raises:
+        DataError: A list, an annotation or an object's box is missing or not as it should be (when a set is opened).
+    """
+
+    def __init__(
+        self, root: str, *, train_sets: Sequence[str] = ("train",), val_sets: Sequence[str] = ("val",),
+        class_names: Sequence[str] | None = None, **options,
+    ) -> None:  # fmt: skip
+        self.root = Path(root).expanduser()
+        sets = {"train": train_sets, "val": val_sets}
+        self.sets = {split: (names,) if isinstance(names, str) else tuple(names) for split, names in sets.items()}
+        self.strict = class_names is None
+        names = tuple(class_names or VOC_CLASSES)
+        if len(set(names)) < len(names):
+            raise ValueError(f"data.class_names={list(names)}: a name repeats")
+        super().__init__(numbered_classes(names, range(1, len(names) + 1)), **options)
+
+    def read_annotations(self, split: str) -> Annotations:
+        if split not in SPLITS:
+            raise ValueError(f"there is no split {split}; expected {' or '.join(SPLITS)}")
+        labels = {name: label for label, name in enumerate(self.classes.names)}
+        names, sizes, rows, others = [], [], [], Counter()
+        for file, folder, stem in self._files(split):
+            name, size, objects = read_objects(file)
+            suffix = Path(name).suffix if is_image(name) else ".jpg"  # the rest of the name is often out of date
+            for kind, box, difficult in objects:
+                if kind in labels:
+                    rows.append((len(names), box, labels[kind], difficult))
+                elif self.strict:
+                    raise DataError(
+                        f"{file} has an object {kind!r}, no class of VOC; name your own in data.class_names"
+                    )
+                else:
+                    others[kind] += 1
+            names.append(f"{folder}JPEGImages/{stem}{suffix}")
+            sizes.append(size)
+        if others:
+            logger.info(
+                "%s, %s: objects left out, as data.class_names does not name them: %s",
+                self.root, split, ", ".join(f"{number} {kind}" for kind, number in others.most_common()),
+            )  # fmt: skip
+        owners, boxes, kinds, difficult = zip(*rows, strict=True) if rows else ((),) * 4
+        return Annotations.gather(
+            self.root, self.root, names=names, image_ids=range(1, len(names) + 1), sizes=sizes, owners=owners,
+            boxes=boxes, labels=kinds, crowd=difficult, areas=[width * height for _, _, width, height in boxes],
+        )  # fmt: skip
+
+    def _files(self, split: str) -> Iterator[tuple[Path, str, str]]:
+        """Annotation file, folder ("" or "VOC2007/") and image name of each image of a split."""
+        for entry in self.sets[split]:
+            prefix, _, name = entry.rpartition("/")
+            folder = f"{prefix}/" if prefix else ""
+            images = self.root / folder / "ImageSets" / "Main" / f"{name}.txt"
+            if not images.is_file():
+                raise DataError(
+                    f"no file {images}; expected the names of images there (set data.root, data.{split}_sets)"
+                )
+            for line in images.read_text().splitlines():
+                if not line.strip():
+                    continue
+                stem = line.split()[0]  # lists of one class have a second column
+                file = self.root / folder / "Annotations" / f"{stem}.xml"
+                if not file.is_file():
+                    raise DataError(f"{images} lists {stem}, but there is no {file}")
+                yield file, folder, stem
+
+
+def read_objects(file: Path) -> tuple[str, tuple[int, int], list[tuple[str, list[float], bool]]]:
+    """Read an annotation file.
+
+    Returns:
+        File name of the image, its (H, W) px (0 where the file does not tell), and of each object the class, the box
+        [left, top, width, height] px counted from 0, and whether it is difficult.
+
+    Raises:
+        DataError: It is no XML, declares a document type (entities could be bombs), or misses a part.
+    """
+    try:
+        tree = ElementTree.fromstring(file.read_bytes(), ElementTree.XMLParser(target=_PlainTree()))
+        size = tuple(int(float(tree.findtext(f"size/{side}") or 0)) for side in ("height", "width"))
+        objects = []
+        for entry in tree.iter("object"):
+            corners = [_number(entry, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+            left, top = corners[0] - 1, corners[1] - 1
+            box = [left, top, corners[2] - left, corners[3] - top]
+            objects.append((_text(entry, "name"), box, (entry.findtext("difficult") or "0").strip() == "1"))
+    except (ElementTree.ParseError, ValueError) as error:
+        raise DataError(f"{file}: {error}") from error
+    return (tree.findtext("filename") or "").strip(), size, objects
+
+
+class _PlainTree(ElementTree.TreeBuilder):
+    def doctype(self, name: str, public: str, system: str) -> None:
+        raise ValueError(
+            "it declares a document type (<!DOCTYPE>), which annotations have no use for; remove that line"
+        )
+
+
+def _text(entry: ElementTree.Element, path: str) -> str:
+    text = (entry.findtext(path) or "").strip()
+    if not text:
+        raise ValueError(f"an object has no {path}")
+    return text
+
+
+def _number(entry: ElementTree.Element, path: str) -> float:
+    text = _text(entry, path)
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"an object has {path}={text!r}; expected a number") from None

@@ -1,0 +1,138 @@
+"""Object detection."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, distributed
+
+from heads.detections import Detections, select_detections
+from tasks.base import Table, VisionTask
+from tasks.coco_eval import CocoScores, evaluate_boxes, format_scores
+from tasks.data.base import Classes
+from tasks.detection_pictures import DetectionSample, detection_sheet, precision_recall_picture
+from tasks.detection_results import DetectionResults, GroundTruth
+from tasks.gfl_losses import GFLLoss
+from tasks.logs import write_json
+from tasks.network import Network
+from tasks.ssd_losses import MultiboxLoss, SigmoidFocalLoss
+
+LOSSES = {"softmax": MultiboxLoss, "sigmoid": SigmoidFocalLoss, "distribution": GFLLoss}  # by the head's `form`
+
+
+class DetectionTask(VisionTask):
+    """Boxes with a class and a score.
+
+    The loss follows from what the head's numbers mean. Scores are COCO's, over boxes in the px of the image files.
+
+    Args:
+        network, classes, options: As in `VisionTask`; the head is a `DetectionHead`.
+        loss: Settings of the head's loss: `MultiboxLoss`, `SigmoidFocalLoss` or `GFLLoss`.
+        score_threshold, candidates, iou_threshold, max_detections: As in `select_detections`.
+        evaluator: Engine of the validation's scores, as in `evaluate_boxes`.
+    """
+
+    kind = "detection"
+    monitor = "val/mAP"
+
+    def __init__(
+        self, network: Network, classes: Classes, *, loss: Mapping[str, Any] | None = None,
+        score_threshold: float = 0.001, candidates: int = 300, iou_threshold: float = 0.55, max_detections: int = 300,
+        evaluator: str = "fast", **options,
+    ) -> None:  # fmt: skip
+        super().__init__(network, classes, **options)
+        try:
+            self.criterion = LOSSES[network.head.form](**(loss or {}))
+        except TypeError as error:
+            raise ValueError(f"task.loss={dict(loss)}: {error}") from error
+        self.selection = {
+            "score_threshold": score_threshold, "candidates": candidates, "iou_threshold": iou_threshold,
+            "max_detections": max_detections,
+        }  # fmt: skip
+        self.evaluator = evaluator
+        self.category_ids = np.array(classes.ids or range(1, 1 + len(classes)))  # of the results, by label
+        self.truth: GroundTruth | None = None  # of the validation set, once it is known
+        self.scores: CocoScores | None = None
+
+    def loss(self, raw: dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
+        return self.criterion(raw, batch, self.network.head, tuple(batch["images"].shape[-2:]))
+
+    def predict(
+        self, raw: dict[str, Tensor], image_sizes: Sequence[tuple[int, int]], input_size: tuple[int, int]
+    ) -> list[Detections]:
+        """Detections of each image, boxes in px of (H, W) = its entry of `image_sizes`."""
+        found = select_detections(*self.network.head.decode(raw, input_size), **self.selection)
+        return [one.resized(input_size, size) for one, size in zip(found, image_sizes, strict=True)]
+
+    def on_validation_epoch_start(self) -> None:
+        self.results = DetectionResults()
+        self.validation_loss = torch.zeros(2)  # sum over images, number of images
+
+    def validation_step(self, batch: dict, index: int) -> dict:
+        raw = self(batch["images"])
+        losses = torch.stack(list(self.loss(raw, batch).values()))
+        count = len(batch["names"])
+        self.validation_loss += torch.tensor([losses.sum().item() * count, count])
+        detections = self.predict(raw, batch["image_sizes"], tuple(batch["images"].shape[-2:]))
+        for image_id, found in zip(batch["image_ids"], detections, strict=True):
+            self.results.add(image_id, found.boxes, found.scores, self.category_ids[found.labels.cpu().numpy()])
+        return {"detections": detections}
+
+    def on_validation_epoch_end(self) -> None:
+        if distributed.is_available() and distributed.is_initialized():
+            parts: list = [None] * distributed.get_world_size()
+            distributed.all_gather_object(parts, self.results)
+            self.results = parts[0]
+            for part in parts[1:]:
+                self.results.merge(part)
+        total, images = self._summed(self.validation_loss)
+        self.validated_images = int(images)
+        self.log("val/loss", total / images)
+        self.scores = evaluate_boxes(self._ground_truth(), self.results, engine=self.evaluator, curves=True)
+        values = {key: value for key, value in self.scores.to_dict().items() if value is not None}
+        self.log(self.monitor, values.pop(self.monitor, float("nan")), prog_bar=True)
+        self.log_dict(values)
+
+    def _ground_truth(self) -> GroundTruth:
+        """All of the validation set; where the trainer limits the batches, of the images that they held."""
+        if self.truth is None:
+            self.truth = GroundTruth.from_coco(self.trainer.datamodule.ground_truth("val"))
+        limited = self.trainer.limit_val_batches not in (None, 1.0)
+        return self.truth.of_images(self.results.images) if limited else self.truth
+
+    def picture_samples(self, batch: dict, outputs: dict) -> list[DetectionSample]:
+        samples = []
+        height, width = batch["images"].shape[-2:]
+        for image, size, boxes, labels, found, name in zip(
+            batch["images"], batch["image_sizes"], batch["boxes"], batch["labels"], outputs["detections"],
+            batch["names"], strict=True,
+        ):  # fmt: skip
+            picture = cv2.resize(image.permute(1, 2, 0).cpu().numpy(), size[::-1])
+            factor = np.tile(np.divide(size[::-1], (width, height)), 2)
+            there = (labels >= 0).cpu().numpy()
+            arrays = (found.boxes, found.labels, found.scores)
+            predicted_boxes, predicted_labels, scores = (values.float().cpu().numpy() for values in arrays)
+            samples.append(DetectionSample(
+                picture, boxes.cpu().numpy()[there] * factor, labels.cpu().numpy()[there], predicted_boxes,
+                predicted_labels.astype(int), scores, f"{name}  {there.sum()} boxes",
+            ))  # fmt: skip
+        return samples
+
+    def draw_sheet(self, samples: Sequence[DetectionSample]) -> np.ndarray:
+        return detection_sheet(samples, self.classes.names, np.array(self.classes.palette, np.uint8))
+
+    def report(self, folder: Path) -> tuple[dict[str, float], list[Table]]:
+        """Leave detections.json in COCO's results form and precision_recall.png."""
+        write_json(folder / "detections.json", self.results.to_json())
+        return score_report(self.scores, folder)
+
+
+def score_report(scores: CocoScores, folder: Path) -> tuple[dict[str, float], list[Table]]:
+    """Leave precision_recall.png in the folder; return metrics, and tables with what must be known about them last."""
+    metrics = {key: value for key, value in scores.to_dict().items() if value is not None}
+    precision_recall_picture(scores, folder / "precision_recall.png")
+    notes = [("to know", ("note",), [(note,) for note in scores.notes])] if scores.notes else []
+    return metrics, [*format_scores(scores), *notes]

@@ -1,0 +1,245 @@
+"""What a detection score is computed from, as flat arrays: the ground truth of a set and the detections on it."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+_COLUMNS = {"image_ids": np.int64, "boxes": np.float64, "scores": np.float64, "category_ids": np.int64}
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """Annotated boxes of a set of images.
+
+    Attributes:
+        images: (I,) int64 ids of the images, ascending, each once.
+        categories: {category id: class name}, by ascending id.
+        image_ids, category_ids: (B,) int64, of each box.
+        boxes: (B, 4) float64, xywh px.
+        areas: (B,) float64 px, by which COCO calls a box small, medium or large: of the mask where there is one.
+        crowd: (B,) bool, regions whose detections count neither as hits nor as false alarms.
+    """
+
+    images: np.ndarray
+    categories: dict[int, str]
+    image_ids: np.ndarray
+    category_ids: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+
+    @classmethod
+    def from_coco(cls, content: Mapping) -> "GroundTruth":
+        """Read a dict in COCO's annotation form.
+
+        Annotations may lack "area" (then width times height), "iscrowd" (then 0) and "id": ids are never used. Those
+        of images or categories that the file does not list are left out, as pycocotools does.
+
+        Raises:
+            ValueError: a list or a field is missing, or a box is not four finite numbers.
+        """
+        if not isinstance(content, Mapping) or (missing := {"images", "annotations", "categories"} - content.keys()):
+            found = f"without {', '.join(sorted(missing))}" if isinstance(content, Mapping) else type(content).__name__
+            raise ValueError(
+                f"the ground truth is no COCO annotation: expected images, annotations, categories; {found}"
+            )
+        categories = {int(one["id"]): str(one["name"]) for one in sorted(content["categories"], key=lambda c: c["id"])}
+        images = np.unique(np.array([one["id"] for one in content["images"]], np.int64))
+        if not len(images) or not categories:
+            raise ValueError("the ground truth lists no images, or no categories: nothing can be evaluated on it")
+        known = set(images.tolist())
+        try:
+            kept = [
+                one for one in content["annotations"] if one["image_id"] in known and one["category_id"] in categories
+            ]
+            boxes = np.array([one["bbox"] for one in kept], np.float64).reshape(len(kept), 4)
+        except (KeyError, TypeError, ValueError) as error:
+            bad = next((one for one in content["annotations"] if not _is_annotation(one)), error)
+            raise ValueError(
+                f"the ground truth holds an annotation without image_id, category_id or bbox [x, y, width, height]: "
+                f"{str(bad)[:200]}"
+            ) from error
+        if not np.isfinite(boxes).all():
+            raise ValueError(f"the ground truth holds a box that is not finite: {kept[_first_not_finite(boxes)]}")
+        areas = np.array([one.get("area") for one in kept], np.float64)  # None becomes NaN
+        areas = np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas)
+        return cls(
+            images, categories, boxes=boxes, areas=areas,
+            image_ids=np.array([one["image_id"] for one in kept], np.int64),
+            category_ids=np.array([one["category_id"] for one in kept], np.int64),
+            crowd=np.array([bool(one.get("iscrowd")) for one in kept], bool),
+        )  # fmt: skip
+
+    def of_images(self, images: Iterable[int]) -> "GroundTruth":
+        """The part of some of the images."""
+        chosen = np.array(sorted(images), np.int64)
+        kept = np.isin(self.image_ids, chosen)
+        columns = {name: getattr(self, name)[kept] for name in ("image_ids", "category_ids", "boxes", "areas", "crowd")}
+        return replace(self, images=self.images[np.isin(self.images, chosen)], **columns)
+
+
+class DetectionResults:
+    """Detections of many images: 56 bytes each, whatever the number of images, picklable for gathering over processes.
+
+    Attributes:
+        source: What errors call them: a file, or "the detections".
+        images: Ids of the images added, those without detections included; none can be added twice.
+    """
+
+    def __init__(self, source: str = "the detections") -> None:
+        self.source = source
+        self.images: set[int] = set()
+        self._parts: dict[str, list[np.ndarray]] = {name: [np.empty(0, dtype)] for name, dtype in _COLUMNS.items()}
+        self._parts["boxes"] = [np.empty((0, 4))]
+
+    def add(
+        self, image_id: int, boxes: Tensor | np.ndarray, scores: Tensor | np.ndarray,
+        category_ids: Tensor | np.ndarray | Sequence[int],
+    ) -> None:  # fmt: skip
+        """Take the detections of one image.
+
+        Args:
+            image_id: Its id in the ground truth.
+            boxes: (D, 4) xyxy, px of the original image, on any device.
+            scores: (D,).
+            category_ids: (D,) ids of the ground truth, not contiguous labels. Of equal scores the first ranks higher.
+
+        Raises:
+            ValueError: the image has been added before, the lengths differ, or a number is not finite.
+        """
+        image_id, scores = int(image_id), _array(scores, np.float64)
+        boxes = _array(boxes, np.float64).reshape(-1, 4)
+        boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+        if image_id in self.images:
+            raise ValueError(f"image {image_id} was added to {self.source} before; every image counts once")
+        self._append(np.full(len(scores), image_id, np.int64), boxes, scores, _array(category_ids, np.int64))
+        self.images.add(image_id)
+
+    def merge(self, other: "DetectionResults") -> "DetectionResults":
+        """Take all of another, such as those of another process, and return this one.
+
+        Raises:
+            ValueError: an image is in both.
+        """
+        if both := self.images & other.images:
+            raise ValueError(f"both results hold {len(both)} images, such as {min(both)}; every image counts once")
+        self._append(*(getattr(other, name) for name in _COLUMNS))
+        self.images |= other.images
+        return self
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def image_ids(self) -> np.ndarray:
+        """(D,) int64."""
+        return self._column("image_ids")
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """(D, 4) float64, xywh px of the original images."""
+        return self._column("boxes")
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(D,) float64."""
+        return self._column("scores")
+
+    @property
+    def category_ids(self) -> np.ndarray:
+        """(D,) int64."""
+        return self._column("category_ids")
+
+    def __getstate__(self) -> dict:
+        for name in _COLUMNS:
+            self._column(name)
+        return self.__dict__
+
+    def to_json(self) -> list[dict]:
+        """COCO's results form, by ascending image id, with numbers that read back as they were."""
+        order = np.argsort(self.image_ids, kind="stable")
+        columns = [getattr(self, name)[order].tolist() for name in _COLUMNS]
+        return [
+            {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+            for image_id, box, score, category_id in zip(*columns, strict=True)
+        ]
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "DetectionResults":
+        """Read a file in COCO's results form, whoever wrote it.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no JSON, no list, or an entry lacks a field or holds something else than expected.
+        """
+        form = '[{"image_id": 42, "category_id": 18, "bbox": [x, y, width, height], "score": 0.9}, ...]'
+        try:
+            content = json.loads(Path(path).read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path} is no JSON ({error}); expected COCO's results form {form}") from error
+        if not isinstance(content, list):
+            what = f"an object with {', '.join(content)[:80]}" if isinstance(content, dict) else type(content).__name__
+            raise ValueError(f"{path} holds {what}; expected a list in COCO's results form {form}")
+        for place, entry in enumerate(content):
+            if not _is_result(entry):
+                raise ValueError(f"{path}: entry {place} is {str(entry)[:200]}; expected COCO's results form {form}")
+        results = cls(str(path))
+        results._append(
+            np.array([entry["image_id"] for entry in content], np.int64),
+            np.array([entry["bbox"] for entry in content], np.float64).reshape(-1, 4),
+            np.array([entry["score"] for entry in content], np.float64),
+            np.array([entry["category_id"] for entry in content], np.int64),
+        )
+        results.images = set(results.image_ids.tolist())
+        return results
+
+    def _append(self, image_ids, boxes, scores, category_ids) -> None:
+        if not len(image_ids) == len(boxes) == len(scores) == len(category_ids):
+            raise ValueError(
+                f"{len(boxes)} boxes, {len(scores)} scores and {len(category_ids)} category ids in one image"
+            )
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            place = _first_not_finite(np.column_stack([boxes, scores]))
+            raise ValueError(
+                f"{self.source}: image {image_ids[place]} has a detection that is not finite: box {boxes[place]}, "
+                f"score {scores[place]}"
+            )
+        for name, values in zip(_COLUMNS, (image_ids, boxes, scores, category_ids), strict=True):
+            self._parts[name].append(values)
+
+    def _column(self, name: str) -> np.ndarray:
+        parts = self._parts[name]
+        if len(parts) > 1:
+            parts[:] = [np.concatenate(parts)]
+        return parts[0]
+
+
+def _array(values: Tensor | np.ndarray | Sequence, dtype: type) -> np.ndarray:
+    return np.array(values.detach().cpu().numpy() if isinstance(values, Tensor) else values, dtype)
+
+
+def _first_not_finite(rows: np.ndarray) -> int:
+    return int((~np.isfinite(rows)).any(axis=1).argmax())
+
+
+def _is_number(value: object, kinds: type | tuple = (int, float)) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _is_box(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 4 and all(map(_is_number, value))
+
+
+def _is_annotation(one: object) -> bool:
+    return isinstance(one, Mapping) and {"image_id", "category_id"} <= one.keys() and _is_box(one.get("bbox"))
+
+
+def _is_result(entry: object) -> bool:
+    return (
+        isinstance(entry, dict) and _is_number(entry.get("image_id"), int) and _is_number(entry.get("category_id"), int)
+        and _is_box(entry.get("bbox")) and _is_number(entry.get("score"))
+    )  # fmt: skip

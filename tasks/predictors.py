@@ -1,0 +1,166 @@
+"""How each task looks at one picture: what it finds, what is drawn, what is written down."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from heads.detections import Detections
+from tasks.data.transforms import resize_image
+from tasks.detection import DetectionTask
+from tasks.detection_pictures import draw_boxes
+from tasks.image_files import write_image
+from tasks.pictures import overlay, with_legend
+from tasks.segmentation import SegmentationTask
+
+
+class Predictor(ABC):
+    """A trained task for single pictures, RGB (H, W, 3) uint8 of any size.
+
+    Args:
+        task: In eval mode.
+        image_size: (H, W) px of what the network sees; none: the picture as it is.
+    """
+
+    heading: str  # of the summary's column
+
+    def __init__(self, task: Any, image_size: Sequence[int] | None) -> None:
+        self.task, self.image_size = task, tuple(image_size) if image_size else None
+
+    @abstractmethod
+    def find(self, image: np.ndarray) -> Any:
+        """What is in the image, at its own size."""
+
+    @abstractmethod
+    def draw(self, image: np.ndarray, found: Any, *, whole_legend: bool = False) -> np.ndarray:
+        """The image with what was found; with `whole_legend` of a size that does not depend on that."""
+
+    def write(self, found: Any, name: Path) -> None:
+        """Leave files beside the drawn picture; their names begin with `name`."""
+        return
+
+    @abstractmethod
+    def add(self, found: Any, source: str, frame: int | None = None) -> None:
+        """Take what was found in a picture, or in a frame of a video, into the summary."""
+
+    @abstractmethod
+    def summary(self) -> dict | list:
+        """All that was added, as plain data."""
+
+    @abstractmethod
+    def rows(self) -> list[tuple[str, str]]:
+        """The summary for a terminal: source, and a few words on it."""
+
+    def images(self, image: np.ndarray) -> Tensor:
+        """(1, 3, H, W) uint8 on the task's device."""
+        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(self.task.device)
+
+
+class SegmentationPredictor(Predictor):
+    """Class of every pixel. By default the network sees a picture at its own size.
+
+    Args:
+        opacity: Of the colours over the picture.
+    """
+
+    heading = "largest classes"
+
+    def __init__(self, task: SegmentationTask, image_size: Sequence[int] | None, *, opacity: float) -> None:
+        super().__init__(task, image_size)
+        self.opacity = opacity
+        self.pixels: dict[str, np.ndarray] = {}
+
+    @torch.inference_mode()
+    def find(self, image: np.ndarray) -> np.ndarray:
+        """(H, W) uint8."""
+        images = self.images(image)
+        if self.image_size:
+            images = F.interpolate(
+                images.float(), size=self.image_size, mode="bilinear", align_corners=False, antialias=True
+            )
+        logits = self.task.evaluate_images(images, image.shape[:2])
+        return self.task.predict(logits, [image.shape[:2]])[0].cpu().numpy()
+
+    def draw(self, image: np.ndarray, found: np.ndarray, *, whole_legend: bool = False) -> np.ndarray:
+        classes = self.task.classes
+        present = range(len(classes)) if whole_legend else np.unique(found).tolist()
+        picture = overlay(image, found, classes.palette, opacity=self.opacity)
+        return with_legend(picture, classes.names, classes.palette, present=present)
+
+    def write(self, found: np.ndarray, name: Path) -> None:
+        write_image(name.with_name(f"{name.name}_classes.png"), found)
+
+    def add(self, found: np.ndarray, source: str, frame: int | None = None) -> None:
+        counts = np.bincount(found.ravel(), minlength=len(self.task.classes))
+        self.pixels[source] = self.pixels.get(source, 0) + counts
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """{source: {class: its share of the pixels, the largest first}}."""
+        return {source: self._shares(counts) for source, counts in self.pixels.items()}
+
+    def rows(self) -> list[tuple[str, str]]:
+        return [
+            (source, ", ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:4]))
+            for source, shares in self.summary().items()
+        ]
+
+    def _shares(self, counts: np.ndarray) -> dict[str, float]:
+        parts = counts / max(1, counts.sum())
+        return {self.task.classes.names[k]: round(float(parts[k]), 4) for k in np.argsort(-parts) if parts[k]}
+
+
+class DetectionPredictor(Predictor):
+    """Boxes, in px of the picture, which the network sees at `image_size`.
+
+    Args:
+        min_score: Of the boxes that are drawn; the JSON holds all.
+    """
+
+    heading = "drawn"
+
+    def __init__(self, task: DetectionTask, image_size: Sequence[int], *, min_score: float) -> None:
+        super().__init__(task, image_size)
+        self.min_score = min_score
+        self.entries: list[dict[str, Any]] = []
+        self.sources: dict[str, dict[str, int]] = {}  # source -> class -> boxes that are drawn
+        self.pictures = 0
+
+    @torch.inference_mode()
+    def find(self, image: np.ndarray) -> Detections:
+        raw = self.task(self.images(resize_image(image, self.image_size)))
+        (found,) = self.task.predict(raw, [image.shape[:2]], self.image_size)
+        return Detections(found.boxes.cpu(), found.scores.cpu(), found.labels.cpu())
+
+    def draw(self, image: np.ndarray, found: Detections, *, whole_legend: bool = False) -> np.ndarray:
+        shown = found.scores >= self.min_score
+        arrays = (values[shown].numpy() for values in (found.boxes, found.labels, found.scores))
+        return draw_boxes(image, *arrays, self.task.classes.names, np.array(self.task.classes.palette, np.uint8))
+
+    def add(self, found: Detections, source: str, frame: int | None = None) -> None:
+        self.pictures += 1
+        counts = self.sources.setdefault(source, {})
+        where = {"image_id": self.pictures, "file_name": source} | ({} if frame is None else {"frame": frame})
+        columns = (found.boxes.tolist(), found.scores.tolist(), found.labels.tolist())
+        for (left, top, right, bottom), score, label in zip(*columns, strict=True):
+            name = self.task.classes.names[label]
+            box = [round(value, 2) for value in (left, top, right - left, bottom - top)]
+            self.entries.append(where | {
+                "category_id": int(self.task.category_ids[label]), "category": name, "bbox": box,
+                "score": round(score, 5),
+            })  # fmt: skip
+            counts[name] = counts.get(name, 0) + (score >= self.min_score)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """COCO's results form, with the file and the category's name in each entry; image ids count the pictures."""
+        return self.entries
+
+    def rows(self) -> list[tuple[str, str]]:
+        return [
+            (source, ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing")
+            for source, counts in self.sources.items()
+        ]

@@ -1,0 +1,60 @@
+"""Every backbone under the heads that every backbone can carry: linear classifier, LR-ASPP, and the decoders' forms."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from backbones.reparam import fuse_model
+from tasks.build import make
+from tests.backbones.test_contract import build, each_backbone, each_stride
+from tests.heads.test_lraspp import HEADS, head_config
+
+SIZE = 33, 49  # px: odd, and still several px at stride 32, so that norms have something to norm by
+
+
+@each_backbone
+@each_stride
+def test_a_training_step_reaches_every_parameter(config, output_stride):
+    torch.manual_seed(0)  # a squeeze of six ReLUs is born dead now and then
+    backbone = build(config, output_stride=output_stride)
+    linear, lraspp = (make(head_config(name))(backbone.taps, 5) for name in ("linear", "lraspp"))
+    network = torch.nn.ModuleDict({"backbone": backbone, "linear": linear, "lraspp": lraspp}).train()
+    features = backbone(torch.rand(2, 3, *SIZE))
+    logits, masks = linear(features, SIZE), lraspp(features, SIZE)
+    assert logits.shape == (2, 5)
+    assert masks.shape == (2, 5, *SIZE)
+    labels = torch.tensor([1, 3])
+    losses = {
+        linear: F.cross_entropy(logits, labels),
+        lraspp: F.cross_entropy(masks, labels[:, None, None].expand(2, *SIZE)),
+    }
+    for head, loss in losses.items():  # each alone reaches what it reads, so their sum may go through the backbone
+        read = torch.autograd.grad(loss, [features[tap.name] for tap in head.taps], retain_graph=True)
+        assert all(gradient.abs().sum() > 0 for gradient in read)
+    sum(losses.values()).backward()
+    without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not without
+
+
+@each_backbone
+@each_stride
+def test_every_decoder_fits(config, output_stride):
+    with torch.device("meta"):
+        taps = build(config, output_stride=output_stride).taps
+    # A random network fades or explodes in eval mode, where no gradient would pass: its sizes, other values.
+    features = {tap.name: torch.randn(2, tap.channels, *(-(-size // tap.stride) for size in SIZE)) for tap in taps}
+    for name in HEADS:
+        options = {"pool": "large_scaled", "deep_stride": None} if "lraspp" in name else {}
+        build_head = make(head_config(name), **options)
+        missing = set(head_config(name).get("skips", ())) - features.keys()
+        if missing:  # timm lists the last map of a depth only; RepViT begins at stride 4
+            with pytest.raises(ValueError, match=f"has no tap {min(missing)}; it offers"):
+                build_head(taps, 5)
+            continue
+        head = build_head(taps, 5)
+        logits = head(features, SIZE)
+        assert logits.shape == (2, 5, *SIZE)
+        logits.square().mean().backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters()), name
+        parameters = sum(p.numel() for p in head.parameters())
+        assert sum(p.numel() for p in fuse_model(head.eval()).parameters()) <= parameters

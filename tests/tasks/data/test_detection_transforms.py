@@ -1,0 +1,244 @@
+"""Augmentation of boxes: a box stays on the object it was drawn around, and the draws are SSD's."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision import tv_tensors
+from torchvision.ops import box_iou
+from torchvision.transforms import v2
+
+from tasks.data.transforms import MIN_OVERLAPS, DetectionAugmentation, iou_crop, resize_boxed
+
+COLORS = np.array([[230, 0, 0], [0, 230, 0], [0, 0, 230], [230, 230, 0], [230, 0, 230], [0, 230, 230]], np.uint8)
+GROUND = 60  # grey
+
+
+def scene(seed: int, height: int = 220, width: int = 300):
+    """Rectangles side by side, each in the colour of its label, on grey: image, boxes, labels."""
+    random = np.random.default_rng(seed)
+    image = np.full((height, width, 3), GROUND, np.uint8)
+    boxes = []
+    for label, color in enumerate(COLORS):
+        x, y = 100 * (label % 3) + random.integers(2, 40), 110 * (label // 3) + random.integers(2, 40)
+        w, h = random.integers(20, 56, 2)
+        image[y : y + h, x : x + w] = color
+        boxes.append((x, y, x + w, y + h))
+    return image, np.array(boxes, np.float32), np.arange(len(COLORS))
+
+
+def found(image: np.ndarray, label: int) -> np.ndarray | None:
+    """The box of the pixels in a label's colour, xyxy px; where an edge pixel is mixed, a part of it."""
+    share = 1 - np.abs(image.astype(float) - COLORS[label]).sum(-1) / np.abs(COLORS[label].astype(float) - GROUND).sum()
+    inside = share > 0.5
+    if not inside.any():
+        return None
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], float)
+
+
+STAGES = {
+    "resize": {"zoom_out": 0, "iou_crop": 0, "flip": 0},
+    "flip": {"zoom_out": 0, "iou_crop": 0, "flip": 1},
+    "zoom_out": {"zoom_out": 1, "zoom_range": (1, 2.5), "iou_crop": 0, "flip": 0},
+    "iou_crop": {"zoom_out": 0, "iou_crop": 1, "flip": 0},
+    "all": {"zoom_out": 0.5, "zoom_range": (1, 2.5), "iou_crop": 1, "flip": 0.5},
+}
+
+
+@pytest.mark.parametrize("size", [(200, 200), (160, 320)])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_box_stays_on_its_object(stage, size):
+    augmentation, seen = DetectionAugmentation(**STAGES[stage], color=0), 0
+    for seed in range(40):
+        image, boxes, labels = augmentation([scene(seed)], size, np.random.default_rng(seed))
+        assert image.shape == (*size, 3) and boxes.dtype == np.float32 and labels.dtype == np.int64
+        for box, label in zip(boxes, labels, strict=True):
+            if (box[2:] - box[:2]).min() > 4:
+                assert np.abs(box - found(image, label)).max() < 1.01, (stage, seed, label)
+                seen += 1
+    assert seen > 60
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_mosaic_keeps_every_box_on_its_object(seed):
+    random = np.random.default_rng(seed)
+    samples = []
+    for label in range(4):  # one object each, so that a colour says which
+        image, boxes, labels = scene(seed, 220, 200 + 40 * label)
+        image[(image != COLORS[label]).any(-1)] = GROUND
+        samples.append((image, boxes[label : label + 1], labels[label : label + 1]))
+    image, boxes, labels = DetectionAugmentation(mosaic=1, color=0)(samples, (256, 320), random)
+    assert len(boxes) == len(labels)
+    for box, label in zip(boxes, labels, strict=True):
+        if (box[2:] - box[:2]).min() > 4:
+            assert np.abs(box - found(image, label)).max() < 1.01
+    padding = (image == (124, 116, 104)).all(-1)
+    assert padding.mean() < 0.8
+
+
+def test_a_mosaic_shows_all_four():
+    shown, augmentation = np.zeros(4, int), DetectionAugmentation(mosaic=1, color=0)
+    samples = []
+    for label in range(4):
+        image = np.full((100, 100, 3), COLORS[label])
+        samples.append((image, np.array([[0, 0, 100, 100]], np.float32), np.array([label])))
+    for seed in range(20):
+        image, boxes, labels = augmentation(samples, (128, 128), np.random.default_rng(seed))
+        shown += [(image == COLORS[label]).all(-1).mean() > 0.02 for label in range(4)]
+        assert ((boxes >= 0) & (boxes <= 128)).all() and len(boxes) == len(labels)
+    assert (shown == 20).all()
+
+
+def test_what_is_dropped_has_its_centre_outside_and_what_stays_is_clipped():
+    augmentation, dropped = DetectionAugmentation(zoom_out=0, iou_crop=1, flip=0, color=0), 0
+    for seed in range(60):
+        original = scene(seed)
+        image, boxes, labels = augmentation([original], (200, 200), np.random.default_rng(seed))
+        assert boxes.min() >= 0 and boxes.max() <= 200
+        assert len(boxes), "the crop holds a centre"
+        for label in set(range(6)) - set(labels):
+            dropped += 1
+            box = found(image, label)
+            if box is not None:  # a part is seen, less than half of a side
+                touching = [box[0] < 1, box[1] < 1, box[2] > 199, box[3] > 199]
+                assert any(touching)
+    assert dropped > 40
+
+
+def test_the_crop_is_what_ssd_defines():
+    """Against torchvision's IoU: some box whose centre is inside overlaps the crop by the least IoU that was drawn."""
+    image, boxes, _ = scene(3)
+    least = []
+    for seed in range(300):
+        random = np.random.default_rng(seed)
+        left, top, right, bottom = iou_crop(boxes, image.shape[:2], (0.3, 1.0), random)
+        assert 0 <= left < right <= 300 and 0 <= top < bottom <= 220
+        centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+        inside = ((centers > (left, top)) & (centers < (right, bottom))).all(1)
+        assert inside.any()
+        crop = torch.tensor([[left, top, right, bottom]], dtype=torch.float32)
+        least.append(box_iou(torch.from_numpy(boxes[inside]), crop).max().item())
+        assert 0.5 <= (right - left) / (bottom - top) <= 2
+    assert min(least) > 0
+
+
+def test_crops_are_spread_as_torchvisions():
+    boxes, size = np.array([[30, 40, 250, 200], [100, 20, 180, 90]], np.float32), (240, 320)
+    reference = v2.RandomIoUCrop(sampler_options=list(MIN_OVERLAPS))
+    inputs = [
+        torch.zeros(3, *size, dtype=torch.uint8),
+        tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
+    ]
+    torch.manual_seed(0)
+    theirs, ours, random = [], [], np.random.default_rng(0)
+    for _ in range(800):
+        params = reference.make_params(inputs) or {"top": 0, "left": 0, "height": size[0], "width": size[1]}
+        theirs.append([params["left"], params["top"], params["width"], params["height"]])
+        left, top, right, bottom = iou_crop(boxes, size, (0.3, 1.0), random)
+        ours.append([left, top, right - left, bottom - top])
+    theirs, ours = np.array(theirs), np.array(ours)
+    whole = [(table[:, 2:] == (320, 240)).all(1).mean() for table in (ours, theirs)]
+    assert whole[0] == pytest.approx(whole[1], abs=0.07)
+    deviation = theirs.std(0) * (2 / 800) ** 0.5
+    assert (np.abs(ours.mean(0) - theirs.mean(0)) < 4 * deviation).all()
+    assert ours.std(0) == pytest.approx(theirs.std(0), rel=0.2)  # four standard deviations as well
+
+
+def test_zoom_out_is_spread_as_torchvisions():
+    image, size = np.zeros((120, 160, 3), np.uint8), (120, 160)
+    reference = v2.RandomZoomOut(side_range=(1.0, 4.0), p=1)
+    augmentation = DetectionAugmentation(zoom_out=1, iou_crop=0)
+    torch.manual_seed(0)
+    random, ours, theirs = np.random.default_rng(0), [], []
+    for _ in range(800):
+        left, top, right, bottom = augmentation._window((image, np.zeros((0, 4), np.float32), None), random)
+        ours.append([-left, -top, right - 160, bottom - 120])
+        theirs.append(reference.make_params([torch.zeros(3, *size, dtype=torch.uint8)])["padding"])
+    ours, theirs = np.array(ours), np.array(theirs)
+    assert ours.min() >= 0 and ours[:, 0].max() < 480
+    assert (np.abs(ours.mean(0) - theirs.mean(0)) < 4 * theirs.std(0) * (2 / 800) ** 0.5).all()
+    assert ours.std(0) == pytest.approx(theirs.std(0), rel=0.15)
+
+
+def test_colors_change_as_often_as_torchvisions_and_each_on_its_own():
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    sample = (picture, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    augmentation = DetectionAugmentation(zoom_out=0, iou_crop=0, flip=0)
+    reference = v2.RandomPhotometricDistort()
+    torch.manual_seed(0)
+    tensor = torch.from_numpy(picture).permute(2, 0, 1)
+    ours = [augmentation([sample], (8, 8), np.random.default_rng(seed))[0] for seed in range(500)]
+    theirs = [reference(tensor).permute(1, 2, 0).numpy() for _ in range(500)]
+    kept = [np.mean([np.array_equal(result, picture) for result in side]) for side in (ours, theirs)]
+    assert kept[0] == pytest.approx(kept[1], abs=0.035)
+    shuffled = [np.mean([result.mean((0, 1)).argmax() != picture.mean((0, 1)).argmax() for result in side])
+                for side in (ours, theirs)]  # fmt: skip
+    assert shuffled[0] == pytest.approx(shuffled[1], abs=0.1)
+    spread = [np.std([result.mean() for result in side]) for side in (ours, theirs)]
+    assert spread[0] == pytest.approx(spread[1], rel=0.2)
+
+
+def test_the_canvas_keeps_its_color_and_boxes_do_not_feel_color():
+    augmentation = DetectionAugmentation(zoom_out=1, zoom_range=(3, 3), iou_crop=0, flip=0)
+    plain = DetectionAugmentation(zoom_out=1, zoom_range=(3, 3), iou_crop=0, flip=0, color=0)
+    for seed in range(10):
+        image, boxes, _ = augmentation([scene(seed)], (120, 120), np.random.default_rng(seed))
+        assert (image == (124, 116, 104)).all(-1).mean() == pytest.approx(8 / 9, abs=0.02)
+        assert np.array_equal(boxes, plain([scene(seed)], (120, 120), np.random.default_rng(seed))[1])
+
+
+def test_images_without_boxes_pass():
+    empty = (scene(0)[0], np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    for samples in ([empty], [empty] * 4):
+        for seed in range(10):
+            image, boxes, labels = DetectionAugmentation()(samples, (64, 96), np.random.default_rng(seed))
+            assert image.shape == (64, 96, 3)
+            assert boxes.shape == (0, 4) and boxes.dtype == np.float32 and labels.shape == (0,)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 300, 220), (299, 219, 300, 220), (0, 100, 0.5, 100.5), (0, 0, 1, 220)])
+def test_boxes_at_the_border_stay_in_range(box):
+    sample = (scene(0)[0], np.array([box], np.float32), np.array([3]))
+    for seed in range(50):
+        for samples in ([sample], [sample] * 4):
+            _, boxes, labels = DetectionAugmentation()(samples, (80, 80), np.random.default_rng(seed))
+            assert len(boxes) == len(labels) <= len(samples)
+            assert (boxes >= 0).all() and (boxes <= 80).all()
+            assert (boxes[:, 2:] - boxes[:, :2] >= 1).all()
+
+
+def test_the_smallest_image_passes():
+    sample = (np.zeros((1, 1, 3), np.uint8), np.array([[0, 0, 1, 1]], np.float32), np.array([0]))
+    for seed in range(30):
+        for samples in ([sample], [sample] * 4):
+            assert DetectionAugmentation()(samples, (32, 48), np.random.default_rng(seed))[0].shape == (32, 48, 3)
+
+
+def test_a_plain_resize_scales_boxes_by_axis():
+    image, boxes, labels = scene(1)
+    resized, scaled, same = resize_boxed(image, boxes, labels, (110, 450))
+    assert resized.shape == (110, 450, 3) and same is labels
+    assert np.allclose(scaled, boxes * [1.5, 0.5, 1.5, 0.5])
+    assert all(np.abs(found(resized, label) - scaled[label]).max() < 1.01 for label in labels)
+
+
+def test_a_generator_decides_everything():
+    augmentation = DetectionAugmentation()
+    first, other, again = (augmentation([scene(0)], (64, 64), np.random.default_rng(seed)) for seed in (1, 2, 1))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[0], other[0])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"zoom_out": 1.5}, r"data\.zoom_out=1\.5: expected a probability"),
+        ({"mosaic": -0.1}, r"data\.mosaic=-0\.1"),
+        ({"zoom_range": (0.5, 2)}, r"data\.zoom_range=\[0\.5, 2\]: expected two factors from 1"),
+        ({"crop_range": (0.8, 0.3)}, r"data\.crop_range=\[0\.8, 0\.3\]"),
+        ({"color": 2}, r"data\.color=2: expected a strength"),
+    ],
+)
+def test_settings_out_of_range_are_named(setting, message):
+    with pytest.raises(ValueError, match=message):
+        DetectionAugmentation(**setting)
