@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -88,6 +88,7 @@ def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
     naming, keys, prefix = best
     _check_complete(module, source, wanted, [prefix + key for key in keys.values() if prefix + key not in state])
     tensors = {ours: state[prefix + theirs] for ours, theirs in keys.items()}
+    tensors = {key: _as_linear(tensor, wanted[key]) for key, tensor in tensors.items()}
     channels = getattr(module, "in_channels", 3)
     adapted = tuple(key for key, tensor in tensors.items() if _is_rgb(tensor, wanted[key], channels))
     tensors |= {key: _spread_weight(tensors[key], channels) for key in adapted}
@@ -126,6 +127,8 @@ def _check_complete(module: nn.Module, source: Source, wanted: Mapping[str, Tens
 
 
 def _take_normalization(backbone: Backbone, source: Source, naming: str) -> None:
+    if naming == "torchvision ssdlite" and not source.mean:  # as torchvision's SSDLite is trained: [-1, 1]
+        source = replace(source, mean=(0.5,) * 3, std=(0.5,) * 3)
     if source.mean and source.std:
         sizes = {len(source.mean), len(source.std)}
         fits = sizes == {backbone.in_channels}  # a checkpoint of such a backbone
@@ -141,6 +144,11 @@ def _corrected_variances(module: nn.Module, tensors: Mapping[str, Tensor], eps: 
     """Running variances v with v + our eps = theirs + their eps: an eps is no tensor, a checkpoint would forget it."""
     norms = {f"{name}.running_var": part for name, part in module.named_modules() if isinstance(part, nn.BatchNorm2d)}
     return {key: tensors[key].double() + eps - norm.eps for key, norm in norms.items()}
+
+
+def _as_linear(tensor: Tensor, wanted: Tensor) -> Tensor:
+    """A 1x1 convolution's weight where a linear layer's is wanted, which is the same on pooled features."""
+    return tensor.flatten(1) if tensor.ndim == 4 and wanted.ndim == 2 and tensor.shape[2:] == (1, 1) else tensor
 
 
 def _is_rgb(tensor: Tensor, wanted: Tensor, channels: int) -> bool:

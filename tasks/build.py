@@ -63,6 +63,8 @@ def build_whole_network(config: Config, num_classes: int, *, pretrained: bool = 
     sources = {part: node.pop("weights", None) for part, node in nodes.items()}
     network = build_network(make(nodes["backbone"]), make(nodes["head"]), num_classes)
     for part, source in sources.items():
+        if part == "head":
+            network.head.known_as = network.backbone.known_as
         if pretrained and source is not None:
             load_weights(getattr(network, part), source)
     network.take_normalization()

@@ -106,6 +106,7 @@ def _finite(series: Series) -> np.ndarray:
 
 
 def panel(axes: Axes, title: str, series: Series, faint: Series | None = None) -> None:
+    """Draws curves under a title, `faint` ones as thin lines behind them."""
     faint = faint or {}
     axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")
     axes.grid(axis="y", color=_GRID)

@@ -76,7 +76,7 @@ def main() -> None:
                 times[name].append(1e3 * (perf_counter() - start))
     result = {name: median(values) for name, values in times.items()}
     for name, value in result.items():
-        print(f"{name:20} {value:8.0f} ms   {result['timm NCHW'] / value:5.2f}x")
+        print(f"{name:20} {value:8.0f} ms   ratio {result['timm NCHW'] / value:5.2f}x")
     if options.json:
         options.json.write_text(json.dumps({"ms": result, "torch": torch.__version__, "timm": timm.__version__}))
 

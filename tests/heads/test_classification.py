@@ -46,6 +46,8 @@ CLASSIFIERS = {
     "resnet18": (resnet.resnet18, {}, "linear", {}, "ResNet's", 11_689_512),
     "resnext50_32x4d": (resnet.resnext50_32x4d, {}, "linear", {}, "ResNet's", 25_028_904),
     "timm/mobilenetv1_100": (mobilenetv1.mobilenet_v1, {}, "linear", {}, "timm", 4_231_976),
+    "timm/tf_mobilenetv3_small_minimal_100": (mobilenetv3.mobilenet_v3_small_minimalistic, {}, "mnv3_small_classifier",
+                                              {"activation": "relu"}, "timm", 2_044_736),
     "timm/semnasnet_100": (mnasnet.semnasnet_100, {}, "linear", {}, "timm", 3_887_038),
     "timm/mobilenetv4_conv_small": (mobilenetv4.mobilenetv4_conv_small, {}, "mnv4_classifier", {}, "timm", 3_774_024),
     "timm/mobileone_s0": (mobileone.mobileone_s0, {}, "linear", {}, "timm's ByobNet", 5_293_272),
@@ -66,7 +68,10 @@ def reference(name: str) -> nn.Module:
         network = get_shufflenet(groups=3, width_scale=1.0)
         network.features.final_pool = nn.AdaptiveAvgPool2d(1)  # theirs takes 7x7 px, of images of 224 px, only
     else:
-        network = timm.create_model(variant) if library else torchvision.models.get_model(variant, weights=None)
+        options = {"pad_type": ""} if variant.startswith("tf_") else {}  # padded as ours
+        network = (
+            timm.create_model(variant, **options) if library else torchvision.models.get_model(variant, weights=None)
+        )
     return spread_norms(randomised(network))
 
 

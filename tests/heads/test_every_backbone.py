@@ -17,21 +17,17 @@ SIZE = 33, 49  # px: odd, and still several px at stride 32, so that norms have 
 def test_a_training_step_reaches_every_parameter(config, output_stride):
     torch.manual_seed(0)  # a squeeze of six ReLUs is born dead now and then
     backbone = build(config, output_stride=output_stride)
-    linear, lraspp = (make(head_config(name))(backbone.taps, 5) for name in ("linear", "lraspp"))
-    network = torch.nn.ModuleDict({"backbone": backbone, "linear": linear, "lraspp": lraspp}).train()
-    features = backbone(torch.rand(2, 3, *SIZE))
-    logits, masks = linear(features, SIZE), lraspp(features, SIZE)
-    assert logits.shape == (2, 5)
-    assert masks.shape == (2, 5, *SIZE)
-    labels = torch.tensor([1, 3])
-    losses = {
-        linear: F.cross_entropy(logits, labels),
-        lraspp: F.cross_entropy(masks, labels[:, None, None].expand(2, *SIZE)),
-    }
-    for head, loss in losses.items():  # each alone reaches what it reads, so their sum may go through the backbone
-        read = torch.autograd.grad(loss, [features[tap.name] for tap in head.taps], retain_graph=True)
-        assert all(gradient.abs().sum() > 0 for gradient in read)
-    sum(losses.values()).backward()
+    heads = {name: make(head_config(name))(backbone.taps, 5) for name in ("linear", "lraspp")}
+    network = torch.nn.ModuleDict({"backbone": backbone, **heads}).train()
+    features, labels, arrived = backbone(torch.rand(2, 3, *SIZE)), torch.tensor([1, 3]), []
+    for name, head in heads.items():  # each up to the maps that it reads, then both through the backbone at once
+        read = {tap.name: features[tap.name].detach().requires_grad_() for tap in head.taps}
+        logits = head(read, SIZE)
+        assert logits.shape == ((2, 5) if name == "linear" else (2, 5, *SIZE))
+        F.cross_entropy(logits, labels if name == "linear" else labels[:, None, None].expand(2, *SIZE)).backward()
+        assert all(x.grad.abs().sum() > 0 for x in read.values()), name
+        arrived += [(features[tap], x.grad) for tap, x in read.items()]
+    torch.autograd.backward(*zip(*arrived, strict=True))
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not without
 

@@ -8,9 +8,12 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
+import torchvision
 
 from tests.conftest import ROOT
 from tests.tasks.conftest import write_masks
+from tests.tasks.test_detection import write_shapes
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)
@@ -25,8 +28,16 @@ def write_camvid(root) -> None:
             (f"{split}annot", np.zeros((240, 320), np.uint8)),
         ):
             (root / name).mkdir(parents=True, exist_ok=True)
-            for index in range(6):
+            for index in range(8):
                 cv2.imwrite(str(root / name / f"{index}.png"), picture)
+
+
+def write_raccoon(root) -> None:
+    """As `write_shapes`, in one folder of images."""
+    write_shapes(root, train=16)
+    for split in ("train", "val"):
+        (root / "annotations" / f"instances_{split}2017.json").rename(root / f"instances_{split}.json")
+    (root / "train2017").rename(root / "images")
 
 
 def test_the_readme_has_commands():
@@ -38,9 +49,12 @@ def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatc
     """In their order, since later ones use what earlier ones leave."""
     write_masks(tmp_path / "my_data", train=8, size=(64, 64))
     write_camvid(tmp_path / "camvid")
+    write_shapes(tmp_path / "coco", train=16)
+    write_raccoon(tmp_path / "raccoon")
+    torch.save(torchvision.models.mobilenet_v2(weights=None).state_dict(), tmp_path / "mobilenet_v2.pth")
     for command in COMMANDS:
         program, *words = command.replace("/path/to", str(tmp_path)).split(maxsplit=1)
-        if program == "make" or "benchmarks/" in words[0]:
+        if program == "make" or "benchmarks/" in words[0] or "all=true" in words[0]:
             continue  # the next tests
         line = words[0]
         if "train.py" in line:
@@ -57,6 +71,13 @@ def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatc
     assert list((run / "predictions").glob("**/*_classes.png"))
 
 
+def test_the_zoo_of_the_readme_is_described(run_tool):
+    (command,) = (command for command in COMMANDS if "all=true" in command)
+    status, out, err = run_tool(command.removeprefix("python "))
+    assert status == 0, err
+    assert all(f" {path.stem} " in out for path in (ROOT / "conf" / "backbone").glob("*.yaml"))
+
+
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", "\n".join(COMMANDS), re.M))
 def test_make_knows_its_targets(target):
     listed = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
@@ -64,8 +85,8 @@ def test_make_knows_its_targets(target):
 
 
 @pytest.mark.slow
-def test_the_benchmark_runs_from_another_folder(tmp_path):
-    script = next(command.split()[1] for command in COMMANDS if "benchmarks/" in command)
+@pytest.mark.parametrize("script", [command.split()[1] for command in COMMANDS if "benchmarks/" in command])
+def test_the_benchmarks_run_from_another_folder(script, tmp_path):
     command = [sys.executable, str(ROOT / script), "--runs", "1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
