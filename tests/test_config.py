@@ -114,6 +114,7 @@ def test_every_experiment_takes_a_step(experiment, tmp_path, monkeypatch):
         ).data
         config.data = {**data, "class_names": names, "batch_size": 2, "crop_size": [96, 96], "num_workers": 0}
     config.backbone.weights = None  # tests download nothing
+    config.scheduler.warmup = 0  # published ones are longer than this run
     if config.head.get("pool") == "large49":
         config.head.pool = "large_scaled"  # 769 px images would take minutes; heads are tested at that size
     config.trainer = {
