@@ -108,7 +108,7 @@ class ShuffleNetV1(Backbone):
         if layout not in LAYOUTS:
             raise ValueError(f"layout={layout}: expected one of {', '.join(LAYOUTS)}")
         self.layout, norm = layout, norm or nn.BatchNorm2d
-        self.known_as = {layout: f"shufflenet_v1 (groups={groups})"}
+        self.known_as = {layout: f"shufflenet_v1 (groups={groups}, layout={layout})"}
         channels = STEM if width == 1.5 else make_divisible(STEM * width, groups)  # 24 in the authors' 1.5x
         self._append(ConvNormAct(in_channels, channels, 3, 2, norm=norm), channels, stride=2)
         self._append(nn.MaxPool2d(3, 2, 1), channels, stride=2)

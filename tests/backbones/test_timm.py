@@ -167,8 +167,8 @@ def test_transformers_of_a_fixed_size_take_theirs():
 def test_normalisation_and_channels_are_the_models():
     assert timm_model(name="legacy_xception").mean == (0.5, 0.5, 0.5)
     backbone = timm_model(name="convnext_atto", in_channels=4)
-    assert (backbone.mean, backbone.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert backbone.variant == "convnext_atto"
+    assert (backbone.mean, backbone.std) == ((0.485, 0.456, 0.406, 0.485), (0.229, 0.224, 0.225, 0.229))
+    assert backbone.known_as == {"timm": "convnext_atto"}
     assert backbone(torch.rand(1, 4, 64, 64))["c5"].shape == (1, 320, 2, 2)
 
 
