@@ -83,8 +83,11 @@ class BranchedConv(nn.Module):
         kernels = torch.stack(weights)  # (B, C_out, C_in / groups, k, k)
         flat = kernels.flatten(2)  # (B, C_out, D), to (C, B, D) depthwise or (1, B * C_out, D)
         flat = flat.transpose(0, 1) if conv.groups > 1 else flat.flatten(0, 1)[None]
-        means = (flat @ mean[:, :, None])[..., 0]
-        variances = (flat @ covariance * flat).sum(-1)
+        if conv.groups == 1:  # a plain product: torch's batched one is slower, even for a batch of one
+            means, variances = flat[0] @ mean[0], (flat[0] @ covariance[0] * flat[0]).sum(-1)
+        else:
+            means = (flat @ mean[:, :, None])[..., 0]
+            variances = (flat @ covariance * flat).sum(-1)
         if conv.groups > 1:
             means, variances = means.T, variances.T
         means, variances = means.reshape(len(norms), -1), variances.reshape(len(norms), -1)
