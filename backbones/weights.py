@@ -106,7 +106,8 @@ def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
     if isinstance(module, Backbone):
         _take_normalization(module, source, naming)
     used = {ours: prefix + theirs for ours, theirs in keys.items()}
-    unused = tuple(key for key in state if key not in set(used.values()))
+    taken = set(used.values())
+    unused = tuple(key for key in state if key not in taken)
     report = LoadReport(source.name, naming, len(tensors), unused, adapted, used)
     logger.info("%s", report)
     return report

@@ -75,13 +75,15 @@ def compare(backbone: Backbone, report: LoadReport, source: Source) -> dict[str,
 
     Returns:
         {"reference", "compared", "relative_error"} as in `import_weights`; nones where no library at hand has a
-        network of this naming (the authors' repositories), or the input channels were adapted.
+        network of this naming (the authors' repositories), the input channels were adapted, or the library's network
+        has other names or shapes than the source (a prefix, another width).
     """
     reference = None if report.adapted else _reference(report.naming, backbone.known_as)
-    if reference is None:
-        return {"reference": None, "compared": 0, "relative_error": None}
     theirs = {theirs: source.tensors[theirs] for theirs in report.keys.values()}
-    reference.load_state_dict(theirs, strict=False)
+    places = reference.state_dict() if reference else {}
+    if not all(name in places and places[name].shape == tensor.shape for name, tensor in theirs.items()):
+        return {"reference": None, "compared": 0, "relative_error": None}
+    reference.load_state_dict(theirs, strict=False)  # all but its classifier, which is not compared
     convs = {
         ours.rpartition(".")[0]: name.rpartition(".")[0]
         for ours, name in report.keys.items()

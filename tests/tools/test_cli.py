@@ -219,6 +219,11 @@ def test_foreign_weights_become_a_file_of_ours(run_tool, tmp_path):
         assert report["compared"] == 52 and report["relative_error"] < 1e-5, "all its convolutions"
         assert report["fused_error"] < 1e-9
         assert f"{report['relative_error']:.1e} over 52 convolutions" in out
+    torch.save({f"backbone.{key}": tensor for key, tensor in oracle.state_dict().items()}, tmp_path / "prefixed.pth")
+    command = "tools/import_weights.py backbone=mnv3_small source=prefixed.pth output=p.pth output_json=p.json"
+    assert run_tool(command)[0] == 0
+    report = json.loads((tmp_path / "p.json").read_text())
+    assert report["reference"] is None and report["relative_error"] is None, "nothing was compared, nothing is claimed"
     status, out, err = run_tool("tools/import_weights.py backbone=mnv3_small source=theirs.pth output=timm.pth")
     assert status == 1 and "timm.pth exists; choose another output=" in err
 
