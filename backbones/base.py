@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log2
 from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -62,6 +63,9 @@ class Backbone(nn.Module):
         known_as: What each library calls the architecture: {"torchvision": "mobilenet_v2", "timm": ...}.
         norm_eps: {library: eps of its BatchNorms} where it is another than ours; weights are corrected for it.
         mean, std: Normalisation of values in [0, 1] that the weights expect, one number for each input channel.
+        preprocessing: How published accuracies were measured, filled by `load_weights` where the source of the weights
+            states it: {"crop_ratio": side of the centre crop in parts of the resized image's shorter side,
+            "interpolation": "bilinear" or "bicubic", "image_size": side of the crop in px}.
 
     Args:
         in_channels: Channels of the images.
@@ -82,6 +86,7 @@ class Backbone(nn.Module):
             raise ValueError(f"output_stride={output_stride}: expected one of {OUTPUT_STRIDES}")
         self.in_channels = in_channels
         self.mean, self.std = spread(IMAGENET_MEAN, in_channels), spread(IMAGENET_STD, in_channels)
+        self.preprocessing: dict[str, Any] = {}
         self.output_stride = output_stride
         self.layers = nn.ModuleList()
         self._depth = 0  # log2 of the stride that the layers so far would have undilated

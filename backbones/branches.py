@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.base import Norm
 from backbones.layers import ConvNormAct, SqueezeExcite, make_activation
@@ -116,6 +117,33 @@ class BranchedConv(nn.Module):
         if self.skip is not None:
             branches.append((identity_kernel(conv), self.skip))
         return branches
+
+    def decayed_as_one(self) -> tuple[nn.Parameter, ...]:
+        """The kernels that `equivalent_l2` decays: those of RepVGG's block, one convolution and its 1x1 branch."""
+        if len(self.convs) > 1 or self.scale is None:
+            return ()
+        pair = (self.convs[0], self.scale)
+        known = all(isinstance(part.norm, _BatchNorm) and part.norm.track_running_stats for part in pair)
+        return tuple(part.conv.weight for part in pair) if known else ()
+
+    def equivalent_l2(self) -> Tensor:
+        """Squared L2 norm of what the kernels of `decayed_as_one` make together, in place of the sum of their own.
+
+        Only the centre of the large kernel meets the 1x1 kernel: K t + k s, where t and s are what the norms multiply
+        their channels by, taken as constants. Its square is divided by t^2 + s^2, which keeps it comparable with a
+        plain L2; the ring around the centre has its plain one. The identity branch takes no part.
+
+        Source: DingXiaoH/RepVGG repvgg.py, the "custom L2" of its blocks.
+        """
+        large, point = self.decayed_as_one()
+        t, s = (
+            (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach()[:, None, None, None]
+            for norm in (self.convs[0].norm, self.scale.norm)
+        )
+        middle = large.shape[-1] // 2
+        centre = large[:, :, middle : middle + 1, middle : middle + 1]
+        ring = large.square().sum() - centre.square().sum()
+        return ring + ((centre * t + point * s).square() / (t.square() + s.square())).sum()
 
     @torch.no_grad()
     def fuse(self) -> nn.Module:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ class Source:
         name: File, or the library's name of the weights.
         tensors: By the names of their origin.
         mean, std: Normalisation of RGB in [0, 1] that they expect; none where the source does not say.
+        preprocessing: As in `Backbone`; none where the source does not say.
     """
 
     name: str
     tensors: dict[str, Tensor]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    preprocessing: Mapping[str, Any] | None = None
 
 
 def read_source(weights: str, known_as: Mapping[str, str]) -> Source:
@@ -52,7 +55,7 @@ def read_source(weights: str, known_as: Mapping[str, str]) -> Source:
     path = Path(weights).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}; expected a file, or one of {', '.join(LIBRARIES)}")
-    return _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+    return _safetensors(path) if path.suffix == ".safetensors" else _pickled(path, known_as)
 
 
 def _torchvision(variant: str, tag: str) -> Source:
@@ -70,8 +73,15 @@ def _torchvision(variant: str, tag: str) -> Source:
         state = entry.get_state_dict(progress=True, check_hash=True)
     except OSError as error:
         raise OSError(f"could not download {entry.url} ({error}); fetch it by hand and give the file") from error
+    return Source(str(entry), state, *_preset(entry))
+
+
+def _preset(entry: Enum) -> tuple[tuple[float, ...], tuple[float, ...], dict[str, Any]]:
+    """Mean, std and preprocessing of torchvision's weights."""
     preset = entry.transforms()
-    return Source(str(entry), state, tuple(preset.mean), tuple(preset.std))
+    (crop,), (resize,) = preset.crop_size, preset.resize_size
+    preprocessing = {"crop_ratio": crop / resize, "interpolation": preset.interpolation.value, "image_size": crop}
+    return tuple(preset.mean), tuple(preset.std), preprocessing
 
 
 def _timm(variant: str, tag: str) -> Source:
@@ -88,8 +98,17 @@ def _timm(variant: str, tag: str) -> Source:
         model = timm.create_model(name, pretrained=True)
     except (OSError, RuntimeError) as error:
         raise OSError(f"could not download timm's {name} ({error}); fetch it by hand and give the file") from error
-    config = model.pretrained_cfg
-    return Source(f"timm {name}", model.state_dict(), tuple(config["mean"]), tuple(config["std"]))
+    return Source(f"timm {name}", model.state_dict(), *_timm_preset(model.pretrained_cfg))
+
+
+def _timm_preset(config: Mapping[str, Any]) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, dict | None]:
+    """Mean, std and preprocessing as far as timm's description of the weights has them."""
+    mean, std = (tuple(config[key]) if key in config else None for key in ("mean", "std"))
+    ours = {"crop_pct": "crop_ratio", "interpolation": "interpolation"}
+    preprocessing = {name: config[key] for key, name in ours.items() if key in config}
+    if "input_size" in config:
+        preprocessing["image_size"] = config["input_size"][-1]
+    return mean, std, preprocessing or None
 
 
 def _safetensors(path: Path) -> Source:
@@ -103,10 +122,10 @@ def _safetensors(path: Path) -> Source:
         raise ValueError(f"{path}: not a safetensors file ({str(error).splitlines()[0]})") from error
     beside = path.with_name("config.json")  # as timm publishes its models
     config = json.loads(beside.read_text()).get("pretrained_cfg", {}) if beside.is_file() else {}
-    return Source(str(path), tensors, *(tuple(config[key]) if key in config else None for key in ("mean", "std")))
+    return Source(str(path), tensors, *_timm_preset(config))
 
 
-def _pickled(path: Path) -> Source:
+def _pickled(path: Path, known_as: Mapping[str, str]) -> Source:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -122,7 +141,27 @@ def _pickled(path: Path) -> Source:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path}: holds no state dict (names to tensors)")
     tensors = dict(content)
-    return Source(str(path), tensors, *(_normalization(known, tensors, name) for name in ("mean", "std")))
+    if entry := _published_file(path.name, known_as.get("torchvision")):
+        return Source(str(path), tensors, *_preset(entry))
+    mean, std = (_normalization(known, tensors, name) for name in ("mean", "std"))
+    preprocessing = known.get("preprocessing") or stored_preprocessing(known.get("config"))
+    return Source(str(path), tensors, mean, std, preprocessing)
+
+
+def stored_preprocessing(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a checkpoint's configuration holds of the preprocessing, as in `Backbone`; none if it is no classifier's."""
+    data = (config or {}).get("data") or {}
+    data = data.get("classification") or data  # data=demo holds the options of every task
+    keys = ("crop_ratio", "interpolation", "image_size")
+    return {key: data[key] for key in keys if data.get(key) is not None} if "crop_ratio" in data else None
+
+
+def _published_file(name: str, variant: str | None) -> Enum | None:
+    """The entry that torchvision publishes as a file of this name."""
+    from torchvision.models import get_model_weights, list_models
+
+    entries = get_model_weights(variant) if variant in list_models() else ()
+    return next((entry for entry in entries if entry.url.rpartition("/")[2] == name), None)
 
 
 def _normalization(known: Mapping[str, Any], tensors: dict[str, Tensor], name: str) -> tuple[float, ...] | None:

@@ -63,7 +63,7 @@ def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
 
     Running variances take up the difference where a library's BatchNorms have another eps. A first convolution of RGB
     weights is spread over a backbone's other number of input channels, as timm does it: summed for one, else repeated
-    and scaled. A backbone takes over the normalisation that the source states.
+    and scaled. A backbone takes over the normalisation and the preprocessing that the source states.
 
     Args:
         module: A backbone or head; `source_names()`, if it has it, maps its module names to foreign ones, whose
@@ -105,6 +105,7 @@ def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
     module.load_state_dict(tensors, strict=True)
     if isinstance(module, Backbone):
         _take_normalization(module, source, naming)
+        module.preprocessing = dict(source.preprocessing or {})
     used = {ours: prefix + theirs for ours, theirs in keys.items()}
     taken = set(used.values())
     unused = tuple(key for key in state if key not in taken)

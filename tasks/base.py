@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
@@ -14,10 +14,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from backbones.branches import BranchedConv
 from backbones.reparam import fuse_model
 from tasks.data.base import Classes
+from tasks.freezing import Freezing
 from tasks.network import Network
-from tasks.optim import parameter_groups
+from tasks.optim import adaptive_clipping, parameter_groups
+
+if TYPE_CHECKING:
+    from tasks.distillation import Distillation  # which loads tasks
 
 Table = tuple[str, Sequence[str], Sequence[Sequence[object]]]  # title, columns, rows
 
@@ -41,6 +46,15 @@ class VisionTask(L.LightningModule, ABC):
         freeze: Part of the backbone that is not trained, from the images on: up to the end of "c1".."c5" or "final", or
             "all"; its norms keep their statistics.
         freeze_norm: Keep BatchNorm's running statistics and affine parameters as they are, everywhere.
+        freeze_epochs: Train what `freeze` names after so many epochs; none: never. One process only.
+        adaptive_clip: Clip gradients as `adaptive_clipping` does with this factor; none: not so.
+        equivalent_decay: Decay the kernels of RepVGG's blocks by `BranchedConv.equivalent_l2`, a summand of the loss
+            with the optimiser's weight decay, in place of their own.
+        distillation: A teacher to follow in training.
+
+    Raises:
+        ValueError: The head is for another task; the backbone has no such part to freeze or no block of RepVGG's; a
+            setting is out of its range.
     """
 
     kind: str
@@ -50,6 +64,8 @@ class VisionTask(L.LightningModule, ABC):
         self, network: Network, classes: Classes, *, optimizer: Callable[..., Optimizer] | None = None,
         scheduler: Callable[..., LRScheduler] | None = None, channels_last: bool = True,
         norm_momentum: float | None = None, freeze: str | None = None, freeze_norm: bool = False,
+        freeze_epochs: int | None = None, adaptive_clip: float | None = None, equivalent_decay: bool = False,
+        distillation: "Distillation | None" = None,
     ) -> None:  # fmt: skip
         super().__init__()
         if network.head.kind != self.kind:
@@ -66,16 +82,22 @@ class VisionTask(L.LightningModule, ABC):
         for module in self.norms():
             if norm_momentum is not None:
                 module.momentum = norm_momentum
-        self.frozen = [
-            *(network.backbone.modules_until(freeze) if freeze else ()),
-            *(self.norms() if freeze_norm else ()),
-        ]
-        for module in self.frozen:
-            module.requires_grad_(False)
+        self.freezing = Freezing(network.backbone, freeze, freeze_epochs, self.norms() if freeze_norm else ())
+        self.freezing.apply(self.current_epoch)
+        self.adaptive_clip = adaptive_clip
+        blocks = [module for module in network.modules() if isinstance(module, BranchedConv)]
+        self.decayed_blocks = [block for block in blocks if equivalent_decay and block.decayed_as_one()]
+        if equivalent_decay and not self.decayed_blocks:
+            raise ValueError("task.equivalent_decay=true is for RepVGG's blocks, and this backbone has none")
+        self.distillation = distillation
 
     def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
         """(N, 3, H, W) RGB in 0..255 -> raw predictions; exactly what is exported."""
         return self.network(images)
+
+    def augment_batch(self, batch: dict) -> dict:
+        """Random changes of a training batch on its device, drawn from torch's global CPU generator."""
+        return batch
 
     @abstractmethod
     def loss(self, raw: Tensor | dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
@@ -112,12 +134,18 @@ class VisionTask(L.LightningModule, ABC):
 
     def train(self, mode: bool = True) -> "VisionTask":
         super().train(mode)
-        for module in self.frozen:
+        for module in self.freezing.modules(self.current_epoch):
             module.eval()
         return self
 
     def training_step(self, batch: dict, index: int) -> Tensor:
-        losses = self.loss(self(batch["images"]), batch)
+        batch = self.augment_batch(batch)
+        raw = self(batch["images"])
+        losses = self.loss(raw, batch)
+        if self.distillation is not None:
+            losses = self.distillation.blend(losses, raw, batch["images"])
+        if self.decayed_blocks:
+            losses = losses | {"equivalent_decay": self._equivalent_decay()}
         total = torch.stack(list(losses.values())).sum()
         looked_at = total.device.type == "cpu" or self.global_step % self.trainer.log_every_n_steps == 0
         if looked_at and not torch.isfinite(total):  # a look at a GPU's value waits for it
@@ -131,6 +159,15 @@ class VisionTask(L.LightningModule, ABC):
         if len(losses) > 1:
             self.log_dict({f"train/{k}": v for k, v in losses.items()}, on_step=False, on_epoch=True, batch_size=size)
         return total
+
+    def _equivalent_decay(self) -> Tensor:
+        """Half the weight decay of the moment times the squared norms, as a plain decay follows from its loss."""
+        decay = self.optimizers(use_pl_optimizer=False).param_groups[0].get("weight_decay", 0.0)
+        return decay / 2 * torch.stack([block.equivalent_l2() for block in self.decayed_blocks]).sum()
+
+    def on_fit_start(self) -> None:
+        self.freezing.check_processes(self.trainer.world_size)
+        self.clip = None if self.adaptive_clip is None else adaptive_clipping(self.adaptive_clip)
 
     def on_train_start(self) -> None:
         """A resumed run follows its configuration: the optimiser's restored state brings its old settings back."""
@@ -146,6 +183,8 @@ class VisionTask(L.LightningModule, ABC):
     def on_train_epoch_start(self) -> None:
         # What is drawn during an epoch (dropout) depends on seed and epoch alone, so a resumed run draws the same.
         torch.manual_seed(self.trainer.datamodule.seed * 1_000_003 + 7919 * self.current_epoch + self.global_rank)
+        self.freezing.apply(self.current_epoch)
+        self.train()  # the modes of what is frozen
 
     def configure_optimizers(self) -> dict:
         optimizer = self._optimizer()
@@ -154,6 +193,11 @@ class VisionTask(L.LightningModule, ABC):
         scheduler = self.make_scheduler(optimizer, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        if self.clip is not None:
+            self.clip(self.network.parameters())
+
     def _summed(self, values: Tensor) -> Tensor:
         """Sum over all processes; a group of GPUs sums what is on GPUs."""
         return self.trainer.strategy.reduce(values.to(self.device), reduce_op="sum").cpu()
@@ -161,8 +205,12 @@ class VisionTask(L.LightningModule, ABC):
     def _optimizer(self) -> Optimizer:
         if self.make_optimizer is None:
             raise ValueError("this task was built without an optimizer")
+        self.freezing.apply(None)  # the optimiser holds what trains later from the start
+        spared = [kernel for block in self.decayed_blocks for kernel in block.decayed_as_one()]
+        groups = parameter_groups(self.network, spared=spared)
+        self.freezing.apply(self.current_epoch)
         try:
-            return self.make_optimizer(parameter_groups(self.network))
+            return self.make_optimizer(groups)
         except TypeError as error:
             raise ValueError(f"the optimizer does not take its settings: {error}") from error
 

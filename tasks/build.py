@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from backbones.weights import load_weights
 from tasks.base import VisionTask
 from tasks.data.base import Classes, VisionDataModule
+from tasks.data.classification import DEFAULT_PREPROCESSING
 from tasks.network import Network, build_network
 
 Config = DictConfig | Mapping[str, Any]
@@ -34,13 +35,14 @@ def build_backbone(config: Config):
     return make({key: value for key, value in plain(config["backbone"]).items() if key != "weights"})
 
 
-def build_task(config: Config, classes: Classes, *, pretrained: bool = True) -> VisionTask:
+def build_task(config: Config, classes: Classes, *, pretrained: bool = True, teacher: bool = False) -> VisionTask:
     """Make the task that a configuration describes, with its network, optimiser and schedule.
 
     Args:
-        config: With the nodes backbone, head, task, optimizer, scheduler.
+        config: With the nodes backbone, head, task, optimizer, scheduler, distillation.
         classes: What the network tells apart.
         pretrained: Load the weights that the configuration names; not where a checkpoint follows.
+        teacher: Load the teacher that `config.distillation` names, which training alone needs.
 
     Raises:
         ValueError, FileNotFoundError: As raised by what is built.
@@ -52,6 +54,8 @@ def build_task(config: Config, classes: Classes, *, pretrained: bool = True) -> 
             "backbone.in_channels=3, or 1 for their luminance"
         )
     parts = {name: make(config[name]) for name in ("optimizer", "scheduler") if config.get(name)}
+    if teacher and config.get("distillation"):
+        parts["distillation"] = make(config["distillation"])(classes=classes, kind=task_kind(config))
     task = make(config["task"])(network, classes, **parts)
     task.config = plain(config)
     return task
@@ -69,6 +73,26 @@ def build_whole_network(config: Config, num_classes: int, *, pretrained: bool = 
             load_weights(getattr(network, part), source)
     network.take_normalization()
     return network
+
+
+def connect(task: VisionTask, data: VisionDataModule) -> None:
+    """Let the data prepare images as the task's weights want it, where its settings leave that open.
+
+    What results is kept in the task's configuration, and so in its checkpoints.
+
+    Raises:
+        ValueError: Images of one class each meet another task, or the reverse.
+    """
+    classified = hasattr(data, "take_preprocessing")
+    if classified != (task.kind == "classification"):
+        wanted = "data with masks or boxes" if classified else "images of one class each, such as data=folders"
+        raise ValueError(f"task={task.kind} cannot take {type(data).__name__}; it needs {wanted}")
+    if not classified:
+        return
+    data.take_preprocessing(DEFAULT_PREPROCESSING | task.network.backbone.preprocessing)
+    node = task.config["data"]
+    node = node[task.kind] if isinstance(node.get(task.kind), dict) else node  # data=demo holds every task's
+    node |= {"crop_ratio": data.crop_ratio, "interpolation": data.interpolation}
 
 
 def make(node: Config, **options: Any) -> Any:

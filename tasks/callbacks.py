@@ -1,11 +1,14 @@
-"""What happens around training: averaged weights, pictures, a line an epoch."""
+"""What happens around training: averages, weight decay, waiting for data, checkpoints, pictures, a line an epoch."""
 
+import math
+import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from torch import Tensor
 
 from tasks.curves import draw_curves
@@ -34,12 +37,119 @@ class EMA(WeightAveraging):
         super().__init__(avg_fn=self._average)
 
     def _average(self, averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-        count = float(updates)
         return (
-            torch.lerp(current.to(averaged), averaged, min(self.decay, (1 + count) / (10 + count)))
+            torch.lerp(current.to(averaged), averaged, self._decay_at(float(updates)))
             if (averaged.is_floating_point())
             else current
         )
+
+    def _decay_at(self, update: float) -> float:
+        return min(self.decay, (1 + update) / (10 + update))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Log the decay of the last update, and how far the averaged parameters are from the current: the norm of the
+        difference over that of the current ones."""
+        super().on_train_epoch_end(trainer, task)
+        pairs = [*zip(self._average_model.module.parameters(), task.parameters(), strict=True)]
+        with torch.no_grad():
+            apart = torch.stack([(averaged - current.to(averaged)).norm() for averaged, current in pairs]).norm()
+            whole = torch.stack([current.norm().to(apart) for _, current in pairs]).norm()
+        self.log("ema/distance", apart / whole)
+        self.log("ema/decay", self._decay_at(max(0.0, float(self._average_model.n_averaged) - 1)))
+
+
+class WeightDecay(L.Callback):
+    """Lets the optimiser's weight decay go to another value along half a cosine, a step at a time.
+
+    The value of a step follows from its number alone. It reaches the decayed group: the first of `parameter_groups`.
+
+    Args:
+        final: Weight decay at the run's end.
+
+    Raises:
+        ValueError: `final` is negative; the optimiser has no weight decay, or the run no end (when training starts).
+
+    Source: Vasu et al. 2022, "MobileOne", section 4.1 (1e-4 to 1e-5).
+    """
+
+    def __init__(self, final: float) -> None:
+        if not 0 <= final < math.inf:
+            raise ValueError(f"final_weight_decay={final}: expected a number, at least 0; null for a constant one")
+        self.final = final
+
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        defaults = trainer.optimizers[0].defaults  # a restored state does not change them
+        if "weight_decay" not in defaults:
+            raise ValueError(f"final_weight_decay: {type(trainer.optimizers[0]).__name__} has no weight decay")
+        self.first, self.steps = defaults["weight_decay"], trainer.estimated_stepping_batches
+        if self.steps in (-1, math.inf):
+            raise ValueError("final_weight_decay needs the run's length: set trainer.max_epochs or trainer.max_steps")
+
+    def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch, index: int) -> None:
+        progress = min(1.0, trainer.global_step / self.steps)
+        share = (1 + math.cos(math.pi * progress)) / 2
+        trainer.optimizers[0].param_groups[0]["weight_decay"] = self.final + (self.first - self.final) * share
+
+
+class DataMonitor(L.Callback):
+    """Logs what an epoch has of the data: the share of its time that training waits for them, and their progress.
+
+    "train/data_wait" is the share of the time between the first batch asked for and the last one trained with, without
+    validation, that goes by from one trained batch to the next one's arrival, on the process that trains; loading in
+    that process counts in full. "progress/..." is what the data module's `progress(epoch)` states.
+    """
+
+    def on_train_epoch_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        self.waited, self.spent, self.since = 0.0, 0.0, time.perf_counter()
+
+    def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch, index: int) -> None:
+        self._pass(waiting=True)
+
+    def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs, batch, index: int) -> None:
+        self._pass(waiting=False)
+
+    def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        self.since = time.perf_counter()  # a validation amid an epoch
+
+    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        self.log("train/data_wait", self.waited / self.spent if self.spent else 0.0)
+        for name, value in trainer.datamodule.progress(trainer.current_epoch).items():
+            self.log(f"progress/{name}", float(value))
+
+    def _pass(self, *, waiting: bool) -> None:
+        now = time.perf_counter()
+        passed, self.since = now - self.since, now
+        self.spent += passed
+        self.waited += passed if waiting else 0.0
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Keeps its memory of the best when a run's folder was moved, or when a run goes on in another folder."""
+
+    @property
+    def state_key(self) -> str:
+        return super().state_key + (", several" if self.save_top_k > 1 else "")
+
+    def ranked(self) -> list[str]:
+        """The files of the best that are there, the very best first."""
+        scores = self.best_k_models
+        return [path for path in sorted(scores, key=scores.get, reverse=True) if Path(path).is_file()]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(self.dirpath) / Path(path).name) if path else path
+
+        moved = state_dict | {"dirpath": self.dirpath}
+        moved |= {key: here(state_dict[key]) for key in ("best_model_path", "last_model_path")}
+        scores = state_dict["best_k_models"]
+        kept = sorted(scores, key=scores.get, reverse=True)[: self.save_top_k]
+        moved["best_k_models"] = {here(path): scores[path] for path in kept}
+        moved["kth_best_model_path"] = here(kept[-1]) if kept else ""
+        for earlier in {*kept, state_dict["best_model_path"]}:
+            if Path(earlier).is_file() and not Path(here(earlier)).exists():
+                Path(self.dirpath).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(earlier, here(earlier))
+        super().load_state_dict(moved)
 
 
 class PredictionSheet(L.Callback):

@@ -1,12 +1,15 @@
 """Checkpoints: plain data, and all that is needed to rebuild a task."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from backbones.reparam import fuse_model
+from backbones.weight_sources import stored_preprocessing
 from tasks.base import VisionTask
 from tasks.build import build_task
 from tasks.data.base import Classes
@@ -44,6 +47,7 @@ def load_task(path: str | Path, config: dict[str, Any] | None = None) -> VisionT
     """
     content = read_checkpoint(path)
     task = build_task(config or content["config"], classes_of(content), pretrained=False).eval()
+    task.network.backbone.preprocessing = stored_preprocessing(content["config"]) or {}
     if content["fused"]:
         task.network = fuse_model(task.network)
     try:
@@ -65,9 +69,37 @@ def save_fused(path: str | Path, target: str | Path) -> None:
     """
     content, task = read_checkpoint(path), load_task(path)
     task.network = fuse_model(task.network)
+    _write(target, content, task.state_dict(), fused=True)
+
+
+def average_checkpoints(paths: Sequence[str | Path], target: str | Path) -> None:
+    """Write the mean of checkpoints of one run: weights and buffers in float64, whole numbers from the first.
+
+    Args:
+        paths: Checkpoints, the best first; all else that is written is the first one's.
+        target: File to write.
+
+    Raises:
+        FileNotFoundError, ValueError: As `read_checkpoint`.
+    """
+    first = read_checkpoint(paths[0])
+    fractions = {key: value for key, value in first["state_dict"].items() if value.is_floating_point()}
+    totals = {key: value.to(torch.float64, copy=True) for key, value in fractions.items()}
+    for path in paths[1:]:
+        state = read_checkpoint(path)["state_dict"]
+        for key, total in totals.items():
+            total += state[key]
+    state = {key: value.clone() for key, value in first["state_dict"].items()}
+    for key, total in totals.items():
+        state[key].copy_(total / len(paths))
+    _write(target, first, state, fused=False)
+
+
+def _write(target: str | Path, content: dict[str, Any], state: dict[str, Tensor], *, fused: bool) -> None:
+    """Write other weights with what else a checkpoint says, without what only goes on training."""
     kept = {key: content[key] for key in ("config", "classes", "epoch", "global_step")}
     buffer = io.BytesIO()
-    torch.save(kept | {"state_dict": task.state_dict(), "fused": True}, buffer)
+    torch.save(kept | {"state_dict": state, "fused": fused}, buffer)
     write_bytes(Path(target).expanduser(), buffer.getvalue())
 
 

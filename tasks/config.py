@@ -14,6 +14,8 @@ class TrainConfig:
         output_dir: Folder of the run; none: runs/{task}-{backbone}, numbered where that is taken.
         overwrite: Allow `output_dir` to hold an earlier run, which is then replaced.
         ema_decay: Decay of the exponential moving average of the weights; none: no average.
+        final_weight_decay: Weight decay at the run's end, reached along half a cosine; none: constant.
+        average_best: Number of best checkpoints whose weights are averaged at the run's end; none: no such average.
         tensorboard: Write TensorBoard events beside metrics.csv.
         choices: Which file of each group was chosen; filled in by the tool.
     """
@@ -23,6 +25,8 @@ class TrainConfig:
     output_dir: str | None = None
     overwrite: bool = False
     ema_decay: float | None = None
+    final_weight_decay: float | None = None
+    average_best: int | None = None
     tensorboard: bool = True
     choices: dict[str, Any] = field(default_factory=dict)
     backbone: Any = None
@@ -31,15 +35,18 @@ class TrainConfig:
     data: Any = None
     optimizer: Any = None
     scheduler: Any = None
+    distillation: Any = None
     trainer: Any = None
 
 
 @dataclass
 class EvaluateConfig(TrainConfig):
-    """An evaluation of a checkpoint, all that is not given being the checkpoint's own; or of anybody's detections.
+    """An evaluation of a checkpoint, all that is not given being the checkpoint's own; of published weights, by
+    `task`, `backbone.weights` and `head.weights`; or of anybody's detections.
 
     Attributes:
-        output_dir: Folder of evaluation.json and evaluation.png; none: the checkpoint's, or that of the predictions.
+        output_dir: Folder of evaluation.json and evaluation.png; none: the checkpoint's, or that of the predictions, or
+            for weights runs/evaluation-{task}-{backbone}.
         predictions: Detections in COCO's results form, in place of a checkpoint, judged by `data`.
         evaluator: Judge of detections: "pycocotools", or "fast" for the same numbers sooner.
     """
@@ -58,7 +65,8 @@ class PredictConfig(TrainConfig):
         opacity: Of the colours over the picture, 0 to 1.
         min_score: Boxes of lower score are not drawn; the JSON holds them all.
         image_size: (H, W) px to resize the pictures to for the network; none: segmentation takes their own size,
-            detection that of its validation. Results always have the pictures' own size.
+            detection that of its validation. Results always have the pictures' own size. Of a classifier one number,
+            the side of the square cut out of the picture's middle; none: that of its validation.
     """
 
     source: str | None = None
@@ -104,17 +112,162 @@ class ImportWeightsConfig(TrainConfig):
 
 @dataclass
 class DataConfig(TrainConfig):
-    """A look at a data set.
+    """A look at a data set, or another form of it.
 
     Attributes:
-        action: "check": open every file and compare it with what is expected.
+        action: "check": open every file and compare it with what is expected; "shards": write the images of a
+            classification set into shards; "crops": cut the boxes of a detection set into class folders.
         splits: Which splits.
+        output_dir: Folder that shards or crops make.
         output_json: File for the report.
+        shard_size: MiB after which a shard ends.
+        margin, min_side, background, overlap, suffix: Of crops, as in `tasks.data.crops.CropSettings`.
     """
 
     action: str = "check"
     splits: list[str] = field(default_factory=lambda: ["train", "val"])
     output_json: str | None = None
+    shard_size: float = 256
+    margin: float = 0.1
+    min_side: int = 32
+    background: Any = 0
+    overlap: float = 0.0
+    suffix: str = ".jpg"
+
+
+@dataclass
+class ExportSettings:
+    """How artifacts are made.
+
+    Attributes:
+        formats: Names of the formats, as in `tasks.deploy.backend.BACKENDS`.
+        precision: "fp32", "fp16" or "int8", where a format has it.
+        detections: What a detector gives: "raw" maps, "decoded" boxes and scores, or "nms": final detections.
+        tail: What a segmenter gives: "logits", "argmax" of the upsampled logits, "argmax_low": the argmax upsampled, or
+            "low": the argmax at the head's resolution.
+        probabilities: A classifier gives these instead of logits.
+        input: Type of the pixels, "uint8" or "float32"; none: the format's default.
+        image_size: (H, W) px of the input; none: what the task was trained or validated at.
+        batch: Images a call.
+        dynamic_batch: Any number of images, where the format can.
+        calibration_images: Training images that int8 ranges are taken from.
+        keep_float: Modules that int8 leaves in floating point, such as "network.head".
+        evaluate: Measure the task's metric through the artifact and in eager.
+        evaluation_images: So many of the validation images; none: all.
+        max_drop: Largest loss of the metric, in its own unit (0.01: a point); none: 0.001 in fp32 and fp16, 0.01 in
+            int8.
+        threads: CPU threads of the runtime while it is checked.
+    """
+
+    formats: list[str] = field(default_factory=list)
+    precision: str = "fp32"
+    detections: str = "nms"
+    tail: str = "argmax"
+    probabilities: bool = False
+    input: str | None = None
+    image_size: Any = None
+    batch: int = 1
+    dynamic_batch: bool = False
+    calibration_images: int = 128
+    keep_float: list[str] = field(default_factory=list)
+    evaluate: bool = True
+    evaluation_images: int | None = None
+    max_drop: float | None = None
+    threads: int = 1
+
+
+@dataclass
+class ExportConfig(TrainConfig):
+    """Artifacts of a checkpoint.
+
+    Attributes:
+        export: Settings; the group chooses the formats.
+        output_dir: Folder of the artifacts, each in one of its own; none: export/ beside the checkpoint.
+        overwrite: Replace artifacts of the same name.
+    """
+
+    export: ExportSettings = field(default_factory=ExportSettings)
+
+
+@dataclass
+class AndroidSettings:
+    """A phone and the programs that run there, as paths on this machine.
+
+    Attributes:
+        adb: Of Android's platform tools.
+        serial: Of the phone, where adb sees several.
+        folder: On the phone, for artifact and runner.
+        executor_runner, benchmark_model, benchncnn, onnxruntime_perf_test: Of ExecuTorch, LiteRT, ncnn, ONNX Runtime.
+    """
+
+    adb: str = "adb"
+    serial: str | None = None
+    folder: str = "/data/local/tmp/mobile-dense"
+    executor_runner: str | None = None
+    benchmark_model: str | None = None
+    benchncnn: str | None = None
+    onnxruntime_perf_test: str | None = None
+
+
+def _sweep() -> dict[str, Any]:
+    return dict.fromkeys(("backbone", "task", "head", "checkpoint", "runtimes", "precisions"))
+
+
+@dataclass
+class BenchmarkConfig(TrainConfig):
+    """Latency of a network: of `checkpoint`, of a task with random weights, or of artifacts.
+
+    Attributes:
+        artifact, artifacts: Folders that tools/export.py wrote; without a checkpoint they alone are timed.
+        target: "host", "android" or "ios".
+        runtimes: Of "eager" (as trained), "fused", "channels_last", "compile", and formats, exported on the fly.
+        precisions: Of the formats; PyTorch's own forms have fp32.
+        threads: CPU threads of a call.
+        batch: Images a call.
+        image_size: (H, W) px; none: 224x224 for classification, 512x1024 for segmentation, 320x320 for detection.
+        dtype: Type of the pixels, "uint8" or "float32"; a format that has no such input gets its default.
+        form: What comes out, as in `Manifest`; none: what the network alone gives.
+        num_classes: Of random weights; none: 1000, 19 and 80.
+        end_to_end: Time the whole way from pixels to final classes, masks or boxes.
+        warmup, rounds, runs, trim, max_seconds: As in `tasks.deploy.latency.Protocol`.
+        memory: Measure the peak memory too, each in a process of its own.
+        profile: Time the layers too.
+        output_dir: Folder of tables and pictures; none: benchmarks.
+        store: File that measurements are appended to; none: benchmark.jsonl in `output_dir`.
+        again: Time what the store has in equal settings; none: in a sweep no, else yes.
+        sweep: "zoo" for every backbone, or lists of what to combine.
+        android: For `target=android`.
+        dry_run: Print what would be run on the phone.
+        ios_report: For `target=ios`: the numbers of Xcode's report.
+        request: The command line; filled in by the tool.
+    """
+
+    artifact: str | None = None
+    artifacts: list[str] = field(default_factory=list)
+    target: str = "host"
+    runtimes: list[str] = field(default_factory=lambda: ["eager", "fused", "channels_last", "compile"])
+    precisions: list[str] = field(default_factory=lambda: ["fp32"])
+    threads: int = 1
+    batch: int = 1
+    image_size: Any = None
+    dtype: str = "uint8"
+    form: str | None = None
+    num_classes: int | None = None
+    end_to_end: bool = False
+    warmup: int = 10
+    rounds: int = 5
+    runs: int = 20
+    trim: float = 0.1
+    max_seconds: float | None = 60.0
+    memory: bool = False
+    profile: bool = False
+    store: str | None = None
+    again: bool | None = None
+    sweep: Any = field(default_factory=_sweep)
+    android: AndroidSettings = field(default_factory=AndroidSettings)
+    dry_run: bool = False
+    ios_report: str | None = None
+    request: list[str] = field(default_factory=list)
 
 
 SCHEMAS = {
@@ -124,4 +277,6 @@ SCHEMAS = {
     "describe_schema": DescribeConfig,
     "data_schema": DataConfig,
     "import_weights_schema": ImportWeightsConfig,
+    "export_schema": ExportConfig,
+    "benchmark_schema": BenchmarkConfig,
 }

@@ -19,6 +19,9 @@ _COLORS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#0891b2", "#db2777", "#c
 _INK, _MUTED, _GRID = "#1f2937", "#6b7280", "#e5e7eb"
 SMALL = {"color": _MUTED, "fontsize": 9}
 _NOT_RATES = ("momentum", "weight_decay")  # LearningRateMonitor may log them beside the rates
+_SUMMANDS = ("train/distillation", "train/equivalent_decay")  # of the loss, beside the task's own
+_PLANNED = ("progress/", "ema/")  # logged once an epoch
+_STAGED = ("image size", "strength")  # hold for an epoch, at whose end they are logged
 _MOST_CLASSES = 30  # more lines cannot be told apart
 _NOISY = 100  # points; longer curves of training are smoothed
 
@@ -39,6 +42,9 @@ def draw_curves(metrics_csv: str | Path, picture: str | Path) -> None:
 def curves_figure(metrics_csv: str | Path) -> Figure:
     """Draws losses, validation scores and learning rates over the steps of a training, one panel each.
 
+    A fourth panel shows what else is scheduled, where something is: weight decay and progress of the data that change,
+    and the averaged weights; each curve as a share of its own maximum, with its range in the legend.
+
     The ticks count finished epochs where there are several, and steps otherwise. Scores of single classes, such as
     `val/IoU/road`, are faint lines, left out above 30 classes; long curves of training are shown with their running
     mean. A file without rows yet gives empty panels.
@@ -50,26 +56,52 @@ def curves_figure(metrics_csv: str | Path) -> Figure:
         FileNotFoundError: there is no metrics_csv.
     """
     series, epoch_ends = _read(Path(metrics_csv))
-    losses = {name: curve for name, curve in series.items() if "loss" in name}
+    losses = {name: curve for name, curve in series.items() if "loss" in name or name in _SUMMANDS}
     scores = {name: curve for name, curve in series.items() if name.startswith("val/") and name not in losses}
     classes = {name: scores.pop(name) for name in list(scores) if name.count("/") > 1}
     rates = {name: curve for name, curve in series.items() if name.startswith("lr-") and not name.endswith(_NOT_RATES)}
 
-    figure = Figure(figsize=(12, 9.5), dpi=110, facecolor="white", layout="constrained")
+    schedules = _schedules(series)
+
+    heights = (4, 5, 2, 2) if schedules else (4, 5, 2)
+    figure = Figure(figsize=(12, 12 if schedules else 9.5), dpi=110, facecolor="white", layout="constrained")
     figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)  # inches
     FigureCanvasAgg(figure)
-    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(4, 5, 2))
+    top, middle, bottom, *more = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     panel(top, "Loss", losses)
     panel(middle, "Validation", scores, faint=classes if len(classes) <= _MOST_CLASSES else {})
     panel(bottom, "Learning rate", rates)
+    for axes in more:
+        panel(axes, "Schedules", schedules)
+        axes.set_title("each as a share of its own maximum", loc="right", **SMALL)
+        axes.set_ylim(0, 1.05)
+        for line in axes.get_lines():
+            line.set_drawstyle("steps-pre" if line.get_label().startswith(_STAGED) else "default")
     if len(classes) > _MOST_CLASSES:
         middle.set_title(f"the {len(classes)} scores of single classes are left out", loc="right", **SMALL)
     if (finite := _finite(losses)).size and finite.min() > 0 and finite.max() > 50 * finite.min():
         top.set_yscale("log")
     if (finite := _finite(scores | classes)).size and finite.max() <= 1:
         middle.set_ylim(0, 1.02)
-    _label_steps(bottom, epoch_ends)
+    _label_steps((more or [bottom])[-1], epoch_ends)
     return figure
+
+
+def _schedules(series: Series) -> Series:
+    """What changes by a plan, divided by its maximum, by a name that tells its range."""
+    scaled = {}
+    for name, (steps, values) in series.items():
+        known = values[np.isfinite(values)]
+        planned = name.startswith(_PLANNED) or name.endswith("-weight_decay")
+        if not planned or not known.size or known.max() <= 0:
+            continue
+        low, high = (known.min(), known.max()) if known[-1] >= known[0] else (known.max(), known.min())
+        if low == high and not name.startswith("ema/"):
+            continue
+        unit = " px" if name.endswith("image_size") else ""
+        title = name.replace("ema/", "EMA ").replace("-weight_decay", "/weight decay").split("/")[-1].replace("_", " ")
+        scaled[f"{title} {low:.4g} to {high:.4g}{unit}"] = (steps, values / known.max())
+    return scaled
 
 
 def _read(path: Path) -> tuple[Series, dict[int, float]]:

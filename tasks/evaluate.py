@@ -1,13 +1,18 @@
-"""Scores of a trained task, or of anybody's detections, on a validation set."""
+"""Scores of a trained task, of published weights, or of anybody's detections, on a validation set."""
 
 import logging
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from tasks.base import Table
-from tasks.build import Config, build_data, make, plain
+from tasks.base import Table, VisionTask
+from tasks.build import Config, build_data, build_task, connect, make, plain
 from tasks.callbacks import PredictionSheet
 from tasks.checkpoint import load_task
 from tasks.coco_eval import evaluate_boxes
+from tasks.data.base import VisionDataModule
+from tasks.deploy.profile import profile
 from tasks.detection import score_report
 from tasks.detection_results import DetectionResults
 from tasks.fit import quiet
@@ -17,52 +22,111 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate(config: Config) -> tuple[dict[str, float], list[Table]]:
-    """Score a checkpoint, or detections from a file; leave evaluation.json and more beside it.
+    """Score a checkpoint, published weights, or detections from a file; leave evaluation.json and more.
 
-    A checkpoint's task leaves evaluation.png as well, and for detection detections.json and precision_recall.png, in
-    `output_dir` or beside the checkpoint; `predictions` leaves precision_recall.png in `output_dir` or beside the file.
+    A task leaves evaluation.png as well; for detection detections.json and precision_recall.png; for classification
+    confusion.png, per_class.csv and predictions.csv. They go to `output_dir`, else beside the checkpoint, or for
+    weights to runs/evaluation-{task}-{backbone}; `predictions` leaves precision_recall.png beside the file.
 
     Args:
-        config: As stored in the checkpoint, with what the command line changed; or with `predictions` and `data`.
+        config: As stored in the checkpoint, with what the command line changed; or with `predictions` and `data`; or
+            as for a training, with `backbone.weights` and `head.weights`.
 
     Returns:
-        Metrics and the number of images; tables that say more.
+        Metrics and the number of images; tables that say more. Of a classifier at several `data.image_size` the metrics
+        of each as "val/top1@160", and those of the last without the size.
 
     Raises:
-        ValueError, FileNotFoundError: Checkpoint, predictions or data are not as they should be, or classes differ.
+        ValueError, FileNotFoundError: Checkpoint, weights, predictions or data are not as they should be, or classes
+            differ.
     """
     quiet()
-    return evaluate_predictions(config) if config["predictions"] else evaluate_checkpoint(config)
+    if config["predictions"]:
+        return evaluate_predictions(config)
+    return evaluate_checkpoint(config) if config["checkpoint"] else evaluate_weights(config)
 
 
 def evaluate_checkpoint(config: Config) -> tuple[dict[str, float], list[Table]]:
     """As `evaluate`, of `config.checkpoint`."""
-    task = load_task(needed_checkpoint(config), config)
-    if hasattr(task, "evaluator"):
-        task.evaluator = config["evaluator"]
+    task = load_task(config["checkpoint"], config)
     data = build_data(config)
-    data.setup("validate")
     if data.classes.names != task.classes.names:
         raise ValueError(
             f"the checkpoint knows {len(task.classes)} classes ({', '.join(task.classes.names[:4])}...), the data "
             f"has {data.num_classes} ({', '.join(data.classes.names[:4])}...); evaluate on data with the same classes"
         )
-    folder = output_folder(config)
+    return _validate(task, data, config, output_folder(config), {"checkpoint": str(config["checkpoint"])})
+
+
+def evaluate_weights(config: Config) -> tuple[dict[str, float], list[Table]]:
+    """As `evaluate`, of the weights that `config.backbone` and `config.head` name; the classes are the data's."""
+    if not config["task"]:
+        needed_checkpoint(config)
+    weights = {f"{part}.weights": config[part].get("weights") for part in ("backbone", "head")}
+    if missing := [key for key, source in weights.items() if not source]:
+        raise ValueError(
+            f"{' and '.join(missing)} not set, so there is nothing trained to evaluate; give checkpoint=, or both "
+            "backbone.weights= and head.weights= (they may name the same file)"
+        )
+    data = build_data(config)
+    task = build_task(config, data.classes).eval()
+    name = "-".join(str(config["choices"].get(group, group)) for group in ("task", "backbone"))
+    folder = Path(config["output_dir"] or Path("runs") / f"evaluation-{name}").expanduser()
+    return _validate(task, data, config, folder, {key: str(source) for key, source in weights.items()})
+
+
+def _validate(
+    task: VisionTask, data: VisionDataModule, config: Config, folder: Path, origin: Mapping[str, Any]
+) -> tuple[dict[str, float], list[Table]]:
+    """Score at each size that the data asks for, and leave the files of the last."""
+    if hasattr(task, "evaluator"):
+        task.evaluator = config["evaluator"]
+    connect(task, data)
+    data.setup("validate")
+    folder.mkdir(parents=True, exist_ok=True)
     trainer = make(
         config["trainer"], logger=False, enable_checkpointing=False, default_root_dir=str(folder),
         callbacks=[PredictionSheet(folder / "evaluation.png")],
     )  # fmt: skip
-    trainer.validate(task, datamodule=data, verbose=False)
-    result = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    result["images"] = task.validated_images
-    settings = {"checkpoint": str(config["checkpoint"]), "data": plain(config["data"]), "task": plain(config["task"])}
+    sizes = getattr(data, "image_sizes", ())
+    result, tables, sweep = {}, [], []
+    for side in sizes or (None,):
+        if len(sizes) > 1:
+            data.set_image_size(side)
+        began = time.perf_counter()
+        trainer.validate(task, datamodule=data, verbose=False)
+        seconds = time.perf_counter() - began
+        scores = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        scores["images"] = task.validated_images
+        if trainer.is_global_zero:
+            exact, tables = task.report(folder)
+            scores |= exact
+        if len(sizes) > 1:
+            result |= {f"{key}@{side}": value for key, value in scores.items() if key.count("/") == 1}
+            sweep.append((side, scores, seconds))
+        result |= scores
     if not trainer.is_global_zero:
         return result, []
-    exact, tables = task.report(folder)
-    result |= exact
+    if sweep:
+        table, macs = _sweep_table(task, sweep)
+        tables, result = [*tables, table], result | macs
+    settings = {**origin, "data": task.config["data"], "task": task.config["task"]}
     write_json(folder / "evaluation.json", {**result, **settings})
     logger.info("written: %s", folder / "evaluation.json")
     return result, tables
+
+
+def _sweep_table(task: VisionTask, sweep: list[tuple[int, dict, float]]) -> tuple[Table, dict[str, int]]:
+    """Scores and costs, a row a size; and the multiply-adds of the deployed network by "macs@{size}"."""
+    deployed = task.deployable()
+    macs = {f"macs@{side}": profile(deployed, (side, side)).macs for side, _, _ in sweep}
+    keys = [key for key in ("val/top1", "val/top5", "val/loss") if key in sweep[0][1]]
+    rows = [
+        (side, *(scores[key] for key in keys), f"{macs[f'macs@{side}'] / 1e6:.1f}", f"{seconds:.1f}")
+        for side, scores, seconds in sweep
+    ]
+    names = [key.removeprefix("val/") for key in keys]
+    return ("by image size", ("image size [px]", *names, "MACs [M]", "seconds"), rows), macs
 
 
 def evaluate_predictions(config: Config) -> tuple[dict[str, float], list[Table]]:

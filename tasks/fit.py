@@ -6,19 +6,26 @@ import shutil
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from tasks.build import Config, build_data, build_task, make, save_config
-from tasks.callbacks import EMA, Curves, EpochLine, PredictionSheet
-from tasks.checkpoint import read_checkpoint
+from tasks.base import VisionTask
+from tasks.build import Config, build_data, build_task, connect, make, save_config
+from tasks.callbacks import EMA, Curves, DataMonitor, EpochLine, PredictionSheet, RunCheckpoint, WeightDecay
+from tasks.checkpoint import average_checkpoints, read_checkpoint
+from tasks.data.base import VisionDataModule
 from tasks.logs import CsvLog, write_json
 
-RUN_FILES = ("best.ckpt", "last.ckpt", "metrics.csv", "metrics.json", "curves.png", "predictions.png", "config.yaml")
+RUN_FILES = (
+    "best.ckpt", "last.ckpt", "averaged.ckpt", "metrics.csv", "metrics.json", "curves.png", "predictions.png",
+    "config.yaml",
+)  # fmt: skip
+RUN_FOLDERS = ("to_average", "tensorboard")
 logger = logging.getLogger(__name__)
 RUN_FOLDER = "MOBILE_DENSE_RUN"  # set by the first process, so that the others of a distributed run agree
 
@@ -26,14 +33,16 @@ RUN_FOLDER = "MOBILE_DENSE_RUN"  # set by the first process, so that the others 
 def fit(config: Config) -> dict[str, float]:
     """Train, validate after each epoch, and leave the run's folder.
 
-    It holds config.yaml, best.ckpt, last.ckpt, metrics.csv, metrics.json, curves.png, predictions.png.
+    It holds config.yaml, best.ckpt, last.ckpt, metrics.csv, metrics.json, curves.png, predictions.png; with
+    `average_best` also averaged.ckpt, and in to_average/ what it is made from.
 
     Args:
         config: As composed from conf/train.yaml, or as stored in the checkpoint to go on from.
 
     Returns:
-        What metrics.json holds: the last validation's scores, the best one's score and epoch (counted from 1), epochs,
-        steps, and the seconds of this start.
+        What metrics.json holds: the last validation's scores, the best one's score and epoch (counted from 1), that of
+        the averaged checkpoint, epochs, steps, the last epoch's share of waiting for data, and the seconds of this
+        start.
 
     Raises:
         ValueError, FileNotFoundError: As raised by what is built; or the folder holds a run already.
@@ -45,24 +54,32 @@ def fit(config: Config) -> dict[str, float]:
         _check_resumable(config, resumed)
     data = build_data(config)
     data.setup("fit")
-    task = build_task(config, data.classes, pretrained=not resumed)
+    task = build_task(config, data.classes, pretrained=not resumed, teacher=True)
+    connect(task, data)
     folder = run_folder(config)
     save_config(task.config, folder / "config.yaml")
     logger.info("run folder: %s", folder)
 
     log = CsvLog(folder, keep_before=resumed["global_step"] if resumed else None)
     validated = config["trainer"].get("check_val_every_n_epoch") or 1
-    best = RunCheckpoint(
-        folder, "best", monitor=task.monitor, mode="max", every_n_epochs=validated, save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )  # fmt: skip
-    last = RunCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-    callbacks = [
-        best, last, LearningRateMonitor("step"), PredictionSheet(folder / "predictions.png"),
-        Curves(log, folder / "curves.png"), RichProgressBar() if sys.stderr.isatty() else EpochLine(),
-    ]  # fmt: skip
+    often = {"save_on_train_epoch_end": True, "enable_version_counter": False, "auto_insert_metric_name": False}
+    scored = often | {"monitor": task.monitor, "mode": "max", "every_n_epochs": validated}
+    best, last = RunCheckpoint(folder, "best", **scored), RunCheckpoint(folder, "last", **often)
+    callbacks = [best]
+    if (count := config.get("average_best")) is not None:
+        if count < 2:
+            raise ValueError(f"average_best={count}: expected a number of checkpoints, at least 2; null for no average")
+        several = RunCheckpoint(folder / "to_average", "step{step}", save_top_k=count, **scored)
+        callbacks.append(several)
+    callbacks.append(last)  # which remembers what the others have just kept
     if config["ema_decay"] is not None:
-        callbacks.insert(0, EMA(config["ema_decay"]))
+        callbacks.append(EMA(config["ema_decay"]))
+    if (final := config.get("final_weight_decay")) is not None:
+        callbacks.append(WeightDecay(final))
+    callbacks += [
+        LearningRateMonitor("step", log_weight_decay=final is not None), PredictionSheet(folder / "predictions.png"),
+        Curves(log, folder / "curves.png"), RichProgressBar() if sys.stderr.isatty() else EpochLine(), DataMonitor(),
+    ]  # fmt: skip
     loggers = [log]
     if config["tensorboard"]:
         loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
@@ -86,26 +103,41 @@ def fit(config: Config) -> dict[str, float]:
         result["best/" + task.monitor.removeprefix("val/")] = float(best.best_model_score)
         result["best/epoch"] = int(read_checkpoint(best.best_model_path)["epoch"]) + 1
     result |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+    if "train/data_wait" in trainer.callback_metrics:
+        result["train/data_wait"] = round(float(trainer.callback_metrics["train/data_wait"]), 4)
+    if count is not None and (files := several.ranked()):
+        score = average(config, task, data, files, folder / "averaged.ckpt")
+        result["averaged/" + task.monitor.removeprefix("val/")] = score
     result["seconds"] = round(time.perf_counter() - began, 1)
     if trainer.is_global_zero:
         write_json(folder / "metrics.json", result)
     return result
 
 
-class RunCheckpoint(ModelCheckpoint):
-    """Keeps its memory of the best when a run's folder was moved, or when a run goes on in another folder."""
+def average(config: Config, task: VisionTask, data: VisionDataModule, best: Sequence[str], path: Path) -> float:
+    """Write the average of checkpoints and validate it.
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        def here(path: str) -> str:
-            return str(Path(self.dirpath) / Path(path).name) if path else path
+    Args:
+        config: Of the run.
+        task: Of the run; it has the average from then on.
+        data: To validate on.
+        best: Files, the best first.
+        path: File to write.
 
-        earlier = state_dict["best_model_path"]
-        moved = state_dict | {"dirpath": self.dirpath}
-        moved |= {key: here(state_dict[key]) for key in ("best_model_path", "last_model_path", "kth_best_model_path")}
-        moved["best_k_models"] = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        if Path(earlier).is_file() and not Path(here(earlier)).exists():
-            shutil.copyfile(earlier, here(earlier))
-        super().load_state_dict(moved)
+    Returns:
+        The task's score.
+    """
+    trainer = make(
+        config["trainer"], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        default_root_dir=str(path.parent),
+    )  # fmt: skip
+    if trainer.is_global_zero:
+        average_checkpoints(best, path)
+    trainer.strategy.barrier()
+    task.load_state_dict(read_checkpoint(path)["state_dict"])
+    trainer.validate(task, datamodule=data, verbose=False)
+    logger.info("averaged.ckpt: the mean of %d checkpoints", len(best))
+    return float(trainer.callback_metrics[task.monitor])
 
 
 def _check_resumable(config: Config, resumed: dict[str, Any]) -> None:
@@ -115,6 +147,10 @@ def _check_resumable(config: Config, resumed: dict[str, Any]) -> None:
         raise ValueError(
             f"{path} is fused: its branches and norms are merged into single convolutions, which cannot be trained on; "
             "go on from the checkpoint that it was fused from"
+        )
+    if "optimizer_states" not in resumed:
+        raise ValueError(
+            f"{path} holds averaged weights alone; go on from last.ckpt, or begin a run with backbone.weights={path}"
         )
     for done, limit in ((resumed["epoch"] + 1, "max_epochs"), (resumed["global_step"], "max_steps")):
         if 0 < (limits.get(limit) or -1) <= done:
@@ -152,7 +188,8 @@ def run_folder(config: Config) -> Path:
         if config["overwrite"] and not own:
             for name in RUN_FILES:
                 (folder / name).unlink(missing_ok=True)
-            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+            for name in RUN_FOLDERS:
+                shutil.rmtree(folder / name, ignore_errors=True)
     elif config["checkpoint"]:
         folder = Path(config["checkpoint"]).expanduser().resolve().parent
     else:

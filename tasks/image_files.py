@@ -9,10 +9,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
+_REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
+            8: cv2.IMREAD_REDUCED_COLOR_8}  # fmt: skip
+_ORIENTATION = 274  # EXIF's tag; 5 to 8 swap height and width
+_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # what PIL raises
 
 
 def is_image(path: str | Path) -> bool:
@@ -35,7 +39,44 @@ def read_image(path: str | Path) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: the file is empty, damaged or no image.
     """
-    return cv2.cvtColor(_decode(path, Path(path).read_bytes(), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return decode_image(Path(path).read_bytes(), path)
+
+
+def decode_image(data: bytes, name: str | Path, *, reduction: int = 1) -> np.ndarray:
+    """As `read_image`, of a file's bytes; `name` is for errors.
+
+    Args:
+        reduction: 1, 2, 4 or 8: decode at that fraction of the size, rounded up. Only a JPEG is faster for it.
+    """
+    return cv2.cvtColor(_decode(name, data, _REDUCED[reduction]), cv2.COLOR_BGR2RGB)
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(H, W) px of a JPEG as it is seen upright, from its header alone; None for anything else."""
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    try:
+        with Image.open(BytesIO(data)) as image:
+            turned = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) >= 5
+            return image.size if turned else image.size[::-1]
+    except _DAMAGED:
+        return None
+
+
+def decode_pil(data: bytes, name: str | Path) -> Image.Image:
+    """As torchvision's data sets decode, `convert("RGB")`, but upright, and 16 bits as 8.
+
+    Raises:
+        ValueError: The bytes are no image, or damaged.
+    """
+    try:
+        with Image.open(BytesIO(data)) as image:
+            if image.mode[0] in "IF":
+                return Image.fromarray(decode_image(data, name))
+            upright = ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) > 1 else image
+            return upright.convert("RGB")
+    except _DAMAGED as error:
+        raise ValueError(f"{name} cannot be decoded as an image: {error}") from error
 
 
 def read_mask(path: str | Path) -> np.ndarray:

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 def import_weights(config: Config) -> dict[str, Any]:
     """Load `source` into `backbone`, compare, and write `output`.
 
-    The file holds the backbone's state dict by our names, its normalisation and its origin; `backbone.weights=` takes
-    it, as it takes the source itself.
+    The file holds the backbone's state dict by our names, its normalisation, its preprocessing and its origin;
+    `backbone.weights=` takes it, as it takes the source itself.
 
     Args:
         config: With `backbone`, `source`, `output`, `mean`, `std`, `overwrite`.
@@ -60,7 +60,8 @@ def import_weights(config: Config) -> dict[str, Any]:
         **compare(backbone, report, source), "fused_error": _fused_error(backbone),
     }  # fmt: skip
     content = {key: result[key] for key in ("source", "naming", "mean", "std")}
-    content |= {"state_dict": backbone.state_dict(), "backbone": plain(config["backbone"]), "fused": False}
+    content |= {"state_dict": backbone.state_dict(), "preprocessing": backbone.preprocessing or None, "fused": False}
+    content["backbone"] = plain(config["backbone"])
     buffer = io.BytesIO()
     torch.save(content, buffer)
     output.parent.mkdir(parents=True, exist_ok=True)

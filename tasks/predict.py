@@ -15,7 +15,7 @@ from tasks.data.base import list_files
 from tasks.evaluate import needed_checkpoint, output_folder
 from tasks.image_files import VideoWriter, frame_rate, frames, is_image, is_video, read_image, write_image
 from tasks.logs import write_json
-from tasks.predictors import DetectionPredictor, Predictor, SegmentationPredictor
+from tasks.predictors import ClassificationPredictor, DetectionPredictor, Predictor, SegmentationPredictor
 
 
 def predict(config: Config) -> tuple[Path, list[Table]]:
@@ -23,7 +23,7 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
 
     Leaves in `output_dir` (or predictions/ beside the checkpoint): {name}_overlay.png (or .mp4) with what was found
     drawn over the picture; for segmentation {name}_classes.png with the class id of every pixel (images only); and
-    predictions.json: each class's share, or detections in COCO's results form.
+    predictions.json: each class's share, detections in COCO's results form, or the likeliest classes.
 
     Args:
         config: As stored in the checkpoint, with `source`, `opacity`, `min_score`, `image_size`.
@@ -62,6 +62,8 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
 def _predictor(task: VisionTask, config: Config) -> Predictor:
     if task.kind == "segmentation":
         return SegmentationPredictor(task, config["image_size"], opacity=config["opacity"])
+    if task.kind == "classification":
+        return ClassificationPredictor(task, config["image_size"])
     size = tuple(config["image_size"] or build_data(config).image_size)
     return DetectionPredictor(task, size, min_score=config["min_score"])
 

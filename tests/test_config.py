@@ -1,6 +1,7 @@
 """The configurations: everything composes, builds, and every experiment takes a step."""
 
 import inspect
+import os
 
 import pytest
 from hydra.errors import ConfigCompositionException
@@ -11,6 +12,7 @@ from tasks.build import build_backbone, build_data, build_whole_network, make, t
 from tasks.fit import fit
 from tests.conftest import ROOT
 from tests.tasks.conftest import composed, write_masks
+from tests.tasks.test_classification import write_folders
 from tests.tasks.test_detection import write_shapes
 
 CONF = ROOT / "conf"
@@ -58,7 +60,7 @@ def test_every_file_can_be_chosen():
         relative = path.relative_to(CONF)
         assert len(relative.parts) == 1 or relative.parts[0] in groups, f"{relative} cannot be reached"
     tools = {path.stem for path in (ROOT / "tools").glob("*.py")}
-    assert {path.stem for path in CONF.glob("*.yaml")} <= tools | {"tool", "resume"}
+    assert {path.stem for path in CONF.glob("*.yaml")} <= tools | {"tool"}
 
 
 def test_every_head_is_for_a_task():
@@ -98,6 +100,16 @@ def test_a_misspelt_key_in_a_file_fails(tmp_path):
         compose("bad")
 
 
+def tiny_teacher(data, folder):
+    """A checkpoint on the same data; tests download none."""
+    config = composed("train", "task=classification", "backbone=mnv3_small", f"output_dir={folder / 'teacher'}")
+    config.data = data
+    config.trainer = {**config.trainer, "accelerator": "cpu", "max_epochs": 1, "max_steps": 1}
+    fit(config)
+    os.environ.pop("MOBILE_DENSE_RUN")
+    return folder / "teacher" / "last.ckpt"
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_takes_a_step(experiment, tmp_path, monkeypatch):
     monkeypatch.delenv("MOBILE_DENSE_RUN", raising=False)
@@ -106,6 +118,13 @@ def test_every_experiment_takes_a_step(experiment, tmp_path, monkeypatch):
         write_shapes(tmp_path / "data", train=2, val=1)
         data = composed("train", "task=detection", "data=coco", f"data.root={tmp_path / 'data'}").data
         config.data = {**data, "batch_size": 2, "image_size": [96, 96], "num_workers": 0}
+    elif task_kind(config) == "classification":
+        write_folders(tmp_path / "data", train=4, val=1)
+        data = composed("train", "task=classification", "data=folders", f"data.root={tmp_path / 'data'}").data
+        own = {key: config.data[key] for key in ("policy", "policy_magnitude", "color", "erasing", "repeats")}
+        config.data = {**data, **own, "batch_size": 4, "image_size": 64, "num_workers": 0}
+        if config.distillation:
+            config.distillation.teacher = str(tiny_teacher(config.data, tmp_path))
     else:
         write_masks(tmp_path / "data", train=2, val=1, size=(96, 96))
         names = list(build_data(config).classes.names)

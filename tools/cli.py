@@ -20,6 +20,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from tasks.checkpoint import read_checkpoint
 from tasks.config import SCHEMAS
+from tasks.deploy.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -52,7 +53,9 @@ def main(name: str, job: Callable[[DictConfig], None]) -> None:
 
     given = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
     values = dict(argument.split("=", 1) for argument in given)
-    if values.get("checkpoint", "null") not in ("null", ""):
+    if name == "evaluate" and "predictions" in values and not {"task", "experiment", "checkpoint"} & values.keys():
+        sys.argv.append("task=detection")  # they are boxes; a task has a place for the data
+    if any(values.get(key, "null") not in ("null", "") for key in ("checkpoint", "artifact")):
         name = guarded(lambda: _store_checkpoint(store, name, values))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to `guarded`
     guarded(hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run), name)
@@ -102,6 +105,8 @@ def _unknown_key(key: str, primary: str | None) -> str:
     """Name the misspelt key and those that it may have meant."""
     parent, _, leaf = key.rpartition(".")
     config = _composed_without(key, primary)
+    if key in GROUPS and "task" in config and not config.task:
+        return f"{key}= goes with a task, and none is chosen; give task=<name>"
     siblings = list(OmegaConf.select(config, parent) or {}) if parent else sorted({*map(str, config), *GROUPS})
     close = difflib.get_close_matches(leaf, [str(name) for name in siblings], n=3)
     where = f" in {parent}" if parent else ""
@@ -121,16 +126,17 @@ def _composed_without(key: str, primary: str | None) -> DictConfig:
 
 
 def _store_checkpoint(store: ConfigStore, name: str, values: dict[str, str]) -> str:
-    """Register the configuration of `checkpoint=` as a primary one; the command line then changes it."""
-    stored = read_checkpoint(values["checkpoint"])["config"]
+    """Register the configuration of `checkpoint=` or `artifact=` as a primary one; the command line then changes it."""
+    source = values.get("checkpoint") or values["artifact"]
+    stored = read_checkpoint(source)["config"] if values.get("checkpoint") else read_manifest(source)[1].config
     chosen = stored.get("choices", {})
-    defaults: list = [name if name != "train" else "resume", "_self_"]
+    primary = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
+    given = {*stored, "experiment"}  # a choice of the tool's own would leave its keys among the stored ones
+    defaults = [entry for entry in primary.pop("defaults") if isinstance(entry, str) or not given & entry.keys()]
     for group in GROUPS:
-        if group not in values:
+        if group not in values or group not in given:
             continue
-        if group == "data" and name == "evaluate":
-            stored = {key: value for key, value in stored.items() if key != "data"}  # the group of evaluate.yaml
-        elif group == "data" and name != "train":
+        if group == "data" and name != "train":
             stored = stored | {"data": None}
             defaults.append({"data": None})
         elif values[group] == chosen.get(group):
@@ -138,11 +144,10 @@ def _store_checkpoint(store: ConfigStore, name: str, values: dict[str, str]) -> 
         else:
             remedy = "; a new run starts from its weights with backbone.weights=" if name == "train" else ""
             raise ValueError(
-                f"{group}={values[group]}: {values['checkpoint']} was trained with {group}={chosen.get(group)}, which "
-                f"stays{remedy}"
+                f"{group}={values[group]}: {source} was trained with {group}={chosen.get(group)}, which stays{remedy}"
             )
     if name != "train":  # a shortened training is no reason to shorten what follows
         stored["trainer"] |= {key: None for key in stored["trainer"] if key.startswith("limit_")}
     own = {"checkpoint": None, "output_dir": None, "overwrite": False}
-    store.store("from_checkpoint", OmegaConf.create({"defaults": defaults, **stored, **own}))
+    store.store("from_checkpoint", OmegaConf.create({**primary, "defaults": defaults, **stored, **own}))
     return "from_checkpoint"

@@ -1,4 +1,4 @@
-"""Score a checkpoint: python tools/evaluate.py checkpoint=runs/x/best.ckpt; or detections: predictions=x.json"""
+"""Scores: python tools/evaluate.py checkpoint=runs/x/best.ckpt; of weights; of detections: predictions=x.json"""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ from tools.tables import print_scores, print_table
 def report(config: DictConfig) -> None:
     scores, tables = evaluate(config)
     if not tables:
-        print_scores(scores, f"{config.checkpoint} on {config.data.get('root')}")
+        print_scores(scores, f"{config.checkpoint or config.backbone.weights} on {config.data.get('root')}")
     for table in tables:
         print_table(*table)
 

@@ -1,19 +1,25 @@
 """What every data module shares: classes, loaders that depend on seed and epoch alone, errors that name a file."""
 
+import copy
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import lightning as L
+import numpy as np
 import torch
 from torch import distributed
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from tasks.data.progressive import Progressive
+
 Color = tuple[int, int, int]
 SPLITS = ("train", "val")
-SampleKey = tuple[int, int]  # (epoch, index): a sample's augmentation is drawn from seed, epoch and index alone
+# (epoch, index), or (epoch, index, copy): a sample's augmentation is drawn from the seed and these numbers alone
+SampleKey = tuple[int, ...]
 
 
 class DataError(ValueError):
@@ -48,10 +54,14 @@ class EpochSampler(Sampler[SampleKey]):
         size: Number of samples.
         shuffle: Draw an order, otherwise ascending.
         seed: Of the order.
+        repeats: Above 1, every sample that is drawn comes so many times, one copy after the other (so on different
+            ranks, where there are several), as (epoch, index, copy); an epoch stays as long, of fewer samples.
+
+    Source of repeats: Berman et al. 2019, "MultiGrain", section 3.2; Hoffer et al. 2020, "Augment Your Batch".
     """
 
-    def __init__(self, size: int, *, shuffle: bool, seed: int) -> None:
-        self.size, self.shuffle, self.seed, self.epoch = size, shuffle, seed, 0
+    def __init__(self, size: int, *, shuffle: bool, seed: int, repeats: int = 1) -> None:
+        self.size, self.shuffle, self.seed, self.repeats, self.epoch = size, shuffle, seed, repeats, 0
         in_group = distributed.is_available() and distributed.is_initialized()
         self.rank = distributed.get_rank() if in_group else 0
         self.ranks = distributed.get_world_size() if in_group else 1
@@ -63,11 +73,15 @@ class EpochSampler(Sampler[SampleKey]):
     def __iter__(self) -> Iterator[SampleKey]:
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(self.size, generator=generator).tolist()
-            order = order[: self.size - self.size % self.ranks]
+            order = torch.randperm(self.size, generator=generator).numpy()
+            places = np.arange(self.rank, self.size - self.size % self.ranks, self.ranks)
+            indices = order[places // self.repeats].tolist()
+            if self.repeats > 1:
+                copies = (places % self.repeats).tolist()
+                return ((self.epoch, index, copy) for index, copy in zip(indices, copies, strict=True))
         else:
-            order = range(self.size)
-        return iter([(self.epoch, index) for index in order[self.rank :: self.ranks]])
+            indices = range(self.rank, self.size, self.ranks)
+        return ((self.epoch, index) for index in indices)
 
     def __len__(self) -> int:
         total = self.size - self.size % self.ranks if self.shuffle else self.size
@@ -88,16 +102,18 @@ class VisionDataModule(L.LightningDataModule):
         image_size: (H, W) px of a training image.
         batch_size, val_batch_size: Images a step on each device.
         num_workers: Loader processes; none: `default_workers()`.
+        progressive: Sizes and strengths of training images that change with the epoch, as in `Progressive`.
         seed: Of the order and the augmentation.
     """
 
     def __init__(
         self, classes: Classes, image_size: Sequence[int], *, batch_size: int, val_batch_size: int = 1,
-        num_workers: int | None = None, seed: int = 0,
+        num_workers: int | None = None, progressive: Mapping[str, Any] | None = None, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.classes = classes
         self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.progressive = Progressive(self.image_size, progressive)
         self.batch_size, self.val_batch_size, self.seed = batch_size, val_batch_size, seed
         self.num_workers = default_workers() if num_workers is None else num_workers
         self._sets: dict[str, Dataset] = {}
@@ -105,6 +121,10 @@ class VisionDataModule(L.LightningDataModule):
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    def progress(self, epoch: int) -> dict[str, float]:
+        """What of the training images changes with the epoch, to be logged; as in `Progressive.progress`."""
+        return self.progressive.progress(epoch)
 
     def dataset(self, split: str) -> Dataset:
         """The set of a split, "train" or "val"; opened once."""
@@ -117,6 +137,12 @@ class VisionDataModule(L.LightningDataModule):
     def make_dataset(self, split: str) -> Dataset:
         """Open a split."""
         raise NotImplementedError
+
+    def plain_dataset(self, split: str) -> Dataset:
+        """The set of a split as an evaluation sees it: training images too, say to calibrate int8 with."""
+        dataset = copy.copy(self.dataset(split))
+        dataset.augmentation = None
+        return dataset
 
     def collate(self, samples: list) -> dict:
         """Make a batch."""

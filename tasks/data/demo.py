@@ -1,29 +1,33 @@
 """The embedded demo data: drawn once, in the layouts of the real data sets, and read by the code that reads those."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks.data.base import VisionDataModule
 from tasks.data.cityscapes import CityscapesData
 from tasks.data.coco import CocoData
-from tasks.data.demo_scenes import draw_demo_data
+from tasks.data.demo_files import IMAGENET_CLASSES
+from tasks.data.demo_scenes import draw_demo_data, draw_more_objects
+from tasks.data.folders import FolderData
 
 DEMO_CLASSES = ("road", "sidewalk", "building", "traffic sign", "vegetation", "sky", "person", "car")
 
 
 def demo_data(
     kind: str, *, root: str, num_train: int, num_val: int, draw_seed: int = 0,
-    segmentation: Mapping[str, Any] | None = None, detection: Mapping[str, Any] | None = None, **options,
+    num_objects: Sequence[int] = (0, 0), segmentation: Mapping[str, Any] | None = None,
+    detection: Mapping[str, Any] | None = None, classification: Mapping[str, Any] | None = None, **options,
 ) -> VisionDataModule:  # fmt: skip
     """Draw the demo data where it is missing, and open the part that a task reads.
 
     Args:
-        kind: The task's kind: "segmentation", "detection".
+        kind: The task's kind: "segmentation", "detection", "classification".
         root: Folder of the demo data.
         num_train, num_val: Scenes to draw for each split.
         draw_seed: Of the drawing.
-        segmentation, detection: Options of the data module of that kind.
+        num_objects: Training and validation images of classification, where those are more than scenes.
+        segmentation, detection, classification: Options of the data module of that kind.
         options: For the data module whatever the kind, before those of the kind; None changes nothing.
 
     Raises:
@@ -34,9 +38,14 @@ def demo_data(
             str(folder / "cityscapes"), class_names=DEMO_CLASSES, **options
         ),
         "detection": lambda **options: CocoData(str(folder / "coco"), **options),
+        "classification": lambda **options: FolderData(str(folder / "imagenet"), class_names=names, **options),
     }
     if kind not in modules:
         raise ValueError(f"data=demo serves {', '.join(modules)}, not {kind}")
     folder = draw_demo_data(Path(root).expanduser(), seed=draw_seed, num_train=num_train, num_val=num_val)
+    names = {synset: name for synset, (name, _) in IMAGENET_CLASSES.items()}
+    if kind == "classification":
+        draw_more_objects(folder, seed=draw_seed, num_train=num_objects[0], num_val=num_objects[1])
     given = {key: value for key, value in options.items() if value is not None}
-    return modules[kind](**{**({"segmentation": segmentation, "detection": detection}[kind] or {}), **given})
+    kinds = {"segmentation": segmentation, "detection": detection, "classification": classification}
+    return modules[kind](**{**(kinds[kind] or {}), **given})

@@ -58,13 +58,17 @@ def write_cityscapes(
     _write_image(folder / "gtFine" / split / "demo" / f"{name}_gtFine_labelIds.png", labels)
 
 
+def imagenet_name(split: str, index: int) -> str:
+    """File of the object of a number, relative to the set's folder; the classes take turns."""
+    synset = list(IMAGENET_CLASSES)[index % len(IMAGENET_CLASSES)]
+    return f"{split}/{synset}/{synset}_{index // len(IMAGENET_CLASSES) + 1}.JPEG"
+
+
 def write_imagenet(folder: Path, split: str, index: int, generator: np.random.Generator) -> None:
-    """Paint and write the object of a number; the classes take turns."""
-    classes = list(IMAGENET_CLASSES)
-    synset = classes[index % len(classes)]
-    _, kind = IMAGENET_CLASSES[synset]
-    scene = paint_portrait(generator, IMAGENET_IMAGE_SIZE, kind)
-    _write_image(folder / split / synset / f"{synset}_{index // len(classes) + 1}.JPEG", scene.image)
+    """Paint and write the object of a number."""
+    path = folder / imagenet_name(split, index)
+    _, kind = IMAGENET_CLASSES[path.parent.name]
+    _write_image(path, paint_portrait(generator, IMAGENET_IMAGE_SIZE, kind).image)
 
 
 class CocoFile:

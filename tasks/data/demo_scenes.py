@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from tasks.data.demo_files import CocoFile, write_cityscapes, write_imagenet
+from tasks.data.demo_files import CocoFile, imagenet_name, write_cityscapes, write_imagenet
 
 VERSION = 2  # of the pictures: raise it when they change, and folders drawn before are refused
 DESCRIPTION = "demo.json"
@@ -81,6 +81,42 @@ def draw_demo_data(
     return root
 
 
+def draw_more_objects(root: Path, *, seed: int, num_train: int, num_val: int, progress: Callable = track) -> None:
+    """Add to drawn demo data the pictures of single objects that classification wants beyond those of each set.
+
+    A picture has the bytes that it would have had in `draw_demo_data`, and what is there already is not drawn again, so
+    folders drawn for fewer serve as well; also when several processes draw at once.
+
+    Args:
+        root: From `draw_demo_data`.
+        seed: The same.
+        num_train, num_val: Pictures that `root/imagenet` then holds, at least.
+        progress: As in `draw_demo_data`.
+    """
+    folder = root / "imagenet"
+    missing = [
+        (split, index)
+        for split, count in zip(_SPLITS, (num_train, num_val), strict=True)
+        for index in range(count)
+        if not (folder / imagenet_name(split, index)).is_file()
+    ]
+    if not missing:
+        return
+    temporary = folder.with_name(f".imagenet-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        for split, index in progress(missing, description="drawing more objects"):
+            write_imagenet(temporary, split, index, _generator(seed, "imagenet", split, index))
+            name = imagenet_name(split, index)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / name).replace(folder / name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _generator(seed: int, data: str, split: str, index: int) -> np.random.Generator:
+    return np.random.default_rng([seed, _DATASETS.index(data), _SPLITS.index(split), index])
+
+
 def _is_drawn(root: Path, description: dict) -> bool:
     """Whether root holds the data described; False where there is nothing yet, ValueError where something else is."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
@@ -103,8 +139,7 @@ def _draw(folder: Path, description: dict, progress: Callable) -> None:
     annotations = {split: CocoFile(split) for split in counts}
     pictures = [(data, split, index) for data in _DATASETS for split in counts for index in range(counts[split])]
     for data, split, index in progress(pictures, description="drawing the demo data"):
-        stream = [description["seed"], _DATASETS.index(data), _SPLITS.index(split), index]
-        generator = np.random.default_rng(stream)
+        generator = _generator(description["seed"], data, split, index)
         if data == "cityscapes":
             write_cityscapes(folder / data, split, index, generator, image_size)
         elif data == "coco":

@@ -1,7 +1,8 @@
 """Images with boxes: the dataset and the data module that every detection source goes through."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch.utils.data import Dataset
 
 from tasks.data.annotations import Annotations
 from tasks.data.base import Classes, DataError, EpochSampler, SampleKey, VisionDataModule
+from tasks.data.progressive import Progressive
 from tasks.data.transforms import BoxedImage, DetectionAugmentation, resize_boxed
 from tasks.image_files import read_image
 from tasks.pictures import distinct_colors
@@ -29,17 +31,19 @@ class DetectionDataset(Dataset):
     Args:
         annotations: Names, sizes and boxes.
         image_size: (H, W) px of every image.
-        augmentation: Applied to every sample where given; else images are resized as a whole.
+        augmentations: Applied to every sample where given, one for each stage of `progressive`; else images are resized
+            as a whole.
+        progressive: Chooses stage and size by the epoch.
         keep_empty: Keep images that have no box to train on.
         seed: Of the augmentation.
     """
 
     def __init__(
-        self, annotations: Annotations, image_size: Size, augmentation: DetectionAugmentation | None = None, *,
-        keep_empty: bool = True, seed: int = 0,
+        self, annotations: Annotations, image_size: Size, augmentations: Sequence[DetectionAugmentation] = (),
+        progressive: Progressive | None = None, *, keep_empty: bool = True, seed: int = 0,
     ) -> None:  # fmt: skip
         self.annotations, self.image_size = annotations, image_size
-        self.augmentation, self.seed = augmentation, seed
+        self.augmentations, self.progressive, self.seed = augmentations, progressive, seed
         counted = np.concatenate([[0], np.cumsum(annotations.usable & ~annotations.crowd)])[annotations.offsets]
         self.indices = np.arange(len(annotations)) if keep_empty else np.flatnonzero(np.diff(counted))
 
@@ -47,22 +51,23 @@ class DetectionDataset(Dataset):
         return len(self.indices)
 
     def __getitem__(self, key: SampleKey | tuple[int, int, Size]) -> dict:
-        """A sample, for (epoch, index) at `image_size`, for (epoch, index, (H, W)) at that size.
+        """A sample, for (epoch, index) at the epoch's size, for (epoch, index, (H, W)) at that one.
 
         Returns:
             {"image": (H, W, 3) uint8 RGB, "boxes": (M, 4) float32 xyxy px of this image, "labels": (M,) int64,
             "image_id": number, "image_size": (H, W) px of the file, "name": file name}.
         """
         epoch, index, *size = key
-        size = size[0] if size else self.image_size
         sample = self.read(index)
         original_size = sample[0].shape[:2]
-        if self.augmentation:
+        if self.augmentations:
+            size = size[0] if size else self.progressive.stage(epoch).image_size
+            augmentation = self.augmentations[self.progressive.number(epoch)]
             random = np.random.default_rng(np.random.SeedSequence((self.seed, epoch, index)))
-            others = self.augmentation.partners(random, len(self))
-            image, boxes, labels = self.augmentation([sample, *map(self.read, others)], size, random)
+            others = augmentation.partners(random, len(self))
+            image, boxes, labels = augmentation([sample, *map(self.read, others)], size, random)
         else:
-            image, boxes, labels = resize_boxed(*sample, size)
+            image, boxes, labels = resize_boxed(*sample, size[0] if size else self.image_size)
         place = self.indices[index]
         return {
             "image": torch.from_numpy(image), "boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels),
@@ -124,29 +129,37 @@ class DetectionData(VisionDataModule):
         image_size: (H, W) px that images are resized to, whatever their shape.
         multiscale: Sizes that training batches are drawn at instead, each an (H, W) or the side of a square.
         keep_empty: Train on images without boxes too; an evaluation always counts them.
+        progressive: As in `VisionDataModule`; the strength scales `color` and `mosaic`.
         augmentation: As in `DetectionAugmentation`.
     """
 
     def __init__(
         self, classes: Classes, *, image_size: Sequence[int] = (320, 320),
         multiscale: Sequence[int | Sequence[int]] | None = None, keep_empty: bool = True, batch_size: int = 16,
-        val_batch_size: int = 16, num_workers: int | None = None, seed: int = 0, **augmentation,
+        val_batch_size: int = 16, num_workers: int | None = None, progressive: Mapping[str, Any] | None = None,
+        seed: int = 0, **augmentation,
     ) -> None:  # fmt: skip
         super().__init__(
-            classes,
-            image_size,
-            batch_size=batch_size,
-            val_batch_size=val_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-        )
+            classes, image_size, batch_size=batch_size, val_batch_size=val_batch_size, num_workers=num_workers,
+            progressive=progressive, seed=seed,
+        )  # fmt: skip
         sides = [(side, side) if isinstance(side, int) else tuple(side) for side in multiscale or ()]
         if any(len(side) != 2 or min(side) < 1 for side in (*sides, self.image_size)):
             raise ValueError(
                 f"data.image_size={list(image_size)}, data.multiscale={multiscale}: expected positive (H, W) px"
             )
+        if multiscale and (progressive or {}).get("image_size"):
+            raise ValueError(
+                "data.multiscale and data.progressive.image_size both set the size of training images; give one of them"
+            )
         self.multiscale, self.keep_empty = tuple(sides), keep_empty
         self.augmentation = DetectionAugmentation(**augmentation)
+        self.augmentations = [
+            DetectionAugmentation(**augmentation | {
+                key: getattr(self.augmentation, key) * stage.strength for key in ("color", "mosaic")
+            })
+            for stage in self.progressive.stages
+        ]  # fmt: skip
         self._annotations: dict[str, Annotations] = {}
 
     def read_annotations(self, split: str) -> Annotations:
@@ -174,7 +187,7 @@ class DetectionData(VisionDataModule):
                 annotations.source, (~annotations.usable).sum(), len(annotations.usable),
             )  # fmt: skip
         return DetectionDataset(
-            annotations, self.image_size, self.augmentation if training else None,
+            annotations, self.image_size, self.augmentations if training else (), self.progressive,
             keep_empty=self.keep_empty or not training, seed=self.seed,
         )  # fmt: skip
 

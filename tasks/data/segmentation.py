@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tasks.data.base import Classes, DataError, SampleKey, VisionDataModule
+from tasks.data.progressive import Progressive
 from tasks.data.transforms import SegmentationAugmentation
 from tasks.image_files import read_image, read_mask
 
@@ -46,14 +48,17 @@ class SegmentationDataset(Dataset):
     Args:
         pairs: Image and mask file of each sample.
         table: From `id_table`.
-        augmentation: Applied to every sample where given.
+        augmentations: Applied to every sample where given: one for each stage of `progressive`.
+        progressive: Chooses the stage by the epoch.
         seed: Of the augmentation.
     """
 
     def __init__(
-        self, pairs: Pairs, table: np.ndarray, augmentation: SegmentationAugmentation | None = None, seed: int = 0
-    ) -> None:
-        self.pairs, self.table, self.augmentation, self.seed = pairs, table, augmentation, seed
+        self, pairs: Pairs, table: np.ndarray, augmentations: Sequence[SegmentationAugmentation] = (),
+        progressive: Progressive | None = None, seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.pairs, self.table, self.augmentations, self.seed = pairs, table, augmentations, seed
+        self.progressive = progressive
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -62,9 +67,9 @@ class SegmentationDataset(Dataset):
         """{"image": (H, W, 3) uint8 RGB, "mask": (H, W) uint8 labels, "name": file name}."""
         epoch, index = key
         image, mask = self.read(index)
-        if self.augmentation:
+        if self.augmentations:
             seed = int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0])
-            image, mask = self.augmentation(image, mask, seed)
+            image, mask = self.augmentations[self.progressive.number(epoch)](image, mask, seed)
         return {"image": torch.from_numpy(image), "mask": torch.from_numpy(mask), "name": self.pairs[index][0].name}
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -104,26 +109,31 @@ class SegmentationData(VisionDataModule):
         table: From `id_table`.
         crop_size: (H, W) px of a training image.
         scale, flip, color: As in `SegmentationAugmentation`.
+        progressive: As in `VisionDataModule`; `image_size` is that of the crop, and the strength scales `color`.
     """
 
     def __init__(
         self, classes: Classes, table: np.ndarray, *, crop_size: Sequence[int], scale: Sequence[float] = (0.5, 2.0),
         flip: float = 0.5, color: float = 0.4, batch_size: int = 8, val_batch_size: int = 1,
-        num_workers: int | None = None, seed: int = 0,
+        num_workers: int | None = None, progressive: Mapping[str, Any] | None = None, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(
-            classes, crop_size, batch_size=batch_size, val_batch_size=val_batch_size, num_workers=num_workers, seed=seed
-        )
+            classes, crop_size, batch_size=batch_size, val_batch_size=val_batch_size, num_workers=num_workers,
+            progressive=progressive, seed=seed,
+        )  # fmt: skip
         self.table = table
-        self.augmentation = SegmentationAugmentation(crop_size, scale=scale, flip=flip, color=color)
+        self.augmentations = [
+            SegmentationAugmentation(stage.image_size, scale=scale, flip=flip, color=color * stage.strength)
+            for stage in self.progressive.stages
+        ]
 
     def pairs(self, split: str) -> Pairs:
         """Image and mask file of each sample of a split."""
         raise NotImplementedError
 
     def make_dataset(self, split: str) -> SegmentationDataset:
-        augmentation = self.augmentation if split == "train" else None
-        return SegmentationDataset(self.pairs(split), self.table, augmentation, self.seed)
+        augmentations = self.augmentations if split == "train" else ()
+        return SegmentationDataset(self.pairs(split), self.table, augmentations, self.progressive, self.seed)
 
     def collate(self, samples: list[dict]) -> dict[str, Tensor | list[str]]:
         """{"images": (N, 3, H, W) uint8 in channels_last memory, "masks": (N, H, W) uint8, "names": N file names}."""

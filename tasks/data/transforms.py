@@ -145,7 +145,7 @@ class DetectionAugmentation:
             raise ValueError(f"data.color={color}: expected a strength, 0 to 1")
         self.zoom_out, self.iou_crop, self.flip, self.mosaic = chances.values()
         self.zoom_range, self.crop_range, self.fill = tuple(zoom_range), tuple(crop_range), tuple(fill)
-        self.recolor = _ssd_colors(color) if color else None
+        self.color, self.recolor = color, _ssd_colors(color) if color else None
 
     def partners(self, random: np.random.Generator, size: int) -> list[int]:
         """Draw which samples, of `size`, join one in a mosaic: three, or none."""

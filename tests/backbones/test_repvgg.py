@@ -1,11 +1,14 @@
 """RepVGG against timm, with weights carried over."""
 
+import math
+
 import pytest
 import timm
 import torch
 from torch import nn
 
 from backbones import repvgg
+from backbones.branches import BranchedConv
 from backbones.reparam import fuse_model
 from backbones.weights import load_weights
 from tasks.deploy.profile import profile
@@ -81,6 +84,34 @@ def test_fused_equals_unfused_after_training(variant, output_stride):
     torch.manual_seed(0)
     backbone = few_steps(getattr(repvgg, variant)(output_stride=output_stride).double())
     assert worst_fused_error(backbone) < 1e-9
+
+
+def test_the_equivalent_kernels_norm_is_the_authors_formula():
+    """DingXiaoH/RepVGG: ring of K3 plus (K3 centre * t3 + K1 * t1)^2 / (t3^2 + t1^2), t = gamma / sqrt(var + eps)."""
+    block = randomised(BranchedConv(2, 2, 3, skip=True).double())
+    large, point = block.convs[0], block.scale
+    assert [id(kernel) for kernel in block.decayed_as_one()] == [id(large.conv.weight), id(point.conv.weight)]
+    expected, gradients = 0.0, torch.zeros(2, 2, dtype=torch.float64)
+    for out in range(2):
+        t3, t1 = (
+            norm.weight[out].item() / math.sqrt(norm.running_var[out].item() + norm.eps)
+            for norm in (large.norm, point.norm)
+        )
+        for channel in range(2):
+            values = large.conv.weight[out, channel].flatten().tolist()
+            centre = values.pop(4) * t3 + point.conv.weight[out, channel].item() * t1
+            expected += sum(value**2 for value in values) + centre**2 / (t3**2 + t1**2)
+            gradients[out, channel] = 2 * centre * t1 / (t3**2 + t1**2)
+    actual = block.equivalent_l2()
+    assert actual.item() == pytest.approx(expected, rel=1e-12)
+    actual.backward()
+    torch.testing.assert_close(point.conv.weight.grad[:, :, 0, 0], gradients)
+    assert large.norm.weight.grad is None  # what the norms multiply by counts as a constant
+
+
+@pytest.mark.parametrize("options", [{"branches": 4}, {"kernel_size": 1}, {"norm": lambda c: nn.GroupNorm(1, c)}])
+def test_blocks_of_another_form_keep_their_own_decay(options):
+    assert BranchedConv(4, 4, **options).decayed_as_one() == ()
 
 
 def test_the_authors_names_load(tmp_path):

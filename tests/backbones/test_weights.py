@@ -11,6 +11,7 @@ from timm.models._manipulate import adapt_input_conv
 
 from backbones.base import IMAGENET_MEAN, spread
 from backbones.mobilenetv1 import mobilenet_v1
+from backbones.mobilenetv2 import mobilenet_v2
 from backbones.mobilenetv3 import mobilenet_v3_small
 from backbones.mobileone import mobileone_s1
 from backbones.reparam import fuse_model
@@ -167,3 +168,48 @@ def test_parts_up_to_a_depth_are_those_that_it_is_computed_by():
     trimmed = mobilenet_v3_small().keep_taps(["c3"])
     assert len(trimmed.modules_until("c2")) == 2
     assert len(trimmed.modules_until("all")) == 1
+
+
+def test_published_preprocessing_comes_with_the_weights(monkeypatch, tmp_path):
+    """As torchvision states it, also of a file under its published name; as timm states it, also beside safetensors."""
+    from torchvision.models import MobileNet_V2_Weights as Published
+
+    state = torchvision.models.mobilenet_v2(weights=None).state_dict()
+    monkeypatch.setattr(Published, "get_state_dict", lambda entry, **options: state)
+    for entry in Published:
+        torch.save(state, file := tmp_path / entry.url.rpartition("/")[2])
+        preset = entry.transforms()
+        for weights in (f"torchvision:{entry.name}", str(file)):
+            found = mobilenet_v2(weights=weights).preprocessing
+            assert round(found["image_size"] / found["crop_ratio"]) == preset.resize_size[0]
+            assert [found["image_size"]] == preset.crop_size
+            assert found["interpolation"] == preset.interpolation.value
+    torch.save(state, tmp_path / "renamed.pth")
+    assert mobilenet_v2(weights=str(tmp_path / "renamed.pth")).preprocessing == mobilenet_v2().preprocessing == {}
+
+    made = timm.create_model("mobilenetv1_100")
+    theirs = made.pretrained_cfg
+    assert theirs["interpolation"] == "bicubic"
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: made)
+    expected = {"crop_ratio": theirs["crop_pct"], "interpolation": "bicubic", "image_size": theirs["input_size"][-1]}
+    assert mobilenet_v1(weights="timm").preprocessing == expected
+    save_file(made.state_dict(), tmp_path / "model.safetensors")
+    assert mobilenet_v1(weights=str(tmp_path / "model.safetensors")).preprocessing == {}
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {**theirs, "crop_pct": 0.95}}))
+    found = mobilenet_v1(weights=str(tmp_path / "model.safetensors")).preprocessing
+    assert found == {**expected, "crop_ratio": 0.95}
+
+
+def test_preprocessing_of_own_checkpoints_comes_with_them(torchvision_file, tmp_path):
+    own = mobilenet_v3_small(weights=str(torchvision_file)).state_dict()
+    inside = {f"network.backbone.{name}": tensor for name, tensor in own.items()}
+    settled = {"crop_ratio": 0.9, "interpolation": "bicubic", "image_size": 192}
+    for data, expected in (
+        ({"root": "x", **settled}, settled),
+        ({"root": "x", "classification": settled, "detection": {"image_size": [240, 320]}}, settled),  # the demo's
+        ({"root": "x", "image_size": [320, 320]}, {}),  # a detector's
+    ):
+        torch.save({"state_dict": inside, "config": {"data": data}, "fused": False}, tmp_path / "run.ckpt")
+        assert mobilenet_v3_small(weights=str(tmp_path / "run.ckpt")).preprocessing == expected
+    torch.save({"state_dict": own, "preprocessing": settled}, tmp_path / "imported.pth")
+    assert mobilenet_v3_small(weights=str(tmp_path / "imported.pth")).preprocessing == settled

@@ -41,6 +41,24 @@ def test_each_panel_shows_its_columns_at_their_steps(training):
     assert validation.get_ylim()[0] == 0 and 1 <= validation.get_ylim()[1] < 1.1
 
 
+def test_schedules_have_a_panel_where_something_is_scheduled(tmp_path):
+    names = "lr-SGD/pg1-weight_decay,lr-SGD/pg2-weight_decay,progress/image_size,progress/strength,ema/decay"
+    rows = ["0,0,0.004,0,,,", "0,1,0.003,0,160,1,0.5", "1,2,0.002,0,,,", "1,3,0.001,0,224,1,0.5"]
+    (tmp_path / "metrics.csv").write_text("\n".join([f"epoch,step,{names}", *rows]) + "\n")
+    *_, rate, schedules = curves_figure(tmp_path / "metrics.csv").axes
+    shown = lines(schedules)
+    assert set(shown) == {"weight decay 0.004 to 0.001", "image size 160 to 224 px", "EMA decay 0.5 to 0.5"}
+    np.testing.assert_allclose(shown["weight decay 0.004 to 0.001"].get_ydata(), [1, 0.75, 0.5, 0.25])
+    np.testing.assert_allclose(shown["image size 160 to 224 px"].get_ydata(), [160 / 224, 1])
+    assert shown["image size 160 to 224 px"].get_drawstyle() == "steps-pre"
+    assert schedules.get_xlabel() == "step" and not rate.get_xlabel()
+
+
+def test_a_teachers_share_of_the_loss_is_shown_with_it(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,train/loss,train/distillation,train/data_wait\n0,1.5,0.5,0.1\n")
+    assert set(lines(curves_figure(tmp_path / "metrics.csv").axes[0])) == {"train/loss", "train/distillation"}
+
+
 def test_classes_are_fainter_than_the_mean(training):
     shown = lines(curves_figure(training).axes[1])
     assert shown["val/IoU/road"].get_alpha() < 1 and shown["val/mIoU"].get_alpha() is None

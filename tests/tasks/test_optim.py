@@ -3,14 +3,17 @@ import functools
 import io
 import math
 import pickle
+import sys
 
 import pytest
 import torch
 import torchvision
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, PolynomialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, PolynomialLR, StepLR
 
-from tasks.optim import cosine, parameter_groups, poly
+from tasks.optim import adaptive_clipping, cosine, parameter_groups, poly, staircase
+
+stairs = functools.partial(staircase, periods=4, gamma=0.5)
 
 TOTAL = 20
 
@@ -72,6 +75,13 @@ def test_norms_of_several_dimensions_scalars_and_biases_are_free():
     assert len(free["params"]) == 2 + 1 + 2 + 2 + 2 + 2
 
 
+def test_spared_parameters_are_free():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3))
+    decayed, free = parameter_groups(model, spared=[model[0].weight])
+    assert [id(p) for p in decayed["params"]] == [id(model[1].weight)]
+    assert [p.shape for p in free["params"]] == [(2, 2), (2,), (3,)]
+
+
 def test_frozen_left_out_shared_once_order_kept():
     first, second, frozen = nn.Linear(2, 2), nn.Linear(2, 2, bias=False), nn.Linear(2, 2).requires_grad_(False)
     second.weight = first.weight
@@ -111,6 +121,40 @@ def test_warmup(schedule, warmup, steps):
     torch.testing.assert_close(listed[TOTAL:], torch.full((3,), 0.02, dtype=torch.float64))
 
 
+@pytest.mark.parametrize(("total", "periods"), [(20, 5), (600, 300), (900, 300), (49, 7), (1000, 1)])
+def test_staircase_equals_torch(total, periods):
+    ours = rates(staircase(optimizer_of(0.4), total, periods=periods, gamma=0.973), total + 1)
+    theirs = rates(StepLR(optimizer_of(0.4), total // periods, gamma=0.973), total + 1)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_staircase_begins_after_the_warmup():
+    listed = rates(stairs(optimizer_of(1.0), TOTAL, warmup=4, warmup_factor=0.0), TOTAL)[:, 0]
+    assert listed.tolist() == [0.0, 0.25, 0.5, 0.75] + [1.0] * 4 + [0.5] * 4 + [0.25] * 4 + [0.125] * 4
+    for setting, value in (("periods", 0), ("periods", 2.5), ("gamma", 0.0), ("gamma", 1.1), ("warmup", TOTAL)):
+        with pytest.raises(ValueError, match=setting if setting != "warmup" else "does not fit"):
+            stairs(optimizer_of(1.0), TOTAL, **{setting: value})
+
+
+def test_adaptive_clipping_bounds_each_unit_by_its_weights():
+    """Brock et al.: the gradient of a unit has at most `factor` times the norm of its weights."""
+    layer, untouched = nn.Conv2d(3, 4, 3), nn.Linear(2, 2)
+    layer.weight.grad = torch.randn_like(layer.weight) * torch.tensor([100.0, 1e-6, 100.0, 1e-6])[:, None, None, None]
+    before = layer.weight.grad.clone()
+    adaptive_clipping(0.02)([*layer.parameters(), *untouched.parameters()])
+    norms = [tensor.flatten(1).norm(dim=1) for tensor in (layer.weight.grad, layer.weight, before)]
+    torch.testing.assert_close(norms[0], torch.minimum(norms[2], 0.02 * norms[1].detach()))
+    assert untouched.weight.grad is None
+    with pytest.raises(ValueError, match=r"task\.adaptive_clip=0: expected a number above 0"):
+        adaptive_clipping(0)
+
+
+def test_adaptive_clipping_without_timm_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm.utils.agc", None)
+    with pytest.raises(ImportError, match=r"task\.adaptive_clip needs timm"):
+        adaptive_clipping(0.02)
+
+
 def test_the_last_step_trains_just_above_the_minimum():
     assert rates(poly(optimizer_of(1.0), TOTAL), TOTAL)[-1].item() == pytest.approx((1 / TOTAL) ** 0.9)
     last = (1 - math.cos(math.pi / TOTAL)) / 2
@@ -118,10 +162,11 @@ def test_the_last_step_trains_just_above_the_minimum():
     assert rates(poly(optimizer_of(1.0), 1), 2)[:, 0].tolist() == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("schedule", [poly, cosine])
+@pytest.mark.parametrize("schedule", [poly, cosine, stairs])
 def test_resume_continues_the_same_rates(schedule):
     def fresh():
-        return schedule(optimizer_of(0.4, 0.1), TOTAL, warmup=0.3, minimum=0.01)
+        floor = {} if schedule is stairs else {"minimum": 0.01}
+        return schedule(optimizer_of(0.4, 0.1), TOTAL, warmup=0.3, **floor)
 
     whole, first = rates(fresh(), TOTAL), fresh()
     for steps in (3, 8):  # inside the warm-up, then after it

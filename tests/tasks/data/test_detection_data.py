@@ -132,7 +132,7 @@ def test_one_file_of_demo_data_serves_every_task(demo_root):
     batch = next(iter(detection.train_dataloader()))
     assert batch["images"].shape == (8, 3, 240, 320) and (batch["labels"] >= 0).any()
     assert any(a["iscrowd"] for a in detection.ground_truth("train")["annotations"])
-    with pytest.raises(ValueError, match="data=demo serves segmentation, detection, not pose"):
+    with pytest.raises(ValueError, match="data=demo serves segmentation, detection, classification, not pose"):
         make(config.data, seed=0)(kind="pose")
 
 

@@ -1,0 +1,185 @@
+"""Images with one class each: the dataset and the data module that every classification source goes through."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from tasks.data.base import Classes, DataError, EpochSampler, SampleKey, VisionDataModule
+from tasks.data.class_transforms import CenterView, ClassAugmentation
+from tasks.data.progressive import Progressive
+from tasks.image_files import decode_image
+from tasks.pictures import distinct_colors
+
+DEFAULT_PREPROCESSING = {"crop_ratio": 0.875, "interpolation": "bilinear"}  # of the first ImageNet weights of all
+
+
+class Samples(Protocol):
+    """Image files with their labels, wherever they are kept."""
+
+    def __len__(self) -> int: ...
+
+    def label(self, index: int) -> int:
+        """Class of a sample."""
+
+    def name(self, index: int) -> str:
+        """File name of a sample, relative to where all of them are."""
+
+    def encoded(self, index: int) -> bytes:
+        """The image file's bytes. DataError: it cannot be read."""
+
+
+class ClassificationDataset(Dataset):
+    """Image files as arrays of one size.
+
+    Args:
+        samples: Files and labels.
+        view: What an evaluation sees.
+        augmentations: What training sees instead, where given: one for each stage of `progressive`.
+        progressive: Chooses stage and size by the epoch.
+        seed: Of the augmentation.
+    """
+
+    def __init__(
+        self, samples: Samples, view: CenterView | None = None, augmentations: Sequence[ClassAugmentation] = (),
+        progressive: Progressive | None = None, seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.samples, self.view = samples, view
+        self.augmentations, self.progressive, self.seed = augmentations, progressive, seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: SampleKey) -> dict:
+        """{"image": (H, W, 3) uint8 RGB, "label": number, "name": file name}.
+
+        Raises:
+            DataError: The file is missing or cannot be decoded.
+        """
+        epoch, index = key[:2]
+        data, place = self.samples.encoded(index), self._place(index)
+        try:
+            if self.augmentations:
+                random = np.random.default_rng(np.random.SeedSequence((self.seed, *key)))
+                side = self.progressive.stage(epoch).image_size[0]
+                image = self.augmentations[self.progressive.number(epoch)](data, place, side, random)
+            else:
+                image = self.view(data, place)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        return {"image": torch.from_numpy(image), "label": self.samples.label(index), "name": self.samples.name(index)}
+
+    def read(self, index: int) -> tuple[np.ndarray, int]:
+        """Image (H, W, 3) RGB as stored, and its label; errors as above."""
+        try:
+            return decode_image(self.samples.encoded(index), self._place(index)), self.samples.label(index)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+
+    def _place(self, index: int) -> str:
+        """How errors name a file."""
+        return str(Path(getattr(self.samples, "folder", ""), self.samples.name(index)))
+
+
+class ClassificationData(VisionDataModule):
+    """A data module over image files with one class each.
+
+    Training sees random crops; an evaluation sees the middle of each image, resized as the weights want it.
+
+    Args:
+        classes, batch_size, val_batch_size, num_workers, seed: As in `VisionDataModule`.
+        image_size: Side of the square image, px; or some, which an evaluation runs through (`image_sizes`).
+        crop_ratio, interpolation: As in `CenterView`; none: what the weights want (`take_preprocessing`), else 0.875
+            and "bilinear".
+        repeats: Copies of a sample in an epoch, each augmented on its own, as in `EpochSampler`.
+        progressive: As in `VisionDataModule`, of square images; the strength is that of `ClassAugmentation`.
+        augmentation: As in `ClassAugmentation`.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+
+    def __init__(
+        self, classes: Classes, *, image_size: int | Sequence[int] = 224, crop_ratio: float | None = None,
+        interpolation: str | None = None, repeats: int = 1, batch_size: int = 128, val_batch_size: int = 128,
+        num_workers: int | None = None, progressive: Mapping[str, Any] | None = None, seed: int = 0, **augmentation,
+    ) -> None:  # fmt: skip
+        sides = (image_size,) if isinstance(image_size, int) else tuple(image_size)
+        if not sides or not all(isinstance(side, int) and side > 0 for side in sides):
+            raise ValueError(
+                f"data.image_size={image_size}: expected the side of a square in px, or some to evaluate at"
+            )
+        if repeats < 1:
+            raise ValueError(f"data.repeats={repeats}: expected 1 or more copies")
+        self.image_sizes = sides
+        super().__init__(
+            classes, (sides[0], sides[0]), batch_size=batch_size, val_batch_size=val_batch_size,
+            num_workers=num_workers, progressive=progressive, seed=seed,
+        )  # fmt: skip
+        for stage in self.progressive.stages:
+            if stage.image_size[0] != stage.image_size[1]:
+                raise ValueError(f"data.progressive.image_size: {list(stage.image_size)} is no square; expected sides")
+        self.crop_ratio, self.interpolation, self.repeats = crop_ratio, interpolation, repeats
+        self.augmentations = [
+            ClassAugmentation(**augmentation, strength=stage.strength) for stage in self.progressive.stages
+        ]
+        self._view()
+        self._samples: dict[str, Samples] = {}
+
+    def samples(self, split: str) -> Samples:
+        """Open the files of a split."""
+        raise NotImplementedError
+
+    def take_preprocessing(self, preprocessing: Mapping[str, Any]) -> None:
+        """Evaluate as the weights want it ("crop_ratio", "interpolation"), where the settings leave that open."""
+        self.crop_ratio = self.crop_ratio or preprocessing.get("crop_ratio")
+        self.interpolation = self.interpolation or preprocessing.get("interpolation")
+        self._sets.pop("val", None)
+
+    def set_image_size(self, side: int) -> None:
+        """Evaluate at another side, px, from the next loader on."""
+        self.image_size = (side, side)
+        self._sets.pop("val", None)
+
+    def make_dataset(self, split: str) -> ClassificationDataset:
+        if split == "train" and len(self.image_sizes) > 1:
+            raise ValueError(
+                f"data.image_size={list(self.image_sizes)}: several sizes are for evaluation; to train at sizes that "
+                "change with the epoch, set data.progressive"
+            )
+        if split == "train":
+            return ClassificationDataset(
+                self._opened(split), None, self.augmentations, self.progressive, seed=self.seed
+            )
+        return self.plain_dataset(split)
+
+    def plain_dataset(self, split: str) -> ClassificationDataset:
+        return ClassificationDataset(self._opened(split), self._view())
+
+    def _opened(self, split: str) -> Samples:
+        if split not in self._samples:
+            self._samples[split] = self.samples(split)
+        return self._samples[split]
+
+    def _view(self) -> CenterView:
+        given = {"crop_ratio": self.crop_ratio, "interpolation": self.interpolation}
+        return CenterView(self.image_size[0], **{k: v or DEFAULT_PREPROCESSING[k] for k, v in given.items()})
+
+    def make_sampler(self, size: int, *, shuffle: bool) -> EpochSampler:
+        return EpochSampler(size, shuffle=shuffle, seed=self.seed, repeats=self.repeats if shuffle else 1)
+
+    def collate(self, samples: list[dict]) -> dict:
+        """{"images": (N, 3, H, W) uint8 in channels_last memory, "labels": (N,) int64, "names": N file names}."""
+        return {
+            "images": torch.stack([sample["image"] for sample in samples]).permute(0, 3, 1, 2),
+            "labels": torch.tensor([sample["label"] for sample in samples]),
+            "names": [sample["name"] for sample in samples],
+        }
+
+
+def named_classes(names: Sequence[str]) -> Classes:
+    """Classes in colours that are told apart well."""
+    return Classes(tuple(names), tuple(tuple(color) for color in distinct_colors(len(names)).tolist()))

@@ -1,0 +1,135 @@
+"""A user's own classes: one folder of images for each."""
+
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tasks.data.base import DataError
+from tasks.data.classification import ClassificationData, named_classes
+from tasks.image_files import IMAGE_SUFFIXES
+
+
+class ImageFiles:
+    """Samples in files, in flat arrays: loader processes share them, and reading copies none of it.
+
+    Args:
+        folder: What the names are relative to.
+        files: File name and label of each sample.
+
+    Attributes:
+        names: All file names, one after the other, as the file system encodes them.
+        name_ends: (N,) int64: where each name ends in `names`.
+        labels: (N,) int64.
+    """
+
+    def __init__(self, folder: Path, files: Iterable[tuple[str, int]]) -> None:
+        self.folder, names, ends, labels = folder, bytearray(), array("q"), array("q")
+        for name, label in files:
+            names += os.fsencode(name)
+            ends.append(len(names))
+            labels.append(label)
+        self.names = bytes(names)
+        self.name_ends, self.labels = np.array(ends, np.int64), np.array(labels, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def label(self, index: int) -> int:
+        return int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        return os.fsdecode(self.names[self.name_ends[index - 1] if index else 0 : self.name_ends[index]])
+
+    def encoded(self, index: int) -> bytes:
+        try:
+            return (self.folder / self.name(index)).read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.folder / self.name(index)} cannot be read: {error.strerror}") from error
+
+
+class FolderData(ClassificationData):
+    """Images in {train,val}/{class}/, in folders below it too; other files and hidden ones are passed over.
+
+    Args:
+        root: Folder that the other two are relative to.
+        train, val: Folder of each split. An evaluation needs no training folder.
+        class_names: Folders that are classes, in the order of their labels, the rest being left out; or {folder: name
+            to show}. None: the folders of `train`, where there is none those of `val`, sorted.
+        options: As in `ClassificationData`.
+
+    Raises:
+        ValueError: A setting is out of range, or two classes have one name.
+        DataError: There are no class folders; a validation class is none of training (when the set is opened).
+    """
+
+    def __init__(
+        self, root: str, *, train: str = "train", val: str = "val",
+        class_names: Sequence[str] | Mapping[str, str] | None = None, **options,
+    ) -> None:  # fmt: skip
+        base = Path(root).expanduser()
+        self.root, self.folders, self.chosen = base, {"train": base / train, "val": base / val}, class_names is not None
+        if class_names is None:
+            source = self.folders["train" if self.folders["train"].is_dir() else "val"]
+            class_names = class_folders(source)
+        self.class_folders = tuple(class_names)
+        shown = class_names.values() if isinstance(class_names, Mapping) else class_names
+        if not self.class_folders or len(set(shown)) < len(self.class_folders):
+            raise ValueError(f"data.class_names={list(shown)}: expected at least one class, each named once")
+        super().__init__(named_classes(tuple(map(str, shown))), **options)
+
+    def samples(self, split: str) -> ImageFiles:
+        folder = self.folders[split]
+        found = class_folders(folder)
+        stray = [] if self.chosen else [name for name in found if name not in self.class_folders]
+        if stray:
+            raise DataError(
+                f"{folder / stray[0]} is a class that {self.folders['train']} lacks; add training images, move it "
+                "away, or name the classes that count: data.class_names=[...]"
+            )
+        files = ImageFiles(folder, labelled_files(folder, [n if n in found else None for n in self.class_folders]))
+        counts = np.bincount(files.labels, minlength=len(self.class_folders))
+        if split == "train" and not counts.all():
+            empty = folder / self.class_folders[int(counts.argmin())]
+            raise DataError(
+                f"{empty} holds no images ({', '.join(IMAGE_SUFFIXES)}); add some, remove the folder, or name the "
+                "classes that count: data.class_names=[...]"
+            )
+        if not len(files):
+            raise DataError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}) in its {len(found)} class folders")
+        return files
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Sorted names of the folders in a folder, hidden ones aside.
+
+    Raises:
+        DataError: It is missing or holds none.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder}; expected one folder of images for each class there (set data.root)")
+    with os.scandir(folder) as entries:
+        found = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    if not found:
+        raise DataError(f"{folder} holds no folders; expected one folder of images for each class there")
+    return found
+
+
+def labelled_files(folder: Path, classes: Sequence[str | None]) -> Iterator[tuple[str, int]]:
+    """(name relative to the folder, label) of each image below the folders of the classes; None has no folder."""
+    for label, name in enumerate(classes):
+        if name is not None:
+            yield from ((file, label) for file in image_names(folder / name, f"{name}/"))
+
+
+def image_names(folder: str | Path, prefix: str = "") -> Iterator[str]:
+    """Names of the images in a folder and those below it, sorted in each, with a prefix; hidden ones are left out."""
+    with os.scandir(folder) as entries:
+        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in found:
+        if entry.is_dir():
+            yield from image_names(entry.path, f"{prefix}{entry.name}/")
+        elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+            yield prefix + entry.name

@@ -1,0 +1,186 @@
+"""ImageNet of ILSVRC 2012: its 1000 classes, whatever part of them is on disk.
+
+Source: Russakovsky et al. 2015, "ImageNet Large Scale Visual Recognition Challenge";
+imagenet_synsets.txt lists its WordNet ids.
+"""
+
+import csv
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+from torchvision.models import MobileNet_V2_Weights
+
+from tasks.data.base import DataError
+from tasks.data.classification import ClassificationData, named_classes
+from tasks.data.folders import ImageFiles, class_folders, image_names, labelled_files
+
+DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
+LABEL_FILES = (
+    "val.txt", "LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt", DEVKIT,
+    f"ILSVRC2012_devkit_t12/data/{DEVKIT}",
+)  # fmt: skip
+logger = logging.getLogger(__name__)
+
+
+@cache
+def synsets() -> tuple[str, ...]:
+    """The WordNet ids of the 1000 classes; sorted, which is the order of the labels."""
+    return tuple((Path(__file__).parent / "imagenet_synsets.txt").read_text().split())
+
+
+def readable_names(names: Sequence[str] | None = None) -> list[str]:
+    """Names of the classes, torchvision's if none are given; where two are alike, each gets its WordNet id."""
+    names = names or MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
+    count = Counter(names)
+    return [f"{name} ({wnid})" if count[name] > 1 else name for name, wnid in zip(names, synsets(), strict=True)]
+
+
+class ImageNetData(ClassificationData):
+    """train/{WordNet id}/ and val/{WordNet id}/, or the official validation images as they come, all in val/.
+
+    There are 1000 classes always; an evaluation of some of them keeps their labels.
+
+    Args:
+        root: Folder that the other paths are relative to.
+        train, val: Folder of each split. An evaluation needs no training folder.
+        val_labels: Ground truth of validation images that are not in folders: a WordNet id a line, in the order of the
+            files; a file name and a label (from 0, in the order of the sorted ids) or a WordNet id a line; Kaggle's
+            LOC_val_solution.csv; or the devkit's ILSVRC2012_validation_ground_truth.txt with meta.mat beside it.
+            None: whichever of `LABEL_FILES` is in `root`.
+        options: As in `ClassificationData`.
+
+    Raises:
+        ValueError: A setting is out of range.
+        DataError: A folder is no class, an image has no label, or a label file is not as above (when a set is opened).
+    """
+
+    def __init__(
+        self, root: str, *, train: str = "train", val: str = "val", val_labels: str | None = None, **options
+    ) -> None:
+        super().__init__(named_classes(readable_names()), **options)
+        self.root = Path(root).expanduser()
+        self.folders = {"train": self.root / train, "val": self.root / val}
+        self.val_labels = val_labels
+
+    def samples(self, split: str) -> ImageFiles:
+        folder = self.folders[split]
+        if split == "val" and folder.is_dir() and not any(path.is_dir() for path in folder.iterdir()):
+            return ImageFiles(folder, self._official(folder))
+        found = set(class_folders(folder))
+        unknown = sorted(found - set(synsets()))
+        if unknown:
+            raise DataError(
+                f"{folder / unknown[0]} is no class of ImageNet; expected WordNet ids such as {synsets()[0]} (classes "
+                "of your own: data=folders)"
+            )
+        files = ImageFiles(folder, labelled_files(folder, [wnid if wnid in found else None for wnid in synsets()]))
+        if not len(files):
+            raise DataError(f"{folder} holds no images in its {len(found)} class folders")
+        if split == "train" and len(found) < len(synsets()):
+            logger.warning(
+                "%s holds %d of ImageNet's 1000 classes, all of which the classifier will have; data=folders would "
+                "give it those classes alone", folder, len(found),
+            )  # fmt: skip
+        return files
+
+    def _official(self, folder: Path) -> Iterator[tuple[str, int]]:
+        """Name and label of the images in a folder without class folders."""
+        names = list(image_names(folder))
+        if not names:
+            raise DataError(f"{folder} holds no images; expected val/<WordNet id>/ or the official validation images")
+        places = [self.root / name for name in ([self.val_labels] if self.val_labels else LABEL_FILES)]
+        file = next((place for place in places if place.is_file()), None)
+        if file is None:
+            raise DataError(
+                f"{folder} has no class folders, and there is no {' or '.join(map(str, places))}; set data.val_labels "
+                "to the file with the ground truth"
+            )
+        labels = read_labels(file)
+        if isinstance(labels, list):
+            numbered = [_official_number(name) for name in names]
+            if None in numbered and len(labels) != len(names):
+                raise DataError(
+                    f"{file} has {len(labels)} lines for {len(names)} images in {folder}; expected one for each, or "
+                    "official names (ILSVRC2012_val_00000001.JPEG), whose numbers are those of the lines"
+                )
+            order = range(1, len(names) + 1) if None in numbered else numbered
+            labels = {name: labels[n - 1] for name, n in zip(names, order, strict=True) if 0 < n <= len(labels)}
+        keyed = {Path(name).stem: label for name, label in labels.items()}
+        for name in names:
+            if Path(name).stem not in keyed:
+                raise DataError(f"{file} has no label for {folder / name}; expected one for every image")
+            yield name, keyed[Path(name).stem]
+
+
+def read_labels(file: Path) -> list[int] | dict[str, int]:
+    """Labels, 0..999, by line or by file name, from any of the files that `ImageNetData` takes.
+
+    Raises:
+        DataError: It is none of them, or a label is no class.
+    """
+    if file.suffix.lower() == ".csv":
+        rows = list(csv.DictReader(file.read_text().splitlines()))
+        if not rows or not {"ImageId", "PredictionString"} <= rows[0].keys():
+            raise DataError(
+                f"{file} has no columns ImageId and PredictionString; expected Kaggle's LOC_val_solution.csv"
+            )
+        return {row["ImageId"]: _label(file, (row["PredictionString"] or "?").split()[0]) for row in rows}
+    lines = [line.split() for line in file.read_text().splitlines() if line.strip()]
+    if lines and all(len(line) == 2 for line in lines):
+        return {name: _label(file, label) for name, label in lines}
+    if not lines or any(len(line) != 1 for line in lines):
+        raise DataError(
+            f"{file}: expected one WordNet id a line, a file name and its label a line, Kaggle's LOC_val_solution.csv, "
+            f"or the devkit's {DEVKIT}"
+        )
+    values = [line[0] for line in lines]
+    if not all(value.isdecimal() for value in values):
+        return [_label(file, value) for value in values]
+    ids = devkit_ids(file.with_name("meta.mat"))
+    for value in values:
+        if int(value) not in ids:
+            raise DataError(
+                f"{file}: {value} is no id of the devkit, 1 to 1000; labels from 0 stand behind the name of their file"
+            )
+    return [_label(file, ids[int(value)]) for value in values]
+
+
+def devkit_ids(file: Path) -> dict[int, str]:
+    """{id: WordNet id} of the 1000 classes in the devkit's meta.mat.
+
+    Raises:
+        DataError: It is missing, or scipy is.
+    """
+    if not file.is_file():
+        raise DataError(
+            f"no file {file}; the devkit's ground truth counts the classes in its own way, which its meta.mat tells: "
+            "expected it in the same folder"
+        )
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise DataError(f"{file} is read by scipy, which is not installed: pip install scipy") from None
+    entries = loadmat(file, squeeze_me=True)["synsets"]
+    return {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in entries if entry["ILSVRC2012_ID"] <= 1000}
+
+
+@cache
+def _labels() -> dict[str, int]:
+    return {wnid: label for label, wnid in enumerate(synsets())}
+
+
+def _label(file: Path, value: str) -> int:
+    if value in _labels():
+        return _labels()[value]
+    if value.isdecimal() and int(value) < len(synsets()):
+        return int(value)
+    raise DataError(f"{file}: {value!r} is no class of ImageNet; expected a WordNet id or a label from 0 to 999")
+
+
+def _official_number(name: str) -> int | None:
+    """ILSVRC2012_val_00000007.JPEG -> 7."""
+    start, _, number = Path(name).stem.rpartition("_")
+    return int(number) if start == "ILSVRC2012_val" and number.isdecimal() else None

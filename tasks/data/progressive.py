@@ -1,0 +1,87 @@
+"""Training that begins with small images and mild augmentation, and ends with large ones and strong."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Size = tuple[int, int]  # (H, W) px
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What holds for some epochs.
+
+    Attributes:
+        image_size: (H, W) px of a training image.
+        strength: Share of the augmentation's full strength, 0 to 1.
+    """
+
+    image_size: Size
+    strength: float = 1.0
+
+
+class Progressive:
+    """Stages of a training run, chosen by the epoch alone, so that a resumed run is where it would have been.
+
+    Args:
+        image_size: (H, W) px where no stage says otherwise.
+        stages: None, or {"epochs": [0, 37, 112], "image_size": [160, 192, 224], "strength": [0.3, 0.7, 1.0]}: the first
+            epoch of each stage counted from 0, the side of its square images or their [H, W], its strength. Either
+            of the last two may be left out.
+
+    Raises:
+        ValueError: Keys, lengths or values are not as above.
+
+    Source: Tan & Le 2021, "EfficientNetV2: Smaller Models and Faster Training", section 4; the numbers above are those
+    of mmpretrain's MobileOne.
+    """
+
+    def __init__(self, image_size: Size, stages: Mapping[str, Any] | None = None) -> None:
+        self.epochs, self.stages = (0,), (Stage(image_size),)
+        self.changing = stages is not None
+        if stages is None:
+            return
+        unknown = stages.keys() - {"epochs", "image_size", "strength"}
+        if unknown or not stages.get("epochs"):
+            raise ValueError(
+                f"data.progressive has the keys {', '.join(stages) or 'none'}; expected epochs, image_size, strength"
+            )
+        epochs = list(stages["epochs"])
+        if not all(isinstance(epoch, int) for epoch in epochs) or epochs[0] != 0 or epochs != sorted(set(epochs)):
+            raise ValueError(
+                f"data.progressive.epochs={epochs}: expected the first epoch of each stage: 0, then rising"
+            )
+        sizes = _column(stages, "image_size", len(epochs), [image_size] * len(epochs))
+        strengths = _column(stages, "strength", len(epochs), [1.0] * len(epochs))
+        for strength in strengths:
+            if not isinstance(strength, int | float) or not 0 <= strength <= 1:
+                raise ValueError(f"data.progressive.strength={strengths}: expected shares of the full strength, 0 to 1")
+        self.epochs = tuple(epochs)
+        self.stages = tuple(Stage(_size(size), float(part)) for size, part in zip(sizes, strengths, strict=True))
+
+    def number(self, epoch: int) -> int:
+        """Which stage, counted from 0, an epoch belongs to."""
+        return sum(first <= epoch for first in self.epochs) - 1
+
+    def stage(self, epoch: int) -> Stage:
+        """The stage that an epoch belongs to."""
+        return self.stages[self.number(epoch)]
+
+    def progress(self, epoch: int) -> dict[str, float]:
+        """{"image_size": side px, the mean of two, "strength": share}, to be logged; {} where nothing ever changes."""
+        stage = self.stage(epoch)
+        return {"image_size": sum(stage.image_size) / 2, "strength": stage.strength} if self.changing else {}
+
+
+def _column(stages: Mapping[str, Any], key: str, number: int, default: Sequence) -> list:
+    values = default if stages.get(key) is None else stages[key]
+    if isinstance(values, int | float | str) or len(values) != number:
+        raise ValueError(f"data.progressive.{key}={values}: expected {number} values, one for each of epochs")
+    return list(values)
+
+
+def _size(size: int | Sequence[int]) -> Size:
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"data.progressive.image_size: {size} is no size; expected a side, or [H, W], in px")
+    return sides

@@ -1,0 +1,196 @@
+"""Classification from shards, tar files in WebDataset's form: few large files for storage that dislikes millions.
+
+A sample keeps the number that it had among the files, whichever shard it lies in, and any sample is read alone, by its
+place in the shard. So the samplers, the augmentation and what resumes a run work as on files: with `order=samples` an
+epoch has the very batches that it has from files on disk. `order=shards` visits a few shards at a time instead, for
+shards that come over the network or do not fit into the page cache; it too gives every sample exactly once an epoch,
+and each rank its own shards. For that the training shards were filled in a drawn order: no shard holds one class.
+"""
+
+import os
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.data.base import Classes, DataError, EpochSampler, SampleKey
+from tasks.data.classification import ClassificationData
+from tasks.data.shards import COLUMNS, INDEX, Store, checksum_of
+
+OPEN_SHARDS = 64  # files that a process keeps open
+
+
+class ShardSamples:
+    """The samples of a split, in the order that they had before they were put into shards.
+
+    Args:
+        store: Where the files are.
+        entry: The split's part of the index.
+        num_classes: That labels are below.
+
+    Attributes:
+        shards: (N,) int32 number of the shard that each sample lies in.
+        offsets: (N,) int64 place of its image in the shard, bytes.
+
+    Raises:
+        DataError: The list of samples is missing or damaged, or a shard of a folder is missing or cut off.
+    """
+
+    def __init__(self, store: Store, entry: dict[str, Any], num_classes: int) -> None:
+        self.store, self.files = store, entry["shards"]
+        path = store.path(entry["index"])
+        if not store.remote:
+            for file in self.files:
+                store.path(file)
+        try:
+            if checksum_of(path) != entry["index"]["sha256"]:
+                raise ValueError(f"its checksum is not the one in {INDEX}")
+            with np.load(path, allow_pickle=False) as content:
+                columns = {name: content[name].astype(kind) for name, kind in COLUMNS.items()}
+                self.names = content["names"].tobytes()
+            ends = np.array([file["bytes"] for file in self.files])[columns["shards"]]
+            sound = (columns["labels"] >= 0) & (columns["labels"] < num_classes) & (columns["offsets"] >= 0)
+            if len({len(column) for column in columns.values()} | {entry["samples"]}) > 1 or not sound.all():
+                raise ValueError("its columns do not fit together")
+            if (columns["offsets"] + columns["sizes"] > ends).any():
+                raise ValueError("it names places behind the end of a shard")
+        except (ValueError, KeyError, IndexError, OSError, EOFError) as error:
+            raise DataError(
+                f"{path} is no list of samples: {error}; copy it again, or write the shards again"
+            ) from error
+        self.labels, self.name_ends, self.checksums = columns["labels"], columns["name_ends"], columns["checksums"]
+        self.shards, self.offsets, self.sizes = columns["shards"], columns["offsets"], columns["sizes"]
+        self._open = lru_cache(OPEN_SHARDS)(self._open_shard)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def label(self, index: int) -> int:
+        """Class of a sample."""
+        return int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        """Name of the file that the sample was."""
+        return os.fsdecode(self.names[self.name_ends[index - 1] if index else 0 : self.name_ends[index]])
+
+    def encoded(self, index: int) -> bytes:
+        """Bytes of the image's file, unchanged.
+
+        Raises:
+            DataError: The shard is missing, cut off, or holds something else there.
+        """
+        file, size = self._open(int(self.shards[index])), int(self.sizes[index])
+        content = os.pread(file.descriptor, size, int(self.offsets[index]))  # shares no position with other processes
+        if len(content) != size or zlib.crc32(content) != self.checksums[index]:
+            raise DataError(
+                f"{file.path} is damaged where {self.name(index)} lies: its checksum differs; copy it again"
+            )
+        return content
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_open"}  # a spawned process opens its own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._open = lru_cache(OPEN_SHARDS)(self._open_shard)
+
+    def _open_shard(self, number: int) -> "_OpenFile":
+        return _OpenFile(self.store.path(self.files[number]))
+
+
+class ShardSampler(EpochSampler):
+    """Yields (epoch, index) so that a rank reads a few shards at a time, each sample exactly once an epoch.
+
+    Shards come in an order drawn from seed and epoch; each rank takes an equal stretch of that order, and shuffles
+    within the samples of `window` shards. Ranks share no shard but at the ends of stretches. Without shuffling, shards
+    and samples come as they lie. What does not divide by the ranks is treated as in `EpochSampler`; copies of a sample
+    (`repeats`) stay on one rank here.
+
+    Args:
+        samples: The samples in their shards.
+        window: Shards to mix; the more, the closer to a shuffle of all.
+        options: As in `EpochSampler`.
+    """
+
+    def __init__(self, samples: ShardSamples, *, window: int, **options) -> None:
+        super().__init__(len(samples), **options)
+        self.samples, self.window = samples, window
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        shards, count = self.samples.shards, len(self.samples.files)
+        random = np.random.default_rng((self.seed, self.epoch))
+        turns = random.permutation(count) if self.shuffle else np.arange(count)  # when a shard's turn comes
+        order = np.lexsort((self.samples.offsets, turns[shards]))
+        places = np.arange(*self._stretch())
+        if not self.shuffle:
+            return ((self.epoch, index) for index in order[places].tolist())
+        indices, copies = order[places // self.repeats], places % self.repeats
+        turn = turns[shards[indices]]
+        mixed = np.lexsort((copies, random.random(self.size)[indices], (turn - turn[:1]) // self.window))
+        columns = (indices, copies) if self.repeats > 1 else (indices,)
+        return ((self.epoch, *key) for key in zip(*(column[mixed].tolist() for column in columns), strict=True))
+
+    def __len__(self) -> int:
+        first, last = self._stretch()
+        return last - first
+
+    def _stretch(self) -> tuple[int, int]:
+        """Places of the whole order that are this rank's."""
+        total = self.size - self.size % self.ranks if self.shuffle else self.size
+        return self.rank * total // self.ranks, (self.rank + 1) * total // self.ranks
+
+
+class ShardData(ClassificationData):
+    """Shards written by `tools/data.py action=shards`, in a folder or behind a URL.
+
+    Args:
+        root: As in `Store`.
+        order: "samples": as from files on disk; "shards": as in `ShardSampler`.
+        window: As in `ShardSampler`.
+        cache, cache_size: As in `Store`.
+        options: As in `ClassificationData`.
+
+    Raises:
+        ValueError: Such an order is not known.
+        DataError: The index is missing or damaged; shards are missing or cut off (when a set is opened).
+    """
+
+    def __init__(
+        self, root: str, *, order: str = "samples", window: int = 16, cache: str = "data/shard_cache",
+        cache_size: float | None = None, **options,
+    ) -> None:  # fmt: skip
+        if order not in ("samples", "shards") or window < 1:
+            raise ValueError(
+                f"data.order={order} data.window={window}: expected samples or shards, and a number above 0"
+            )
+        self.store = Store(root, cache=cache, cache_size=cache_size)
+        self.index = self.store.read_index()
+        names, palette, ids = (self.index["classes"][key] for key in ("names", "palette", "ids"))
+        classes = Classes(tuple(names), tuple(map(tuple, palette)), tuple(ids) if ids else None)
+        super().__init__(classes, **options)
+        self.order, self.window = order, window
+
+    def samples(self, split: str) -> ShardSamples:
+        if split not in self.index["splits"]:
+            raise DataError(f"{self.store.root} holds no {split} shards; it has {', '.join(self.index['splits'])}")
+        return ShardSamples(self.store, self.index["splits"][split], self.num_classes)
+
+    def make_sampler(self, size: int, *, shuffle: bool) -> EpochSampler:
+        if self.order == "samples":
+            return super().make_sampler(size, shuffle=shuffle)
+        samples, repeats = self.dataset("train" if shuffle else "val").samples, self.repeats if shuffle else 1
+        return ShardSampler(samples, window=self.window, shuffle=shuffle, seed=self.seed, repeats=repeats)
+
+
+class _OpenFile:
+    """A file to read at places; closed when nobody holds it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.descriptor = path, os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)

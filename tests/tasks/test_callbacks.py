@@ -1,0 +1,70 @@
+"""What callbacks measure: the average's distance and decay, the share of waiting, the progress of the data."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tasks.callbacks import EMA, DataMonitor
+from tasks.checkpoint import load_task, read_checkpoint
+from tasks.data.segmentation import SegmentationData
+from tasks.fit import fit
+from tests.tasks.test_recipes import column
+
+
+def test_the_average_is_logged_once_an_epoch(small_run, tmp_path):
+    fit(small_run("ema_decay=0.9", "trainer.max_epochs=3"))
+    run = tmp_path / "run"
+    assert column(run, "ema/decay") == pytest.approx([(1 + n) / (10 + n) for n in (2, 5, 8)])
+    content = read_checkpoint(run / "last.ckpt")
+    names = [name for name, _ in load_task(run / "last.ckpt").named_parameters()]
+    averaged, current = (
+        torch.cat([content[part][name].flatten().double() for name in names])
+        for part in ("state_dict", "current_model_state")
+    )
+    expected = (averaged - current).norm() / current.norm()
+    distances = column(run, "ema/distance")
+    assert len(distances) == 3 and distances[-1] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_decay_reaches_its_value():
+    assert [EMA(0.99)._decay_at(n) for n in (0, 10_000)] == [0.1, 0.99]
+
+
+class Logged(DataMonitor):
+    def __init__(self) -> None:
+        self.values = {}
+
+    def log(self, name, value) -> None:
+        self.values[name] = value
+
+
+def test_waiting_is_measured_between_batches_without_validation(monkeypatch):
+    now = iter([0.0, 3.0, 4.0, 5.0, 105.0, 107.0, 108.0])  # begin, batch: 3 s late, 1 s; validated in 101 s; 2 s late
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
+    monitor, data = Logged(), SimpleNamespace(progress=lambda epoch: {"image_size": 160 + epoch})
+    trainer = SimpleNamespace(datamodule=data, current_epoch=7)
+    monitor.on_train_epoch_start(trainer, None)
+    monitor.on_train_batch_start(trainer, None, {}, 0)
+    monitor.on_train_batch_end(trainer, None, None, {}, 0)
+    next(now)
+    monitor.on_validation_end(trainer, None)
+    monitor.on_train_batch_start(trainer, None, {}, 1)
+    monitor.on_train_batch_end(trainer, None, None, {}, 1)
+    monitor.on_train_epoch_end(trainer, None)
+    assert monitor.values == {"train/data_wait": pytest.approx(5 / 7), "progress/image_size": 167.0}
+
+
+def test_a_slow_loader_shows(small_run, tmp_path, monkeypatch):
+    quick = fit(small_run("trainer.max_epochs=1", f"output_dir={tmp_path / 'quick'}"))
+    collate = SegmentationData.collate
+
+    def slow(self, samples):
+        time.sleep(0.3)
+        return collate(self, samples)
+
+    monkeypatch.setattr(SegmentationData, "collate", slow)
+    result = fit(small_run("trainer.max_epochs=1"))
+    assert result["train/data_wait"] > max(0.3, quick["train/data_wait"])
+    assert column(tmp_path / "run", "train/data_wait") == [pytest.approx(result["train/data_wait"], abs=1e-4)]
