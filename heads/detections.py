@@ -74,6 +74,12 @@ def select_detections(
     return found
 
 
+def float32_bound(threshold: float) -> float:
+    """The largest float32 that is not above the threshold: what is above it in float32 is above the threshold."""
+    bound = torch.tensor(threshold, dtype=torch.float32)
+    return (bound.nextafter(bound - 1) if bound.item() > threshold else bound).item()
+
+
 def _select_among(
     boxes: Tensor, scores: Tensor, limit: int, score_threshold: float, candidates: int, iou_threshold: float,
     max_detections: int,
@@ -123,10 +129,7 @@ def _suppress(boxes: Tensor, groups: Tensor, candidates: int, iou_threshold: flo
 
 def _overlapping_pairs(boxes: Tensor, starts: Tensor, places: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
     """Indices (better, worse) of boxes of one group with an IoU above the threshold; a box has `places` better ones."""
-    bound = torch.tensor(iou_threshold)  # the largest float32 that is not above the threshold
-    if bound.item() > iou_threshold:
-        bound = bound.nextafter(bound - 1)
-    bound = bound.item()
+    bound = float32_bound(iou_threshold)
     sides = boxes.T.contiguous()
     areas = (sides[2] - sides[0]) * (sides[3] - sides[1])
     ends = places.cumsum(0)

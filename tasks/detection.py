@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, distributed
 
 from heads.detections import Detections, select_detections
+from heads.static_nms import select_from_decoded, unpadded
 from tasks.base import Table, VisionTask
 from tasks.coco_eval import CocoScores, evaluate_boxes, format_scores
 from tasks.data.base import Classes
@@ -63,8 +64,18 @@ class DetectionTask(VisionTask):
     def predict(
         self, raw: dict[str, Tensor], image_sizes: Sequence[tuple[int, int]], input_size: tuple[int, int]
     ) -> list[Detections]:
-        """Detections of each image, boxes in px of (H, W) = its entry of `image_sizes`."""
-        found = select_detections(*self.network.head.decode(raw, input_size), **self.selection)
+        """Detections of each image, boxes in px of (H, W) = its entry of `image_sizes`.
+
+        Args:
+            raw: What the head gave, or an artifact: decoded, or final detections.
+            image_sizes, input_size: As in `VisionTask.predict`.
+        """
+        if "labels" in raw:
+            found = unpadded(raw["boxes"], raw["scores"], raw["labels"])
+        elif "boxes" in raw:
+            found = select_from_decoded(raw["boxes"], raw["scores"], **self.selection)
+        else:
+            found = select_detections(*self.network.head.decode(raw, input_size), **self.selection)
         return [one.resized(input_size, size) for one, size in zip(found, image_sizes, strict=True)]
 
     def on_validation_epoch_start(self) -> None:
@@ -73,9 +84,10 @@ class DetectionTask(VisionTask):
 
     def validation_step(self, batch: dict, index: int) -> dict:
         raw = self(batch["images"])
-        losses = torch.stack(list(self.loss(raw, batch).values()))
         count = len(batch["names"])
-        self.validation_loss += torch.tensor([losses.sum().item() * count, count])
+        # an artifact's decoded boxes have no loss
+        loss = float("nan") if "boxes" in raw else sum(self.loss(raw, batch).values()).item()
+        self.validation_loss += torch.tensor([loss * count, count])
         detections = self.predict(raw, batch["image_sizes"], tuple(batch["images"].shape[-2:]))
         for image_id, found in zip(batch["image_ids"], detections, strict=True):
             self.results.add(image_id, found.boxes, found.scores, self.category_ids[found.labels.cpu().numpy()])
@@ -100,7 +112,8 @@ class DetectionTask(VisionTask):
         """All of the validation set; where the trainer limits the batches, of the images that they held."""
         if self.truth is None:
             self.truth = GroundTruth.from_coco(self.trainer.datamodule.ground_truth("val"))
-        limited = self.trainer.limit_val_batches not in (None, 1.0)
+        limit = self.trainer.limit_val_batches  # a whole number counts batches, 1.0 is all of them
+        limited = limit is not None and (isinstance(limit, int) or limit < 1)
         return self.truth.of_images(self.results.images) if limited else self.truth
 
     def picture_samples(self, batch: dict, outputs: dict) -> list[DetectionSample]:

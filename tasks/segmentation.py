@@ -56,6 +56,9 @@ class SegmentationTask(VisionTask):
         """Class of every pixel: (H, W) uint8 for each image."""
         masks = []
         for logits, size in zip(raw, image_sizes, strict=True):
+            if not logits.is_floating_point():  # an artifact's classes, at this size already
+                masks.append(logits.to(torch.uint8))
+                continue
             if tuple(logits.shape[-2:]) != tuple(size):
                 logits = F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
             masks.append(predicted_classes(logits[None])[0])
@@ -85,9 +88,10 @@ class SegmentationTask(VisionTask):
     def validation_step(self, batch: dict, index: int) -> dict:
         masks = batch["masks"]
         logits = self.evaluate_images(batch["images"], tuple(masks.shape[-2:]))
-        losses = torch.stack(list(self.loss(logits, batch).values()))
-        self.validation_loss += torch.tensor([losses.sum().item() * len(masks), len(masks)])
-        predicted = predicted_classes(logits)
+        # an artifact may give classes, which have no loss
+        loss = sum(self.loss(logits, batch).values()).item() if logits.is_floating_point() else float("nan")
+        self.validation_loss += torch.tensor([loss * len(masks), len(masks)])
+        predicted = predicted_classes(logits) if logits.is_floating_point() else logits.to(torch.uint8)
         self.confusion.update(predicted, masks)
         return {"predicted": predicted}
 

@@ -1,0 +1,186 @@
+"""Non-maximum suppression whose shapes do not depend on what is found, in plain operators that mobile runtimes have.
+
+`heads.detections.select_detections` is faster in PyTorch, but its shapes follow the pixels: no exporter takes it.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from heads.detections import Detections, float32_bound, select_detections
+
+LOOKED_AT = 4  # best (box, class) pairs for each detection, as many as `select_detections` looks at first
+
+
+class StaticNMS(nn.Module):
+    """The detections of `select_detections` among the best (box, class) pairs of each image.
+
+    Better pairs alone decide whether one is kept, so a cut by score is a prefix of the whole: if the `limit` best pairs
+    hold fewer than `max_detections` kept ones, and a pair beyond them is above the score threshold too, then the
+    detections are the first ones of `select_detections`, and the rest is missing. Otherwise they are the same.
+
+    Suppression goes from block to block of the pairs, best first. Inside a block all pairs are kept at first, and each
+    round settles one more box of every chain of overlaps (b1 suppresses b2, which therefore leaves b3, ...). It is
+    exact for chains of up to `rounds` + 1 boxes that stand in one block, so always with rounds = block - 1. A
+    detector of one class, trained, had chains of up to 11 among its 300 best boxes, and blocks cut those once more.
+
+    Boolean logic is arithmetic (Core ML has no `and` for what comparisons give), kept pairs are counted by a row vector
+    times a matrix (ONNX Runtime 1.31 drops the transpose of `torch.mv(a.t(), v)`), and blocks keep the matrices in the
+    cache: with 1,200 pairs a third of the time that one matrix takes in ONNX Runtime. Time grows with limit squared.
+
+    Args:
+        score_threshold, candidates, iou_threshold, max_detections: As in `select_detections`; the first not negative.
+        limit: Pairs of an image that are looked at; none: four times `max_detections`.
+        block: Pairs that are settled together.
+        rounds: Of suppression in a block.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+
+    earlier: Tensor
+
+    def __init__(
+        self, *, score_threshold: float, candidates: int, iou_threshold: float, max_detections: int,
+        limit: int | None = None, block: int = 128, rounds: int = 16,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        limit = LOOKED_AT * max_detections if limit is None else limit
+        counts = {
+            "candidates": candidates, "max_detections": max_detections, "limit": limit, "block": block,
+            "rounds": rounds,
+        }  # fmt: skip
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{name}={count}: expected 1 at least")
+        if score_threshold < 0:
+            raise ValueError(f"score_threshold={score_threshold}: expected 0 at least, for padding has a score of 0")
+        self.score_threshold, self.candidates, self.max_detections = score_threshold, candidates, max_detections
+        self.bound = float32_bound(iou_threshold)
+        self.limit, self.block, self.rounds = limit, block, rounds
+        self.register_buffer("earlier", torch.ones(block, block).triu(1), persistent=False)
+
+    def forward(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Select.
+
+        Args:
+            boxes: (N, A, 4) xyxy, px.
+            scores: (N, A, K) in [0, 1].
+
+        Returns:
+            Boxes (N, D, 4) float32, scores (N, D) float32 in descending order, labels (N, D) int64, with D =
+            min(max_detections, limit, A * K); where fewer were found, boxes and scores of 0 and labels of -1.
+        """
+        boxes, best, labels = best_pairs(boxes.float(), scores.float(), self._limit(scores.shape[2]))
+        kept = self._kept(boxes, labels) * (best > self.score_threshold).float()
+        scores, order = (best * kept).topk(min(self.max_detections, best.shape[1]))
+        found = (scores > 0).float()
+        labels = (labels.gather(1, order) + 1) * found - 1
+        return _rows(boxes, order) * found[..., None], scores, labels.long()
+
+    def _limit(self, classes: int) -> int:
+        return min(self.limit, self.candidates) if classes == 1 else self.limit
+
+    def _kept(self, boxes: Tensor, labels: Tensor) -> Tensor:
+        """1.0 for what is kept of boxes (N, k, 4) with labels (N, k), best first; else 0.0."""
+        x1, y1, x2, y2 = boxes.unbind(-1)
+        rows = torch.stack([x1, y1, x2, y2, (x2 - x1) * (y2 - y1), labels], dim=-1)
+        kept: list[Tensor] = []  # (N, 1, block) each
+        for start in range(0, rows.shape[1], self.block):
+            worse = rows[:, start : start + self.block]
+            same, overlap = self._overlap(rows[:, : start + self.block], worse)
+            earlier = self.earlier[: worse.shape[1], : worse.shape[1]]
+            within = overlap[:, start:] * earlier
+            free = torch.ones_like(within[:, :1])
+            if rows.shape[1] > self.candidates:
+                place = same[:, :start].sum(1, keepdim=True) + (same[:, start:] * earlier).sum(1, keepdim=True)
+                free = (self.candidates - place).clamp(0, 1)  # places in their class, whole numbers
+            if kept:
+                free = free * (1 - torch.cat(kept, dim=2) @ overlap[:, :start]).relu()
+            settled = free
+            for _ in range(min(self.rounds, worse.shape[1] - 1)):
+                settled = free * (1 - settled @ within).relu()
+            kept.append(settled)
+        return torch.cat(kept, dim=2)[:, 0]
+
+    def _overlap(self, better: Tensor, worse: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (N, i, 6) and (N, j, 6) -> (N, i, j): 1.0 for one class; 1.0 for one class and an IoU above the bound.
+
+        Divided as in `select_detections`, for the same rounding; 0 / 0 is no overlap."""
+        x1, y1, x2, y2, area, label = (values[:, :, None] for values in better.unbind(-1))
+        x3, y3, x4, y4, other, other_label = (values[:, None] for values in worse.unbind(-1))
+        width = (torch.minimum(x2, x4) - torch.maximum(x1, x3)).relu()
+        height = (torch.minimum(y2, y4) - torch.maximum(y1, y3)).relu()
+        intersection = width * height
+        same = (label == other_label).float()
+        return same, (intersection / (area + other - intersection) > self.bound).float() * same
+
+
+def best_anchors(boxes: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The anchors with the best scores of any class, best first.
+
+    Args:
+        boxes: (N, A, 4).
+        scores: (N, A, K).
+        count: How many; all where there are fewer.
+
+    Returns:
+        Boxes (N, k, 4) and scores (N, k, K), k = min(count, A).
+    """
+    order = scores.amax(-1).topk(min(count, scores.shape[1])).indices
+    return _rows(boxes, order), _rows(scores, order)
+
+
+def best_pairs(boxes: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The (box, class) pairs with the best scores, best first.
+
+    They lie on the `count` best anchors, which are looked for first: sorting a few thousand numbers, and then so many
+    rows of classes, costs a runtime less than sorting all.
+
+    Args:
+        boxes: (N, A, 4).
+        scores: (N, A, K).
+        count: How many; all where there are fewer.
+
+    Returns:
+        Boxes (N, k, 4), scores (N, k), labels (N, k) as whole numbers in floating point; k = min(count, A * K).
+    """
+    _, anchors, classes = scores.shape
+    if count < anchors:
+        boxes, scores = best_anchors(boxes, scores, count)
+        if classes == 1:
+            return boxes, scores[..., 0], torch.zeros_like(scores[..., 0])
+    best, places = scores.flatten(1).topk(min(count, scores.shape[1] * classes))
+    return _rows(boxes, places // classes), best, (places % classes).to(best.dtype)
+
+
+def select_from_decoded(
+    boxes: Tensor, scores: Tensor, *, score_threshold: float, candidates: int, iou_threshold: float,
+    max_detections: int,
+) -> list[Detections]:  # fmt: skip
+    """Detections from the k best anchors that an artifact decoded, outside its runtime.
+
+    They are those of `select_detections` on all anchors, down to the best score of the k-th anchor. What scores less
+    may be missing, and of a class with more than `candidates` pairs above that score nothing is.
+
+    Args:
+        boxes: (N, k, 4) xyxy, px.
+        scores: (N, k, K) in [0, 1].
+        score_threshold, candidates, iou_threshold, max_detections: As in `select_detections`.
+    """
+    return select_detections(
+        boxes.float(), scores.float(), score_threshold=score_threshold, candidates=candidates,
+        iou_threshold=iou_threshold, max_detections=max_detections,
+    )  # fmt: skip
+
+
+def unpadded(boxes: Tensor, scores: Tensor, labels: Tensor) -> list[Detections]:
+    """Detections of each image from what `StaticNMS` gave: (N, D, 4), (N, D), (N, D), labels of any type."""
+    return [
+        Detections(box[label >= 0].float(), score[label >= 0].float(), label[label >= 0].long())
+        for box, score, label in zip(boxes, scores, labels, strict=True)
+    ]
+
+
+def _rows(values: Tensor, order: Tensor) -> Tensor:
+    """(N, A, C) and (N, k) -> (N, k, C)."""
+    return values.gather(1, order[..., None].expand(-1, -1, values.shape[2]))

@@ -1,0 +1,189 @@
+"""What every export format is: it writes an artifact of a network, and runs that artifact like the network."""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tasks.deploy.manifest import Manifest, read_manifest
+
+# name: module and class; none is imported before it is used, so that each is an optional extra
+BACKENDS = {
+    "pt2": ("tasks.deploy.pt2_backend", "Pt2Backend"),
+    "onnx": ("tasks.deploy.onnx_backend", "OnnxBackend"),
+    "executorch": ("tasks.deploy.executorch_backend", "ExecuTorchBackend"),
+    "coreml": ("tasks.deploy.coreml_backend", "CoreMLBackend"),
+    "litert": ("tasks.deploy.litert_backend", "LiteRTBackend"),
+    "ncnn": ("tasks.deploy.ncnn_backend", "NcnnBackend"),
+}
+
+
+class Deployable(nn.Module):
+    """What is exported: pixels in, a tuple of named outputs out; in eval mode, fused, without Lightning.
+
+    Attributes:
+        form: As in `Manifest`.
+        outputs: Names of the outputs, in order.
+    """
+
+    form: str
+    outputs: tuple[str, ...]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(N, 3, H, W) RGB in 0..255, uint8 or float32 -> the outputs."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How an artifact is made.
+
+    Attributes:
+        precision: One of the backend's `precisions`.
+        dynamic_batch: Let the artifact take any number of images, where the format can.
+        calibration: Batches like the example, that int8 ranges are taken from.
+        keep_float: Names of the deployable's modules that stay in floating point in int8 ("network.head", say); all
+            inside them stays too.
+    """
+
+    precision: str = "fp32"
+    dynamic_batch: bool = False
+    calibration: Sequence[Tensor] = ()
+    keep_float: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an exporter tells about its artifact.
+
+    Attributes:
+        operators: How often each operator stands in it.
+        delegated: Those that a delegate runs; none where the format has no delegates.
+        notes: What a reader has to know.
+    """
+
+    operators: dict[str, int]
+    delegated: dict[str, int] | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Runtime(ABC):
+    """An artifact that is ready to run, like the network that it was made from.
+
+    Args:
+        folder: Of the artifact.
+        manifest: Its certificate.
+        threads: CPU threads of a call.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> None:
+        self.folder, self.manifest, self.threads = folder, manifest, threads
+
+    @abstractmethod
+    def run(self, images: Tensor) -> Sequence[Tensor]:
+        """One call: images of the manifest's shape and dtype -> outputs in the manifest's order."""
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Any number of (N, 3, H, W) RGB images in 0..255, of any dtype -> outputs by name.
+
+        Raises:
+            ValueError: The images are not of the artifact's size.
+        """
+        spec = self.manifest.input
+        if tuple(images.shape[1:]) != tuple(spec.shape[1:]):
+            expected, given = ("x".join(map(str, shape)) for shape in (spec.shape[1:], images.shape[1:]))
+            raise ValueError(f"the artifact takes images of {expected} (channels, H, W px), not {given}")
+        images = images.cpu()
+        wanted = getattr(torch, spec.dtype)
+        if wanted == torch.uint8 and images.is_floating_point():
+            images = images.round().clamp(0, 255)
+        parts = images.to(wanted).split(len(images) if self.manifest.batch < 0 else self.manifest.batch)
+        if self.manifest.batch > 0 and len(parts[-1]) < self.manifest.batch:
+            filled = torch.cat([parts[-1], parts[-1][-1:].expand(self.manifest.batch - len(parts[-1]), -1, -1, -1)])
+            parts = (*parts[:-1], filled)
+        found = zip(*(self.run(part.contiguous()) for part in parts), strict=True)
+        names = [output.name for output in self.manifest.outputs]
+        return {name: torch.cat(list(tensors))[: len(images)] for name, tensors in zip(names, found, strict=True)}
+
+
+class Backend(ABC):
+    """A format.
+
+    Attributes:
+        name: As in `BACKENDS`.
+        file: Name of the artifact's main file.
+        precisions: What it can be exported in, the default first.
+        inputs: Types of pixels that it takes, the default first.
+        dynamic: Whether it can take any number of images.
+        here: Whether this machine can run the artifact; else it is checked by its structure alone.
+        tolerance: Largest relative difference from eager in fp32.
+    """
+
+    name: str
+    file: str
+    precisions: tuple[str, ...] = ("fp32",)
+    inputs: tuple[str, ...] = ("uint8", "float32")
+    dynamic: bool = False
+    here: bool = True
+    tolerance: float = 1e-3
+
+    @abstractmethod
+    def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
+        """Write the artifact, named `file`, and whatever belongs to it, into a folder that is there and empty.
+
+        Args:
+            model: In eval mode.
+            example: Images of the shape and type that the artifact takes.
+            folder: Where to.
+            options: How.
+
+        Raises:
+            ValueError: The format cannot hold the network; names operator and remedy.
+        """
+
+    @abstractmethod
+    def load(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> Runtime:
+        """Make an artifact ready to run."""
+
+    def versions(self) -> dict[str, str]:
+        """Of the packages that made the artifact."""
+        return {"torch": torch.__version__}
+
+
+def backend(name: str) -> Backend:
+    """Make a format's backend.
+
+    Raises:
+        ValueError: There is no such format.
+        ImportError: Its packages are not installed.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"export={name}: expected one of {', '.join(BACKENDS)}, all")
+    module, cls = BACKENDS[name]
+    try:
+        return getattr(importlib.import_module(module), cls)()
+    except ImportError as error:
+        if (error.name or "").startswith("tasks."):
+            raise
+        raise ImportError(
+            f"{name} needs {error.name or error}, which is not installed; install the formats: "
+            "uv pip install -e '.[export]'"
+        ) from error
+
+
+def load_runtime(path: str | Path, *, threads: int = 1) -> Runtime:
+    """Make an artifact ready to run.
+
+    Args:
+        path: Its folder, file or manifest.
+        threads: CPU threads of a call.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: As `read_manifest` and `backend`.
+    """
+    folder, manifest = read_manifest(path)
+    return backend(manifest.backend).load(folder, manifest, threads=threads)

@@ -1,0 +1,156 @@
+"""ExecuTorch: PyTorch's own runtime for phones; its XNNPACK delegate runs the network on the CPU."""
+
+import operator
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from executorch.extension.pybindings import portable_lib
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+
+from tasks.deploy.backend import Backend, Deployable, Exported, ExportOptions, Runtime
+from tasks.deploy.chatter import silenced
+from tasks.deploy.manifest import Manifest
+from tasks.deploy.pt2_backend import exported_program
+
+FAILURE = "ExecuTorch cannot hold the network"
+aten = torch.ops.aten
+
+
+class ExecuTorchBackend(Backend):
+    """model.pte: one file, weights inside, packed by XNNPACK when it is loaded."""
+
+    name, file = "executorch", "model.pte"
+    precisions = ("fp32", "int8")
+
+    def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
+        program = exported_program(model, example)
+        if options.precision == "int8":
+            from tasks.deploy.pt2e import check_calibration
+
+            check_calibration(model, example, options)
+            with silenced(f"{FAILURE} in int8"):
+                program = quantized_program(program, example, options)
+        with silenced(FAILURE):
+            content, every, delegated = lower(program)
+        (folder / self.file).write_bytes(content)
+        outside = [f"{count} {name}" for name, count in (every - delegated).items()]
+        notes = [f"outside XNNPACK, in plain C++: {', '.join(outside)}"] if outside else []
+        return Exported(dict(every.most_common()), dict(delegated.most_common()), tuple(notes))
+
+    def load(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> "ExecuTorchRuntime":
+        return ExecuTorchRuntime(folder, manifest, threads=threads)
+
+    def versions(self) -> dict[str, str]:
+        return super().versions() | {name: version(name) for name in ("executorch", "torchao")}
+
+
+class ExecuTorchRuntime(Runtime):
+    """The artifact in this process.
+
+    ExecuTorch has one thread pool a process, and loaded networks hold on to it. So a network that asks for another
+    number of threads replaces the pool, and those that were loaded with the old one are loaded again when next called.
+    """
+
+    pool = 0  # how often the pool was replaced
+
+    def __init__(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> None:
+        super().__init__(folder, manifest, threads=threads)
+        self._load()
+
+    def run(self, images: Tensor) -> Sequence[Tensor]:
+        if self._pool != ExecuTorchRuntime.pool or portable_lib._threadpool_get_thread_count() != self.threads:
+            self._load()
+        return self._module.forward([images])
+
+    def _load(self) -> None:
+        path = self.folder / self.manifest.artifact
+        with silenced(f"ExecuTorch cannot run {path}"):
+            if portable_lib._threadpool_get_thread_count() != self.threads:
+                portable_lib._unsafe_reset_threadpool(self.threads)
+                ExecuTorchRuntime.pool += 1
+            self._module = portable_lib._load_for_executorch(str(path))
+        self._pool = ExecuTorchRuntime.pool
+
+
+def quantized_program(program: ExportedProgram, example: Tensor, options: ExportOptions) -> ExportedProgram:
+    """Quantize: symmetric weights a channel, asymmetric activations a tensor.
+
+    Args:
+        program: In floating point.
+        example: Images that it takes.
+        options: With calibration images.
+    """
+    from executorch.backends.xnnpack.quantizer import xnnpack_quantizer
+
+    from tasks.deploy.pt2e import quantize
+
+    quantizer = xnnpack_quantizer.XNNPACKQuantizer()
+    quantizer.set_global(xnnpack_quantizer.get_symmetric_quantization_config(is_per_channel=True))
+    module = quantize(program.run_decompositions({}), quantizer, options.calibration, options.keep_float)
+    with torch.no_grad():
+        return torch.export.export(module, (example,), strict=False)
+
+
+def lower(program: ExportedProgram) -> tuple[bytes, Counter[str], Counter[str]]:
+    """Compile a program for ExecuTorch.
+
+    Returns:
+        Content of the file, how often each operator stands in it, and how often in what XNNPACK runs.
+    """
+    # seconds of imports that running an artifact does not need
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    program = program.run_decompositions({})
+    keep_delegable(program.graph_module)
+    edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    graph = edge.exported_program().graph_module
+    delegates = [module for module in graph.children() if hasattr(module, "original_module")]
+    delegated = sum((operators(part.original_module.graph_module) for part in delegates), Counter())
+    return bytes(edge.to_executorch().buffer), operators(graph) + delegated, delegated
+
+
+def keep_delegable(module: GraphModule) -> None:
+    """Replace, exactly, what would stay outside XNNPACK.
+
+    Hard sigmoid is decomposed by ExecuTorch with integers, each of which becomes a copy outside the delegate. (Hard
+    swish survives whole once it is not in place, as `run_decompositions({})` leaves it, and XNNPACK has it.)
+    """
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.target is aten.hardsigmoid.default:
+            result = node.args[0]
+            with graph.inserting_before(node):
+                for target, arguments in (
+                    (aten.add.Tensor, (3.0,)), (aten.hardtanh.default, (0.0, 6.0)), (aten.mul.Tensor, (1 / 6,)),
+                ):  # fmt: skip
+                    meta = dict(node.meta)
+                    result = graph.call_function(target, (result, *arguments))
+                    result.meta = meta
+            node.replace_all_uses_with(result)
+            graph.erase_node(node)
+    module.recompile()
+
+
+def operators(module: GraphModule) -> Counter[str]:
+    """How often each operator stands in a graph; "(int8)" marks those whose tensors are all quantized."""
+    found = Counter()
+    for node in module.graph.nodes:
+        if node.op != "call_function" or node.target is operator.getitem or "delegate" in str(node.target):
+            continue
+        inputs = [value for value in node.all_input_nodes if value.op == "call_function"]
+        name = _name(node)
+        int8 = name.startswith("aten.") and inputs and all("dequantize" in _name(value) for value in inputs)
+        found[f"{name} (int8)" if int8 else name] += 1
+    return found
+
+
+def _name(node: Node) -> str:
+    """ "aten.convolution.default" of a node."""
+    name = getattr(node.target, "name", None)
+    return name().replace("::", ".") if callable(name) else str(node.target)

@@ -1,0 +1,163 @@
+"""How long a call takes: warmed up, in rounds over all that is compared, with the outliers cut off."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+WORDS = 24  # of an error, in a table
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a call is timed.
+
+    Attributes:
+        warmup: Calls that are dropped before the first round; one more at the start of every round, since other
+            networks have filled the caches in between.
+        rounds: Rounds; each times every subject once over, so that what else the machine does hits all alike.
+        runs: Timed calls a round.
+        trim: Share of the calls that the trimmed mean leaves out at either end.
+        max_seconds: Of one subject; a subject whose calls would take longer gets fewer, at least three a round; none:
+            no limit.
+
+    Source: Vasu et al. 2023, "MobileOne", section 3.2, and its ModelBench.
+    """
+
+    warmup: int = 10
+    rounds: int = 5
+    runs: int = 20
+    trim: float = 0.1
+    max_seconds: float | None = 60.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("warmup", 0), ("rounds", 1), ("runs", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least {least}")
+        if not 0 <= self.trim < 0.5:
+            raise ValueError(f"trim={self.trim}: expected a share of at least 0 and less than 0.5")
+        if self.max_seconds is not None and self.max_seconds <= 0:
+            raise ValueError(f"max_seconds={self.max_seconds}: expected more than 0, or null for no limit")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Times of one call, ms.
+
+    Attributes:
+        trimmed: Mean without the lowest and highest share; what is compared.
+        count: Calls that were timed.
+    """
+
+    trimmed: float
+    median: float
+    p90: float
+    min: float
+    max: float
+    mean: float
+    count: int
+
+
+def summarize(milliseconds: Sequence[float], trim: float = 0.1) -> Latency:
+    """Statistics of times in ms; the share `trim` of them, rounded down, is left out of `trimmed` at either end."""
+    values = np.sort(np.asarray(milliseconds, np.float64))
+    cut = int(trim * len(values))
+    return Latency(
+        trimmed=float(values[cut : len(values) - cut].mean()),
+        median=float(np.median(values)),
+        p90=float(np.quantile(values, 0.9)),
+        min=float(values[0]),
+        max=float(values[-1]),
+        mean=float(values.mean()),
+        count=len(values),
+    )
+
+
+def measure(
+    subjects: Mapping[str, Callable[[], object]],
+    protocol: Protocol,
+    *,
+    threads: int = 1,
+    progress: Callable[[str, float], None] | None = None,
+) -> dict[str, Latency | str]:
+    """Time calls side by side: round after round, every subject in turn.
+
+    Args:
+        subjects: {name: what is called}.
+        protocol: How.
+        threads: Of torch; other runtimes were told when they were loaded.
+        progress: Told the subject and the share that is done.
+
+    Returns:
+        {name: its times, or in a few words why it cannot be called}; a failing subject costs the others nothing.
+    """
+    times: dict[str, list[float]] = {name: [] for name in subjects}
+    failed: dict[str, str] = {}
+    runs: dict[str, int] = {}
+    with torch_threads(threads), torch.inference_mode():
+        for step in range(protocol.rounds):
+            for place, (name, call) in enumerate(subjects.items()):
+                if name in failed:
+                    continue
+                if progress:
+                    progress(name, (step * len(subjects) + place) / (protocol.rounds * len(subjects)))
+                try:
+                    if step == 0:
+                        runs[name] = _warm_up(call, protocol)
+                    call()
+                    times[name] += _timed(call, runs[name])
+                except Exception as error:
+                    failed[name] = in_words(error)
+    return {name: failed.get(name) or summarize(times[name], protocol.trim) for name in subjects}
+
+
+@contextmanager
+def torch_threads(threads: int):
+    """Let torch's operators use this many threads inside the block."""
+    if threads < 1:
+        raise ValueError(f"threads={threads}: expected at least 1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def in_words(error: BaseException) -> str:
+    """An error as one line for a table."""
+    words = str(error).split()
+    text = " ".join(words[:WORDS]) + (" ..." if len(words) > WORDS else "")
+    return text if isinstance(error, ValueError | ImportError) and text else f"{type(error).__name__}: {text}"
+
+
+def latency_of(values: Mapping[str, float]) -> Latency:
+    """A `Latency` from what was stored of it."""
+    return Latency(**{field.name: values[field.name] for field in fields(Latency)})
+
+
+def _warm_up(call: Callable[[], object], protocol: Protocol) -> int:
+    """Call without timing; the number of runs a round that the time allows."""
+    call()  # compiles, allocates
+    spent = [0.0]
+    for _ in range(max(protocol.warmup - 1, 1)):
+        spent.append(_timed(call, 1)[0] / 1e3)
+        if protocol.max_seconds is not None and sum(spent) > protocol.max_seconds / 10:
+            break
+    if protocol.max_seconds is None:
+        return protocol.runs
+    allowed = protocol.max_seconds / protocol.rounds / max(min(spent[1:]), 1e-9)
+    return min(protocol.runs, max(3, int(allowed)))
+
+
+def _timed(call: Callable[[], object], runs: int) -> list[float]:
+    """Milliseconds of each of some calls."""
+    found = []
+    for _ in range(runs):
+        start = time.perf_counter_ns()
+        call()
+        found.append((time.perf_counter_ns() - start) / 1e6)
+    return found

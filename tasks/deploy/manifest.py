@@ -1,0 +1,142 @@
+"""The certificate beside an artifact: what it is, what it was made from, and how it was proven."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tasks.data.base import Classes
+from tasks.logs import write_json
+
+FORMAT = 1  # of manifest.json
+FILE = "manifest.json"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes:
+        name: As the artifact calls it.
+        shape: Sizes; -1 where any size goes.
+        dtype: "float32", "uint8", "int64", ...
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass
+class Manifest:
+    """What stands in manifest.json.
+
+    Attributes:
+        backend: Name of the format: "onnx", "executorch", ...
+        artifact: File name of the artifact, beside the manifest.
+        kind: Of the task.
+        form: What comes out: "logits", "probabilities" of classification; a `tail` of segmentation; "raw", "decoded" or
+            "nms" of detection.
+        precision: "fp32", "int8", ...
+        input: (N, 3, H, W) RGB in 0..255; the normalisation is inside.
+        outputs: In the order of the artifact.
+        classes: {"names": [...], "palette": [...], "ids": [...] or None}.
+        config: Resolved configuration that rebuilds the task.
+        settings: Of the export, as configured.
+        preprocessing: How a picture becomes the input, in words and numbers.
+        anchors: For raw detections what decoding needs: {"boxes": [[x1, y1, x2, y2] px, ...], ...}; else empty.
+        hashes: SHA-256 of every file of the artifact, by name, and of the checkpoint ("checkpoint").
+        versions: Of the packages that took part.
+        operators: How often each operator stands in the artifact.
+        delegated: The same, of operators that a delegate runs; none where the format has none.
+        notes: What a reader has to know.
+        parity: For each output the worst {"absolute", "relative"} difference from eager, and on how many images.
+        metric: {"name", "eager", "runtime", "drop", "max_drop", "images"}; empty where it was not measured.
+    """
+
+    backend: str
+    artifact: str
+    kind: str
+    form: str
+    precision: str
+    input: TensorSpec
+    outputs: tuple[TensorSpec, ...]
+    classes: dict[str, Any]
+    config: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    anchors: dict[str, Any] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    operators: dict[str, int] = field(default_factory=dict)
+    delegated: dict[str, int] | None = None
+    notes: tuple[str, ...] = ()
+    parity: dict[str, Any] = field(default_factory=dict)
+    metric: dict[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) px of the input."""
+        return self.input.shape[2], self.input.shape[3]
+
+    @property
+    def batch(self) -> int:
+        """Images a call; -1: any number."""
+        return self.input.shape[0]
+
+    def class_table(self) -> Classes:
+        """Names, colours and ids of the classes."""
+        ids = self.classes.get("ids")
+        palette = tuple(tuple(color) for color in self.classes["palette"])
+        return Classes(tuple(self.classes["names"]), palette, tuple(ids) if ids else None)
+
+    def save(self, folder: Path) -> None:
+        """Write manifest.json into the folder."""
+        write_json(folder / FILE, asdict(self))
+
+
+def read_manifest(path: str | Path) -> tuple[Path, Manifest]:
+    """Open an artifact, given as its folder, its file or its manifest.
+
+    Returns:
+        The folder and the manifest, whose files were found and have the hashes that it states.
+
+    Raises:
+        FileNotFoundError: There is no manifest, or a file of the artifact is missing.
+        ValueError: The manifest is none, of another format, or a file was changed since.
+    """
+    path = Path(path).expanduser()
+    folder = path if path.is_dir() else path.parent
+    file = folder / FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"no {FILE} at {folder}; expected the folder of an artifact that tools/export.py wrote")
+    try:
+        content = json.loads(file.read_text())
+        if content.get("format") != FORMAT:
+            raise ValueError(f"format {content.get('format')}, expected {FORMAT}; export it again")
+        specs = {"input": _spec(content["input"]), "outputs": tuple(_spec(spec) for spec in content["outputs"])}
+        manifest = Manifest(**content | specs | {"notes": tuple(content["notes"])})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is no manifest of this toolkit ({error})") from error
+    for name, expected in manifest.hashes.items():
+        if name == "checkpoint":
+            continue
+        if Path(name).name != name or not (folder / name).is_file():
+            raise FileNotFoundError(f"{file} names {name}, which is not beside it; export again")
+        if sha256(folder / name) != expected:
+            raise ValueError(f"{folder / name} is not the file that {file} certifies: it was changed; export again")
+    if manifest.artifact not in manifest.hashes:
+        raise ValueError(f"{file} does not certify its own artifact {manifest.artifact}; export again")
+    return folder, manifest
+
+
+def sha256(path: str | Path) -> str:
+    """Hash of a file, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _spec(content: dict[str, Any]) -> TensorSpec:
+    return TensorSpec(content["name"], tuple(content["shape"]), content["dtype"])

@@ -1,0 +1,109 @@
+"""ONNX: the exchange format, run by ONNX Runtime."""
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import onnxscript
+import torch
+from torch import Tensor
+
+from tasks.deploy.backend import Backend, Deployable, Exported, ExportOptions, Runtime
+from tasks.deploy.manifest import Manifest
+from tasks.deploy.pt2_backend import exported_program
+
+INPUT = "images"
+
+
+class OnnxBackend(Backend):
+    """model.onnx: one file, weights inside."""
+
+    name, file, dynamic = "onnx", "model.onnx", True
+    precisions = ("fp32",)
+
+    def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
+        write_onnx(model, example, folder / self.file, dynamic_batch=options.dynamic_batch)
+        return Exported(operators(folder / self.file))
+
+    def load(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> "OnnxRuntime":
+        return OnnxRuntime(folder, manifest, threads=threads)
+
+    def versions(self) -> dict[str, str]:
+        packages = (onnx, onnxscript, onnxruntime)
+        return super().versions() | {package.__name__: package.__version__ for package in packages}
+
+
+class OnnxRuntime(Runtime):
+    """ONNX Runtime on the CPU, with all its graph optimisations."""
+
+    def __init__(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> None:
+        super().__init__(folder, manifest, threads=threads)
+        self.session = open_session(folder / manifest.artifact, threads=threads)
+
+    def run(self, images: Tensor) -> Sequence[Tensor]:
+        names = [output.name for output in self.manifest.outputs]
+        return [torch.from_numpy(array) for array in self.session.run(names, {INPUT: images.numpy()})]
+
+
+def open_session(path: Path, *, threads: int, profile: Path | None = None) -> onnxruntime.InferenceSession:
+    """Open a model.
+
+    Args:
+        path: The file.
+        threads: Of a call.
+        profile: Beginning of the name of a JSON trace to write; none: no trace.
+
+    Raises:
+        ValueError: ONNX Runtime cannot run the model.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ValueError(f"ONNX Runtime cannot run {path} ({str(error).splitlines()[0]})") from error
+
+
+def write_onnx(model: Deployable, example: Tensor, path: Path, *, dynamic_batch: bool = False) -> None:
+    """Write a network as ONNX.
+
+    Args:
+        model: In eval mode.
+        example: Images of the shape and type that it takes.
+        path: The file.
+        dynamic_batch: Let it take any number of images.
+
+    Raises:
+        ValueError: An operator of the network has no translation.
+    """
+    program = exported_program(model, example, dynamic_batch=dynamic_batch)
+    said = StringIO()
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):
+            warnings.simplefilter("ignore")
+            translated = torch.onnx.export(
+                program, input_names=[INPUT], output_names=list(model.outputs), dynamo=True, verbose=False
+            )
+            translated.save(str(path), external_data=False)
+    except Exception as error:
+        raise ValueError(f"ONNX cannot hold the network ({str(error).splitlines()[0]})") from error
+    finally:
+        logging.disable(level)
+    onnx.checker.check_model(str(path))
+
+
+def operators(path: Path) -> dict[str, int]:
+    """How often each operator stands in a model, the most frequent first."""
+    graph = onnx.load(str(path), load_external_data=False).graph
+    return dict(Counter(node.op_type for node in graph.node).most_common())

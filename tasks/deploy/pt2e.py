@@ -1,0 +1,72 @@
+"""Post-training static int8 of an exported program, for the formats whose quantizers annotate torch's graphs (PT2E).
+
+Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Inference", section 3.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e import move_exported_model_to_eval
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantizer
+from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
+
+from tasks.deploy.backend import Deployable, ExportOptions
+
+# What lies deeper than these may become int8. What they, the network or the deployable compute themselves are the
+# tails: normalisation, merging of predictions, upsampling, softmax, box decoding, NMS.
+QUANTIZED = ("network.backbone.", "network.head.")
+
+
+def quantize(
+    program: ExportedProgram, quantizer: Quantizer, calibration: Sequence[Tensor], keep_float: Sequence[str] = ()
+) -> GraphModule:
+    """Give a program the int8 ranges that calibration images show.
+
+    Args:
+        program: Of a `Deployable`, without operators that write in place.
+        quantizer: The format's own.
+        calibration: Batches that the program takes.
+        keep_float: As in `ExportOptions`.
+    """
+    module = program.module()
+    for node in module.graph.nodes:
+        if node.op == "call_function" and not _quantizable(node, keep_float):
+            # quantizers leave alone what is annotated already, even where they look at no filter
+            node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(_annotated=True)
+    prepared = prepare_pt2e(module, quantizer)
+    with torch.no_grad():
+        for images in calibration:
+            prepared(images)
+    return move_exported_model_to_eval(convert_pt2e(prepared))
+
+
+def check_calibration(model: Deployable, example: Tensor, options: ExportOptions) -> None:
+    """See that a network can be quantized as asked for.
+
+    Raises:
+        ValueError: There are no calibration images, or others than the artifact takes; no module has a name of
+            `keep_float`.
+    """
+    if not options.calibration:
+        raise ValueError("int8 takes its ranges from calibration images, and there are none; give at least one batch")
+    for images in options.calibration:
+        if images.shape != example.shape or images.dtype != example.dtype:
+            raise ValueError(
+                f"calibration images of {tuple(images.shape)} {images.dtype}, but the artifact takes "
+                f"{tuple(example.shape)} {example.dtype}; calibrate with what it takes"
+            )
+    names = {name for name, _ in model.named_modules()}
+    for name in options.keep_float:
+        if name not in names:
+            below = [other for other in sorted(names) if other.startswith("network") and other.count(".") <= 2][:8]
+            raise ValueError(f"keep_float={name}: the network has no such module; it has {', '.join(below)}, ...")
+
+
+def _quantizable(node: Node, keep_float: Sequence[str]) -> bool:
+    """Whether a node may become int8: it is inside backbone or head, and in none of the modules named."""
+    names = {name.split("@")[0] for name, _ in node.meta.get("nn_module_stack", {}).values()}
+    return any(name.startswith(QUANTIZED) for name in names) and not names & set(keep_float)

@@ -1,0 +1,211 @@
+"""Every form of every head: equal to the task's own predictions, and exportable whole."""
+
+import copy
+from functools import cache
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from heads.static_nms import select_from_decoded, unpadded
+from tasks.base import VisionTask
+from tasks.build import build_task
+from tasks.data.base import Classes
+from tasks.deploy.deployable import FORMS, make_deployable
+from tasks.deploy.onnx_backend import open_session, write_onnx
+from tests.heads.ssd_oracle import coarse_noise
+from tests.oracles import randomised, relative_error
+from tests.tasks.conftest import composed
+
+CLASSIFIERS = ("linear", "mnv3_small_classifier", "mnv4_classifier", "repvit_classifier")
+DECODERS = ("lraspp", "lraspp_tv", "lraspp_paddle", "raspp", "lraspp_paper", "lraspp_mmseg")
+DETECTORS = ("ssdlite_tv", "ssdlite_tf", "ssdlite_mmdet", "gfl_lite")
+CLASSES = Classes(tuple("abcd"), ((0, 0, 0),) * 4)
+SIZE = (64, 96)
+
+
+@cache
+def task_of(kind: str, head: str) -> VisionTask:
+    """With norms that tell weights apart, and for detection scores that tell anchors apart."""
+    torch.manual_seed(0)
+    settings = {
+        "classification": ["data=demo"], "detection": ["task.max_detections=20"],
+        "segmentation": [f"backbone.output_stride={8 if head == 'lraspp_paddle' else 16}"],
+    }  # fmt: skip
+    task = build_task(
+        composed("train", f"task={kind}", f"head={head}", "backbone=mnv3_small", *settings[kind]), CLASSES
+    )
+    randomised(task)
+    layers = [layer for name in ("class_layers", "classifiers") for layer in getattr(task.network.head, name, ())]
+    with torch.no_grad():
+        for layer in layers:
+            (layer[-1] if isinstance(layer, torch.nn.Sequential) else layer).weight.mul_(20)
+    return task
+
+
+def pictures(count: int = 2, size=SIZE, seed: int = 0) -> torch.Tensor:
+    torch.manual_seed(seed)
+    return (255 * coarse_noise(count, size)).round().to(torch.uint8)
+
+
+def exported(model, images) -> torch.export.ExportedProgram:
+    with torch.no_grad():
+        return torch.export.export(model, (images,))
+
+
+@torch.no_grad()
+def assert_exports(model, images) -> tuple[torch.Tensor, ...]:
+    """Its outputs, which those of the program equal."""
+    program, outputs = exported(model, images), model(images)
+    assert len(outputs) == len(model.outputs)
+    for ours, theirs in zip(outputs, program.module()(images), strict=True):
+        assert torch.equal(ours, theirs)
+    return outputs
+
+
+def assert_same_sets(found, expected, tolerance: float = 1e-3) -> None:
+    """Each detection of the one has one of the other of the same class, box (px) and score."""
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert len(one) == len(other) > 0
+        difference = torch.cat([
+            (one.boxes[:, None] - other.boxes).abs().amax(-1, keepdim=True),
+            (one.scores[:, None] - other.scores).abs()[..., None], 
+            (one.labels[:, None] != other.labels).float()[..., None],
+        ], -1).amax(-1)  # fmt: skip
+        assert difference.amin(0).max() <= tolerance and difference.amin(1).max() <= tolerance
+
+
+@pytest.mark.parametrize("head", CLASSIFIERS)
+def test_classification(head):
+    task, images = task_of("classification", head), pictures()
+    (logits,) = assert_exports(make_deployable(task), images)
+    (probabilities,) = assert_exports(make_deployable(task, form="probabilities"), images.float())
+    assert relative_error(logits, task(images).detach()) <= 1e-4
+    assert torch.allclose(probabilities, logits.softmax(-1), atol=1e-6)
+
+
+@pytest.mark.parametrize("head", DECODERS)
+@torch.no_grad()
+def test_segmentation(head):
+    large = head in ("lraspp_paper", "lraspp_mmseg")  # 49x49 pooling
+    task, images = task_of("segmentation", head), pictures(1, (784, 784)) if large else pictures(2, (65, 96))
+    size = tuple(images.shape[-2:])
+    models = {form: make_deployable(task, form=form) for form in FORMS["segmentation"]}
+    (logits,) = models["logits"](images)
+    assert logits.shape == (len(images), 4, *size) and relative_error(logits, task(images)) <= 1e-4
+    (classes,) = models["argmax"](images)
+    expected = torch.stack(task.predict(logits, [size] * len(images)))
+    assert classes.dtype == torch.uint8 and torch.equal(classes, expected) and len(classes.unique()) > 1
+
+    (low,) = models["low"](images) if large else assert_exports(models["low"], images)
+    maps = low.shape[-2:]
+    assert 1 < maps[0] < size[0] and low.dtype == torch.uint8
+    low_logits = models["low"].network(images, tuple(maps))
+    assert torch.equal(low, low_logits.argmax(1)) and len(low.unique()) > 1
+    assert torch.equal(F.interpolate(low_logits, size, mode="bilinear"), logits)  # what the head's end would do
+    (spread,) = models["argmax_low"](images)
+    assert torch.equal(spread, F.interpolate(low[:, None], size, mode="nearest")[:, 0])
+
+
+@pytest.mark.parametrize("head", DECODERS[:4])
+def test_low_resolution_leaves_out_the_last_upsampling(head):
+    task, images = task_of("segmentation", head), pictures(1)
+    counts = {
+        form: str(exported(make_deployable(task, form=form), images).graph).count("aten.upsample_bilinear2d")
+        for form in FORMS["segmentation"]
+    }
+    assert counts["low"] == counts["argmax_low"] == counts["logits"] - 1 == counts["argmax"] - 1
+
+
+@pytest.mark.parametrize("head", DETECTORS)
+@torch.no_grad()
+def test_detection(head):
+    task, images = task_of("detection", head), pictures()
+    raw = make_deployable(task, form="raw", image_size=SIZE)
+    outputs = dict(zip(raw.outputs, assert_exports(raw, images), strict=True))
+    for name, expected in task(images).items():
+        assert relative_error(outputs[name], expected) <= 1e-4
+    expected = task.predict(outputs, [SIZE] * 2, SIZE)
+    assert sum(map(len, expected)) > 10 and len(torch.cat([found.labels for found in expected]).unique()) > 1
+
+    nms = make_deployable(task, form="nms", image_size=SIZE)
+    boxes, scores, labels = assert_exports(nms, images)
+    assert nms.outputs == ("boxes", "scores", "labels") and boxes.shape == (2, 20, 4) and labels.shape == (2, 20)
+    found = unpadded(boxes, scores, labels)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.boxes, other.boxes) and torch.equal(one.labels, other.labels)
+        assert torch.equal(one.scores, other.scores)
+
+    decoded = make_deployable(task, form="decoded", image_size=SIZE, limit=150)
+    boxes, scores = assert_exports(decoded, images)
+    assert boxes.shape[:2] == scores.shape[:2] and scores.shape[2] == 4
+    assert_same_sets(select_from_decoded(boxes, scores, **task.selection), expected, 0)
+
+
+@pytest.mark.parametrize("head", ["ssdlite_tv", "gfl_lite"])
+def test_anchors_are_a_buffer_of_the_program(head):
+    program = exported(make_deployable(task_of("detection", head), form="decoded", image_size=SIZE), pictures(1))
+    assert "decoder.anchors" in program.constants and "arange" not in str(program.graph)
+
+
+def test_a_copy_has_its_own_anchors():
+    model = make_deployable(task_of("detection", "gfl_lite"), form="decoded", image_size=SIZE)
+    twin = copy.deepcopy(model)
+    twin.decoder.anchors += 10
+    assert twin.network.head.anchors(SIZE) is twin.decoder.anchors
+    assert model.network.head.anchors(SIZE) is model.decoder.anchors
+    with torch.no_grad():
+        assert not torch.equal(model(pictures(1))[0], twin(pictures(1))[0])
+
+
+def test_every_number_of_images_goes_through_one_program():
+    model, images = make_deployable(task_of("detection", "ssdlite_tv"), form="nms", image_size=SIZE), pictures(3)
+    with torch.no_grad():
+        program = torch.export.export(
+            model, (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch", max=8)}}
+        )
+        for count in (1, 2, 5):
+            some = pictures(count)
+            assert all(torch.equal(a, b) for a, b in zip(program.module()(some), model(some), strict=True))
+
+
+@pytest.mark.parametrize(("head", "form"), [("ssdlite_tv", "nms"), ("gfl_lite", "nms"), ("ssdlite_tf", "decoded")])
+@torch.no_grad()
+def test_onnx_runtime_finds_the_same(head, form, tmp_path):
+    task, images = task_of("detection", head), pictures(1, seed=1)
+    model = make_deployable(task, form=form, image_size=SIZE)
+    write_onnx(model, images, tmp_path / "model.onnx")
+    session = open_session(tmp_path / "model.onnx", threads=1)
+    outputs = [torch.from_numpy(array) for array in session.run(list(model.outputs), {"images": images.numpy()})]
+    finish = unpadded if form == "nms" else lambda *values: select_from_decoded(*values, **task.selection)
+    assert_same_sets(finish(*outputs), finish(*model(images)))
+
+
+@torch.no_grad()
+def test_onnx_runtime_gives_classes_as_bytes(tmp_path):
+    model, images = make_deployable(task_of("segmentation", "lraspp"), form="argmax_low"), pictures(1)
+    write_onnx(model, images, tmp_path / "model.onnx")
+    (classes,) = open_session(tmp_path / "model.onnx", threads=1).run(["classes"], {"images": images.numpy()})
+    (expected,) = model(images)
+    assert classes.dtype == "uint8" and (classes == expected.numpy()).mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "options", "message"),
+    [
+        ("classification", "linear", {"form": "nms"}, "form=nms: expected one of logits, probabilities for class"),
+        ("detection", "gfl_lite", {"form": "nms"}, r"images of one size; give image_size=\(H, W\)"),
+        ("detection", "gfl_lite", {"form": "raw", "limit": 5}, "limit: options of detection's form=nms"),
+        ("segmentation", "lraspp", {"iou_threshold": 0.5}, "iou_threshold: options of detection's form=nms"),
+    ],
+)
+def test_wrong_options_are_named(kind, head, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_deployable(task_of(kind, head), **options)
+
+
+def test_a_detector_takes_images_of_its_size_only():
+    model = make_deployable(task_of("detection", "gfl_lite"), form="raw", image_size=SIZE)
+    with pytest.raises(ValueError, match="for images of 64x96 px, not 96x96"):
+        model(torch.zeros(1, 3, 96, 96))

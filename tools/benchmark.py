@@ -1,0 +1,28 @@
+"""Latency of a network on every runtime: python tools/benchmark.py backbone=mnv3_large task=classification"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages called tasks or tools exist
+
+from omegaconf import DictConfig
+
+from tasks.deploy.benchmark import benchmark
+from tasks.deploy.zoo_report import request_of, run_as_process, sweep
+from tools.cli import CONF, main
+from tools.tables import print_table
+
+
+def report(config: DictConfig) -> None:
+    config.request = request_of([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
+    if isinstance(config.sweep, str) or any(config.sweep.values()):
+        backbones = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
+        tables = sweep(config, backbones, run_as_process(Path(__file__).resolve()))
+    else:
+        tables = benchmark(config)
+    for table in tables:
+        print_table(*table)
+
+
+if __name__ == "__main__":
+    main("benchmark", report)
