@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from heads.detections import Detections, float32_bound, select_detections
 
-LOOKED_AT = 4  # best (box, class) pairs for each detection, as many as `select_detections` looks at first
+LOOKED_AT, FEWEST = 4, 300  # best (box, class) pairs for each detection, and in any case
 
 
 class StaticNMS(nn.Module):
@@ -29,7 +29,7 @@ class StaticNMS(nn.Module):
 
     Args:
         score_threshold, candidates, iou_threshold, max_detections: As in `select_detections`; the first not negative.
-        limit: Pairs of an image that are looked at; none: four times `max_detections`.
+        limit: Pairs of an image that are looked at; none: as `default_limit`.
         block: Pairs that are settled together.
         rounds: Of suppression in a block.
 
@@ -44,7 +44,7 @@ class StaticNMS(nn.Module):
         limit: int | None = None, block: int = 128, rounds: int = 16,
     ) -> None:  # fmt: skip
         super().__init__()
-        limit = LOOKED_AT * max_detections if limit is None else limit
+        limit = default_limit(max_detections) if limit is None else limit
         counts = {
             "candidates": candidates, "max_detections": max_detections, "limit": limit, "block": block,
             "rounds": rounds,
@@ -113,6 +113,11 @@ class StaticNMS(nn.Module):
         intersection = width * height
         same = (label == other_label).float()
         return same, (intersection / (area + other - intersection) > self.bound).float() * same
+
+
+def default_limit(max_detections: int) -> int:
+    """Pairs to look at: four for each detection, as `select_detections` does at first, and 300 at least."""
+    return max(FEWEST, LOOKED_AT * max_detections)
 
 
 def best_anchors(boxes: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

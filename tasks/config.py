@@ -49,8 +49,12 @@ class EvaluateConfig(TrainConfig):
             for weights runs/evaluation-{task}-{backbone}.
         predictions: Detections in COCO's results form, in place of a checkpoint, judged by `data`.
         evaluator: Judge of detections: "pycocotools", or "fast" for the same numbers sooner.
+        artifact: Folder of an artifact of tools/export.py, in place of a checkpoint.
+        threads: CPU threads of an artifact's runtime.
     """
 
+    artifact: str | None = None
+    threads: int = 1
     predictions: str | None = None
     evaluator: str = "pycocotools"
 
@@ -67,7 +71,11 @@ class PredictConfig(TrainConfig):
         image_size: (H, W) px to resize the pictures to for the network; none: segmentation takes their own size,
             detection that of its validation. Results always have the pictures' own size. Of a classifier one number,
             the side of the square cut out of the picture's middle; none: that of its validation.
+        artifact, threads: As in `EvaluateConfig`.
     """
+
+    artifact: str | None = None
+    threads: int = 1
 
     source: str | None = None
     opacity: float = 0.5

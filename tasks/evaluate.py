@@ -12,6 +12,8 @@ from tasks.callbacks import PredictionSheet
 from tasks.checkpoint import load_task
 from tasks.coco_eval import evaluate_boxes
 from tasks.data.base import VisionDataModule
+from tasks.deploy.backend import load_runtime
+from tasks.deploy.deployed import deployed_task
 from tasks.deploy.profile import profile
 from tasks.detection import score_report
 from tasks.detection_results import DetectionResults
@@ -22,11 +24,11 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate(config: Config) -> tuple[dict[str, float], list[Table]]:
-    """Score a checkpoint, published weights, or detections from a file; leave evaluation.json and more.
+    """Score a checkpoint, an artifact, published weights, or detections from a file; leave evaluation.json and more.
 
     A task leaves evaluation.png as well; for detection detections.json and precision_recall.png; for classification
-    confusion.png, per_class.csv and predictions.csv. They go to `output_dir`, else beside the checkpoint, or for
-    weights to runs/evaluation-{task}-{backbone}; `predictions` leaves precision_recall.png beside the file.
+    confusion.png, per_class.csv and predictions.csv. They go to `output_dir`, else beside checkpoint or artifact, or
+    for weights to runs/evaluation-{task}-{backbone}; `predictions` leaves precision_recall.png beside the file.
 
     Args:
         config: As stored in the checkpoint, with what the command line changed; or with `predictions` and `data`; or
@@ -43,19 +45,36 @@ def evaluate(config: Config) -> tuple[dict[str, float], list[Table]]:
     quiet()
     if config["predictions"]:
         return evaluate_predictions(config)
+    if config["artifact"]:
+        return evaluate_artifact(config)
     return evaluate_checkpoint(config) if config["checkpoint"] else evaluate_weights(config)
 
 
 def evaluate_checkpoint(config: Config) -> tuple[dict[str, float], list[Table]]:
     """As `evaluate`, of `config.checkpoint`."""
     task = load_task(config["checkpoint"], config)
-    data = build_data(config)
+    data = _same_classes(task, build_data(config))
+    return _validate(task, data, config, output_folder(config), {"checkpoint": str(config["checkpoint"])})
+
+
+def evaluate_artifact(config: Config) -> tuple[dict[str, float], list[Table]]:
+    """As `evaluate`, of `config.artifact`, through its runtime, at its input size."""
+    runtime = load_runtime(config["artifact"], threads=config["threads"])
+    task = deployed_task(runtime, runtime.manifest, config)
+    data = _same_classes(task, build_data(config))
+    data.set_image_size(runtime.manifest.image_size)
+    here = {"accelerator": "cpu", "devices": 1, "strategy": "auto"}
+    config = plain(config) | {"trainer": plain(config["trainer"]) | here}
+    return _validate(task, data, config, output_folder(config), {"artifact": str(config["artifact"])})
+
+
+def _same_classes(task: VisionTask, data: VisionDataModule) -> VisionDataModule:
     if data.classes.names != task.classes.names:
         raise ValueError(
             f"the checkpoint knows {len(task.classes)} classes ({', '.join(task.classes.names[:4])}...), the data "
             f"has {data.num_classes} ({', '.join(data.classes.names[:4])}...); evaluate on data with the same classes"
         )
-    return _validate(task, data, config, output_folder(config), {"checkpoint": str(config["checkpoint"])})
+    return data
 
 
 def evaluate_weights(config: Config) -> tuple[dict[str, float], list[Table]]:
@@ -92,7 +111,7 @@ def _validate(
     result, tables, sweep = {}, [], []
     for side in sizes or (None,):
         if len(sizes) > 1:
-            data.set_image_size(side)
+            data.set_image_size((side, side))
         began = time.perf_counter()
         trainer.validate(task, datamodule=data, verbose=False)
         seconds = time.perf_counter() - began
@@ -153,8 +172,12 @@ def evaluate_predictions(config: Config) -> tuple[dict[str, float], list[Table]]
 
 
 def output_folder(config: Config, default: str = "") -> Path:
-    """`output_dir`, or a folder beside the checkpoint; made where it is missing."""
-    folder = Path(config["output_dir"] or Path(config["checkpoint"]).parent / default).expanduser()
+    """`output_dir`, or a folder beside the checkpoint or artifact; made where it is missing."""
+    if artifact := config.get("artifact"):
+        beside = Path(artifact) if Path(artifact).expanduser().is_dir() else Path(artifact).parent
+    else:
+        beside = Path(config["checkpoint"]).parent
+    folder = Path(config["output_dir"] or beside / default).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -9,9 +9,11 @@ import torch
 from rich.progress import track
 
 from tasks.base import Table, VisionTask
-from tasks.build import Config, build_data
+from tasks.build import Config, build_data, plain
 from tasks.checkpoint import load_task
 from tasks.data.base import list_files
+from tasks.deploy.backend import load_runtime
+from tasks.deploy.deployed import deployed_task
 from tasks.evaluate import needed_checkpoint, output_folder
 from tasks.image_files import VideoWriter, frame_rate, frames, is_image, is_video, read_image, write_image
 from tasks.logs import write_json
@@ -21,9 +23,9 @@ from tasks.predictors import ClassificationPredictor, DetectionPredictor, Predic
 def predict(config: Config) -> tuple[Path, list[Table]]:
     """Look at an image, every image of a folder, or a video.
 
-    Leaves in `output_dir` (or predictions/ beside the checkpoint): {name}_overlay.png (or .mp4) with what was found
-    drawn over the picture; for segmentation {name}_classes.png with the class id of every pixel (images only); and
-    predictions.json: each class's share, detections in COCO's results form, or the likeliest classes.
+    Leaves in `output_dir` (or predictions/ beside checkpoint or artifact): {name}_overlay.png (or .mp4) with what was
+    found drawn over the picture; for segmentation {name}_classes.png with the class id of every pixel (images only);
+    and predictions.json: each class's share, detections in COCO's results form, or the likeliest classes.
 
     Args:
         config: As stored in the checkpoint, with `source`, `opacity`, `min_score`, `image_size`.
@@ -34,15 +36,14 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
     Raises:
         ValueError, FileNotFoundError: The checkpoint or the source is not as it should be.
     """
-    checkpoint = needed_checkpoint(config)
+    if not config["artifact"]:
+        needed_checkpoint(config)
     if not config["source"]:
         raise ValueError("no source is given; give source=<image, folder or video>")
     source = Path(config["source"]).expanduser()
     if not source.exists():
         raise FileNotFoundError(f"no image, folder or video at {source}")
-    task = load_task(checkpoint, config)
-    task.to("cuda" if torch.cuda.is_available() else "cpu")
-    predictor = _predictor(task, config)
+    predictor = _predictor(*_task(config))
     folder = output_folder(config, "predictions")
     failures: list[str] = []
     files: list[Path] = []
@@ -57,6 +58,18 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
     if failures:
         raise ValueError(f"{len(failures)} of {len(files)} pictures cannot be read; the others are done. {failures[0]}")
     return folder, [(f"predictions in {folder}", ("source", predictor.heading), predictor.rows())]
+
+
+def _task(config: Config) -> tuple[VisionTask, Config]:
+    """The task, and the configuration with what an artifact fixes."""
+    if not config["artifact"]:
+        task = load_task(config["checkpoint"], config)
+        return task.to("cuda" if torch.cuda.is_available() else "cpu"), config
+    runtime = load_runtime(config["artifact"], threads=config["threads"])
+    task, size = deployed_task(runtime, runtime.manifest, config), runtime.manifest.image_size
+    if config["image_size"]:
+        raise ValueError(f"the artifact sees {size[0]}x{size[1]} px; leave image_size= out")
+    return task, plain(config) | {"image_size": size[0] if task.kind == "classification" else list(size)}
 
 
 def _predictor(task: VisionTask, config: Config) -> Predictor:

@@ -15,6 +15,13 @@ DOORS = {
     "pycocotools": {"tasks/coco_eval.py"},
     "hotcoco": {"tasks/coco_eval.py"},
     "hydra": {"tasks/build.py", "tools/cli.py"},
+    "webdataset": {"tasks/data/shards.py"},
+    "onnx": {"tasks/deploy/onnx_backend.py"},
+    "onnxruntime": {"tasks/deploy/onnx_backend.py"},
+    "executorch": {"tasks/deploy/executorch_backend.py"},
+    "litert_torch": {"tasks/deploy/litert_backend.py"},
+    "coremltools": {"tasks/deploy/coreml_backend.py"},
+    "ncnn": {"tasks/deploy/ncnn_backend.py"},
 }
 
 

@@ -15,7 +15,9 @@ from tools.tables import print_scores, print_table
 def report(config: DictConfig) -> None:
     scores, tables = evaluate(config)
     if not tables:
-        print_scores(scores, f"{config.checkpoint or config.backbone.weights} on {config.data.get('root')}")
+        print_scores(
+            scores, f"{config.checkpoint or config.artifact or config.backbone.weights} on {config.data.get('root')}"
+        )
     for table in tables:
         print_table(*table)
 

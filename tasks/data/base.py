@@ -148,6 +148,9 @@ class VisionDataModule(L.LightningDataModule):
         """Make a batch."""
         raise NotImplementedError
 
+    def set_image_size(self, image_size: Sequence[int]) -> None:
+        """Evaluate at another (H, W) px from the next loader on, where that is not up to the images themselves."""
+
     def make_sampler(self, size: int, *, shuffle: bool) -> EpochSampler:
         """The order of `size` samples, for training (shuffled) or validation."""
         return EpochSampler(size, shuffle=shuffle, seed=self.seed)

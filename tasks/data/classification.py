@@ -139,9 +139,10 @@ class ClassificationData(VisionDataModule):
         self.interpolation = self.interpolation or preprocessing.get("interpolation")
         self._sets.pop("val", None)
 
-    def set_image_size(self, side: int) -> None:
-        """Evaluate at another side, px, from the next loader on."""
-        self.image_size = (side, side)
+    def set_image_size(self, image_size: Sequence[int]) -> None:
+        if image_size[0] != image_size[1]:
+            raise ValueError(f"image_size={list(image_size)}: a classifier sees a square; give two equal sides")
+        self.image_size = (int(image_size[0]), int(image_size[1]))
         self._sets.pop("val", None)
 
     def make_dataset(self, split: str) -> ClassificationDataset:

@@ -191,6 +191,10 @@ class DetectionData(VisionDataModule):
             keep_empty=self.keep_empty or not training, seed=self.seed,
         )  # fmt: skip
 
+    def set_image_size(self, image_size: Sequence[int]) -> None:
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self._sets.pop("val", None)
+
     def make_sampler(self, size: int, *, shuffle: bool) -> EpochSampler:
         if not shuffle or not self.multiscale:
             return super().make_sampler(size, shuffle=shuffle)

@@ -16,6 +16,7 @@ from torch import Tensor
 from tasks.base import Table
 from tasks.build import Config
 from tasks.deploy.android import run_on_android
+from tasks.deploy.backend import BACKENDS
 from tasks.deploy.benchmark_store import (
     Row,
     append_row,
@@ -118,36 +119,35 @@ def run_on_host(config: Config, folder: Path) -> tuple[list[Row], list[Table]]:
         logger.info("appended %d measurements to %s", sum(not row.get("stored") for row in rows), store)
         timed = [entry for entry in entries if not entry.row.get("error")]
         tables = profile_tables(timed, config, folder) if config["profile"] else []
-    order = {name: place for place, name in enumerate(TORCH_FORMS)}
-    return sorted(rows, key=lambda row: order.get(row["runtime"], len(order))), tables
+    order = [*TORCH_FORMS, *config["runtimes"], *BACKENDS]
+    return sorted(rows, key=lambda row: order.index(row["runtime"])), tables
 
 
 def comparison(rows: Sequence[Row]) -> Table:
     """One line a measurement; how many times faster than eager, where nothing but the runtime differs."""
     timed = [row for row in rows if row.get("ms")]
-    reference = next((row for row in timed if row["runtime"] == "eager"), timed[0] if timed else None)
+    reference = next((row for row in timed if row["runtime"] == "eager"), timed[0] if timed else rows[0])
+    several = len({row["network"] for row in rows}) > 1
     columns = (
-        "network", "runtime", "precision", "output", "ms", "median", "p90", "min", "max", "ratio", "size MiB",
-        "memory MiB", "note",
+        *(("network",) if several else ()), "runtime", "precision", "output", "ms", "median", "p90", "min", "max",
+        "ratio", "MiB", "peak MiB", "note",
     )  # fmt: skip
     lines = []
     for row in rows:
-        head = (row["network"], row["runtime"], row["precision"], row["form"])
-        if not row.get("ms"):
-            lines.append((*head, *("-",) * 8, row["error"]))
-            continue
-        ms, apart = row["ms"], differing(row, reference)
-        apart += ["network"] * (row["network"] != reference["network"])
-        ratio = "-" if apart else f"{reference['ms']['trimmed'] / ms['trimmed']:.2f}x"
-        memory = f"{row['peak_memory'] / 2**20:.1f}" if row.get("peak_memory") else "-"
-        notes = [f"other {' and '.join(apart)}"] * bool(apart) + ["from the store"] * bool(row.get("stored"))
+        ms, note, ratio = row.get("ms") or {}, [row["error"]] if row.get("error") else [], "-"
+        if ms:
+            apart = differing(row, reference) + ["network"] * (row["network"] != reference["network"])
+            ratio = "-" if apart else f"{reference['ms']['trimmed'] / ms['trimmed']:.2f}x"
+            note = [f"other {' and '.join(apart)}"] * bool(apart) + ["from the store"] * bool(row.get("stored"))
+            note += row.get("notes", ())
         numbers = [f"{ms[key]:.2f}" if ms.get(key) is not None else "-" for key in STATISTICS]
-        size = f"{row['size'] / 2**20:.1f}" if row.get("size") else "-"
-        lines.append((*head, *numbers, ratio, size, memory, "; ".join([*notes, *row.get("notes", ())])))
-    first = reference or rows[0]
-    size = "x".join(map(str, first["image_size"]))
-    where = f"{first['environment'].get('cpu') or first['target']}" if first.get("environment") else first["target"]
-    title = f"{first['work']} at {size} px, batch {first['batch']}, threads {first['threads']}, {where}"
+        sizes = [f"{row[key] / 2**20:.1f}" if ms and row.get(key) else "-" for key in ("size", "peak_memory")]
+        names = [row[key] for key in (*(("network",) if several else ()), "runtime", "precision", "form")]
+        lines.append((*names, *numbers, ratio, *sizes, "; ".join(note)))
+    size, batch = "x".join(map(str, reference["image_size"])), reference["batch"]
+    where = (reference.get("environment") or {}).get("cpu") or reference["machine"]
+    network = "" if several else f"{reference['network']}, "
+    title = f"{network}{reference['work']}, {size} px, batch {batch}, threads {reference['threads']}, {where}"
     return title, columns, lines
 
 

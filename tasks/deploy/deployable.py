@@ -1,7 +1,7 @@
 """What leaves the house: a fused network that begins with pixels and ends in the form that is asked for.
 
-Everything has the shapes that the image's size gives it, whatever the image holds, so that every exporter takes it. What
-is not the network is a module of its own ("decoder", "nms") or has no weights, and stays in floating point in int8.
+Everything has the shapes that the image's size gives it, whatever the image holds, so that every exporter takes it.
+What is not the network is a module of its own ("decoder", "nms") or has no weights, and stays floating point in int8.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heads.base import DetectionHead
-from heads.static_nms import LOOKED_AT, StaticNMS, best_anchors
+from heads.static_nms import StaticNMS, best_anchors, default_limit
 from tasks.base import VisionTask
 from tasks.deploy.backend import Deployable
 from tasks.network import Network
@@ -40,8 +40,8 @@ class SegmentationDeployable(Deployable):
     """Class scores or classes of the pixels.
 
     "logits" are (N, K, H, W) float32. The other forms give "classes", as bytes: "argmax" (N, H, W) of those logits, as
-    `SegmentationTask.predict` does; "argmax_low" (N, H, W), decided at the head's own resolution and then repeated, which
-    spares the upsampling of K maps; "low" (N, h, w) at that resolution, for the caller to enlarge.
+    `SegmentationTask.predict` does; "argmax_low" (N, H, W), decided at the head's own resolution and then repeated,
+    which spares the upsampling of K maps; "low" (N, h, w) at that resolution, for the caller to enlarge.
 
     Bytes are the smallest that ONNX Runtime, ExecuTorch and LiteRT give out. Core ML knows int32 instead, and ncnn
     float32: their backends turn them so.
@@ -120,7 +120,7 @@ def make_deployable(
         form: One of `FORMS[task.kind]`; none: the first, what the network itself computes.
         image_size: (H, W) px of the images; only detection has to know.
         limit: Of detection, the best anchors that are decoded, or the best (box, class) pairs that NMS looks at; none:
-            four times `max_detections`.
+            four times `max_detections`, and 300 at least.
         selection: score_threshold, candidates, iou_threshold, max_detections of NMS, where they are not the task's own;
             block and rounds, as in `StaticNMS`.
 
@@ -145,7 +145,7 @@ def make_deployable(
     if image_size is None:
         raise ValueError("detection has anchors for images of one size; give image_size=(H, W)")
     chosen = task.selection | selection
-    limit = LOOKED_AT * chosen["max_detections"] if limit is None else limit
+    limit = default_limit(chosen["max_detections"]) if limit is None else limit
     return DetectionDeployable(network, form, tuple(image_size), limit, chosen).eval()
 
 

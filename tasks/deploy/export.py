@@ -118,7 +118,8 @@ def _prepare(config: Config) -> _Job:
     task = load_task(needed_checkpoint(config), config)
     data = build_data(config)
     data.setup("validate")
-    image_size = tuple(settings["image_size"] or data.image_size)
+    image_size = tuple(settings["image_size"] or _validated_size(task, data))
+    data.set_image_size(image_size)
     form = {
         "classification": "probabilities" if settings["probabilities"] else "logits",
         "segmentation": settings["tail"], "detection": settings["detections"],
@@ -133,6 +134,13 @@ def _prepare(config: Config) -> _Job:
     if settings["evaluate"]:
         job.eager_metric = measure(_eager(model), _manifest(job, None, "uint8"), job.config, data)
     return job
+
+
+def _validated_size(task: VisionTask, data: VisionDataModule) -> tuple[int, int]:
+    """(H, W) px of a validation image: segmentation sees images at their own size."""
+    if task.kind != "segmentation":
+        return data.image_size
+    return tuple(data.plain_dataset("val")[(0, 0)]["image"].shape[:2])
 
 
 def _export_one(format: Backend, job: _Job, target: Path) -> Manifest:

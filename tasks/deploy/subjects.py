@@ -173,7 +173,8 @@ def case_deployable(case: Case) -> Deployable:
     """What formats are made of."""
     if case.task is None:
         return BackboneDeployable(fuse_model(case.model)).eval()
-    return make_deployable(case.task, form=case.form, image_size=tuple(case.images.shape[-2:]))
+    model = make_deployable(case.task, form=case.form, image_size=tuple(case.images.shape[-2:]))
+    return model.to(memory_format=torch.contiguous_format)  # ExecuTorch's XNNPACK refuses channels_last weights
 
 
 def costs_of(model: nn.Module, case: Case) -> dict[str, int]:

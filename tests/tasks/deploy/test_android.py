@@ -173,7 +173,7 @@ def test_a_chosen_phone_is_asked(phone, tmp_path):
     calls = phone(devices="s1\\tdevice\\ns2\\tdevice", output=EXECUTOR_RUNNER)
     benchmark(settings(tmp_path, "executorch", "android.serial=s2"))
     assert calls.read_text().splitlines()[-1].startswith("-s s2 shell cd")
-    with pytest.raises(ValueError, match="android.serial=s3: adb sees s1, s2"):
+    with pytest.raises(ValueError, match=r"android\.serial=s3: adb sees s1, s2"):
         benchmark(settings(tmp_path, "executorch", "android.serial=s3"))
 
 

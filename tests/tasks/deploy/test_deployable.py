@@ -19,6 +19,7 @@ from tests.tasks.conftest import composed
 
 CLASSIFIERS = ("linear", "mnv3_small_classifier", "mnv4_classifier", "repvit_classifier")
 DECODERS = ("lraspp", "lraspp_tv", "lraspp_paddle", "raspp", "lraspp_paper", "lraspp_mmseg")
+LARGE = ("lraspp_paper", "lraspp_mmseg")  # 49x49 pooling
 DETECTORS = ("ssdlite_tv", "ssdlite_tf", "ssdlite_mmdet", "gfl_lite")
 CLASSES = Classes(tuple("abcd"), ((0, 0, 0),) * 4)
 SIZE = (64, 96)
@@ -32,10 +33,12 @@ def task_of(kind: str, head: str) -> VisionTask:
         "classification": ["data=demo"], "detection": ["task.max_detections=20"],
         "segmentation": [f"backbone.output_stride={8 if head == 'lraspp_paddle' else 16}"],
     }  # fmt: skip
-    task = build_task(
-        composed("train", f"task={kind}", f"head={head}", "backbone=mnv3_small", *settings[kind]), CLASSES
-    )
+    task = build_task(composed("train", f"task={kind}", f"head={head}", "backbone=mnv1_025", *settings[kind]), CLASSES)
     randomised(task)
+    if kind == "segmentation":  # or one class would win everywhere
+        with torch.no_grad():
+            logits = task(pictures(1, (784, 784) if head in LARGE else SIZE))
+            task.network.head.classifier.bias -= logits.mean((0, 2, 3))
     layers = [layer for name in ("class_layers", "classifiers") for layer in getattr(task.network.head, name, ())]
     with torch.no_grad():
         for layer in layers:
@@ -70,7 +73,7 @@ def assert_same_sets(found, expected, tolerance: float = 1e-3) -> None:
         assert len(one) == len(other) > 0
         difference = torch.cat([
             (one.boxes[:, None] - other.boxes).abs().amax(-1, keepdim=True),
-            (one.scores[:, None] - other.scores).abs()[..., None], 
+            (one.scores[:, None] - other.scores).abs()[..., None],
             (one.labels[:, None] != other.labels).float()[..., None],
         ], -1).amax(-1)  # fmt: skip
         assert difference.amin(0).max() <= tolerance and difference.amin(1).max() <= tolerance
@@ -88,7 +91,7 @@ def test_classification(head):
 @pytest.mark.parametrize("head", DECODERS)
 @torch.no_grad()
 def test_segmentation(head):
-    large = head in ("lraspp_paper", "lraspp_mmseg")  # 49x49 pooling
+    large = head in LARGE
     task, images = task_of("segmentation", head), pictures(1, (784, 784)) if large else pictures(2, (65, 96))
     size = tuple(images.shape[-2:])
     models = {form: make_deployable(task, form=form) for form in FORMS["segmentation"]}
@@ -108,14 +111,14 @@ def test_segmentation(head):
     assert torch.equal(spread, F.interpolate(low[:, None], size, mode="nearest")[:, 0])
 
 
-@pytest.mark.parametrize("head", DECODERS[:4])
+@pytest.mark.parametrize("head", ["lraspp_tv", "raspp"])
 def test_low_resolution_leaves_out_the_last_upsampling(head):
     task, images = task_of("segmentation", head), pictures(1)
     counts = {
         form: str(exported(make_deployable(task, form=form), images).graph).count("aten.upsample_bilinear2d")
-        for form in FORMS["segmentation"]
+        for form in ("logits", "low", "argmax_low")
     }
-    assert counts["low"] == counts["argmax_low"] == counts["logits"] - 1 == counts["argmax"] - 1
+    assert counts["low"] == counts["argmax_low"] == counts["logits"] - 1
 
 
 @pytest.mark.parametrize("head", DETECTORS)
@@ -129,7 +132,7 @@ def test_detection(head):
     expected = task.predict(outputs, [SIZE] * 2, SIZE)
     assert sum(map(len, expected)) > 10 and len(torch.cat([found.labels for found in expected]).unique()) > 1
 
-    nms = make_deployable(task, form="nms", image_size=SIZE)
+    nms = make_deployable(task, form="nms", image_size=SIZE, limit=500)
     boxes, scores, labels = assert_exports(nms, images)
     assert nms.outputs == ("boxes", "scores", "labels") and boxes.shape == (2, 20, 4) and labels.shape == (2, 20)
     found = unpadded(boxes, scores, labels)
@@ -137,7 +140,7 @@ def test_detection(head):
         assert torch.equal(one.boxes, other.boxes) and torch.equal(one.labels, other.labels)
         assert torch.equal(one.scores, other.scores)
 
-    decoded = make_deployable(task, form="decoded", image_size=SIZE, limit=150)
+    decoded = make_deployable(task, form="decoded", image_size=SIZE, limit=100)
     boxes, scores = assert_exports(decoded, images)
     assert boxes.shape[:2] == scores.shape[:2] and scores.shape[2] == 4
     assert_same_sets(select_from_decoded(boxes, scores, **task.selection), expected, 0)

@@ -18,7 +18,7 @@ def test_ios_gets_the_package_with_steps_and_its_numbers_come_back(tmp_path):
     assert "model.bin" in steps and "224x320 px" in steps and (tmp_path / "out/ios/model.bin").is_file()
     report = tmp_path / "report.json"
     report.write_text('{"device": "iPhone 15", "median_ms": 1.25, "max_ms": 2, "compute_units": "all"}')
-    (title, columns, lines), *_ = benchmark(composed(*keys, f"ios_report={report}"))
+    (_title, columns, lines), *_ = benchmark(composed(*keys, f"ios_report={report}"))
     assert lines[0][columns.index("ms")] == "1.25" and lines[0][columns.index("max")] == "2.00"
     (row,) = json.loads((tmp_path / "out/benchmark.json").read_text())["rows"]
     assert (row["machine"], row["target"], row["protocol"]) == ("iPhone 15", "ios", {"xcode": "all"})
