@@ -85,20 +85,22 @@ class StaticNMS(nn.Module):
         x1, y1, x2, y2 = boxes.unbind(-1)
         rows = torch.stack([x1, y1, x2, y2, (x2 - x1) * (y2 - y1), labels], dim=-1)
         kept: list[Tensor] = []  # (N, 1, block) each
-        for start in range(0, rows.shape[1], self.block):
-            worse = rows[:, start : start + self.block]
-            same, overlap = self._overlap(rows[:, : start + self.block], worse)
-            earlier = self.earlier[: worse.shape[1], : worse.shape[1]]
-            within = overlap[:, start:] * earlier
-            free = torch.ones_like(within[:, :1])
+        for worse in rows.split(self.block, dim=1):
+            start, count = len(kept) * self.block, worse.shape[1]
+            same, overlap = self._overlap(_first(rows, 1, start + count), worse)
+            earlier = _first(_first(self.earlier, 0, count), 1, count)
+            same, overlap = (
+                [x * earlier] if not start else [x[:, :start], x[:, start:] * earlier] for x in (same, overlap)
+            )
+            free = torch.ones_like(worse[:, None, :, 0])
             if rows.shape[1] > self.candidates:
-                place = same[:, :start].sum(1, keepdim=True) + (same[:, start:] * earlier).sum(1, keepdim=True)
-                free = (self.candidates - place).clamp(0, 1)  # places in their class, whole numbers
-            if kept:
-                free = free * (1 - torch.cat(kept, dim=2) @ overlap[:, :start]).relu()
+                place = sum(part.sum(1, keepdim=True) for part in same)  # of each in its class, a whole number
+                free = (self.candidates - place).clamp(0, 1)
+            if start:
+                free = free * (1 - torch.bmm(torch.cat(kept, dim=2), overlap[0])).relu()
             settled = free
-            for _ in range(min(self.rounds, worse.shape[1] - 1)):
-                settled = free * (1 - settled @ within).relu()
+            for _ in range(min(self.rounds, count - 1)):
+                settled = free * (1 - torch.bmm(settled, overlap[-1])).relu()
             kept.append(settled)
         return torch.cat(kept, dim=2)[:, 0]
 
@@ -189,3 +191,8 @@ def unpadded(boxes: Tensor, scores: Tensor, labels: Tensor) -> list[Detections]:
 def _rows(values: Tensor, order: Tensor) -> Tensor:
     """(N, A, C) and (N, k) -> (N, k, C)."""
     return values.gather(1, order[..., None].expand(-1, -1, values.shape[2]))
+
+
+def _first(values: Tensor, dim: int, count: int) -> Tensor:
+    """The first ones along a dimension; all of them without an operator, since Core ML knows no `alias`."""
+    return values if values.shape[dim] == count else values.narrow(dim, 0, count)

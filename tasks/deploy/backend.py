@@ -118,6 +118,7 @@ class Backend(ABC):
         file: Name of the artifact's main file.
         precisions: What it can be exported in, the default first.
         inputs: Types of pixels that it takes, the default first.
+        detections: Forms of detection that it can hold.
         dynamic: Whether it can take any number of images.
         here: Whether this machine can run the artifact; else it is checked by its structure alone.
         tolerance: Largest relative difference from eager in fp32.
@@ -127,6 +128,7 @@ class Backend(ABC):
     file: str
     precisions: tuple[str, ...] = ("fp32",)
     inputs: tuple[str, ...] = ("uint8", "float32")
+    detections: tuple[str, ...] = ("raw", "decoded", "nms")
     dynamic: bool = False
     here: bool = True
     tolerance: float = 1e-3

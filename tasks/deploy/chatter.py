@@ -18,6 +18,7 @@ def silenced(failure: str = "") -> Iterator[None]:
 
     Raises:
         ValueError: The block raised an `Exception`; names its first line and the last one that was said.
+        ImportError: As raised by the block.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -30,6 +31,8 @@ def silenced(failure: str = "") -> Iterator[None]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 yield
+        except ImportError:
+            raise
         except Exception as error:
             said.seek(0)
             spoken = [line for line in said.read().decode(errors="replace").splitlines() if line.strip()]

@@ -40,6 +40,7 @@ class CoreMLBackend(Backend):
 
     name, file = "coreml", f"{PACKAGE}.zip"
     precisions = ("fp32", "fp16")
+    detections = ("raw", "decoded")
     here = sys.platform == "darwin"
     target = "iOS16"
 

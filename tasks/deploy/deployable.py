@@ -137,7 +137,7 @@ def make_deployable(
     if (selection and form != "nms") or (limit is not None and form not in ("nms", "decoded")):
         given = ", ".join([*selection, *(["limit"] if limit is not None else [])])
         raise ValueError(f"{given}: options of detection's form=nms (limit: of decoded too), not of form={form}")
-    network = task.deployable()
+    network = task.deployable().to(memory_format=torch.contiguous_format)  # what mobile runtimes start from
     if task.kind == "classification":
         return ClassificationDeployable(network, form).eval()
     if task.kind == "segmentation":

@@ -1,6 +1,7 @@
 """ONNX: the exchange format, run by ONNX Runtime."""
 
 import logging
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from torch import Tensor
 from tasks.deploy.backend import Backend, Deployable, Exported, ExportOptions, Runtime
 from tasks.deploy.manifest import Manifest
 from tasks.deploy.pt2_backend import exported_program
+from tasks.deploy.quantizable import check_calibration
 
 INPUT = "images"
 
@@ -25,11 +27,21 @@ class OnnxBackend(Backend):
     """model.onnx: one file, weights inside."""
 
     name, file, dynamic = "onnx", "model.onnx", True
-    precisions = ("fp32",)
+    precisions = ("fp32", "int8")
 
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
-        write_onnx(model, example, folder / self.file, dynamic_batch=options.dynamic_batch)
-        return Exported(operators(folder / self.file))
+        path = folder / self.file
+        if options.precision == "fp32":
+            write_onnx(model, example, path, dynamic_batch=options.dynamic_batch)
+            return Exported(operators(path))
+        from tasks.deploy.onnx_quantization import quantize_onnx  # seconds of imports that running does not need
+
+        check_calibration(model, example, options)
+        with tempfile.TemporaryDirectory() as temporary:
+            source = Path(temporary) / self.file
+            write_onnx(model, example, source, dynamic_batch=options.dynamic_batch)
+            note = quantize_onnx(source, path, options.calibration, options.keep_float)
+        return Exported(operators(path), notes=(note,))
 
     def load(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> "OnnxRuntime":
         return OnnxRuntime(folder, manifest, threads=threads)

@@ -3,7 +3,7 @@
 Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Inference", section 3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,27 +21,27 @@ from tasks.deploy.backend import Deployable, ExportOptions
 QUANTIZED = ("network.backbone.", "network.head.")
 
 
-def quantize(
-    program: ExportedProgram, quantizer: Quantizer, calibration: Sequence[Tensor], keep_float: Sequence[str] = ()
-) -> GraphModule:
+def quantize(program: ExportedProgram, quantizer: Quantizer, options: ExportOptions, *, fold: bool) -> GraphModule:
     """Give a program the int8 ranges that calibration images show.
 
     Args:
         program: Of a `Deployable`, without operators that write in place.
         quantizer: The format's own.
-        calibration: Batches that the program takes.
-        keep_float: As in `ExportOptions`.
+        options: With calibration images.
+        fold: Store weights as integers; else as floats, quantized in the graph.
+        merging: Operators that may become int8 where the head itself calls them, not only inside its parts.
     """
     module = program.module()
     for node in module.graph.nodes:
-        if node.op == "call_function" and not _quantizable(node, keep_float):
+        if node.op == "call_function" and not _quantizable(node, options.keep_float, merging):
             # quantizers leave alone what is annotated already, even where they look at no filter
             node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(_annotated=True)
+    _annotate_clamped(module, quantizer.global_config)
     prepared = prepare_pt2e(module, quantizer)
     with torch.no_grad():
-        for images in calibration:
+        for images in options.calibration:
             prepared(images)
-    return move_exported_model_to_eval(convert_pt2e(prepared))
+    return move_exported_model_to_eval(convert_pt2e(prepared, fold_quantize=fold))
 
 
 def check_calibration(model: Deployable, example: Tensor, options: ExportOptions) -> None:
@@ -66,7 +66,22 @@ def check_calibration(model: Deployable, example: Tensor, options: ExportOptions
             raise ValueError(f"keep_float={name}: the network has no such module; it has {', '.join(below)}, ...")
 
 
-def _quantizable(node: Node, keep_float: Sequence[str]) -> bool:
+def _quantizable(node: Node, keep_float: Sequence[str], merging: Sequence[Callable]) -> bool:
     """Whether a node may become int8: it is inside backbone or head, and in none of the modules named."""
     names = {name.split("@")[0] for name, _ in node.meta.get("nn_module_stack", {}).values()}
-    return any(name.startswith(QUANTIZED) for name in names) and not names & set(keep_float)
+    inside = any(name.startswith(QUANTIZED) for name in names) or (node.target in merging and "network.head" in names)
+    return inside and not names & set(keep_float)
+
+
+def _annotate_clamped(module: GraphModule, config) -> None:
+    """Have ReLU6 fused into the convolution before it, as the quantizers have ReLU; else its input is rounded too."""
+    for node in module.graph.nodes:
+        conv = node.args[0] if node.target is torch.ops.aten.hardtanh.default else None
+        if (
+            conv is not None and conv.target is torch.ops.aten.conv2d.default and len(conv.users) == 1
+            and not any(Q_ANNOTATION_KEY in part.meta for part in (conv, node))
+        ):  # fmt: skip
+            images, weight, *bias = conv.args[:3]
+            inputs = {images: config.input_activation, weight: config.weight} | dict.fromkeys(bias, config.bias)
+            conv.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(input_qspec_map=inputs, _annotated=True)
+            node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(output_qspec=config.output_activation, _annotated=True)

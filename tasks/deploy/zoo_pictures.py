@@ -1,5 +1,6 @@
 """Latency as pictures: bars of one network's runtimes, accuracy against latency of many networks."""
 
+import re
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +16,21 @@ from tasks.curves import SMALL
 from tasks.deploy.zoo_scores import pareto_front
 from tasks.image_files import write_bytes
 
-COLORS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#0891b2", "#db2777", "#ca8a04", "#475569", "#b91c1c", "#4d7c0f")
+COLORS = (
+    "#2563eb",
+    "#ea580c",
+    "#16a34a",
+    "#9333ea",
+    "#0891b2",
+    "#db2777",
+    "#ca8a04",
+    "#475569",
+    "#b91c1c",
+    "#4d7c0f",
+    "#0f766e",
+    "#7c2d12",
+    "#a3a3a3",
+)
 INK, MUTED, GRID = "#1f2937", "#6b7280", "#e5e7eb"
 PLACES = [
     (dx * far, dy * far) for far in (1, 1.8, 2.8) for dx, dy in ((6, 4), (6, -11), (-6, 4), (-6, -11), (0, 7), (0, -14))
@@ -144,8 +159,8 @@ def _label(figure: Figure, axes: Axes, rows: list[Mapping]) -> None:
 
 
 def _family(backbone: str) -> str:
-    """What the names of one family begin with."""
-    return backbone.split("_")[0]
+    """What the names of one family begin with: "mnv3" of mnv3_small, "resnet" of resnet18."""
+    return re.sub(r"\d\d+$", "", backbone.split("_")[0])
 
 
 def _plain(axes: Axes, grid: str) -> None:

@@ -112,7 +112,7 @@ def test_an_evaluation_can_run_through_sizes(root):
     data.setup("validate")
     assert data.image_sizes == (24, 32) and data.image_size == (24, 24)
     for side in data.image_sizes:
-        data.set_image_size(side)
+        data.set_image_size((side, side))
         assert next(iter(data.val_dataloader()))["images"].shape[-2:] == (side, side) == data.image_size
     with pytest.raises(ValueError, match=r"data\.image_size=\[24, 32\]: several sizes .*data\.progressive"):
         data.setup("fit")

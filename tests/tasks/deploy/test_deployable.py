@@ -66,7 +66,7 @@ def assert_exports(model, images) -> tuple[torch.Tensor, ...]:
     return outputs
 
 
-def assert_same_sets(found, expected, tolerance: float = 1e-3) -> None:
+def assert_same_sets(found, expected, tolerance: float) -> None:
     """Each detection of the one has one of the other of the same class, box (px) and score."""
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
@@ -143,13 +143,26 @@ def test_detection(head):
     decoded = make_deployable(task, form="decoded", image_size=SIZE, limit=100)
     boxes, scores = assert_exports(decoded, images)
     assert boxes.shape[:2] == scores.shape[:2] and scores.shape[2] == 4
-    assert_same_sets(select_from_decoded(boxes, scores, **task.selection), expected, 0)
+    for one, other, lowest in zip(
+        select_from_decoded(boxes, scores, **task.selection), expected, scores.amax(-1)[:, -1], strict=True
+    ):  # what an anchor beyond the k best may not have taken part in
+        count = int((other.scores > lowest).sum())
+        assert count > 3 and torch.equal(one.boxes[:count], other.boxes[:count])
+        assert torch.equal(one.scores[:count], other.scores[:count])
+        assert torch.equal(one.labels[:count], other.labels[:count])
 
 
 @pytest.mark.parametrize("head", ["ssdlite_tv", "gfl_lite"])
 def test_anchors_are_a_buffer_of_the_program(head):
     program = exported(make_deployable(task_of("detection", head), form="decoded", image_size=SIZE), pictures(1))
     assert "decoder.anchors" in program.constants and "arange" not in str(program.graph)
+
+
+def test_weights_are_contiguous_and_the_task_keeps_its_own():
+    """XNNPACK refuses channels_last weights, which tasks train with."""
+    task = task_of("segmentation", "lraspp")
+    assert all(p.is_contiguous() for p in make_deployable(task).parameters())
+    assert not all(p.is_contiguous() for p in task.parameters())
 
 
 def test_a_copy_has_its_own_anchors():
@@ -163,7 +176,10 @@ def test_a_copy_has_its_own_anchors():
 
 
 def test_every_number_of_images_goes_through_one_program():
-    model, images = make_deployable(task_of("detection", "ssdlite_tv"), form="nms", image_size=SIZE), pictures(3)
+    model, images = (
+        make_deployable(task_of("detection", "gfl_lite"), form="nms", image_size=SIZE, limit=60),
+        pictures(3),
+    )
     with torch.no_grad():
         program = torch.export.export(
             model, (images,), dynamic_shapes={"images": {0: torch.export.Dim("batch", max=8)}}
@@ -173,16 +189,17 @@ def test_every_number_of_images_goes_through_one_program():
             assert all(torch.equal(a, b) for a, b in zip(program.module()(some), model(some), strict=True))
 
 
-@pytest.mark.parametrize(("head", "form"), [("ssdlite_tv", "nms"), ("gfl_lite", "nms"), ("ssdlite_tf", "decoded")])
+@pytest.mark.parametrize(("head", "form"), [("ssdlite_tv", "nms"), ("gfl_lite", "decoded")])
 @torch.no_grad()
 def test_onnx_runtime_finds_the_same(head, form, tmp_path):
     task, images = task_of("detection", head), pictures(1, seed=1)
-    model = make_deployable(task, form=form, image_size=SIZE)
+    options = {"limit": 120, "block": 64, "rounds": 8} if form == "nms" else {"limit": 60}
+    model = make_deployable(task, form=form, image_size=SIZE, **options)
     write_onnx(model, images, tmp_path / "model.onnx")
     session = open_session(tmp_path / "model.onnx", threads=1)
     outputs = [torch.from_numpy(array) for array in session.run(list(model.outputs), {"images": images.numpy()})]
     finish = unpadded if form == "nms" else lambda *values: select_from_decoded(*values, **task.selection)
-    assert_same_sets(finish(*outputs), finish(*model(images)))
+    assert_same_sets(finish(*outputs), finish(*model(images)), 1e-3)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import pytest
 from tasks.deploy import zoo_pictures
 from tasks.deploy.benchmark_store import environment, machine
 from tasks.deploy.zoo_pictures import draw_bars, draw_zoo
-from tasks.deploy.zoo_report import request_of, sweep, zoo_tables
+from tasks.deploy.zoo_report import request_of, run_as_process, sweep, zoo_tables
 from tasks.deploy.zoo_scores import pareto_front, rank_correlation, score_of
 from tests.conftest import ROOT
 from tests.tasks.conftest import composed
@@ -75,7 +75,7 @@ def runner(calls: list, *, fail: str = "", stop_after: int = 99):
         if values["backbone"] == fail:
             return "it crashed"
         place = Path(values["output_dir"])
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
         rows = [row(values["backbone"], "fused", 5.0, request=request_of(words), task=values["task"])]
         (place / "benchmark.json").write_text(json.dumps({"rows": rows}))
         return ""
@@ -85,16 +85,16 @@ def runner(calls: list, *, fail: str = "", stop_after: int = 99):
 
 def test_an_interrupted_sweep_goes_on_and_what_is_done_is_not_done_again(tmp_path):
     keys = ("benchmark", f"output_dir={tmp_path}", "sweep.backbone=[mnv1,mnv2,mobileone_s0]",
-            "sweep.task=[classification,segmentation]", "sweep.runtimes=[fused]",
-            "request=[threads=1,batch=1]")  # fmt: skip
+            "sweep.task=[classification,segmentation]", "sweep.runtimes=[fused]")  # fmt: skip
+    request = ["threads=1", "batch=1", "sweep.runtimes=[fused]", "backbone.width=0.5"]
     calls = []
     with pytest.raises(KeyboardInterrupt):
-        sweep(composed(*keys), BACKBONES, runner(calls, stop_after=4))
-    sweep(composed(*keys), BACKBONES, runner(calls, fail="mobileone_s0"))
+        sweep(asked(request, *keys), BACKBONES, runner(calls, stop_after=4))
+    sweep(asked(request, *keys), BACKBONES, runner(calls, fail="mobileone_s0"))
     assert len(calls) == 6, "four before the stop, two after"
     expected = {"backbone=mnv1", "task=classification", "head=linear", "threads=1", "batch=1", "runtimes=[fused]"}
-    assert expected < set(calls[0])
-    tables = sweep(composed(*keys), BACKBONES, runner(calls, fail="mobileone_s0"))
+    assert expected < set(calls[0]) and "backbone.width=0.5" in calls[0] and "sweep.runtimes=[fused]" not in calls[0]
+    tables = sweep(asked(request, *keys), BACKBONES, runner(calls, fail="mobileone_s0"))
     assert [words[0] for words in calls[6:]] == ["backbone=mobileone_s0"] * 2, "the failures alone are tried again"
     assert tables[-1][2] == [
         ("mobileone_s0-classification-linear", "it crashed"),
@@ -103,11 +103,27 @@ def test_an_interrupted_sweep_goes_on_and_what_is_done_is_not_done_again(tmp_pat
     content = json.loads((tmp_path / "zoo.json").read_text())
     assert len(content["rows"]) == 4 and len(content["failures"]) == 2
     assert "| mnv2 |" in (tmp_path / "zoo.md").read_text()
-    changed = [word.replace("batch=1", "batch=2") for word in keys]
-    for path in tmp_path.glob("runs/*/benchmark.json"):
-        path.unlink(), path.parent.rmdir()
-    sweep(composed(*changed), BACKBONES, runner(calls, fail="mobileone_s0"))
-    assert len(calls) == 14
+    sweep(asked(["threads=2"], *keys), BACKBONES, runner(calls, fail="mobileone_s0"))
+    assert len(calls) == 14, "other settings are other runs"
+    sweep(asked(["threads=2"], *keys, "again=true"), BACKBONES, runner(calls, fail="mobileone_s0"))
+    assert len(calls) == 20 and "again=true" in calls[-1] and "again=false" in calls[0]
+
+
+def asked(words: list[str], *keys: str):
+    """A configuration as the tool fills it in."""
+    config = composed(*keys)
+    config.request = words
+    return config
+
+
+def test_a_process_that_fails_says_why_in_a_line(tmp_path):
+    script = tmp_path / "tool.py"
+    script.write_text("import sys; print(sys.argv[1], file=sys.stderr); sys.exit(int(sys.argv[2]))")
+    run = run_as_process(script)
+    assert run(["error: no such thing", "1"]) == "no such thing"
+    assert run(["a warning", "0"]) == ""
+    script.write_text("import os; os.abort()")
+    assert run([]) == "ended with status -6"
 
 
 def test_the_zoo_takes_every_backbone_with_its_own_classifier(tmp_path):

@@ -1,0 +1,203 @@
+"""From a checkpoint to certified artifacts and back to scores; what is wrong leaves nothing behind."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from tasks.deploy import backend as backends
+from tasks.deploy.backend import load_runtime
+from tasks.deploy.manifest import read_manifest
+from tasks.deploy.pt2_backend import Pt2Backend
+from tasks.fit import fit
+from tests.tasks.conftest import composed
+from tests.tasks.test_classification import write_folders
+from tests.tasks.test_detection import write_shapes
+
+QUICK = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "tensorboard=false", "data.num_workers=0"]
+
+
+class Wrong(Pt2Backend):
+    """A converter that gets a weight wrong."""
+
+    name = "wrong"
+    factor = 1.5
+
+    def export(self, model, example, folder, options):
+        kernels = [p for p in model.parameters() if p.ndim == 4]
+        with torch.no_grad():
+            kernels[-1].mul_(self.factor)
+        try:
+            return super().export(model, example, folder, options)
+        finally:
+            with torch.no_grad():
+                kernels[-1].div_(self.factor)
+
+
+class Lossy(Wrong):
+    """A rounding that costs accuracy, such as int8's."""
+
+    name, precisions, factor = "lossy", ("int8",), -1.0
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A trained checkpoint of each task."""
+    root = tmp_path_factory.mktemp("runs")
+    patch = pytest.MonkeyPatch()
+    write_folders(root / "folders", train=8)
+    write_shapes(root / "coco", train=8)
+    for kind, overrides in {
+        "classification": ["data=folders", f"data.root={root / 'folders'}", "data.image_size=64", "data.batch_size=8",
+                           "trainer.max_epochs=8"],
+        "detection": ["data=coco", f"data.root={root / 'coco'}", "data.image_size=[96,96]", "data.batch_size=4"],
+    }.items():  # fmt: skip
+        patch.delenv("MOBILE_DENSE_RUN", raising=False)
+        config = composed(
+            "train", f"task={kind}", "backbone=mnv3_small", *QUICK, *overrides, f"output_dir={root / kind}"
+        )
+        fit(config)
+    patch.undo()
+    return root
+
+
+@pytest.fixture
+def broken_backends(monkeypatch):
+    for name in ("Wrong", "Lossy"):
+        monkeypatch.setitem(backends.BACKENDS, name.lower(), (__name__, name))
+
+
+@pytest.mark.parametrize(("kind", "form"), [("classification", "logits"), ("detection", "nms")])
+def test_a_checkpoint_becomes_artifacts_that_score_as_it_does(runs, run_tool, tmp_path, kind, form):
+    checkpoint = runs / kind / "last.ckpt"
+    status, _, err = run_tool(f"tools/export.py checkpoint={checkpoint} export.formats=[pt2,onnx] output_dir=out")
+    assert status == 0, err
+    assert run_tool(f"tools/evaluate.py checkpoint={checkpoint} output_dir=eager")[0] == 0
+    scores = json.loads((tmp_path / "eager" / "evaluation.json").read_text())
+    for format in ("pt2", "onnx"):
+        folder, manifest = read_manifest(tmp_path / "out" / f"{format}-fp32-{form}")
+        assert {file.name for file in folder.iterdir()} == {manifest.artifact, "manifest.json"}
+        assert manifest.metric["eager"] == pytest.approx(manifest.metric["runtime"], abs=1e-6)
+        assert manifest.parity["images"] == 5
+        assert manifest.operators and manifest.versions["torch"] == torch.__version__
+        status, _, err = run_tool(f"tools/evaluate.py artifact={folder}")
+        assert status == 0, err
+        found = json.loads((folder / "evaluation.json").read_text())
+        key = manifest.metric["name"]
+        assert found[key] == pytest.approx(scores[key], abs=1e-6)
+        assert found["images"] == scores["images"]
+
+
+def test_a_segmenters_classes_score_as_its_logits_do(small_run, run_tool, tmp_path):
+    fit(small_run("trainer.max_epochs=2"))
+    checkpoint = tmp_path / "run" / "last.ckpt"
+    for tail in ("logits", "argmax", "low"):
+        command = f"tools/export.py checkpoint={checkpoint} export=onnx export.tail={tail}"
+        status, _, err = run_tool(command)
+        assert status == 0, err
+    folder = tmp_path / "run" / "export"
+    metrics = {
+        tail: read_manifest(folder / f"onnx-fp32-{tail}")[1].metric["runtime"] for tail in ("logits", "argmax", "low")
+    }
+    assert metrics["logits"] == metrics["argmax"]
+    assert abs(metrics["low"] - metrics["logits"]) < 0.1
+    assert run_tool(command)[0] == 1  # what is there is not replaced
+    assert run_tool(f"{command} overwrite=true")[0] == 0
+
+
+def test_pictures_go_through_an_artifact(runs, run_tool, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "picture.png"), picture)
+    for kind, form in (("classification", "logits"), ("detection", "decoded")):
+        checkpoint = runs / kind / "last.ckpt"
+        command = f"tools/export.py checkpoint={checkpoint} export=pt2 output_dir={kind} export.detections=decoded"
+        assert run_tool(command)[0] == 0
+        for source in (f"artifact={kind}/pt2-fp32-{form}", f"checkpoint={checkpoint}"):
+            status, _, err = run_tool(f"tools/predict.py {source} source=picture.png output_dir={source[:4]}_{kind}")
+            assert status == 0, err
+        ours, theirs = (
+            json.loads((tmp_path / f"{way}_{kind}" / "predictions.json").read_text()) for way in ("arti", "chec")
+        )
+        if kind == "classification":
+            for name, value in ours["picture.png"].items():
+                assert theirs["picture.png"][name] == pytest.approx(value, abs=1e-4)
+        else:
+            assert len(ours) == len(theirs) > 0
+            assert [box["category_id"] for box in ours[:5]] == [box["category_id"] for box in theirs[:5]]
+            assert np.allclose([box["bbox"] for box in ours[:5]], [box["bbox"] for box in theirs[:5]], atol=0.05)
+
+
+def test_what_computes_something_else_is_refused_and_leaves_nothing(runs, run_tool, tmp_path, broken_backends):
+    checkpoint = runs / "classification" / "last.ckpt"
+    command = f"tools/export.py checkpoint={checkpoint} output_dir=out"
+    status, _, err = run_tool(f"{command} export.formats=[wrong,pt2]")
+    assert status == 1
+    assert "wrong: the artifact computes something else than the network" in err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["pt2-fp32-logits"]  # the others are made
+    status, _, err = run_tool(f"{command} export.formats=[lossy] export.precision=int8 export.calibration_images=4")
+    assert status == 1
+    assert "val/top1 falls from" in err and "export.doctor=true" in err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["pt2-fp32-logits"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("export.precision=int4", "export.precision=int4: pt2 has fp32"),
+        ("export.input=float64", "export.input=float64: pt2 takes uint8, float32"),
+        ("export.formats=[tensorrt]", "export=tensorrt: expected one of pt2, onnx"),
+        ("export.detections=best", "export.detections=best: expected one of raw, decoded, nms"),
+        ("export.precison=int8", "no key precison in export; did you mean precision?"),
+        ("export=onx", "there is no such export; did you mean onnx?"),
+    ],
+)
+def test_bad_settings(runs, run_tool, settings, message):
+    export = "" if settings.startswith("export=") else " export=pt2"
+    status, _, err = run_tool(f"tools/export.py checkpoint={runs}/classification/last.ckpt{export} {settings}")
+    assert status == 1
+    assert message in err
+
+
+def test_a_format_that_is_not_installed_says_so(monkeypatch, tmp_path):
+    (tmp_path / "absent_backend.py").write_text("import no_such_runtime\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(backends.BACKENDS, "absent", ("absent_backend", "Absent"))
+    with pytest.raises(ImportError, match=r"absent needs no_such_runtime, which is not installed; .*\[export\]"):
+        backends.backend("absent")
+
+
+def test_an_artifact_that_was_changed_is_refused(runs, run_tool, tmp_path):
+    assert run_tool(f"tools/export.py checkpoint={runs}/classification/last.ckpt export=pt2 output_dir=out")[0] == 0
+    folder = tmp_path / "out" / "pt2-fp32-logits"
+    content = json.loads((folder / "manifest.json").read_text())
+    file = folder / "model.pt2"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"model\.pt2 is not the file that .*manifest\.json certifies"):
+        load_runtime(folder)
+    content["hashes"] = {"../../secret": "0"}
+    (folder / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(FileNotFoundError, match=r"names \.\./\.\./secret"):
+        load_runtime(folder)
+    (folder / "manifest.json").write_text("[]")
+    with pytest.raises(ValueError, match="is no manifest of this toolkit"):
+        load_runtime(folder)
+    status, _, err = run_tool("tools/evaluate.py artifact=nowhere")
+    assert status == 1 and "no manifest.json at" in err
+
+
+def test_images_of_another_size_or_number(runs, run_tool, tmp_path):
+    command = f"tools/export.py checkpoint={runs}/classification/last.ckpt export=onnx output_dir=out"
+    assert run_tool(f"{command} export.batch=3 export.input=float32 export.evaluate=false")[0] == 0
+    runtime = load_runtime(tmp_path / "out" / "onnx-fp32-logits")
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    together, single = runtime(images)["logits"], torch.cat([runtime(image[None])["logits"] for image in images])
+    assert together.shape == (4, 3)
+    assert torch.allclose(together, single, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="takes images of 3x64x64"):
+        runtime(images[..., :32])
+    assert run_tool(f"{command} export.dynamic_batch=true overwrite=true")[0] == 0
+    assert load_runtime(tmp_path / "out" / "onnx-fp32-logits")(images)["logits"].shape == (4, 3)
