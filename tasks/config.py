@@ -160,6 +160,7 @@ class ExportSettings:
         dynamic_batch: Any number of images, where the format can.
         calibration_images: Training images that int8 ranges are taken from.
         keep_float: Modules that int8 leaves in floating point, such as "network.head".
+        doctor: Export nothing, but find what int8 hurts and which `keep_float` keeps the metric.
         evaluate: Measure the task's metric through the artifact and in eager.
         evaluation_images: So many of the validation images; none: all.
         max_drop: Largest loss of the metric, in its own unit (0.01: a point); none: 0.001 in fp32 and fp16, 0.01 in
@@ -178,6 +179,7 @@ class ExportSettings:
     dynamic_batch: bool = False
     calibration_images: int = 128
     keep_float: list[str] = field(default_factory=list)
+    doctor: bool = False
     evaluate: bool = True
     evaluation_images: int | None = None
     max_drop: float | None = None

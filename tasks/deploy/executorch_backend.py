@@ -78,6 +78,7 @@ class ExecuTorchRuntime(Runtime):
                 portable_lib._unsafe_reset_threadpool(self.threads)
                 ExecuTorchRuntime.pool += 1
             self._module = portable_lib._load_for_executorch(str(path))
+            self._module.method_meta("forward")  # else a broken file is noticed when it is first run
         self._pool = ExecuTorchRuntime.pool
 
 

@@ -21,7 +21,10 @@ from tasks.deploy.backend import Deployable, ExportOptions
 QUANTIZED = ("network.backbone.", "network.head.")
 
 
-def quantize(program: ExportedProgram, quantizer: Quantizer, options: ExportOptions, *, fold: bool) -> GraphModule:
+def quantize(
+    program: ExportedProgram, quantizer: Quantizer, options: ExportOptions, *, fold: bool,
+    merging: Sequence[Callable] = (),
+) -> GraphModule:  # fmt: skip
     """Give a program the int8 ranges that calibration images show.
 
     Args:

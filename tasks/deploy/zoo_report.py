@@ -184,7 +184,7 @@ def _finished(place: Path, request: Sequence[str], here: str, *, partly: bool = 
         rows = json.loads((place / "benchmark.json").read_text())["rows"]
     except (OSError, ValueError, KeyError):
         return []
-    same = [row for row in rows if row.get("stored") or True]
+    same = [row for row in rows if row.get("stored") or row.get("request") == list(request)]
     whole = len(same) == len(rows) and all(row.get("machine") == here for row in rows)
     return rows if whole and (partly or not any(row.get("error") for row in rows)) else []
 

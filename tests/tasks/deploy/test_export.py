@@ -37,9 +37,9 @@ class Wrong(Pt2Backend):
 
 
 class Lossy(Wrong):
-    """A rounding that costs accuracy, such as int8's."""
+    """A rounding that costs accuracy, such as int8's: all classes look alike."""
 
-    name, precisions, factor = "lossy", ("int8",), -1.0
+    name, precisions, factor = "lossy", ("int8",), 1e-6
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def runs(tmp_path_factory):
     write_shapes(root / "coco", train=8)
     for kind, overrides in {
         "classification": ["data=folders", f"data.root={root / 'folders'}", "data.image_size=64", "data.batch_size=8",
-                           "trainer.max_epochs=8"],
+                           "trainer.max_epochs=25", "trainer.check_val_every_n_epoch=25"],
         "detection": ["data=coco", f"data.root={root / 'coco'}", "data.image_size=[96,96]", "data.batch_size=4"],
     }.items():  # fmt: skip
         patch.delenv("MOBILE_DENSE_RUN", raising=False)
@@ -136,10 +136,14 @@ def test_what_computes_something_else_is_refused_and_leaves_nothing(runs, run_to
     assert status == 1
     assert "wrong: the artifact computes something else than the network" in err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["pt2-fp32-logits"]  # the others are made
-    status, _, err = run_tool(f"{command} export.formats=[lossy] export.precision=int8 export.calibration_images=4")
+    lossy = f"{command} export.formats=[lossy] export.precision=int8 export.calibration_images=4"
+    status, _, err = run_tool(f"{lossy} export.max_drop=0")
+    score = read_manifest(tmp_path / "out" / "pt2-fp32-logits")[1].metric["eager"]
+    assert score > 0.4, "one of three classes is 0.33: nothing was learnt that could be lost"
     assert status == 1
-    assert "val/top1 falls from" in err and "export.doctor=true" in err
+    assert f"val/top1 falls from {score:.4f} to 0.3333" in err and "export.doctor=true" in err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["pt2-fp32-logits"]
+    assert run_tool(f"{lossy} export.max_drop=1")[0] == 0
 
 
 @pytest.mark.parametrize(
