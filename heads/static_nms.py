@@ -82,17 +82,17 @@ class StaticNMS(nn.Module):
 
     def _kept(self, boxes: Tensor, labels: Tensor) -> Tensor:
         """1.0 for what is kept of boxes (N, k, 4) with labels (N, k), best first; else 0.0."""
-        x1, y1, x2, y2 = boxes.unbind(-1)
-        rows = torch.stack([x1, y1, x2, y2, (x2 - x1) * (y2 - y1), labels], dim=-1)
+        x1, y1, x2, y2 = boxes.split(1, dim=2)
+        rows = torch.cat([boxes, (x2 - x1) * (y2 - y1), labels[..., None]], dim=2)
         kept: list[Tensor] = []  # (N, 1, block) each
-        for worse in rows.split(self.block, dim=1):
-            start, count = len(kept) * self.block, worse.shape[1]
+        for worse in rows.transpose(1, 2).split(self.block, dim=2):
+            start, count = len(kept) * self.block, worse.shape[2]
             same, overlap = self._overlap(_first(rows, 1, start + count), worse)
             earlier = _first(_first(self.earlier, 0, count), 1, count)
             same, overlap = (
                 [x * earlier] if not start else [x[:, :start], x[:, start:] * earlier] for x in (same, overlap)
             )
-            free = torch.ones_like(worse[:, None, :, 0])
+            free = torch.ones_like(worse[:, :1])
             if rows.shape[1] > self.candidates:
                 place = sum(part.sum(1, keepdim=True) for part in same)  # of each in its class, a whole number
                 free = (self.candidates - place).clamp(0, 1)
@@ -105,11 +105,11 @@ class StaticNMS(nn.Module):
         return torch.cat(kept, dim=2)[:, 0]
 
     def _overlap(self, better: Tensor, worse: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (N, i, 6) and (N, j, 6) -> (N, i, j): 1.0 for one class; 1.0 for one class and an IoU above the bound.
+        """Rows (N, i, 6), columns (N, 6, j) -> (N, i, j): 1.0 for one class; 1.0 for that and an IoU above the bound.
 
         Divided as in `select_detections`, for the same rounding; 0 / 0 is no overlap."""
-        x1, y1, x2, y2, area, label = (values[:, :, None] for values in better.unbind(-1))
-        x3, y3, x4, y4, other, other_label = (values[:, None] for values in worse.unbind(-1))
+        x1, y1, x2, y2, area, label = better.split(1, dim=2)
+        x3, y3, x4, y4, other, other_label = worse.split(1, dim=1)
         width = (torch.minimum(x2, x4) - torch.maximum(x1, x3)).relu()
         height = (torch.minimum(y2, y4) - torch.maximum(y1, y3)).relu()
         intersection = width * height
@@ -157,7 +157,8 @@ def best_pairs(boxes: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tenso
         if classes == 1:
             return boxes, scores[..., 0], torch.zeros_like(scores[..., 0])
     best, places = scores.flatten(1).topk(min(count, scores.shape[1] * classes))
-    return _rows(boxes, places // classes), best, (places % classes).to(best.dtype)
+    rows = (places.int() // classes).long()  # two casts: Core ML divides in floating point, and has to come back
+    return _rows(boxes, rows), best, (places % classes).to(best.dtype)
 
 
 def select_from_decoded(

@@ -181,10 +181,14 @@ class VisionTask(L.LightningModule, ABC):
                 group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)
 
     def on_train_epoch_start(self) -> None:
-        # What is drawn during an epoch (dropout) depends on seed and epoch alone, so a resumed run draws the same.
-        torch.manual_seed(self.trainer.datamodule.seed * 1_000_003 + 7919 * self.current_epoch + self.global_rank)
         self.freezing.apply(self.current_epoch)
         self.train()  # the modes of what is frozen
+
+    def on_train_batch_start(self, batch: dict, index: int) -> None:
+        # What a step draws (dropout, mixing) depends on these numbers alone, so a resumed run draws the same. A seed for
+        # each epoch would not do: loaders draw from the generator too, more or less often after a restart.
+        numbers = (self.trainer.datamodule.seed, self.current_epoch, index, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
 
     def configure_optimizers(self) -> dict:
         optimizer = self._optimizer()

@@ -249,4 +249,4 @@ def _last(pattern: str, output: str, program: str) -> re.Match[str]:
     if not found:
         said = (output.strip() or "nothing").splitlines()[-1]
         raise ValueError(f"{program} reported no times; it said: {said}")
-    return found[0]
+    return found[-1]

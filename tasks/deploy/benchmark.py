@@ -223,7 +223,7 @@ def _described(case: Case, config: Config, runtime: str, precision: str) -> Row:
 
 def _stored(row: Row, known: Mapping[str, Row]) -> Row | None:
     """The measurement that makes this one superfluous."""
-    forms = (row["form"], "predictions", "decoded")
+    forms = (row["form"], "predictions", "decoded", "raw")
     return next((known[key] for form in forms if (key := identity(row | {"form": form})) in known), None)
 
 

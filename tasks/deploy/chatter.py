@@ -6,7 +6,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 
 @contextmanager
@@ -23,19 +23,19 @@ def silenced(failure: str = "") -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     level, kept = logging.root.manager.disable, [os.dup(1), os.dup(2)]
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile("w+", buffering=1, errors="replace") as said:
         try:
             logging.disable(logging.CRITICAL)
             for descriptor in (1, 2):
                 os.dup2(said.fileno(), descriptor)
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):
                 warnings.simplefilter("ignore")
                 yield
         except ImportError:
             raise
         except Exception as error:
             said.seek(0)
-            spoken = [line for line in said.read().decode(errors="replace").splitlines() if line.strip()]
+            spoken = [line for line in said.read().splitlines() if line.strip()]
             first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             last = f"; the last it said: {spoken[-1].strip()[:200]}" if spoken else ""
             raise ValueError(f"{failure or 'it failed'} ({first.strip()[:300]}{last})") from error

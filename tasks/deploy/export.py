@@ -12,6 +12,7 @@ from tasks.deploy.backend import Backend, ExportOptions, backend
 from tasks.deploy.manifest import Manifest, sha256
 from tasks.deploy.parity import worst
 from tasks.deploy.proof import Original
+from tasks.deploy.quantization_doctor import doctor
 from tasks.fit import quiet
 
 DETECTIONS = ("raw", "decoded", "nms")  # each needs more operators of a format than the one before
@@ -24,19 +25,23 @@ def export(config: Config) -> tuple[list[Table], list[str]]:
 
     Each artifact becomes a folder {format}-{precision}-{form} in `output_dir`, or in export/ beside the checkpoint. It
     appears whole, with its manifest.json, once it agrees with eager and keeps the metric; else not at all. A format
-    that cannot hold the detections asked for gets the next form that it can.
+    that cannot hold the detections asked for gets the next form that it can. With `config.export.doctor` nothing is
+    exported, but int8 is looked into (`tasks.deploy.quantization_doctor.doctor`).
 
     Args:
         config: As stored in the checkpoint, with `export`.
 
     Returns:
-        A table of what was made, and what failed, a line a format. One format's failure does not stop the others.
+        A table of what was made, or the doctor's; and what failed, a line a format. One format's failure does not stop
+        the others.
 
     Raises:
         ValueError, FileNotFoundError: Checkpoint, data or settings are not as they should be, or an artifact is there.
     """
     quiet()
     settings = config["export"]
+    if settings["doctor"]:
+        return doctor(config), []
     if not settings["formats"]:
         raise ValueError("no format is chosen; give export=onnx, or another of --help")
     if settings["detections"] not in DETECTIONS:

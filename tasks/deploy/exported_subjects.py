@@ -1,7 +1,7 @@
 """Artifacts to be timed: exported on the fly, or made before by tools/export.py."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -47,7 +47,7 @@ def export_here(case: Case, runtime: str, precision: str, folder: Path) -> tuple
         shape = (4, *images.shape)
         drawn = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
         calibration, notes = list(drawn.to(images.dtype)), ("int8 ranges from random pixels: for speed alone",)
-    model = case_deployable(case)
+    model = case_deployable(case, form_for(case, runtime))
     exported = found.export(model, images, folder, ExportOptions(precision, False, calibration))
     with torch.inference_mode():
         outputs = model(images)
@@ -112,9 +112,30 @@ def runtime_subject(runtime: Runtime, images: Tensor, *, case: Case | None = Non
         manifest.backend, manifest.precision, manifest.form, size=size, runtime_object=runtime, folder=runtime.folder
     )
     subject.call = lambda: runtime.run(images)
-    if case and case.end_to_end and manifest.form == "decoded":
-        subject.call = lambda: select_detections(*runtime.run(images), **case.task.selection)
+    if case and case.end_to_end:
+        subject.call = _to_the_end(case, runtime, images)
     return subject
+
+
+def form_for(case: Case, runtime: str) -> str:
+    """What a format gives of a case: for whole detections what is quickest in it, and finished in PyTorch.
+
+    ONNX Runtime suppresses in the graph; elsewhere static suppression costs more than ours after the graph.
+    """
+    if case.form != "nms" or runtime == "onnx" or not case.end_to_end:
+        return case.form
+    return "decoded" if "decoded" in backend(runtime).detections else "raw"
+
+
+def _to_the_end(case: Case, runtime: Runtime, images: Tensor) -> Callable[[], object]:
+    """A call of the runtime and whatever is left of a whole task after it."""
+    manifest, size = runtime.manifest, tuple(images.shape[-2:])
+    if manifest.form == "decoded":
+        return lambda: select_detections(*runtime.run(images), **case.task.selection)
+    if manifest.form == "raw":
+        names, sizes = [output.name for output in manifest.outputs], [size] * len(images)
+        return lambda: case.task.predict(dict(zip(names, runtime.run(images), strict=True)), sizes, size)
+    return lambda: runtime.run(images)
 
 
 def _spec(name: str, tensor: Tensor) -> TensorSpec:

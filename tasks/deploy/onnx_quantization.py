@@ -55,10 +55,10 @@ def quantize_onnx(source: Path, target: Path, calibration: Sequence[Tensor], kee
         kept, tails = set(), set()
         for node in model.graph.node:
             modules = scopes(node)
-            if not is_quantizable(modules, ()):
-                tails.add(node.name)
-            elif not is_quantizable(modules, keep_float):
+            if set(modules) & set(keep_float):
                 kept.add(node.name)
+            elif not is_quantizable(modules):
+                tails.add(node.name)
         kept |= set(_activations_before(model, kept))
         left = {name: tuple(node.input) for node in model.graph.node if (name := node.name) in kept}
         ranges = {
@@ -98,8 +98,9 @@ def calibrated_ranges(model: ModelProto, calibration: Sequence[Tensor], tails: s
         {tensor: (lowest, highest)}, 0 included.
     """
     graph = model.graph
-    known = {info.name for info in graph.value_info if info.type.tensor_type.elem_type == TensorProto.FLOAT}
     given = {info.name for info in graph.output}
+    described = (*graph.value_info, *graph.output)
+    known = {info.name for info in described if info.type.tensor_type.elem_type == TensorProto.FLOAT}
     whole = given | {name for node in graph.node if node.name in tails for name in node.input}
     names = [name for node in graph.node for name in node.output if name in known]
     seen = ModelProto()
@@ -135,9 +136,9 @@ def _activations_before(model: ModelProto, kept: set[str]) -> Iterator[str]:
             readers.setdefault(name, set()).add(node.name)
     results = {info.name for info in model.graph.output}
     for node in model.graph.node:
-        if node.op_type in ACTIVATIONS and node.output[0] not in results:
-            if readers.get(node.output[0], {""}) <= kept:
-                yield node.name
+        inner = node.op_type in ACTIVATIONS and node.output[0] not in results
+        if inner and readers.get(node.output[0], {""}) <= kept:
+            yield node.name
 
 
 def _read_unrounded(model: ModelProto, left: dict[str, tuple[str, ...]]) -> None:

@@ -11,15 +11,9 @@ from tasks.deploy.backend import Deployable, ExportOptions
 QUANTIZED = ("network.backbone.", "network.head.")
 
 
-def is_quantizable(modules: Iterable[str], keep_float: Sequence[str]) -> bool:
-    """Whether an operator may become int8.
-
-    Args:
-        modules: Names of the deployable's modules that it is in, from the outermost on.
-        keep_float: As in `ExportOptions`.
-    """
-    names = set(modules)
-    return any(name.startswith(QUANTIZED) for name in names) and not names & set(keep_float)
+def is_quantizable(modules: Iterable[str]) -> bool:
+    """Whether what is in these modules of the deployable may become int8."""
+    return any(name.startswith(QUANTIZED) for name in modules)
 
 
 def check_calibration(model: Deployable, example: Tensor, options: ExportOptions) -> None:

@@ -42,7 +42,7 @@ class SimulatedInt8:
         self.layers: dict[str, nn.Conv2d | nn.Linear] = {
             name: module
             for name, module in self.model.named_modules()
-            if isinstance(module, nn.Conv2d | nn.Linear) and is_quantizable([name], ())
+            if isinstance(module, nn.Conv2d | nn.Linear) and is_quantizable([name])
         }
         self.blocks: dict[str, list[str]] = {}
         for name in self.layers:

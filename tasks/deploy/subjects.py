@@ -120,6 +120,7 @@ def make_case(config: Config) -> Case:
         ValueError, FileNotFoundError: As raised by what is built; the form is none of the task's.
     """
     choices = {key: str(value) for key, value in dict(config["choices"]).items() if key in ("backbone", "task", "head")}
+    torch.manual_seed(config["seed"])
     task = _task(config)
     kind = task.kind if task else "backbone"
     _, size, network_form, whole_form = DEFAULTS[kind]
@@ -169,11 +170,11 @@ def torch_subject(case: Case, runtime: str) -> Subject:
     return subject
 
 
-def case_deployable(case: Case) -> Deployable:
-    """What formats are made of."""
+def case_deployable(case: Case, form: str) -> Deployable:
+    """What formats are made of, giving `form`."""
     if case.task is None:
         return BackboneDeployable(fuse_model(case.model)).eval()
-    model = make_deployable(case.task, form=case.form, image_size=tuple(case.images.shape[-2:]))
+    model = make_deployable(case.task, form=form, image_size=tuple(case.images.shape[-2:]))
     return model.to(memory_format=torch.contiguous_format)  # ExecuTorch's XNNPACK refuses channels_last weights
 
 
@@ -219,12 +220,13 @@ def _image_size(config: Config, default: tuple[int, int]) -> tuple[int, int]:
 
 @torch.no_grad()
 def _settle(model: nn.Module, size: tuple[int, int], generator: torch.Generator) -> None:
-    """BatchNorm statistics of two random images."""
+    """BatchNorm statistics of random images, of more where they are small."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     before = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
-    model.train()(torch.randint(0, 256, (2, 3, *size), generator=generator).float())
+    count = min(max(2**18 // (size[0] * size[1]), 2), 16)
+    model.train()(torch.randint(0, 256, (count, 3, *size), generator=generator).float())
     model.eval()
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
@@ -235,6 +237,6 @@ def _with_pixels(case: Case, model: nn.Module) -> nn.Module:
         return BackboneDeployable(model).eval()
     if case.end_to_end or case.form == DEFAULTS[case.kind][2]:
         return model.eval()
-    deployable = case_deployable(case)  # what has a tail has it in PyTorch too
+    deployable = case_deployable(case, case.form)  # what has a tail has it in PyTorch too
     deployable.network = model
     return deployable.eval()

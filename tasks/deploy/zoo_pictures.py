@@ -17,20 +17,9 @@ from tasks.deploy.zoo_scores import pareto_front
 from tasks.image_files import write_bytes
 
 COLORS = (
-    "#2563eb",
-    "#ea580c",
-    "#16a34a",
-    "#9333ea",
-    "#0891b2",
-    "#db2777",
-    "#ca8a04",
-    "#475569",
-    "#b91c1c",
-    "#4d7c0f",
-    "#0f766e",
-    "#7c2d12",
-    "#a3a3a3",
-)
+    "#2563eb", "#ea580c", "#16a34a", "#9333ea", "#0891b2", "#db2777", "#ca8a04", "#475569", "#b91c1c", "#4d7c0f",
+    "#0f766e", "#7c2d12", "#a3a3a3",
+)  # fmt: skip
 INK, MUTED, GRID = "#1f2937", "#6b7280", "#e5e7eb"
 PLACES = [
     (dx * far, dy * far) for far in (1, 1.8, 2.8) for dx, dy in ((6, 4), (6, -11), (-6, 4), (-6, -11), (0, 7), (0, -14))

@@ -13,6 +13,7 @@ import torchvision
 
 from tests.conftest import ROOT
 from tests.tasks.conftest import write_masks
+from tests.tasks.test_classification import write_folders
 from tests.tasks.test_detection import write_shapes
 
 README = (ROOT / "README.md").read_text()
@@ -40,6 +41,14 @@ def write_raccoon(root) -> None:
     (root / "train2017").rename(root / "images")
 
 
+def write_imagenet(root) -> None:
+    """Three validation images of two of the thousand classes."""
+    for index, wnid in enumerate(("n01440764", "n01440764", "n02114548")):
+        (root / "val" / wnid).mkdir(parents=True, exist_ok=True)
+        picture = np.random.default_rng(index).integers(0, 256, (260, 300, 3), dtype=np.uint8)
+        cv2.imwrite(str(root / "val" / wnid / f"{index}.JPEG"), picture)
+
+
 def test_the_readme_has_commands():
     assert len(COMMANDS) >= 10
     assert all(command.split()[0] in ("make", "python") for command in COMMANDS)
@@ -51,6 +60,8 @@ def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatc
     write_camvid(tmp_path / "camvid")
     write_shapes(tmp_path / "coco", train=16)
     write_raccoon(tmp_path / "raccoon")
+    write_folders(tmp_path / "pets", train=8, size=(200, 240))
+    write_imagenet(tmp_path / "imagenet")
     torch.save(torchvision.models.mobilenet_v2(weights=None).state_dict(), tmp_path / "mobilenet_v2.pth")
     for command in COMMANDS:
         program, *words = command.replace("/path/to", str(tmp_path)).split(maxsplit=1)
@@ -58,6 +69,7 @@ def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatc
             continue  # the next tests
         line = words[0]
         if "train.py" in line:
+            line += " data.batch_size=4" if "pets" in line else ""
             line += SHORT + ("" if "max_epochs" in line or "checkpoint=" in line else " trainer.max_epochs=1")
         status, out, err = run_tool(line)
         assert status == 0, f"{command}\n{out}\n{err}"

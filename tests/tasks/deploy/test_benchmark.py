@@ -11,8 +11,9 @@ from torch import nn
 from heads.detections import Detections
 from tasks.deploy.benchmark import benchmark, comparison, markdown
 from tasks.deploy.benchmark_store import append_row, differing, identity, newest, read_rows
-from tasks.deploy.exported_subjects import export_here
+from tasks.deploy.exported_subjects import export_here, exported_subject
 from tasks.deploy.peak_memory import peak_memory
+from tasks.deploy.pt2_backend import Pt2Backend
 from tasks.deploy.subjects import TORCH_FORMS, make_case, torch_subject
 from tests.oracles import relative_error
 from tests.tasks.conftest import composed
@@ -83,7 +84,7 @@ def test_a_failure_is_a_row_of_the_table():
 
 def test_forms_of_one_network_compute_the_same():
     case = make_case(composed("benchmark", "backbone=mobileone_s0", "backbone.width=0.25", "image_size=64",
-                              "task=detection", "num_classes=3"))  # fmt: skip
+                              "task=detection", "num_classes=3", "seed=2"))  # fmt: skip
     with torch.inference_mode():
         expected, *others = (torch_subject(case, name).call() for name in TORCH_FORMS if name != "compile")
     for found in others:
@@ -101,6 +102,19 @@ def test_end_to_end_is_the_tasks_own_prediction():
         found = subject.call()
     assert len(found) == 2 and isinstance(found[0], Detections)
     assert (case.form, subject.form) == ("nms", "predictions")
+
+
+@pytest.mark.parametrize("form", ["decoded", "raw"])
+def test_the_whole_way_through_a_runtime_ends_at_the_same_detections(form, tmp_path, monkeypatch):
+    """What the graph leaves open is done after it, and timed with it."""
+    case = make_case(composed("benchmark", *QUICK, "task=detection", "num_classes=3", "end_to_end=true"))
+    monkeypatch.setattr(Pt2Backend, "detections", ("raw", "decoded") if form == "decoded" else ("raw",))
+    subject = exported_subject(case, "pt2", "fp32", tmp_path / "artifact", threads=1)
+    with torch.inference_mode():
+        (found,), (expected,) = subject.call(), torch_subject(case, "fused").call()
+    assert subject.form == form and len(found) == len(expected) > 0
+    assert torch.allclose(found.scores, expected.scores, atol=1e-5)
+    assert torch.allclose(found.boxes[:20], expected.boxes[:20], atol=1e-2)
 
 
 def test_random_networks_do_not_fade():

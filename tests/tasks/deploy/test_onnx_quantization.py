@@ -1,0 +1,128 @@
+"""int8 through ONNX Runtime: close to eager, in the layers that may be rounded and in no others."""
+
+import re
+
+import onnx
+import pytest
+import torch
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2 import functional as T
+
+from backbones.reparam import fuse_model
+from tasks.build import build_whole_network
+from tasks.deploy.backend import ExportOptions
+from tasks.deploy.deployable import ClassificationDeployable
+from tasks.deploy.onnx_backend import OnnxBackend, write_onnx
+from tasks.deploy.onnx_quantization import calibrated_ranges, scopes
+from tests.tasks.conftest import composed
+from tests.tasks.deploy.small_networks import Small, exported, pictures, signal_to_noise
+
+CALIBRATION = [pictures(seed=seed) for seed in range(4)]
+
+
+@pytest.mark.parametrize("name", ["lraspp", "ssdlite", "classification"])
+def test_int8_is_close_to_eager(name, tmp_path, capfd):
+    format, model, images = OnnxBackend(), Small(name), pictures(seed=7)
+    told, manifest = exported(format, model, images, tmp_path, precision="int8", calibration=CALIBRATION)
+    assert capfd.readouterr() == ("", "")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+    count = sum(isinstance(module, torch.nn.Conv2d | torch.nn.Linear) for module in model.modules())
+    assert told.notes == (f"{count} of {count} convolutions and matrix products are int8",)
+    found = format.load(tmp_path, manifest)(images)
+    for output, expected in zip(model.outputs, model(images), strict=True):
+        assert 20 < signal_to_noise(found[output], expected.detach()) < 80
+
+
+def test_what_is_kept_and_what_it_reads_stays_in_float(tmp_path):
+    model, kept = Small("plain"), ("network.backbone.layers.3", "network.head")
+    graphs = []
+    for number, keep_float in enumerate(((), kept)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        told, _ = exported(
+            OnnxBackend(), model, pictures(), folder, precision="int8", calibration=CALIBRATION, keep_float=keep_float
+        )
+        graphs.append(onnx.load(folder / "model.onnx").graph)
+    assert told.notes == ("9 of 12 convolutions and matrix products are int8",)
+    assert told.operators["Clip"] > 0  # of what is kept; elsewhere the range of int8 cuts
+    before, after = (sum(node.op_type == "DequantizeLinear" for node in graph.node) for graph in graphs)
+    assert after < before - 3
+    makers = {name: node.op_type for node in graphs[1].node for name in node.output}
+    for node in graphs[1].node:
+        if set(scopes(node)) & set(kept):
+            assert "DequantizeLinear" not in {makers.get(name) for name in node.input}, node.name
+    normalisation = [node for node in graphs[0].node if node.op_type in ("Sub", "Div")]
+    assert len(normalisation) == 2
+    assert not any("DequantizeLinear" in {makers.get(name) for name in node.input} for node in normalisation)
+
+
+def test_weights_are_int8_a_channel_and_activations_bytes(tmp_path):
+    exported(OnnxBackend(), Small("plain"), pictures(), tmp_path, precision="int8", calibration=CALIBRATION)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    arrays = {array.name: onnx.numpy_helper.to_array(array) for array in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    makers = {name: node for node in graph.node for name in node.output}
+    for node in convolutions:
+        weight, scale, zero = (arrays[name] for name in makers[node.input[1]].input)
+        assert weight.dtype == "int8" and scale.shape == (len(weight),) and not zero.any()
+        assert arrays[makers[node.input[0]].input[2]].dtype == "uint8"
+
+
+def test_a_batch_of_any_size(tmp_path):
+    format, model = OnnxBackend(), Small("plain")
+    options = {"precision": "int8", "calibration": CALIBRATION, "dynamic_batch": True}
+    _, manifest = exported(format, model, pictures(), tmp_path, **options)
+    images = pictures(3, seed=5)
+    (found,) = format.load(tmp_path, manifest).run(images)
+    assert signal_to_noise(found, model(images)[0].detach()) > 20
+
+
+def test_one_blinding_image_does_not_widen_the_ranges(tmp_path):
+    model = Small("plain")
+    write_onnx(model, pictures(), tmp_path / "model.onnx")
+    graph = onnx.load(tmp_path / "model.onnx")
+    (result,) = (output.name for output in graph.graph.output)
+    inner = next(node for node in graph.graph.node if node.op_type == "Conv").output[0]
+    blinding = CALIBRATION[0] * 50
+    plain, with_it = (calibrated_ranges(graph, images, set()) for images in (CALIBRATION, [*CALIBRATION, blinding]))
+    alone = calibrated_ranges(graph, [blinding], set())
+    assert plain[inner][1] < with_it[inner][1] < 0.5 * alone[inner][1]
+    assert with_it[result] == (min(plain[result][0], alone[result][0]), max(plain[result][1], alone[result][1]))
+
+
+def test_calibration_that_does_not_fit_is_named(tmp_path):
+    for calibration, words in (
+        ([], "there are none; give at least one batch"),
+        ([pictures(size=32)], r"calibration images of \(1, 3, 32, 32\) .* takes \(1, 3, 64, 64\)"),
+        ([pictures().to(torch.uint8)], "torch.uint8, but the artifact takes .* torch.float32"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            OnnxBackend().export(Small("plain"), pictures(), tmp_path, ExportOptions("int8", False, calibration))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.data
+def test_imagenet_weights_name_photographs_alike(real_data, tmp_path):
+    weights = real_data / "weights" / "mobilenet_v2-b0353104.pth"
+    config = composed(
+        "train", "task=classification", "backbone=mnv2", "head=linear", f"backbone.weights={weights}",
+        f"head.weights={weights}",
+    )  # fmt: skip
+    model = ClassificationDeployable(fuse_model(build_whole_network(config, 1000).eval()), "logits").eval()
+    photographs = {
+        split: [_cropped(file) for file in sorted((real_data / "coco" / f"{split}2017").glob("*.jpg"))[:count]]
+        for split, count in (("train", 48), ("val", 24))
+    }
+    example = photographs["val"][0]
+    options = {"precision": "int8", "calibration": photographs["train"]}
+    told, manifest = exported(OnnxBackend(), model, example, tmp_path, **options)
+    assert re.fullmatch("53 of 53 .*", told.notes[0])
+    found = OnnxBackend().load(tmp_path, manifest)(torch.cat(photographs["val"]))["logits"]
+    with torch.inference_mode():
+        expected = torch.cat([model(image)[0] for image in photographs["val"]])
+    assert (found.argmax(1) == expected.argmax(1)).float().mean() >= 0.8
+    assert (found.topk(5).indices == expected.argmax(1)[:, None]).any(1).float().mean() >= 0.95
+
+
+def _cropped(file) -> torch.Tensor:
+    return T.center_crop(T.resize(decode_image(str(file), ImageReadMode.RGB), 256), 224)[None]
