@@ -185,8 +185,8 @@ class VisionTask(L.LightningModule, ABC):
         self.train()  # the modes of what is frozen
 
     def on_train_batch_start(self, batch: dict, index: int) -> None:
-        # What a step draws (dropout, mixing) depends on these numbers alone, so a resumed run draws the same. A seed for
-        # each epoch would not do: loaders draw from the generator too, more or less often after a restart.
+        # What a step draws (dropout, mixing) depends on these numbers alone, so a resumed run draws the same. A seed
+        # for each epoch would not do: loaders draw from the generator too, more or less often after a restart.
         numbers = (self.trainer.datamodule.seed, self.current_epoch, index, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
 
