@@ -26,6 +26,7 @@ class StaticNMS(nn.Module):
     Boolean logic is arithmetic (Core ML has no `and` for what comparisons give), kept pairs are counted by a row vector
     times a matrix (ONNX Runtime 1.31 drops the transpose of `torch.mv(a.t(), v)`), and blocks keep the matrices in the
     cache: with 1,200 pairs a third of the time that one matrix takes in ONNX Runtime. Time grows with limit squared.
+    ExecuTorch, which compares outside XNNPACK, takes several times as long: give a smaller `limit`, or decoded anchors.
 
     Args:
         score_threshold, candidates, iou_threshold, max_detections: As in `select_detections`; the first not negative.

@@ -153,6 +153,9 @@ class ExportSettings:
         detections: What a detector gives: "raw" maps, "decoded" boxes and scores, or "nms": final detections.
         tail: What a segmenter gives: "logits", "argmax" of the upsampled logits, "argmax_low": the argmax upsampled, or
             "low": the argmax at the head's resolution.
+        limit: Of a detector, the best anchors that are decoded, or the best (box, class) pairs that "nms" looks at:
+            fewer are faster (1,200 pairs cost ExecuTorch more than the network) and may find fewer boxes; none: four
+            times task.max_detections.
         probabilities: A classifier gives these instead of logits.
         input: Type of the pixels, "uint8" or "float32"; none: the format's default.
         image_size: (H, W) px of the input; none: what the task was trained or validated at.
@@ -172,6 +175,7 @@ class ExportSettings:
     precision: str = "fp32"
     detections: str = "nms"
     tail: str = "argmax"
+    limit: int | None = None
     probabilities: bool = False
     input: str | None = None
     image_size: Any = None

@@ -32,6 +32,7 @@ class ExecuTorchBackend(Backend):
     precisions = ("fp32", "int8")
 
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
+        example = example.contiguous()  # the strides of the example would become those that the artifact takes
         program = exported_program(model, example)
         if options.precision == "int8":
             from tasks.deploy.pt2e import check_calibration
@@ -39,7 +40,7 @@ class ExecuTorchBackend(Backend):
             check_calibration(model, example, options)
             with silenced(f"{FAILURE} in int8"), torch.random.fork_rng(devices=[]):
                 program = quantized_program(program, example, options)
-        with silenced(FAILURE):
+        with silenced(FAILURE), torch.random.fork_rng(devices=[]):
             content, every, delegated = lower(program)
         (folder / self.file).write_bytes(content)
         outside = [f"{count} {name}" for name, count in (every - delegated).items()]

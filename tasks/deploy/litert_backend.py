@@ -16,6 +16,7 @@ from tasks.deploy.pt2_backend import exported_program
 
 PLAIN = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 FAILURE = "LiteRT cannot hold the network"
+aten = torch.ops.aten
 LAYOUT = "the artifact takes (N, 3, H, W), and transposes to LiteRT's own (N, H, W, 3) inside"
 
 
@@ -26,6 +27,7 @@ class LiteRTBackend(Backend):
     precisions = ("fp32", "int8")
 
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
+        example = example.contiguous()
         program = exported_program(model, example)
         if options.precision == "int8":
             from tasks.deploy.pt2e import check_calibration
@@ -100,8 +102,8 @@ def convert(program: torch.export.ExportedProgram, example: Tensor, options: Exp
         quantizer = pt2e_quantizer.PT2EQuantizer()
         quantizer.set_global(pt2e_quantizer.get_symmetric_quantization_config(is_per_channel=True))
         # LiteRT concatenates int8 with one scale: unless all levels show it their range, it takes the first one's
-        merging = (torch.ops.aten.cat.default,)
-        module = quantize(program.run_decompositions({}), quantizer, options, fold=False, merging=merging)
+        targets = {"merging": (aten.cat.default,), "overlooked": (aten.add.Tensor,)}
+        module = quantize(program.run_decompositions({}), quantizer, options, fold=False, **targets)
         config = QuantConfig(pt2e_quantizer=quantizer)
     with torch.no_grad():
         return bytes(litert_torch.convert(module, (example,), quant_config=config).model_content())

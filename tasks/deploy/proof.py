@@ -58,7 +58,8 @@ class Original:
     def model(self, form: str) -> Deployable:
         """The network in a form, as in `make_deployable`; made once."""
         if form not in self._models:
-            self._models[form] = make_deployable(self.task, form=form, image_size=self.image_size)
+            limit = self.settings["limit"] if form in ("decoded", "nms") else None
+            self._models[form] = make_deployable(self.task, form=form, image_size=self.image_size, limit=limit)
         return self._models[form]
 
     def images(self, split: str, count: int) -> list[Tensor]:
@@ -141,6 +142,11 @@ class Original:
         anchors = {}
         if form == "raw":
             anchors = {"boxes": head.anchors(self.image_size).tolist(), "form": head.form, "unit": "px, xyxy"}
+        notes = exported.notes
+        if form in ("decoded", "nms"):
+            notes += (
+                f"looks at the {self.model(form).limit} best only (export.limit=): of more, the last are missing",
+            )
         return Manifest(
             backend=format.name if format else "eager", artifact=format.file if format else "", kind=self.task.kind,
             form=form, precision=settings["precision"],
@@ -151,7 +157,7 @@ class Original:
             preprocessing={"pixels": "RGB, 0 to 255", "resize": RESIZING[self.task.kind], **known, "inside": inside},
             anchors=anchors, hashes={"checkpoint": sha256(self.checkpoint)},
             versions=format.versions() if format else {}, operators=exported.operators, delegated=exported.delegated,
-            notes=exported.notes,
+            notes=notes,
         )  # fmt: skip
 
     def _validated_size(self) -> tuple[int, int]:

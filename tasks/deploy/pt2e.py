@@ -23,7 +23,7 @@ QUANTIZED = ("network.backbone.", "network.head.")
 
 def quantize(
     program: ExportedProgram, quantizer: Quantizer, options: ExportOptions, *, fold: bool,
-    merging: Sequence[Callable] = (),
+    merging: Sequence[Callable] = (), overlooked: Sequence[Callable] = (),
 ) -> GraphModule:  # fmt: skip
     """Give a program the int8 ranges that calibration images show.
 
@@ -33,6 +33,7 @@ def quantize(
         options: With calibration images.
         fold: Store weights as integers; else as floats, quantized in the graph.
         merging: Operators that may become int8 where the head itself calls them, not only inside its parts.
+        overlooked: Operators of two tensors that this quantizer does not find by itself.
     """
     module = program.module()
     for node in module.graph.nodes:
@@ -40,10 +41,11 @@ def quantize(
             # quantizers leave alone what is annotated already, even where they look at no filter
             node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(_annotated=True)
     _annotate_clamped(module, quantizer.global_config)
+    _annotate_pairs(module, quantizer.global_config, overlooked)
     prepared = prepare_pt2e(module, quantizer)
     with torch.no_grad():
         for images in options.calibration:
-            prepared(images)
+            prepared(images.contiguous())
     return move_exported_model_to_eval(convert_pt2e(prepared, fold_quantize=fold))
 
 
@@ -88,3 +90,11 @@ def _annotate_clamped(module: GraphModule, config) -> None:
             inputs = {images: config.input_activation, weight: config.weight} | dict.fromkeys(bias, config.bias)
             conv.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(input_qspec_map=inputs, _annotated=True)
             node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(output_qspec=config.output_activation, _annotated=True)
+
+
+def _annotate_pairs(module: GraphModule, config, targets: Sequence[Callable]) -> None:
+    """Have operators of two tensors computed in int8."""
+    for node in module.graph.nodes:
+        if node.target in targets and Q_ANNOTATION_KEY not in node.meta and len(node.all_input_nodes) == 2:
+            inputs = dict.fromkeys(node.all_input_nodes, config.input_activation)
+            node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(inputs, config.output_activation, _annotated=True)
