@@ -120,7 +120,7 @@ def run_on_host(config: Config, folder: Path) -> tuple[list[Row], list[Table]]:
         timed = [entry for entry in entries if not entry.row.get("error")]
         tables = profile_tables(timed, config, folder) if config["profile"] else []
     order = [*TORCH_FORMS, *config["runtimes"], *BACKENDS]
-    return sorted(rows, key=lambda row: order.index(row["runtime"])), tables
+    return sorted(rows, key=lambda row: (order.index(row["runtime"]), row["precision"])), tables
 
 
 def comparison(rows: Sequence[Row]) -> Table:
