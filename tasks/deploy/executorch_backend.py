@@ -70,7 +70,11 @@ class ExecuTorchRuntime(Runtime):
     def run(self, images: Tensor) -> Sequence[Tensor]:
         if self._pool != ExecuTorchRuntime.pool or portable_lib._threadpool_get_thread_count() != self.threads:
             self._load()
-        return self._module.forward([images])
+        try:
+            return self._module.forward([images])
+        except RuntimeError as error:
+            path = self.folder / self.manifest.artifact
+            raise ValueError(f"ExecuTorch cannot run {path} ({error}); export it again") from error
 
     def _load(self) -> None:
         path = self.folder / self.manifest.artifact

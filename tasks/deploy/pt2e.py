@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e import move_exported_model_to_eval
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantizer
+from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantizer, SharedQuantizationSpec
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from tasks.deploy.backend import Deployable, ExportOptions
@@ -32,8 +32,9 @@ def quantize(
         quantizer: The format's own.
         options: With calibration images.
         fold: Store weights as integers; else as floats, quantized in the graph.
-        merging: Operators that may become int8 where the head itself calls them, not only inside its parts.
-        overlooked: Operators of two tensors that this quantizer does not find by itself.
+        merging: Operators on a list of tensors that the format runs with one scale for all, whether the head itself
+            calls them or its parts; quantized so here.
+        overlooked: Operators on two tensors that this quantizer does not find by itself; quantized here.
     """
     module = program.module()
     for node in module.graph.nodes:
@@ -42,6 +43,7 @@ def quantize(
             node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(_annotated=True)
     _annotate_clamped(module, quantizer.global_config)
     _annotate_pairs(module, quantizer.global_config, overlooked)
+    _annotate_lists(module, quantizer.global_config, merging)
     prepared = prepare_pt2e(module, quantizer)
     with torch.no_grad():
         for images in options.calibration:
@@ -98,3 +100,13 @@ def _annotate_pairs(module: GraphModule, config, targets: Sequence[Callable]) ->
         if node.target in targets and Q_ANNOTATION_KEY not in node.meta and len(node.all_input_nodes) == 2:
             inputs = dict.fromkeys(node.all_input_nodes, config.input_activation)
             node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(inputs, config.output_activation, _annotated=True)
+
+
+def _annotate_lists(module: GraphModule, config, targets: Sequence[Callable]) -> None:
+    """Have operators on a list of tensors computed in int8 with the range that all of them span."""
+    for node in module.graph.nodes:
+        if node.target in targets and Q_ANNOTATION_KEY not in node.meta:
+            first, *rest = node.all_input_nodes
+            shared = SharedQuantizationSpec((first, node))
+            inputs = {first: config.input_activation} | dict.fromkeys(rest, shared)
+            node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(inputs, shared, _annotated=True)

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
@@ -133,11 +134,11 @@ def _label(figure: Figure, axes: Axes, rows: list[Mapping]) -> None:
     inside = axes.get_window_extent(renderer)
     for place in [*front, *(place for place in range(len(rows)) if place not in front)]:
         text = None
-        for dx, dy in PLACES:
+        for dx, dy in ((-6, 4), *PLACES) if place in front else PLACES:  # above the front is room
             side = "left" if dx > 0 else "right" if dx < 0 else "center"
             text = axes.annotate(
                 rows[place]["backbone"], points[place], xytext=(dx, dy), textcoords="offset points", ha=side,
-                fontsize=8, color=INK, zorder=5,
+                fontsize=8, color=INK, zorder=5, path_effects=[withStroke(linewidth=3, foreground="white")],
             )  # fmt: skip
             box = text.get_window_extent(renderer)
             fits = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
