@@ -156,8 +156,8 @@ def operators(module: GraphModule) -> Counter[str]:
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target is not operator.getitem and "delegate" not in str(node.target):
             name = _name(node)
-            inputs = [_name(value) for value in node.all_input_nodes if value.op == "call_function"]
-            int8 = name in INTEGER and inputs and all("dequantize" in value for value in inputs)
+            inputs = [_name(value) for value in node.all_input_nodes[:2]]  # a bias is never quantized
+            int8 = name in INTEGER and all("dequantize" in value for value in inputs)
             found[f"{name} int8" if int8 else name] += 1
     return found
 

@@ -39,7 +39,8 @@ def recipe(pictures, tmp_path, monkeypatch):
         "task.label_smoothing=0.1", "task.mixup=0.8", "task.cutmix=1.0", "data.policy=randaugment", "data.color=0.4",
         "data.erasing=0.25", "data.repeats=3", "distillation=hard",
         f"distillation.teacher={tmp_path / 'teacher' / 'last.ckpt'}",
-        "data.progressive={epochs:[0,1,3],image_size:[32,48,64],strength:[0.3,0.7,1.0]}", f"trainer.max_epochs={EPOCHS}",
+        "data.progressive={epochs:[0,1,3],image_size:[32,48,64],strength:[0.3,0.7,1.0]}",
+        f"trainer.max_epochs={EPOCHS}",
     ]  # fmt: skip
     return lambda *overrides: config(*parts, *overrides)
 

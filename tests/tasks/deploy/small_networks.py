@@ -1,4 +1,4 @@
-"""Small networks of every kind, one with published weights, their artifacts, and how far these are from eager PyTorch."""
+"""Small networks of every kind, one with published weights, and their artifacts."""
 
 from functools import partial
 from pathlib import Path

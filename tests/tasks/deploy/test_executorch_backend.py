@@ -1,7 +1,5 @@
 """Networks through ExecuTorch: the numbers of eager PyTorch, all of them in XNNPACK, and int8 that stays close."""
 
-import os
-
 import pytest
 import torch
 from executorch.extension.pybindings import portable_lib
@@ -60,7 +58,6 @@ def test_every_runtime_gets_its_threads(tmp_path):
     for runtime in (*runtimes, *reversed(runtimes)):
         assert relative_error(runtime(images)["logits"], expected) < 1e-4
         assert portable_lib._threadpool_get_thread_count() == runtime.threads
-        assert len(os.listdir("/proc/self/task")) >= runtime.threads
 
 
 def test_int8_keeps_in_float_what_it_is_told(tmp_path):
@@ -119,11 +116,11 @@ def test_int8_says_what_it_needs(options, message, tmp_path):
 
 
 def test_what_cannot_be_held_or_run_is_named(tmp_path, capfd):
-    with pytest.raises(ValueError, match="ExecuTorch cannot hold the network .*svd"):
+    with pytest.raises(ValueError, match=r"ExecuTorch cannot hold the network .*svd"):
         exported(BACKEND, Unsupported("plain"), pictures(), tmp_path)
     assert not list(tmp_path.iterdir())
     _, manifest = exported(BACKEND, Small("plain"), pictures(), tmp_path)
     (tmp_path / "model.pte").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="ExecuTorch cannot run .*model.pte"):
+    with pytest.raises(ValueError, match=r"ExecuTorch cannot run .*model.pte"):
         BACKEND.load(tmp_path, manifest)
     assert capfd.readouterr() == ("", "")

@@ -109,13 +109,13 @@ class Unsupported(Small):
 
 
 def test_what_cannot_be_held_quantized_or_run_is_named(tmp_path, capfd):
-    with pytest.raises(ValueError, match="LiteRT cannot hold the network .*svd"):
+    with pytest.raises(ValueError, match=r"LiteRT cannot hold the network .*svd"):
         exported(BACKEND, Unsupported("plain"), pictures(), tmp_path)
     with pytest.raises(ValueError, match="there are none; give at least one batch"):
         exported(BACKEND, Small("plain"), pictures(), tmp_path, precision="int8")
     assert not list(tmp_path.iterdir())
     _, manifest = exported(BACKEND, Small("plain"), pictures(), tmp_path)
     (tmp_path / "model.tflite").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="LiteRT cannot run .*model.tflite"):
+    with pytest.raises(ValueError, match=r"LiteRT cannot run .*model.tflite"):
         BACKEND.load(tmp_path, manifest)
     assert capfd.readouterr() == ("", "")

@@ -48,9 +48,9 @@ def test_the_last_detection_may_come_in_by_a_tie():
     expected = detections([0.9, 0.3], [1, 1])
     found = {**detections([0.9, 0.3], [1, 0])}
     assert compare("nms", expected, found)["detections"]["unmatched"] == 0
-    assert compare("nms", detections([0.9, 0.5, 0.3], [1, 1, 1]), detections([0.9, 0.5, 0.3], [1, 0, 1]))[
-        "detections"
-    ]["unmatched"] == pytest.approx(2 / 6)
+    assert compare("nms", detections([0.9, 0.5, 0.3], [1, 1, 1]), detections([0.9, 0.5, 0.3], [1, 0, 1]))["detections"][
+        "unmatched"
+    ] == pytest.approx(2 / 6)
 
 
 def test_decoded_anchors_are_sets():
