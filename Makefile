@@ -13,7 +13,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[test,dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[export,shards,timm,test,dev]'
 	@touch $@
 
 test: setup
@@ -23,11 +23,14 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Draws the demo data, trains on it, evaluates, predicts; the pictures are in demo/.
+# Draws the demo data, trains on it, evaluates, predicts, exports, measures; the pictures are in demo/.
 demo: setup
 	$(BIN)/python tools/train.py task=segmentation backbone=mnv3_large output_dir=demo/run overwrite=true $(DEMO)
 	$(BIN)/python tools/evaluate.py checkpoint=demo/run/best.ckpt output_dir=demo/evaluation
 	$(BIN)/python tools/predict.py checkpoint=demo/run/best.ckpt output_dir=demo/predictions \
 		source=data/demo/cityscapes/leftImg8bit/val/demo
 	$(BIN)/python tools/describe.py backbone=mnv3_large task=segmentation image_size=[128,256]
-	@echo "look at demo/run/curves.png, demo/run/predictions.png and demo/predictions/"
+	$(BIN)/python tools/export.py checkpoint=demo/run/best.ckpt export.formats=[onnx,executorch] output_dir=demo/export overwrite=true
+	$(BIN)/python tools/benchmark.py checkpoint=demo/run/best.ckpt image_size=[128,256] output_dir=demo/benchmark again=true \
+		runtimes=[eager,fused,onnx,executorch]
+	@echo "look at demo/run/curves.png, demo/run/predictions.png, demo/predictions/ and demo/benchmark/benchmark.png"
