@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Say DEMO="trainer.max_epochs=1" for a shorter demo.
 DEMO ?=
 
-.PHONY: setup test lint demo
+.PHONY: setup test test-all lint demo
 
 setup: $(VENV)/installed
 
@@ -16,7 +16,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[export,shards,timm,test,dev]'
 	@touch $@
 
+# All but what is marked slow; make test-all runs that as well.
 test: setup
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+test-all: setup
 	$(BIN)/python -m pytest -n auto
 
 lint: setup

@@ -20,7 +20,9 @@ DOORS = {
     "onnxruntime": {"tasks/deploy/onnx_backend.py", "tasks/deploy/onnx_quantization.py"},
     "pnnx": {"tasks/deploy/ncnn_backend.py"},
     "executorch": {"tasks/deploy/executorch_backend.py"},
+    "torchao": {"tasks/deploy/pt2e.py"},
     "litert_torch": {"tasks/deploy/litert_backend.py"},
+    "ai_edge_litert": {"tasks/deploy/litert_backend.py"},
     "coremltools": {"tasks/deploy/coreml_backend.py"},
     "ncnn": {"tasks/deploy/ncnn_backend.py"},
 }

@@ -118,7 +118,7 @@ class Backend(ABC):
         file: Name of the artifact's main file.
         precisions: What it can be exported in, the default first.
         inputs: Types of pixels that it takes, the default first.
-        detections: Forms of detection that it can hold.
+        detections: Forms of detection that it holds well; "nms" where it is not among them only with `export.limit`.
         dynamic: Whether it can take any number of images.
         here: Whether this machine can run the artifact; else it is checked by its structure alone.
         tolerance: Largest relative difference from eager in fp32.

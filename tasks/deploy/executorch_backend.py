@@ -15,6 +15,7 @@ from tasks.deploy.backend import Backend, Deployable, Exported, ExportOptions, R
 from tasks.deploy.chatter import silenced
 from tasks.deploy.manifest import Manifest
 from tasks.deploy.pt2_backend import exported_program
+from tasks.deploy.quantizable import check_calibration
 
 with silenced():
     from executorch.extension.pybindings import portable_lib
@@ -30,13 +31,12 @@ class ExecuTorchBackend(Backend):
 
     name, file = "executorch", "model.pte"
     precisions = ("fp32", "int8")
+    detections = ("raw", "decoded")  # nms: 1,200 pairs take 50 ms, ten times the network, and minutes to lower
 
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
         example = example.contiguous()  # the strides of the example would become those that the artifact takes
         program = exported_program(model, example)
         if options.precision == "int8":
-            from tasks.deploy.pt2e import check_calibration
-
             check_calibration(model, example, options)
             with silenced(f"{FAILURE} in int8"), torch.random.fork_rng(devices=[]):
                 program = quantized_program(program, example, options)

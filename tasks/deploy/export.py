@@ -80,7 +80,8 @@ def _form(original: Original, format: Backend) -> str:
     if original.task.kind == "segmentation":
         return settings["tail"]
     possible = DETECTIONS[: 1 + DETECTIONS.index(settings["detections"])]
-    return next(form for form in reversed(possible) if form in format.detections)
+    held = {*format.detections, *(["nms"] if settings["limit"] and "decoded" in format.detections else [])}
+    return next(form for form in reversed(possible) if form in held)
 
 
 def _export_one(format: Backend, form: str, original: Original, target: Path) -> Manifest:

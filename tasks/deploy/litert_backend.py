@@ -13,6 +13,7 @@ from tasks.deploy.backend import Backend, Deployable, Exported, ExportOptions, R
 from tasks.deploy.chatter import silenced
 from tasks.deploy.manifest import Manifest
 from tasks.deploy.pt2_backend import exported_program
+from tasks.deploy.quantizable import check_calibration
 
 PLAIN = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 FAILURE = "LiteRT cannot hold the network"
@@ -25,13 +26,12 @@ class LiteRTBackend(Backend):
 
     name, file = "litert", "model.tflite"
     precisions = ("fp32", "int8")
+    detections = ("raw", "decoded")  # nms was seen to run, but not measured
 
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
         example = example.contiguous()
         program = exported_program(model, example)
         if options.precision == "int8":
-            from tasks.deploy.pt2e import check_calibration
-
             check_calibration(model, example, options)
         with silenced(FAILURE), torch.random.fork_rng(devices=[]):
             (folder / self.file).write_bytes(convert(program, example, options))

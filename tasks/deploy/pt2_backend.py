@@ -57,6 +57,7 @@ def exported_program(
         ValueError: Its control flow depends on what the images hold, or the batch cannot vary.
     """
     shapes = {"images": {0: torch.export.Dim("batch", min=1, max=4096)}} if dynamic_batch else None
+    example = example.contiguous()  # strides of channels_last would be traced as well
     if dynamic_batch and len(example) < 2:
         example = example.repeat(2, 1, 1, 1)  # a size of 1 would be taken for a constant
     try:

@@ -6,7 +6,6 @@ Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Eff
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e import move_exported_model_to_eval
@@ -14,11 +13,8 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantizer, SharedQuantizationSpec
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
-from tasks.deploy.backend import Deployable, ExportOptions
-
-# What lies deeper than these may become int8. What they, the network or the deployable compute themselves are the
-# tails: normalisation, merging of predictions, upsampling, softmax, box decoding, NMS.
-QUANTIZED = ("network.backbone.", "network.head.")
+from tasks.deploy.backend import ExportOptions
+from tasks.deploy.quantizable import QUANTIZED
 
 
 def quantize(
@@ -49,28 +45,6 @@ def quantize(
         for images in options.calibration:
             prepared(images.contiguous())
     return move_exported_model_to_eval(convert_pt2e(prepared, fold_quantize=fold))
-
-
-def check_calibration(model: Deployable, example: Tensor, options: ExportOptions) -> None:
-    """See that a network can be quantized as asked for.
-
-    Raises:
-        ValueError: There are no calibration images, or others than the artifact takes; no module has a name of
-            `keep_float`.
-    """
-    if not options.calibration:
-        raise ValueError("int8 takes its ranges from calibration images, and there are none; give at least one batch")
-    for images in options.calibration:
-        if images.shape != example.shape or images.dtype != example.dtype:
-            raise ValueError(
-                f"calibration images of {tuple(images.shape)} {images.dtype}, but the artifact takes "
-                f"{tuple(example.shape)} {example.dtype}; calibrate with what it takes"
-            )
-    names = {name for name, _ in model.named_modules()}
-    for name in options.keep_float:
-        if name not in names:
-            below = [other for other in sorted(names) if other.startswith("network") and other.count(".") <= 2][:8]
-            raise ValueError(f"keep_float={name}: the network has no such module; it has {', '.join(below)}, ...")
 
 
 def _quantizable(node: Node, keep_float: Sequence[str], merging: Sequence[Callable]) -> bool:
