@@ -69,7 +69,8 @@ def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatc
             continue  # the next tests
         line = words[0]
         if "train.py" in line:
-            line += " data.batch_size=4" if "pets" in line else ""
+            line = line.replace("max_epochs=40", "max_epochs=1").replace("min_side=48", "min_side=8")
+            line += " data.batch_size=4" if "pets" in line or "crops" in line else ""
             line += SHORT + ("" if "max_epochs" in line or "checkpoint=" in line else " trainer.max_epochs=1")
         status, out, err = run_tool(line)
         assert status == 0, f"{command}\n{out}\n{err}"
