@@ -24,6 +24,8 @@ def pytest_collection_modifyitems(config, items):
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+    # The longest of all begins first: at the end one worker would be left alone with it.
+    items.sort(key=lambda item: "test_the_commands_of_the_readme" not in item.nodeid)
 
 
 @pytest.fixture(autouse=True)

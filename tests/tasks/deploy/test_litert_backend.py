@@ -91,6 +91,7 @@ def test_int8_keeps_in_float_what_it_is_told(tmp_path):
         assert signal_to_noise(BACKEND.load(tmp_path, manifest)(images)["logits"], model(images)[0]) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_int8_of_published_weights_sees_the_same_in_photographs(real_data, tmp_path):
     model = Photographed(real_data)
