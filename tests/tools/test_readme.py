@@ -73,7 +73,7 @@ def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatc
         program, *words = command.replace("/path/to", str(tmp_path)).split(maxsplit=1)
         if program == "make" or "benchmarks/" in words[0] or "all=true" in words[0]:
             continue  # the next tests
-        line = words[0].replace("max_epochs=40", "max_epochs=1").replace("min_side=48", "min_side=8")
+        line = words[0].replace("max_epochs=20", "max_epochs=1").replace("min_side=48", "min_side=8")
         if "train.py" in line:
             line += " data.batch_size=4" if "pets" in line or "crops" in line else ""
             line += SHORT + ("" if "max_epochs" in line or "checkpoint=" in line else " trainer.max_epochs=1")
