@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -205,6 +205,17 @@ class VisionTask(L.LightningModule, ABC):
     def _summed(self, values: Tensor) -> Tensor:
         """Sum over all processes; a group of GPUs sums what is on GPUs."""
         return self.trainer.strategy.reduce(values.to(self.device), reduce_op="sum").cpu()
+
+    @staticmethod
+    def _merged(results: Any) -> Any:
+        """Results of all processes together, from those of each; `merge` takes another's in."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return results
+        parts: list = [None] * distributed.get_world_size()
+        distributed.all_gather_object(parts, results)
+        for part in parts[1:]:
+            parts[0].merge(part)
+        return parts[0]
 
     def _optimizer(self) -> Optimizer:
         if self.make_optimizer is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn import functional as F
 
 from tasks.base import Table, VisionTask
@@ -107,12 +107,7 @@ class ClassificationTask(VisionTask):
         return {"probabilities": probabilities}
 
     def on_validation_epoch_end(self) -> None:
-        if distributed.is_available() and distributed.is_initialized():
-            parts: list = [None] * distributed.get_world_size()
-            distributed.all_gather_object(parts, self.results)
-            self.results = parts[0]
-            for part in parts[1:]:
-                self.results.merge(part)
+        self.results = self._merged(self.results)
         total, images = self._summed(self.validation_loss)
         self.validated_images = int(images)
         self.log("val/loss", total / images)

@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from heads.detections import Detections, select_detections
 from heads.static_nms import select_from_decoded, unpadded
@@ -94,12 +94,7 @@ class DetectionTask(VisionTask):
         return {"detections": detections}
 
     def on_validation_epoch_end(self) -> None:
-        if distributed.is_available() and distributed.is_initialized():
-            parts: list = [None] * distributed.get_world_size()
-            distributed.all_gather_object(parts, self.results)
-            self.results = parts[0]
-            for part in parts[1:]:
-                self.results.merge(part)
+        self.results = self._merged(self.results)
         total, images = self._summed(self.validation_loss)
         self.validated_images = int(images)
         self.log("val/loss", total / images)

@@ -1,12 +1,8 @@
 """ONNX: the exchange format, run by ONNX Runtime."""
 
-import logging
 import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 
 import onnx
@@ -16,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tasks.deploy.backend import Backend, Deployable, Exported, ExportOptions, Runtime
+from tasks.deploy.chatter import silenced
 from tasks.deploy.manifest import Manifest
 from tasks.deploy.pt2_backend import exported_program
 from tasks.deploy.quantizable import check_calibration
@@ -82,7 +79,9 @@ def open_session(path: Path, *, threads: int, profile: Path | None = None) -> on
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ValueError(f"ONNX Runtime cannot run {path} ({str(error).splitlines()[0]})") from error
+        raise ValueError(
+            f"ONNX Runtime cannot run {path} ({(str(error) or type(error).__name__).splitlines()[0]})"
+        ) from error
 
 
 def write_onnx(model: Deployable, example: Tensor, path: Path, *, dynamic_batch: bool = False) -> None:
@@ -98,20 +97,11 @@ def write_onnx(model: Deployable, example: Tensor, path: Path, *, dynamic_batch:
         ValueError: An operator of the network has no translation.
     """
     program = exported_program(model, example, dynamic_batch=dynamic_batch)
-    said = StringIO()
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):
-            warnings.simplefilter("ignore")
-            translated = torch.onnx.export(
-                program, input_names=[INPUT], output_names=list(model.outputs), dynamo=True, verbose=False
-            )
-            translated.save(str(path), external_data=False)
-    except Exception as error:
-        raise ValueError(f"ONNX cannot hold the network ({str(error).splitlines()[0]})") from error
-    finally:
-        logging.disable(level)
+    with silenced("ONNX cannot hold the network"):
+        translated = torch.onnx.export(
+            program, input_names=[INPUT], output_names=list(model.outputs), dynamo=True, verbose=False
+        )
+        translated.save(str(path), external_data=False)
     onnx.checker.check_model(str(path))
 
 

@@ -65,7 +65,9 @@ def exported_program(
             return torch.export.export(model, (example,), dynamic_shapes=shapes, strict=False)
     except Exception as error:
         remedy = "; set export.dynamic_batch=false" if dynamic_batch else ""
-        raise ValueError(f"torch.export cannot trace the network ({str(error).splitlines()[0]}){remedy}") from error
+        raise ValueError(
+            f"torch.export cannot trace the network ({(str(error) or type(error).__name__).splitlines()[0]}){remedy}"
+        ) from error
 
 
 def operators(program: torch.export.ExportedProgram) -> dict[str, int]:
