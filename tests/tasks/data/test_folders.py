@@ -130,4 +130,4 @@ def test_the_demo_file_serves_classification(tmp_path):
     data = build_data(composed("train", "task=classification", "data=demo", f"data.root={tmp_path / 'demo'}",
                                "data.num_train=1", "data.num_val=1", "data.num_objects=[40,8]"))  # fmt: skip
     batch = next(iter(data.train_dataloader()))
-    assert batch["images"].shape == (32, 3, 96, 96) and batch["labels"].max() < data.num_classes == 8
+    assert batch["images"].shape == (data.batch_size, 3, 96, 96) and batch["labels"].max() < data.num_classes == 8
