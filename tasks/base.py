@@ -20,6 +20,7 @@ from tasks.data.base import Classes
 from tasks.freezing import Freezing
 from tasks.network import Network
 from tasks.optim import adaptive_clipping, parameter_groups
+from tasks.processes import share_buffers
 
 if TYPE_CHECKING:
     from tasks.distillation import Distillation  # which loads tasks
@@ -201,6 +202,9 @@ class VisionTask(L.LightningModule, ABC):
         super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
         if self.clip is not None:
             self.clip(self.network.parameters())
+
+    def on_validation_epoch_start(self) -> None:
+        share_buffers(self.network)
 
     def _summed(self, values: Tensor) -> Tensor:
         """Sum over all processes; a group of GPUs sums what is on GPUs."""

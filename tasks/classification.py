@@ -15,6 +15,7 @@ from tasks.classification_pictures import ClassificationSample, classification_s
 from tasks.data.base import Classes
 from tasks.mixing import Mixing
 from tasks.network import Network
+from tasks.processes import shared_count
 
 MOST_LOGGED = 30  # classes whose accuracies are logged one by one; files hold those of all
 PICTURED = 12  # images of a batch that a sheet may show
@@ -83,10 +84,11 @@ class ClassificationTask(VisionTask):
             taught = self.distillation is not None
             logits = raw["logits"] if taught else (raw["logits"] + raw["distilled_logits"]) / 2
         targets = batch.get("targets", batch["labels"])
-        smoothing = self.label_smoothing
-        return {
-            "cross_entropy": F.cross_entropy(logits.float(), targets, self.class_weights, label_smoothing=smoothing)
-        }
+        settings = {"weight": self.class_weights, "label_smoothing": self.label_smoothing}
+        if self.class_weights is None or targets.is_floating_point():  # as many images in each process
+            return {"cross_entropy": F.cross_entropy(logits.float(), targets, **settings)}
+        total = shared_count(self.class_weights[targets].sum(), self)
+        return {"cross_entropy": F.cross_entropy(logits.float(), targets, reduction="sum", **settings) / total}
 
     def predict(
         self, raw: Tensor, image_sizes: Sequence[tuple[int, int]] = (), input_size: tuple[int, int] | None = None
@@ -95,6 +97,7 @@ class ClassificationTask(VisionTask):
         return list(raw.float().softmax(1))
 
     def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
         self.results = ClassResults(len(self.classes))
         self.validation_loss = torch.zeros(2)  # sum over images, number of images
 

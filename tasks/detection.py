@@ -79,6 +79,7 @@ class DetectionTask(VisionTask):
         return [one.resized(input_size, size) for one, size in zip(found, image_sizes, strict=True)]
 
     def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
         self.results = DetectionResults()
         self.validation_loss = torch.zeros(2)  # sum over images, number of images
 

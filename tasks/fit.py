@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from tasks.base import VisionTask
 from tasks.build import Config, build_data, build_task, connect, make, save_config
@@ -27,7 +29,8 @@ RUN_FILES = (
 )  # fmt: skip
 RUN_FOLDERS = ("to_average", "tensorboard")
 logger = logging.getLogger(__name__)
-RUN_FOLDER = "MOBILE_DENSE_RUN"  # set by the first process, so that the others of a distributed run agree
+RUN_FOLDER = "MOBILE_DENSE_RUN"  # set by the first process for those that Lightning starts, so that all agree
+INHERITED = os.environ.get(RUN_FOLDER) if "LOCAL_RANK" in os.environ else None
 
 
 def fit(config: Config) -> dict[str, float]:
@@ -57,8 +60,9 @@ def fit(config: Config) -> dict[str, float]:
     task = build_task(config, data.classes, pretrained=not resumed, teacher=True)
     connect(task, data)
     folder = run_folder(config)
-    save_config(task.config, folder / "config.yaml")
-    logger.info("run folder: %s", folder)
+    if rank_zero_only.rank == 0:
+        save_config(task.config, folder / "config.yaml")
+        logger.info("run folder: %s", folder)
 
     log = CsvLog(folder, keep_before=resumed["global_step"] if resumed else None)
     validated = config["trainer"].get("check_val_every_n_epoch") or 1
@@ -173,10 +177,13 @@ def run_folder(config: Config) -> Path:
     behind it where that is taken.
 
     Raises:
-        ValueError: `output_dir` holds a run already.
+        ValueError: `output_dir` holds a run already, or is missing where a launcher has started several processes.
     """
-    if "LOCAL_RANK" in os.environ and RUN_FOLDER in os.environ:
-        return Path(os.environ[RUN_FOLDER])
+    if INHERITED:
+        return Path(INHERITED)
+    together = TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
+    if together and not config["output_dir"] and not config["checkpoint"]:
+        raise ValueError("torchrun or SLURM started several processes, which write into one folder; give output_dir=")
     if config["output_dir"]:
         folder = Path(config["output_dir"]).expanduser()
         own = config["checkpoint"] and folder.resolve() == Path(config["checkpoint"]).resolve().parent
@@ -185,7 +192,7 @@ def run_folder(config: Config) -> Path:
                 f"{folder} holds a run already; resume it with checkpoint={folder / 'last.ckpt'}, choose another "
                 "output_dir=, or replace it with overwrite=true"
             )
-        if config["overwrite"] and not own:
+        if config["overwrite"] and not own and rank_zero_only.rank == 0:
             for name in RUN_FILES:
                 (folder / name).unlink(missing_ok=True)
             for name in RUN_FOLDERS:

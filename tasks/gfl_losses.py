@@ -7,6 +7,7 @@ from torchvision.ops import generalized_box_iou_loss
 
 from heads.gfl_lite import GFLLite, boxes_from_distances, distances_to_boxes
 from heads.point_assignment import task_aligned
+from tasks.processes import shared_count
 
 
 class GFLLoss(nn.Module):
@@ -58,12 +59,13 @@ class GFLLoss(nn.Module):
         of_box, weight = index[image, cell], weight[image, cell]
         targets[image, cell, labels[image, of_box]] = quality[image, cell]
 
-        goal, total = boxes[image, of_box], weight.sum().clamp(min=1.0)
+        goal, total = boxes[image, of_box], shared_count(weight.sum(), self, least=1.0)
+        scored = shared_count(quality.sum(), self, least=1.0)
         overlap_loss = generalized_box_iou_loss(predicted[image, cell], goal)
         distances = distances_to_boxes(anchors[cell], goal)
         edge_loss = distribution_focal_loss(distributions[image, cell].unflatten(-1, (4, -1)), distances).mean(dim=-1)
         return {
-            "classification": quality_focal_loss(logits, targets, self.gamma).sum() / quality.sum().clamp(min=1.0),
+            "classification": quality_focal_loss(logits, targets, self.gamma).sum() / scored,
             "boxes": self.box_weight * (overlap_loss * weight).sum() / total,
             "distributions": self.distribution_weight * (edge_loss * weight).sum() / total,
         }

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from tasks.processes import shared_count
+
 
 class SegmentationLoss(nn.Module):
     """Cross-entropy over the labelled pixels, on request of the hard ones alone, and a soft Dice term.
@@ -13,6 +15,8 @@ class SegmentationLoss(nn.Module):
     Both summands share one log-softmax, in float32 (float64 stays) also under autocast. Channels_last logits are read
     in that layout, a third cheaper on CPU than by `torch.nn.functional.cross_entropy`, which copies them first. No
     one-hot map is built and, on CUDA, nothing waits for the device.
+
+    In distributed training the mean is that of all processes; hard pixels and Dice are of each process alone.
 
     With `ohem_threshold` cross-entropy keeps the pixels whose predicted probability of the true class, before class
     weights and smoothing, lies below it, but at least the `min_kept` hardest of the batch (ties all stay).
@@ -121,7 +125,7 @@ class SegmentationLoss(nn.Module):
         if self.class_weights is not None:
             class_weights = self.class_weights.to(nll.dtype)
             weights = weights * class_weights[labels]
-        total = weights.sum()
+        total = shared_count(weights.sum(), self)
         loss = (nll * weights).sum()
         if self.label_smoothing:
             if self.class_weights is not None:

@@ -82,6 +82,7 @@ class SegmentationTask(VisionTask):
         return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
 
     def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
         self.confusion.reset()
         self.validation_loss = torch.zeros(2)  # sum over images, number of images
 

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from heads.base import DetectionHead
 from heads.box_coding import encode
 from heads.matching import match_anchors
+from tasks.processes import shared_count
 
 
 class _AnchorLoss(nn.Module):
@@ -39,7 +40,8 @@ class _AnchorLoss(nn.Module):
             image_size: (H, W) of the network's input, px.
 
         Returns:
-            "boxes" and "classes", scalars, both in parts of the number of matched anchors in the batch.
+            "boxes" and "classes", scalars, both in parts of the number of matched anchors in the batch, that of all
+            processes.
 
         Raises:
             ValueError: The head is of another form.
@@ -53,7 +55,8 @@ class _AnchorLoss(nn.Module):
         box = matched[image, anchor]
         targets = encode(boxes[image, box], anchors[anchor])
         deviation = F.smooth_l1_loss(raw["box_deltas"][image, anchor].float(), targets, reduction="sum")
-        count = max(1, len(image))
+        matches = torch.tensor(float(len(image)), device=boxes.device)
+        count = shared_count(matches, self, least=1.0)
         return {
             "boxes": self.box_weight * deviation / count,
             "classes": self._class_loss(raw["class_logits"], matched >= 0, (image, anchor, labels[image, box])) / count,

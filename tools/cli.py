@@ -24,6 +24,7 @@ from tasks.deploy.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
+PEER_LOST = re.compile("(closed|reset) by peer")  # what a process hears of one that it exchanges tensors with
 EXPECTED = (
     ValueError, OSError, LookupError, ImportError, FloatingPointError, OmegaConfBaseException, HydraException,
     MisconfigurationException,
@@ -77,7 +78,7 @@ def guarded(job: Callable, primary: str | None = None):
         if os.environ.get("MOBILE_DENSE_TRACEBACK"):
             raise
         print(f"error: {message(error, primary)}", file=sys.stderr)
-        if not isinstance(error, EXPECTED):
+        if not isinstance(error, EXPECTED) and not PEER_LOST.search(str(error)):
             with tempfile.NamedTemporaryFile("w", prefix="mobile-dense-", suffix=".txt", delete=False) as file:
                 traceback.print_exc(file=file)
             print(f"({type(error).__name__}; its traceback is in {file.name})", file=sys.stderr)
@@ -87,6 +88,8 @@ def guarded(job: Callable, primary: str | None = None):
 def message(error: BaseException, primary: str | None = None) -> str:
     """What an error says in a line or two, without the traceback that a loader process puts around it."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if PEER_LOST.search(text):
+        return "another process of this run has died; its own error, if it could say one, is among these lines"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         close = difflib.get_close_matches(name, error.options, n=2)

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -18,7 +16,6 @@ from tasks.data.base import Classes
 from tasks.detection import LOSSES, DetectionTask
 from tasks.fit import fit
 from tasks.network import build_network
-from tests.conftest import ROOT
 from tests.oracles import randomised
 from tests.tasks.conftest import composed
 
@@ -202,18 +199,3 @@ def test_a_limited_validation_judges_the_images_that_it_saw(run, shapes, run_too
     )
     assert status == 0, err
     assert json.loads((tmp_path / "e" / "evaluation.json").read_text())["images"] == 2
-
-
-def test_two_processes_score_exactly_as_one(run, run_tool, tmp_path):
-    """Five images do not divide by two: nothing is counted twice, nothing is left out."""
-    folder, _ = run
-    assert run_tool(f"tools/evaluate.py checkpoint={folder}/last.ckpt output_dir=one")[0] == 0
-    command = [sys.executable, str(ROOT / "tools" / "evaluate.py"), f"checkpoint={folder}/last.ckpt",
-               "output_dir=two", "trainer.devices=2", "trainer.strategy=ddp"]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("one", "two"))
-    assert one["images"] == two["images"] == 5
-    judged = [key for key in one if key.startswith(("val/m", "val/A"))]
-    assert len(judged) > 10 and {key: one[key] for key in judged} == {key: two[key] for key in judged}
