@@ -77,10 +77,13 @@ def jobs(root, name: str, *, batch: int, more=()) -> list[dict]:
     return train + judge
 
 
-def launch(command: list[str], *, path=ROOT, **options):
-    environment = {key: value for key, value in os.environ.items() if key != "MOBILE_DENSE_RUN"}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(path)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, **options)
+def environment(**more: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key != "MOBILE_DENSE_RUN"}
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | more
+
+
+def launch(command: list[str], **options):
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, **{"env": environment(), **options})
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +136,36 @@ def test_a_process_that_dies_ends_the_run_with_its_own_error(death, folder, tmp_
         sys.executable, str(ROOT / "tools" / "train.py"), *TASKS["ssdlite"], *COMMON, "trainer=ddp",
         "trainer.devices=2", "data.batch_size=2", f"data.root={tmp_path / 'data'}", f"output_dir={tmp_path / 'run'}",
     ]  # fmt: skip
-    done = launch(command, cwd=tmp_path, path=tmp_path)
+    done = launch(command, cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path)))
     assert done.returncode != 0
     assert (f"{image} cannot be decoded" in done.stderr) == (death == "error")
     assert "another process of this run has died" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_processes_started_from_outside_need_to_be_told_their_folder(small_run, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with pytest.raises(ValueError, match="give output_dir="):
+        fit(small_run("output_dir=null"))
+
+
+@pytest.mark.slow
+def test_processes_of_slurm_find_each_other(folder, tmp_path):
+    """srun starts each process with these variables and the same command."""
+    command = [
+        sys.executable, str(ROOT / "tools" / "train.py"), *TASKS["ssdlite"], *COMMON, "trainer=ddp",
+        "trainer.devices=2", "data.batch_size=2", f"data.root={folder / 'ssdlite'}", f"output_dir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    job = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "train",
+           "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}  # fmt: skip
+    started = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True,
+                         env=environment(**job, SLURM_PROCID=rank, SLURM_LOCALID=rank))
+        for rank in "01"
+    ]  # fmt: skip
+    errors = [process.communicate(timeout=240)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], errors
+    one, both = (
+        read_checkpoint(path / "last.ckpt")["state_dict"] for path in (folder / "one" / "ssdlite", tmp_path / "run")
+    )
+    for key, value in one.items():
+        torch.testing.assert_close(both[key], value, rtol=1e-4, atol=1e-5)
