@@ -119,17 +119,20 @@ def _safetensors(path: Path) -> Source:
     try:
         tensors = load_file(path)
     except Exception as error:
-        raise ValueError(f"{path}: not a safetensors file ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{path}: not a safetensors file ({_first_line(error)})") from error
     beside = path.with_name("config.json")  # as timm publishes its models
-    config = json.loads(beside.read_text()).get("pretrained_cfg", {}) if beside.is_file() else {}
-    return Source(str(path), tensors, *_timm_preset(config))
+    try:
+        config = json.loads(beside.read_bytes()).get("pretrained_cfg", {}) if beside.is_file() else {}
+        return Source(str(path), tensors, *_timm_preset(config))
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise ValueError(f"{beside}: not a description of weights as timm has it ({_first_line(error)})") from error
 
 
 def _pickled(path: Path, known_as: Mapping[str, str]) -> Source:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path}: not a file of plain tensors ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{path}: not a file of plain tensors ({_first_line(error)})") from error
     if isinstance(content, dict) and content.get("fused") is True:
         raise ValueError(
             f"{path} is fused: its branches and norms are merged into single convolutions, which cannot be trained on; "
@@ -138,14 +141,24 @@ def _pickled(path: Path, known_as: Mapping[str, str]) -> Source:
     known = content if isinstance(content, dict) else {}
     for wrapper in ("state_dict", "model"):
         content = content.get(wrapper, content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    plain = isinstance(content, dict) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    )
+    if not plain:
         raise ValueError(f"{path}: holds no state dict (names to tensors)")
     tensors = dict(content)
     if entry := _published_file(path.name, known_as.get("torchvision")):
         return Source(str(path), tensors, *_preset(entry))
-    mean, std = (_normalization(known, tensors, name) for name in ("mean", "std"))
-    preprocessing = known.get("preprocessing") or stored_preprocessing(known.get("config"))
+    try:
+        mean, std = (_normalization(known, tensors, name) for name in ("mean", "std"))
+        preprocessing = dict(known.get("preprocessing") or stored_preprocessing(known.get("config")) or {}) or None
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path}: its normalisation or preprocessing is none ({_first_line(error)})") from error
     return Source(str(path), tensors, mean, std, preprocessing)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def stored_preprocessing(config: Mapping[str, Any] | None) -> dict[str, Any] | None:

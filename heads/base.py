@@ -53,12 +53,15 @@ class DetectionHead(Head):
         """Anchors for images of (H, W) px: (A, 4) float32 xyxy, px, on the device of the head."""
 
     @abstractmethod
-    def decode(self, raw: Mapping[str, Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, raw: Mapping[str, Tensor], image_size: tuple[int, int], *, anchors: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Turn raw predictions into boxes and scores, in operators that every exporter takes.
 
         Args:
             raw: What `forward` gave.
             image_size: (H, W) px that the boxes refer to.
+            anchors: (A, 4), those of `anchors(image_size)`, where the caller holds them; none: they are computed.
 
         Returns:
             Boxes (N, A, 4) float32 xyxy, px, clipped to the image, and scores (N, A, num_classes) float32 in [0, 1].

@@ -109,9 +109,12 @@ class GFLLite(DetectionHead):
         shares = box_distributions.float().unflatten(-1, (4, len(self.bins))).softmax(dim=-1)
         return (shares * self.bins).sum(dim=-1)
 
-    def decode(self, raw: Mapping[str, Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, raw: Mapping[str, Tensor], image_size: tuple[int, int], *, anchors: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Boxes (N, A, 4) clipped to the image and scores (N, A, num_classes), as in `DetectionHead`."""
-        boxes = boxes_from_distances(self.anchors(image_size), self.distances(raw["box_distributions"]))
+        anchors = self.anchors(image_size) if anchors is None else anchors
+        boxes = boxes_from_distances(anchors, self.distances(raw["box_distributions"]))
         height, width = image_size
         x1, y1, x2, y2 = boxes.unbind(dim=-1)
         clipped = [x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)]

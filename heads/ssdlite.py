@@ -106,11 +106,14 @@ class SSDLite(DetectionHead):
             self._anchors[key] = anchors
         return anchors
 
-    def decode(self, raw: Mapping[str, Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, raw: Mapping[str, Tensor], image_size: tuple[int, int], *, anchors: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return boxes (N, A, 4) float32 xyxy, px, clipped, and scores (N, A, num_classes) float32."""
         logits = raw["class_logits"].float()
         scores = logits.softmax(-1)[..., 1:] if self.form == "softmax" else logits.sigmoid()
-        return decode(raw["box_deltas"], self.anchors(image_size), image_size), scores
+        anchors = self.anchors(image_size) if anchors is None else anchors
+        return decode(raw["box_deltas"], anchors, image_size), scores
 
     def source_names(self) -> dict[str, dict[str, str]]:
         if self.form != "softmax":

@@ -17,6 +17,8 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from backbones.branches import BranchedConv
 from backbones.reparam import fuse_model
 from tasks.data.base import Classes
+from tasks.epoch_means import EpochMeans
+from tasks.finite import FiniteCheck
 from tasks.freezing import Freezing
 from tasks.network import Network
 from tasks.optim import adaptive_clipping, parameter_groups
@@ -91,6 +93,7 @@ class VisionTask(L.LightningModule, ABC):
         if equivalent_decay and not self.decayed_blocks:
             raise ValueError("task.equivalent_decay=true is for RepVGG's blocks, and this backbone has none")
         self.distillation = distillation
+        self.means = EpochMeans()
 
     def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
         """(N, 3, H, W) RGB in 0..255 -> raw predictions; exactly what is exported."""
@@ -141,24 +144,25 @@ class VisionTask(L.LightningModule, ABC):
 
     def training_step(self, batch: dict, index: int) -> Tensor:
         batch = self.augment_batch(batch)
-        raw = self(batch["images"])
+        try:
+            raw = self(batch["images"])
+        except ValueError as error:
+            if "Expected more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"a batch of {len(batch['names'])} leaves BatchNorm one value a channel, where the network pools to "
+                "1x1; set data.batch_size to at least 2, or task.freeze_norm=true"
+            ) from error
         losses = self.loss(raw, batch)
         if self.distillation is not None:
             losses = self.distillation.blend(losses, raw, batch["images"])
         if self.decayed_blocks:
             losses = losses | {"equivalent_decay": self._equivalent_decay()}
         total = torch.stack(list(losses.values())).sum()
-        looked_at = total.device.type == "cpu" or self.global_step % self.trainer.log_every_n_steps == 0
-        if looked_at and not torch.isfinite(total):  # a look at a GPU's value waits for it
-            values = ", ".join(f"{name}={value.item():.4g}" for name, value in losses.items())
-            raise FloatingPointError(
-                f"the loss is not finite ({values}) at epoch {self.current_epoch}, step {self.global_step}, images "
-                f"{', '.join(batch['names'][:4])}...; lower optimizer.lr, or set trainer.gradient_clip_val=1.0"
-            )
-        size = len(batch["names"])
-        self.log("train/loss", total, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
-        if len(losses) > 1:
-            self.log_dict({f"train/{k}": v for k, v in losses.items()}, on_step=False, on_epoch=True, batch_size=size)
+        self.finite.losses_of(batch, losses, total)
+        parts = {f"train/{name}": value for name, value in losses.items()} if len(losses) > 1 else {}
+        self.means.add({"train/loss_epoch": total, **parts}, len(batch["names"]))
+        self.log("train/loss", total, prog_bar=True, logger=False)
         return total
 
     def _equivalent_decay(self) -> Tensor:
@@ -169,6 +173,7 @@ class VisionTask(L.LightningModule, ABC):
     def on_fit_start(self) -> None:
         self.freezing.check_processes(self.trainer.world_size)
         self.clip = None if self.adaptive_clip is None else adaptive_clipping(self.adaptive_clip)
+        self.finite = FiniteCheck(self)
 
     def on_train_start(self) -> None:
         """A resumed run follows its configuration: the optimiser's restored state brings its old settings back."""
@@ -180,6 +185,7 @@ class VisionTask(L.LightningModule, ABC):
             scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
             for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=True):
                 group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)
+        self.on_train_epoch_start()  # not called of an epoch that goes on
 
     def on_train_epoch_start(self) -> None:
         self.freezing.apply(self.current_epoch)
@@ -190,6 +196,9 @@ class VisionTask(L.LightningModule, ABC):
         # for each epoch would not do: loaders draw from the generator too, more or less often after a restart.
         numbers = (self.trainer.datamodule.seed, self.current_epoch, index, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        self.finite.gradients()
 
     def configure_optimizers(self) -> dict:
         optimizer = self._optimizer()
@@ -233,8 +242,12 @@ class VisionTask(L.LightningModule, ABC):
         except TypeError as error:
             raise ValueError(f"the optimizer does not take its settings: {error}") from error
 
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.means.load_state_dict(checkpoint.get("epoch_means", {}))
+
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["config"], checkpoint["fused"] = self.config, False
+        checkpoint["epoch_means"] = self.means.state_dict()
         names, palette, ids = self.classes.names, self.classes.palette, self.classes.ids
         checkpoint["classes"] = {"names": list(names), "palette": [list(color) for color in palette]}
         if ids:

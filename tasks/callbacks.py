@@ -11,8 +11,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from torch import Tensor
 
+from tasks.checkpoint_files import LAST
 from tasks.curves import draw_curves
 from tasks.image_files import write_image
+from tasks.interruption import Interruption, Stopped
 from tasks.logs import CsvLog
 
 
@@ -102,6 +104,8 @@ class DataMonitor(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         self.waited, self.spent, self.since = 0.0, 0.0, time.perf_counter()
 
+    on_train_start = on_train_epoch_start  # not called of an epoch that goes on
+
     def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch, index: int) -> None:
         self._pass(waiting=True)
 
@@ -121,6 +125,26 @@ class DataMonitor(L.Callback):
         passed, self.since = now - self.since, now
         self.spent += passed
         self.waited += passed if waiting else 0.0
+
+
+class LossLog(L.Callback):
+    """Logs the loss of steps, and the means over an epoch: before a checkpoint is written, so that none is lost."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch, index: int) -> None:
+        self.before = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs, batch, index: int) -> None:
+        step = trainer.global_step
+        if step == self.before or (step % trainer.log_every_n_steps and not trainer.should_stop):
+            return
+        row = {"train/loss_step": task.means.latest["train/loss_epoch"].item(), "epoch": trainer.current_epoch}
+        for log in trainer.loggers:
+            log.log_metrics(row, step=step - 1)
+            log.save()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        for name, mean in task.means.take().items():
+            self.log(name, mean)
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -150,6 +174,54 @@ class RunCheckpoint(ModelCheckpoint):
                 Path(self.dirpath).mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(earlier, here(earlier))
         super().load_state_dict(moved)
+
+
+class LastCheckpoint(RunCheckpoint):
+    """last.ckpt: after each epoch, each so many steps, and where the run is told to stop.
+
+    Args:
+        log: Written first: what a step or an epoch has logged is there when its checkpoint is.
+        interruption: Tells when to stop.
+        every_steps: Steps of the optimiser between checkpoints within an epoch; none: after epochs alone.
+        options: As in `ModelCheckpoint`.
+
+    Raises:
+        ValueError: `every_steps` is below 1.
+    """
+
+    def __init__(self, folder: Path, log: CsvLog, interruption: Interruption, every_steps: int | None, **options):
+        if every_steps is not None and every_steps < 1:
+            raise ValueError(f"checkpoint_every_steps={every_steps}: expected a number of steps; null for after epochs")
+        super().__init__(folder, Path(LAST).stem, **options)
+        self.log_file, self.interruption, self.every_steps = log, interruption, every_steps
+
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        super().on_train_start(trainer, task)
+        self.interruption.listen()
+
+    def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch, index: int) -> None:
+        self.before = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs, batch, index: int) -> None:
+        validated = trainer.val_check_batch and (index + 1) % trainer.val_check_batch == 0
+        if trainer.global_step == self.before or trainer.is_last_batch or validated:
+            return  # gradients are being summed, or what follows ends with a checkpoint
+        stop = self.interruption.agreed(trainer)
+        if stop or (self.every_steps and trainer.global_step % self.every_steps == 0):
+            self.log_file.save()
+            trainer.save_checkpoint(Path(self.dirpath) / LAST, weights_only=False)
+        if stop:
+            raise Stopped
+
+    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        # Lightning writes the epoch's row after this: a process that is killed between them would lose it.
+        values = {name: float(value) for name, value in trainer.logged_metrics.items() if not name.startswith("val/")}
+        self.log_file.log_metrics(values | {"epoch": trainer.current_epoch}, step=trainer.global_step - 1)
+        self.log_file.save()
+        super().on_train_epoch_end(trainer, task)
+        ended = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        if self.interruption.agreed(trainer) and not ended:
+            raise Stopped
 
 
 class PredictionSheet(L.Callback):
@@ -205,8 +277,8 @@ class EpochLine(L.Callback):
         spent = time.perf_counter() - self.began
         parts = [f"epoch {done}" + (f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else "")]
         validated = done % (trainer.check_val_every_n_epoch or 1) == 0
-        keys = ("train/loss", "val/loss", task.monitor) if validated else ("train/loss",)
-        parts += [f"{key} {float(values[key]):.4f}" for key in keys if key in values]
+        keys = ("train/loss_epoch", "val/loss", task.monitor) if validated else ("train/loss_epoch",)
+        parts += [f"{key.removesuffix('_epoch')} {float(values[key]):.4f}" for key in keys if key in values]
         parts.append(f"{spent:.0f} s")
         if trainer.max_epochs > 0:
             parts.append(f"{spent / (done - self.first) * (trainer.max_epochs - done):.0f} s left")

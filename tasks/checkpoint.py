@@ -1,6 +1,5 @@
 """Checkpoints: plain data, and all that is needed to rebuild a task."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from backbones.reparam import fuse_model
 from backbones.weight_sources import stored_preprocessing
 from tasks.base import VisionTask
 from tasks.build import build_task
+from tasks.checkpoint_files import load, write_checkpoint
 from tasks.data.base import Classes
-from tasks.image_files import write_bytes
+from tasks.stored_targets import check_targets
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -21,17 +21,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no checkpoint of this toolkit, or damaged.
+        ValueError: It is no checkpoint of this toolkit, or damaged; or its configuration calls foreign code.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; expected a best.ckpt or last.ckpt of a training run")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint ({str(error).splitlines()[0]})") from error
+    content = load(path)
     if not isinstance(content, dict) or not {"state_dict", "config", "classes", "fused"} <= content.keys():
         raise ValueError(f"{path} is no checkpoint of this toolkit; for weights alone use backbone.weights={path}")
+    check_targets(content["config"], path)
     return content
 
 
@@ -98,9 +96,7 @@ def average_checkpoints(paths: Sequence[str | Path], target: str | Path) -> None
 def _write(target: str | Path, content: dict[str, Any], state: dict[str, Tensor], *, fused: bool) -> None:
     """Write other weights with what else a checkpoint says, without what only goes on training."""
     kept = {key: content[key] for key in ("config", "classes", "epoch", "global_step")}
-    buffer = io.BytesIO()
-    torch.save(kept | {"state_dict": state, "fused": fused}, buffer)
-    write_bytes(Path(target).expanduser(), buffer.getvalue())
+    write_checkpoint(Path(target).expanduser(), kept | {"state_dict": state, "fused": fused})
 
 
 def classes_of(content: dict[str, Any]) -> Classes:

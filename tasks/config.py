@@ -11,6 +11,10 @@ class TrainConfig:
     Attributes:
         seed: Of initialisation, order and augmentation.
         checkpoint: Checkpoint to go on from.
+        resume: "auto": go on from the last good checkpoint in `output_dir`, or start where there is none, so that the
+            same command starts a run and goes on with it; none: only `checkpoint` goes on.
+        checkpoint_every_steps: Write last.ckpt within epochs too, each so many steps of the optimiser; none: after
+            epochs, and at SIGTERM or Ctrl-C.
         output_dir: Folder of the run; none: runs/{task}-{backbone}, numbered where that is taken.
         overwrite: Allow `output_dir` to hold an earlier run, which is then replaced.
         ema_decay: Decay of the exponential moving average of the weights; none: no average.
@@ -22,6 +26,8 @@ class TrainConfig:
 
     seed: int = 0
     checkpoint: str | None = None
+    resume: str | None = None
+    checkpoint_every_steps: int | None = None
     output_dir: str | None = None
     overwrite: bool = False
     ema_decay: float | None = None
@@ -123,11 +129,16 @@ class DataConfig(TrainConfig):
     """A look at a data set, or another form of it.
 
     Attributes:
-        action: "check": open every file and compare it with what is expected; "shards": write the images of a
-            classification set into shards; "crops": cut the boxes of a detection set into class folders.
+        action: "check": open every file and compare it with what is expected; "stats": count classes, measure images
+            and boxes; "preview": draw augmented samples; "shards": write the images of a classification set into
+            shards; "crops": cut the boxes of a detection set into class folders.
         splits: Which splits.
-        output_dir: Folder that shards or crops make.
-        output_json: File for the report.
+        output_dir: Folder to make, of report and sheet, shards or crops; none: runs/data-{data}-{action}, numbered
+            where that is taken, and for shards and crops an error.
+        overwrite: Allow `output_dir` to hold an earlier report, which is then replaced.
+        output_json: File for the report, besides.
+        samples: Most rows of a sheet.
+        epochs: Columns of the sheet of "preview".
         shard_size: MiB after which a shard ends.
         margin, min_side, background, overlap, suffix: Of crops, as in `tasks.data.crops.CropSettings`.
     """
@@ -135,12 +146,39 @@ class DataConfig(TrainConfig):
     action: str = "check"
     splits: list[str] = field(default_factory=lambda: ["train", "val"])
     output_json: str | None = None
+    samples: int = 12
+    epochs: list[int] = field(default_factory=lambda: [0, 1, 2])
     shard_size: float = 256
     margin: float = 0.1
     min_side: int = 32
     background: Any = 0
     overlap: float = 0.0
     suffix: str = ".jpg"
+
+
+@dataclass
+class DoctorConfig:
+    """Checks of the installation.
+
+    Attributes:
+        output_dir: Folder that runs will be written to; none: runs.
+        output_json: File for the findings.
+        formats: Load the packages of every export format.
+        adb: Program that reaches phones.
+        shared_memory: Folder that batches of loader processes go through.
+        min_disk, min_memory, min_shared_memory: GiB; less is a warning.
+        choices: Which file of each group was chosen; filled in by the tool.
+    """
+
+    output_dir: str | None = None
+    output_json: str | None = None
+    formats: bool = True
+    adb: str = "adb"
+    shared_memory: str = "/dev/shm"
+    min_disk: float = 5.0
+    min_memory: float = 4.0
+    min_shared_memory: float = 1.0
+    choices: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -290,6 +328,7 @@ SCHEMAS = {
     "predict_schema": PredictConfig,
     "describe_schema": DescribeConfig,
     "data_schema": DataConfig,
+    "doctor_schema": DoctorConfig,
     "import_weights_schema": ImportWeightsConfig,
     "export_schema": ExportConfig,
     "benchmark_schema": BenchmarkConfig,

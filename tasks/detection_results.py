@@ -47,17 +47,20 @@ class GroundTruth:
             raise ValueError(
                 f"the ground truth is no COCO annotation: expected images, annotations, categories; {found}"
             )
-        categories = {int(one["id"]): str(one["name"]) for one in sorted(content["categories"], key=lambda c: c["id"])}
-        images = np.unique(np.array([one["id"] for one in content["images"]], np.int64))
+        categories, images = _listed(content, "categories"), np.array(sorted(_listed(content, "images")), np.int64)
         if not len(images) or not categories:
             raise ValueError("the ground truth lists no images, or no categories: nothing can be evaluated on it")
+        if not isinstance(content["annotations"], list):
+            raise ValueError("the ground truth's annotations are no list")
         known = set(images.tolist())
         try:
             kept = [
                 one for one in content["annotations"] if one["image_id"] in known and one["category_id"] in categories
             ]
             boxes = np.array([one["bbox"] for one in kept], np.float64).reshape(len(kept), 4)
-        except (KeyError, TypeError, ValueError) as error:
+            areas = np.array([one.get("area") for one in kept], np.float64)  # None becomes NaN
+            owners = np.array([one["image_id"] for one in kept], np.int64)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             bad = next((one for one in content["annotations"] if not _is_annotation(one)), error)
             raise ValueError(
                 f"the ground truth holds an annotation without image_id, category_id or bbox [x, y, width, height]: "
@@ -65,12 +68,10 @@ class GroundTruth:
             ) from error
         if not np.isfinite(boxes).all():
             raise ValueError(f"the ground truth holds a box that is not finite: {kept[_first_not_finite(boxes)]}")
-        areas = np.array([one.get("area") for one in kept], np.float64)  # None becomes NaN
         areas = np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas)
         return cls(
             images, categories, boxes=boxes, areas=areas,
-            image_ids=np.array([one["image_id"] for one in kept], np.int64),
-            category_ids=np.array([one["category_id"] for one in kept], np.int64),
+            image_ids=owners, category_ids=np.array([one["category_id"] for one in kept], np.int64),
             crowd=np.array([bool(one.get("iscrowd")) for one in kept], bool),
         )  # fmt: skip
 
@@ -179,7 +180,7 @@ class DetectionResults:
         form = '[{"image_id": 42, "category_id": 18, "bbox": [x, y, width, height], "score": 0.9}, ...]'
         try:
             content = json.loads(Path(path).read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is no JSON ({error}); expected COCO's results form {form}") from error
         if not isinstance(content, list):
             what = f"an object with {', '.join(content)[:80]}" if isinstance(content, dict) else type(content).__name__
@@ -226,8 +227,22 @@ def _first_not_finite(rows: np.ndarray) -> int:
     return int((~np.isfinite(rows)).any(axis=1).argmax())
 
 
+def _listed(content: Mapping, key: str) -> dict[int, str]:
+    """{id: name} of the categories, or of the images, by ascending id."""
+    entries = content[key]
+    sound = isinstance(entries, list) and all(
+        isinstance(one, Mapping) and _is_number(one.get("id"), int) and (key == "images" or "name" in one)
+        for one in entries
+    )
+    if not sound:
+        raise ValueError(f"the ground truth's {key} are no list of objects with an id, a whole number, and a name")
+    return {one["id"]: str(one.get("name")) for one in sorted(entries, key=lambda one: one["id"])}
+
+
 def _is_number(value: object, kinds: type | tuple = (int, float)) -> bool:
-    return isinstance(value, kinds) and not isinstance(value, bool)
+    """Whether it is one that arrays hold."""
+    fits = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+    return fits and isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def _is_box(value: object) -> bool:

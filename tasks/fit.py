@@ -3,12 +3,12 @@
 import logging
 import os
 import shutil
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
@@ -18,14 +18,28 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from tasks.base import VisionTask
 from tasks.build import Config, build_data, build_task, connect, make, save_config
-from tasks.callbacks import EMA, Curves, DataMonitor, EpochLine, PredictionSheet, RunCheckpoint, WeightDecay
+from tasks.callbacks import (
+    EMA,
+    Curves,
+    DataMonitor,
+    EpochLine,
+    LastCheckpoint,
+    LossLog,
+    PredictionSheet,
+    RunCheckpoint,
+    WeightDecay,
+)
 from tasks.checkpoint import average_checkpoints, read_checkpoint
+from tasks.checkpoint_files import LAST, PREVIOUS, CheckpointFiles, remove_leftovers
 from tasks.data.base import VisionDataModule
+from tasks.finite import FILE as NOT_FINITE
+from tasks.interruption import Interruption, Stopped
 from tasks.logs import CsvLog, write_json
+from tasks.resume import check_resumable, choose_checkpoint, ended, place_in_epoch
 
 RUN_FILES = (
-    "best.ckpt", "last.ckpt", "averaged.ckpt", "metrics.csv", "metrics.json", "curves.png", "predictions.png",
-    "config.yaml",
+    "best.ckpt", LAST, PREVIOUS, "averaged.ckpt", "metrics.csv", "metrics.json", "curves.png", "predictions.png",
+    "config.yaml", NOT_FINITE,
 )  # fmt: skip
 RUN_FOLDERS = ("to_average", "tensorboard")
 logger = logging.getLogger(__name__)
@@ -36,8 +50,8 @@ INHERITED = os.environ.get(RUN_FOLDER) if "LOCAL_RANK" in os.environ else None
 def fit(config: Config) -> dict[str, float]:
     """Train, validate after each epoch, and leave the run's folder.
 
-    It holds config.yaml, best.ckpt, last.ckpt, metrics.csv, metrics.json, curves.png, predictions.png; with
-    `average_best` also averaged.ckpt, and in to_average/ what it is made from.
+    It holds config.yaml, best.ckpt, last.ckpt, previous.ckpt (the one before), metrics.csv, metrics.json, curves.png,
+    predictions.png; with `average_best` also averaged.ckpt, and in to_average/ what it is made from.
 
     Args:
         config: As composed from conf/train.yaml, or as stored in the checkpoint to go on from.
@@ -49,18 +63,27 @@ def fit(config: Config) -> dict[str, float]:
 
     Raises:
         ValueError, FileNotFoundError: As raised by what is built; or the folder holds a run already.
+        OSError: A checkpoint cannot be written; those before are whole.
+        FloatingPointError: A loss or a gradient is not finite; the batch is in not_finite.pt.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM (status 143) stopped the run after a checkpoint.
     """
     quiet()
     L.seed_everything(config["seed"], workers=True, verbose=False)
+    config = choose_checkpoint(config)
     resumed = read_checkpoint(config["checkpoint"]) if config["checkpoint"] else None
+    if resumed and config.get("resume") and (result := ended(config, resumed)):
+        return result
     if resumed:
-        _check_resumable(config, resumed)
+        check_resumable(config, resumed)
     data = build_data(config)
+    if resumed:
+        data.go_on(*place_in_epoch(resumed, data))
     data.setup("fit")
     task = build_task(config, data.classes, pretrained=not resumed, teacher=True)
     connect(task, data)
     folder = run_folder(config)
     if rank_zero_only.rank == 0:
+        remove_leftovers(folder, RUN_FILES)
         save_config(task.config, folder / "config.yaml")
         logger.info("run folder: %s", folder)
 
@@ -68,8 +91,10 @@ def fit(config: Config) -> dict[str, float]:
     validated = config["trainer"].get("check_val_every_n_epoch") or 1
     often = {"save_on_train_epoch_end": True, "enable_version_counter": False, "auto_insert_metric_name": False}
     scored = often | {"monitor": task.monitor, "mode": "max", "every_n_epochs": validated}
-    best, last = RunCheckpoint(folder, "best", **scored), RunCheckpoint(folder, "last", **often)
-    callbacks = [best]
+    interruption = Interruption()
+    best = RunCheckpoint(folder, "best", **scored)
+    last = LastCheckpoint(folder, log, interruption, config.get("checkpoint_every_steps"), **often)
+    callbacks = [LossLog(), best]
     if (count := config.get("average_best")) is not None:
         if count < 2:
             raise ValueError(f"average_best={count}: expected a number of checkpoints, at least 2; null for no average")
@@ -92,17 +117,25 @@ def fit(config: Config) -> dict[str, float]:
         config["trainer"],
         logger=loggers,
         callbacks=callbacks,
+        plugins=[CheckpointFiles()],
         enable_progress_bar=progress,
         default_root_dir=str(folder),
     )
     began = time.perf_counter()
     try:
         trainer.fit(task, datamodule=data, ckpt_path=config["checkpoint"], weights_only=True)
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        kept = folder / "last.ckpt"
+    except (Stopped, SystemExit):  # the latter is Lightning's answer to Ctrl-C
+        kept = folder / LAST
         go_on = f"; go on with checkpoint={kept}" if kept.is_file() else " before the first checkpoint"
-        raise KeyboardInterrupt(f"interrupted{go_on}") from None
-    result = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+        if interruption.received != signal.SIGTERM:
+            raise KeyboardInterrupt(f"interrupted{go_on}") from None
+        if rank_zero_only.rank == 0:
+            print(f"stopped by SIGTERM{go_on}", file=sys.stderr, flush=True)
+        raise SystemExit(128 + signal.SIGTERM) from None
+    finally:
+        interruption.ignore()
+    scores = log.latest() | trainer.callback_metrics  # the former of a run that has just these numbers left to write
+    result = {key: float(value) for key, value in scores.items() if key.startswith("val/")}
     if best.best_model_score is not None and Path(best.best_model_path).is_file():
         result["best/" + task.monitor.removeprefix("val/")] = float(best.best_model_score)
         result["best/epoch"] = int(read_checkpoint(best.best_model_path)["epoch"]) + 1
@@ -142,32 +175,6 @@ def average(config: Config, task: VisionTask, data: VisionDataModule, best: Sequ
     trainer.validate(task, datamodule=data, verbose=False)
     logger.info("averaged.ckpt: the mean of %d checkpoints", len(best))
     return float(trainer.callback_metrics[task.monitor])
-
-
-def _check_resumable(config: Config, resumed: dict[str, Any]) -> None:
-    """Refuse to train on where nothing is left to do, or where a later part would be undone."""
-    path, limits = Path(config["checkpoint"]).expanduser(), config["trainer"]
-    if resumed["fused"]:
-        raise ValueError(
-            f"{path} is fused: its branches and norms are merged into single convolutions, which cannot be trained on; "
-            "go on from the checkpoint that it was fused from"
-        )
-    if "optimizer_states" not in resumed:
-        raise ValueError(
-            f"{path} holds averaged weights alone; go on from last.ckpt, or begin a run with backbone.weights={path}"
-        )
-    for done, limit in ((resumed["epoch"] + 1, "max_epochs"), (resumed["global_step"], "max_steps")):
-        if 0 < (limits.get(limit) or -1) <= done:
-            raise ValueError(f"{path} has reached trainer.{limit}={limits[limit]}; set a higher one to go on")
-    last = path.with_name("last.ckpt")
-    elsewhere = config["output_dir"] and Path(config["output_dir"]).resolve() != path.resolve().parent
-    if path.name != last.name and last.is_file() and not elsewhere:
-        later = read_checkpoint(last)["epoch"]
-        if later > resumed["epoch"]:
-            raise ValueError(
-                f"{last} is further (epoch {later + 1}, not {resumed['epoch'] + 1}) and would be overwritten; go on "
-                "from it, or give another output_dir="
-            )
 
 
 def run_folder(config: Config) -> Path:
@@ -215,6 +222,7 @@ def quiet() -> None:
         ".*does not have many workers.*", ".*Checkpoint directory .* exists and is not empty.*",
         ".*num_workers.*", ".*sync_dist=True.*", ".*GPU available but not used.*", ".*isinstance.treespec, LeafSpec.*",
         ".*number of training batches .* is smaller than the logging interval.*",
+        ".*your dataloader is not resumable.*",  # VisionDataModule.go_on is
     ):  # fmt: skip
         warnings.filterwarnings("ignore", message)
 

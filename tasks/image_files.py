@@ -1,7 +1,9 @@
 """Pictures, masks and videos on disk. Everything in memory is RGB; OpenCV's BGR stays inside this file."""
 
+import logging
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from io import BytesIO
@@ -9,14 +11,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
+MAX_PIXELS = 178_956_970  # of an image; more is refused unread, as by Pillow. 13 times a 4K picture, 0.5 GB in memory
 _REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
             8: cv2.IMREAD_REDUCED_COLOR_8}  # fmt: skip
 _ORIENTATION = 274  # EXIF's tag; 5 to 8 swap height and width
-_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # what PIL raises
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_WIDTH, _HEIGHT = 256, 257  # TIFF's tags
+logger = logging.getLogger(__name__)
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # from half of what is refused
 
 
 def is_image(path: str | Path) -> bool:
@@ -37,7 +43,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is empty, damaged or no image.
+        ValueError: the file is empty, cut off, damaged, no image, or states more than `MAX_PIXELS`.
     """
     return decode_image(Path(path).read_bytes(), path)
 
@@ -59,7 +65,7 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
         with Image.open(BytesIO(data)) as image:
             turned = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) >= 5
             return image.size if turned else image.size[::-1]
-    except _DAMAGED:
+    except Exception:  # PIL raises whatever comes up in a damaged file
         return None
 
 
@@ -67,16 +73,17 @@ def decode_pil(data: bytes, name: str | Path) -> Image.Image:
     """As torchvision's data sets decode, `convert("RGB")`, but upright, and 16 bits as 8.
 
     Raises:
-        ValueError: The bytes are no image, or damaged.
+        ValueError: The bytes are no image, damaged, or state more than `MAX_PIXELS`.
     """
     try:
         with Image.open(BytesIO(data)) as image:
-            if image.mode[0] in "IF":
-                return Image.fromarray(decode_image(data, name))
-            upright = ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) > 1 else image
-            return upright.convert("RGB")
-    except _DAMAGED as error:
-        raise ValueError(f"{name} cannot be decoded as an image: {error}") from error
+            if image.mode[0] not in "IF":
+                image.load()
+                upright = ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) > 1 else image
+                return upright.convert("RGB")
+    except Exception as error:  # PIL raises whatever comes up in a damaged file
+        raise ValueError(f"{name} cannot be decoded as an image: {error or type(error).__name__}") from error
+    return Image.fromarray(decode_image(data, name))
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -87,15 +94,15 @@ def read_mask(path: str | Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no image, holds colours instead of class ids, or an id above 255.
+        ValueError: the file is no image, holds colours instead of class ids, or an id above 255; as `read_image`.
     """
     data = Path(path).read_bytes()
     mask = _decode(path, data, cv2.IMREAD_UNCHANGED)
     if mask.ndim == 3:  # OpenCV turns palette indices into colours
-        with Image.open(BytesIO(data)) as image:
-            if image.mode != "P":
-                raise ValueError(f"{path} holds {mask.shape[2]} channels; expected a single-channel PNG of class ids")
-            return np.array(image, dtype=np.uint8)
+        indices = _palette_indices(data)
+        if indices is None:
+            raise ValueError(f"{path} holds {mask.shape[2]} channels; expected a single-channel PNG of class ids")
+        return indices
     if mask.dtype == np.uint8:
         depth = data[24] if data.startswith(b"\x89PNG") else 8  # bits a pixel, from the header
         return mask // (255 // (2**depth - 1)) if depth < 8 else mask  # OpenCV stretches 1, 2 and 4 bits to 0..255
@@ -146,11 +153,13 @@ def frame_rate(path: str | Path, default: float = 25.0) -> float:
 def frames(path: str | Path) -> Iterator[np.ndarray]:
     """Decodes a video frame by frame, each RGB, (H, W, 3) uint8; the errors come at the call, not at the first frame.
 
+    A video that is cut off or damaged gives what comes before, and a warning that tells how many frames those are.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no video that OpenCV decodes, or holds no frame.
+        ValueError: the file is no video that OpenCV decodes, holds no frame, or states more than `MAX_PIXELS`.
     """
-    return _frames(*_open_video(path))
+    return _frames(*_open_video(path), path)
 
 
 class VideoWriter:
@@ -214,27 +223,67 @@ def _temporary(path: Path) -> Path:
 
 
 def _decode(path: str | Path, data: bytes, flags: int) -> np.ndarray:
+    stated = _stated_pixels(data)
+    if stated and stated > MAX_PIXELS:
+        raise ValueError(
+            f"{path} states more than the {MAX_PIXELS} px that are decoded; is it damaged, or to be cut into tiles?"
+        )
     with suppress(cv2.error):  # what it says is OpenCV's own line of code
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if stated else None
         if pixels is not None:
             return pixels
     raise ValueError(f"{path} cannot be decoded as an image; are its {len(data)} bytes damaged, or something else?")
+
+
+def _stated_pixels(data: bytes) -> int | float | None:
+    """Height times width as a file's header has them, without decoding; None if it is of no format that is known."""
+    try:
+        with Image.open(BytesIO(data)) as image:
+            return math.prod(image.size)
+    except Image.DecompressionBombError:
+        return math.inf
+    except Exception:  # PIL raises whatever comes up in a damaged file
+        return _tiff_pixels(data) if data.startswith(_TIFF) else None
+
+
+def _tiff_pixels(data: bytes) -> int | None:
+    """As `_stated_pixels`, of a TIFF that OpenCV knows and PIL does not: 16 bits in each of three channels, say."""
+    with suppress(Exception):
+        directory, file = TiffImagePlugin.ImageFileDirectory_v2(data[:8]), BytesIO(data)
+        file.seek(directory.next)
+        directory.load(file)
+        return int(directory[_WIDTH]) * int(directory[_HEIGHT])
+    return None
+
+
+def _palette_indices(data: bytes) -> np.ndarray | None:
+    """(H, W) uint8 of a palette image; None for one without a palette."""
+    with suppress(Exception), Image.open(BytesIO(data)) as image:
+        return np.array(image, dtype=np.uint8) if image.mode == "P" else None
+    return None
 
 
 def _open_video(path: str | Path) -> tuple[cv2.VideoCapture, np.ndarray]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such video: {path}")
     capture = cv2.VideoCapture(str(path))
+    width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{path} states frames of {width:.0f} x {height:.0f} px, more than {MAX_PIXELS} px")
     _, first = capture.read()  # None, too, where it did not open
     if first is None:
         raise ValueError(f"{path} cannot be decoded as a video; OpenCV finds no frame in it")
     return capture, first
 
 
-def _frames(capture: cv2.VideoCapture, frame: np.ndarray) -> Iterator[np.ndarray]:
+def _frames(capture: cv2.VideoCapture, frame: np.ndarray, path: str | Path) -> Iterator[np.ndarray]:
+    stated, count = capture.get(cv2.CAP_PROP_FRAME_COUNT), 0
     try:
         while frame is not None:
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            count += 1
             _, frame = capture.read()
+        if stated - count > max(1, 0.02 * stated):  # where a format tells the duration alone, the number is a guess
+            logger.warning("%s is cut off or damaged: %d of its %.0f frames can be decoded", path, count, stated)
     finally:
         capture.release()

@@ -30,6 +30,10 @@ class CsvLog(Logger):
                 rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
             self.rows = [row for row in rows if int(row["step"]) < keep_before]
 
+    def latest(self) -> dict[str, float | int | str]:
+        """The last value of each column."""
+        return {key: value for row in self.rows for key, value in row.items()}
+
     @property
     def name(self) -> str:
         return "csv"

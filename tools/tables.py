@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 # field of a network's profile: label, unit, divisor
@@ -27,7 +28,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if rows and isinstance(rows[0][index], str) else "right")
     for row in rows:
-        table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
+        table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else escape(str(cell)) for cell in row))
     wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160  # characters: no terminal to fit
     Console(width=wide).print(table)
 

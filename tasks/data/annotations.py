@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from tasks.data.base import Classes, DataError
+from tasks.data.safe_paths import below
+from tasks.image_files import MAX_PIXELS
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +52,15 @@ class Annotations:
         """Flatten lists in which the boxes stand in any order; box j belongs to image `owners[j]`, counted from 0.
 
         Raises:
-            DataError: A file name leads out of the folder.
+            DataError: A file name leads out of the folder; an image is larger than any that is decoded.
         """
-        for name in names:
-            path = PurePosixPath(name)
-            if not path.name or path.is_absolute() or ".." in path.parts:
+        encoded = [below(name, source).encode() for name in names]
+        for name, (height, width) in zip(names, sizes, strict=True):
+            if height < 0 or width < 0 or max(height * width, height, width) > MAX_PIXELS:
                 raise DataError(
-                    f"{source}: the file name {name!r} leads out of the image folder; expected one below it"
+                    f"{source}: {name} is said to be {width}x{height} px; expected at most {MAX_PIXELS} px, or 0 where "
+                    "it is not known"
                 )
-        encoded = [name.encode() for name in names]
         sizes = np.asarray(sizes, np.int32).reshape(-1, 2)
         owners = np.asarray(owners, np.int64)
         order = np.argsort(owners, kind="stable")

@@ -4,6 +4,7 @@ import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,14 @@ import torch
 from torch import distributed
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from tasks.data.errors import DataError
 from tasks.data.progressive import Progressive
+from tasks.data.workers import WatchedDataset, WatchedLoader
 
 Color = tuple[int, int, int]
 SPLITS = ("train", "val")
 # (epoch, index), or (epoch, index, copy): a sample's augmentation is drawn from the seed and these numbers alone
 SampleKey = tuple[int, ...]
-
-
-class DataError(ValueError):
-    """A data set is not as it should be; the message names the file or folder and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +87,31 @@ class EpochSampler(Sampler[SampleKey]):
         return len(range(self.rank, total, self.ranks))
 
 
+class ResumedSampler(Sampler[SampleKey]):
+    """A sampler that goes on within an epoch: the epoch's rest first, then whole ones.
+
+    Args:
+        sampler: What a whole run takes its samples from.
+        epoch: Epoch to go on with; an earlier one that is asked for before is taken as this one.
+        skip: Samples of this rank that are done.
+    """
+
+    def __init__(self, sampler: EpochSampler, epoch: int, skip: int) -> None:
+        self.sampler, self.epoch, self.skip = sampler, epoch, skip
+        sampler.set_epoch(epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """As `EpochSampler.set_epoch`."""
+        self.sampler.set_epoch(max(epoch, self.epoch))
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        return islice(self.sampler, self.skip if self.sampler.epoch == self.epoch else 0, None)
+
+    def __len__(self) -> int:
+        """Of a whole epoch, which Lightning counts batches by."""
+        return len(self.sampler)
+
+
 class VisionDataModule(L.LightningDataModule):
     """Loaders over a training and a validation set.
 
@@ -117,6 +141,7 @@ class VisionDataModule(L.LightningDataModule):
         self.batch_size, self.val_batch_size, self.seed = batch_size, val_batch_size, seed
         self.num_workers = default_workers() if num_workers is None else num_workers
         self._sets: dict[str, Dataset] = {}
+        self._resumed: tuple[int, int] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -141,7 +166,7 @@ class VisionDataModule(L.LightningDataModule):
     def plain_dataset(self, split: str) -> Dataset:
         """The set of a split as an evaluation sees it: training images too, say to calibrate int8 with."""
         dataset = copy.copy(self.dataset(split))
-        dataset.augmentation = None
+        dataset.augmentations = ()
         return dataset
 
     def collate(self, samples: list) -> dict:
@@ -166,6 +191,19 @@ class VisionDataModule(L.LightningDataModule):
                 "set data.batch_size to at most that"
             )
 
+    def go_on(self, epoch: int, batches: int) -> None:
+        """Train from the next loader on with what is left of an epoch.
+
+        Args:
+            epoch: Epoch, from 0.
+            batches: Those of each process that are done in it.
+        """
+        self._resumed = (epoch, batches)
+
+    def state_dict(self) -> dict[str, int]:
+        """What has to stay as it is when a run goes on within an epoch; stored in checkpoints."""
+        return {"batch_size": self.batch_size, "processes": self.trainer.world_size}
+
     def train_dataloader(self) -> DataLoader:
         return self._loader("train", self.batch_size, shuffle=True)
 
@@ -174,12 +212,18 @@ class VisionDataModule(L.LightningDataModule):
 
     def _loader(self, split: str, batch_size: int, *, shuffle: bool) -> DataLoader:
         dataset = self.dataset(split)
-        return DataLoader(
-            dataset, batch_size, sampler=self.make_sampler(len(dataset), shuffle=shuffle),
-            drop_last=shuffle, num_workers=self.num_workers, collate_fn=self.collate,
-            persistent_workers=self.num_workers > 0, pin_memory=torch.cuda.is_available(),
-            worker_init_fn=one_thread,
-        )  # fmt: skip
+        sampler = self.make_sampler(len(dataset), shuffle=shuffle)
+        if shuffle and self._resumed:
+            epoch, batches = self._resumed
+            sampler = ResumedSampler(sampler, epoch, batches * batch_size)
+        options = {
+            "sampler": sampler, "drop_last": shuffle,
+            "num_workers": self.num_workers, "collate_fn": self.collate, "pin_memory": torch.cuda.is_available(),
+        }  # fmt: skip
+        if not self.num_workers:
+            return DataLoader(dataset, batch_size, **options)
+        watched = WatchedDataset(dataset, self.num_workers)
+        return WatchedLoader(watched, batch_size, persistent_workers=True, worker_init_fn=one_thread, **options)
 
 
 def one_thread(worker: int) -> None:

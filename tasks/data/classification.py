@@ -60,7 +60,7 @@ class ClassificationDataset(Dataset):
             DataError: The file is missing or cannot be decoded.
         """
         epoch, index = key[:2]
-        data, place = self.samples.encoded(index), self._place(index)
+        data, place = self.samples.encoded(index), self.file(index)
         try:
             if self.augmentations:
                 random = np.random.default_rng(np.random.SeedSequence((self.seed, *key)))
@@ -75,12 +75,12 @@ class ClassificationDataset(Dataset):
     def read(self, index: int) -> tuple[np.ndarray, int]:
         """Image (H, W, 3) RGB as stored, and its label; errors as above."""
         try:
-            return decode_image(self.samples.encoded(index), self._place(index)), self.samples.label(index)
+            return decode_image(self.samples.encoded(index), self.file(index)), self.samples.label(index)
         except ValueError as error:
             raise DataError(str(error)) from error
 
-    def _place(self, index: int) -> str:
-        """How errors name a file."""
+    def file(self, index: int) -> str:
+        """How errors name a sample."""
         return str(Path(getattr(self.samples, "folder", ""), self.samples.name(index)))
 
 

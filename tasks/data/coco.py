@@ -4,6 +4,7 @@ Source: Lin et al. 2014, "Microsoft COCO: Common Objects in Context"; the form i
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def read_json(file: Path) -> dict[str, list[dict]]:
         )
     try:
         content = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is no JSON: {error}") from error
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -109,6 +110,9 @@ def read_categories(content: dict[str, list[dict]], file: Path) -> dict[int, str
             raise DataError(f"{file}: two categories have the {what} {_repeated(values)!r}; each needs its own")
     if not ids:
         raise DataError(f"{file} defines no categories")
+    for name in names:
+        if not name.encode(errors="ignore").strip() or any("\ud800" <= sign <= "\udfff" for sign in name):
+            raise DataError(f"{file}: a category has the name {_short(name)}; expected one that can be written")
     return dict(sorted(zip(ids, names, strict=True)))
 
 
@@ -124,8 +128,8 @@ def flatten(
         known: Every category id that annotations may have.
 
     Raises:
-        DataError: A key is missing or of a wrong type, an image id repeats, an annotation is of an image or a category
-            that is not there, or a file name leads out of the folder.
+        DataError: A key is missing or of a wrong type, a number is none that arrays hold, an image id repeats, an
+            annotation is of an image or a category that is not there, or a file name leads out of the folder.
     """
     images, boxes = content["images"], content["annotations"]
     image_ids = _column(images, "image", "id", file, int)
@@ -148,9 +152,19 @@ def flatten(
     kept = [number for number, category in enumerate(categories) if category in labels]
     corners = _column(boxes, "annotation", "bbox", file, list)
     for number in kept:
-        if len(corners[number]) != 4 or not all(isinstance(value, int | float) for value in corners[number]):
+        if len(corners[number]) != 4 or not all(map(_is_number, corners[number])):
             raise DataError(
-                f"{file}: annotation {_tag(boxes[number], number)} has the bbox {corners[number]}; expected 4 numbers"
+                f"{file}: annotation {_tag(boxes[number], number)} has the bbox {_short(corners[number])}; expected 4 "
+                "numbers"
+            )
+        area, crowd = boxes[number].get("area"), boxes[number].get("iscrowd", 0)
+        if area is not None and not (_is_number(area) and math.isfinite(area)):
+            raise DataError(
+                f"{file}: annotation {_tag(boxes[number], number)} has the area {_short(area)}; expected px"
+            )
+        if crowd is not None and crowd not in (0, 1):
+            raise DataError(
+                f"{file}: annotation {_tag(boxes[number], number)} has iscrowd={_short(crowd)}; expected 0 or 1"
             )
     areas = [boxes[number].get("area") for number in kept]
     return Annotations.gather(
@@ -171,15 +185,27 @@ def _column(entries: list[dict], what: str, key: str, file: Path, kind: type) ->
         number = next(k for k, entry in enumerate(entries) if not isinstance(entry, dict) or key not in entry)
         raise DataError(f"{file}: {what} {_tag(entries[number], number)} has no {key!r}") from None
     for number, value in enumerate(values):
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if not isinstance(value, kind) or (kind is int and not _is_number(value)):
             expected = {int: "a whole number", str: "a string", list: "a list of 4 numbers"}[kind]
-            raise DataError(f"{file}: {what} {_tag(entries[number], number)} has {key}={value!r}; expected {expected}")
+            raise DataError(
+                f"{file}: {what} {_tag(entries[number], number)} has {key}={_short(value)}; expected {expected}"
+            )
     return values
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is one that arrays hold; NaN and infinity are."""
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _tag(entry: Any, number: int) -> str:
     """How an error names an entry: by its id, or its place in the list."""
-    return f"with id {entry['id']}" if isinstance(entry, dict) and "id" in entry else f"number {number + 1}"
+    return f"with id {_short(entry['id'])}" if isinstance(entry, dict) and "id" in entry else f"number {number + 1}"
 
 
 def _repeated(values: Sequence) -> Any:

@@ -82,7 +82,7 @@ class DetectionDataset(Dataset):
             DataError: The file is missing or cannot be decoded, or its size is not the annotated one.
         """
         place = self.indices[index]
-        file = self.annotations.folder / self.annotations.name(place)
+        file = self.file(index)
         try:
             image = read_image(file)
         except (ValueError, OSError) as error:
@@ -95,6 +95,10 @@ class DetectionDataset(Dataset):
             )
         boxes, labels = self.annotations.targets(place)
         return image, boxes.clip(0, np.tile(np.float32(image.shape[1::-1]), 2)), labels
+
+    def file(self, index: int) -> str:
+        """How errors name a sample."""
+        return str(self.annotations.folder / self.annotations.name(self.indices[index]))
 
     def flaws(self, index: int) -> list[str]:
         """What `read` passes over in silence: boxes that are not trained on, or that it clips by more than a pixel."""

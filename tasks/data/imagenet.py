@@ -121,14 +121,18 @@ def read_labels(file: Path) -> list[int] | dict[str, int]:
     Raises:
         DataError: It is none of them, or a label is no class.
     """
-    if file.suffix.lower() == ".csv":
-        rows = list(csv.DictReader(file.read_text().splitlines()))
+    try:
+        text = file.read_text(encoding="utf-8")
+        rows = list(csv.DictReader(text.splitlines())) if file.suffix.lower() == ".csv" else None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file} is no table of labels: {error}") from error
+    if rows is not None:
         if not rows or not {"ImageId", "PredictionString"} <= rows[0].keys():
             raise DataError(
                 f"{file} has no columns ImageId and PredictionString; expected Kaggle's LOC_val_solution.csv"
             )
-        return {row["ImageId"]: _label(file, (row["PredictionString"] or "?").split()[0]) for row in rows}
-    lines = [line.split() for line in file.read_text().splitlines() if line.strip()]
+        return {row["ImageId"]: _label(file, ((row["PredictionString"] or "").split() or "?")[0]) for row in rows}
+    lines = [line.split() for line in text.splitlines() if line.strip()]
     if lines and all(len(line) == 2 for line in lines):
         return {name: _label(file, label) for name, label in lines}
     if not lines or any(len(line) != 1 for line in lines):
@@ -141,9 +145,10 @@ def read_labels(file: Path) -> list[int] | dict[str, int]:
         return [_label(file, value) for value in values]
     ids = devkit_ids(file.with_name("meta.mat"))
     for value in values:
-        if int(value) not in ids:
+        if len(value) > 9 or int(value) not in ids:
             raise DataError(
-                f"{file}: {value} is no id of the devkit, 1 to 1000; labels from 0 stand behind the name of their file"
+                f"{file}: {value[:20]} is no id of the devkit, 1 to 1000; labels from 0 stand behind the name of their "
+                "file"
             )
     return [_label(file, ids[int(value)]) for value in values]
 
@@ -152,7 +157,7 @@ def devkit_ids(file: Path) -> dict[int, str]:
     """{id: WordNet id} of the 1000 classes in the devkit's meta.mat.
 
     Raises:
-        DataError: It is missing, or scipy is.
+        DataError: It is missing or damaged, or scipy is missing.
     """
     if not file.is_file():
         raise DataError(
@@ -163,8 +168,11 @@ def devkit_ids(file: Path) -> dict[int, str]:
         from scipy.io import loadmat
     except ImportError:
         raise DataError(f"{file} is read by scipy, which is not installed: pip install scipy") from None
-    entries = loadmat(file, squeeze_me=True)["synsets"]
-    return {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in entries if entry["ILSVRC2012_ID"] <= 1000}
+    try:
+        entries = loadmat(file, squeeze_me=True)["synsets"]
+        return {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in entries if entry["ILSVRC2012_ID"] <= 1000}
+    except Exception as error:  # scipy raises whatever comes up in a damaged file
+        raise DataError(f"{file} is no meta.mat of the devkit ({error or type(error).__name__})") from error
 
 
 @cache
@@ -175,12 +183,12 @@ def _labels() -> dict[str, int]:
 def _label(file: Path, value: str) -> int:
     if value in _labels():
         return _labels()[value]
-    if value.isdecimal() and int(value) < len(synsets()):
+    if value.isdecimal() and len(value) < 10 and int(value) < len(synsets()):
         return int(value)
-    raise DataError(f"{file}: {value!r} is no class of ImageNet; expected a WordNet id or a label from 0 to 999")
+    raise DataError(f"{file}: {value[:100]!r} is no class of ImageNet; expected a WordNet id or a label from 0 to 999")
 
 
 def _official_number(name: str) -> int | None:
     """ILSVRC2012_val_00000007.JPEG -> 7."""
     start, _, number = Path(name).stem.rpartition("_")
-    return int(number) if start == "ILSVRC2012_val" and number.isdecimal() else None
+    return int(number) if start == "ILSVRC2012_val" and number.isdecimal() and len(number) < 10 else None

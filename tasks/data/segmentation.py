@@ -1,5 +1,6 @@
 """Images with class-id masks: the dataset and the data module that every segmentation source goes through."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,32 @@ def id_table(ids: Mapping[int, int], ignored: Sequence[int] = ()) -> np.ndarray:
     return table
 
 
+class FilePairs(Sequence):
+    """Pairs of files in flat arrays: loader processes share them, and reading copies none of it.
+
+    Args:
+        pairs: Image and mask file of each sample.
+
+    Attributes:
+        names: All file names, one after the other, as the file system encodes them.
+        name_ends: (2 N,) int64: where each name ends in `names`.
+    """
+
+    def __init__(self, pairs: Pairs) -> None:
+        encoded = [os.fsencode(path) for pair in pairs for path in pair]
+        self.names, self.name_ends = b"".join(encoded), np.cumsum([len(name) for name in encoded], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.name_ends) // 2
+
+    def __getitem__(self, index: int) -> tuple[Path, Path]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        place = 2 * (index % len(self))
+        start, middle, end = (int(self.name_ends[k]) if k >= 0 else 0 for k in range(place - 1, place + 2))
+        return Path(os.fsdecode(self.names[start:middle])), Path(os.fsdecode(self.names[middle:end]))
+
+
 class SegmentationDataset(Dataset):
     """Image and mask files as arrays.
 
@@ -57,7 +84,7 @@ class SegmentationDataset(Dataset):
         self, pairs: Pairs, table: np.ndarray, augmentations: Sequence[SegmentationAugmentation] = (),
         progressive: Progressive | None = None, seed: int = 0,
     ) -> None:  # fmt: skip
-        self.pairs, self.table, self.augmentations, self.seed = pairs, table, augmentations, seed
+        self.pairs, self.table, self.augmentations, self.seed = FilePairs(pairs), table, augmentations, seed
         self.progressive = progressive
 
     def __len__(self) -> int:
@@ -71,6 +98,10 @@ class SegmentationDataset(Dataset):
             seed = int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0])
             image, mask = self.augmentations[self.progressive.number(epoch)](image, mask, seed)
         return {"image": torch.from_numpy(image), "mask": torch.from_numpy(mask), "name": self.pairs[index][0].name}
+
+    def file(self, index: int) -> str:
+        """How errors name a sample."""
+        return str(self.pairs[index][0])
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image (H, W, 3) RGB and mask (H, W) of labels, as stored.

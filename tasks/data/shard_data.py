@@ -49,17 +49,23 @@ class ShardSamples:
             if checksum_of(path) != entry["index"]["sha256"]:
                 raise ValueError(f"its checksum is not the one in {INDEX}")
             with np.load(path, allow_pickle=False) as content:
+                if any(entry.compress_type for entry in content.zip.infolist()):
+                    raise ValueError("it is compressed")  # by any factor; ours never is
                 columns = {name: content[name].astype(kind) for name, kind in COLUMNS.items()}
                 self.names = content["names"].tobytes()
             ends = np.array([file["bytes"] for file in self.files])[columns["shards"]]
-            sound = (columns["labels"] >= 0) & (columns["labels"] < num_classes) & (columns["offsets"] >= 0)
+            sound = (columns["labels"] >= 0) & (columns["labels"] < num_classes) & (columns["shards"] >= 0)
+            sound &= (columns["offsets"] >= 0) & (columns["sizes"] >= 0) & (columns["offsets"] <= ends)
+            sound &= np.diff(columns["name_ends"], prepend=0) >= 0
             if len({len(column) for column in columns.values()} | {entry["samples"]}) > 1 or not sound.all():
                 raise ValueError("its columns do not fit together")
-            if (columns["offsets"] + columns["sizes"] > ends).any():
+            if (columns["sizes"] > ends - columns["offsets"]).any() or columns["name_ends"].max(initial=0) > len(
+                self.names
+            ):
                 raise ValueError("it names places behind the end of a shard")
-        except (ValueError, KeyError, IndexError, OSError, EOFError) as error:
+        except Exception as error:  # numpy and zipfile raise whatever comes up in a damaged file
             raise DataError(
-                f"{path} is no list of samples: {error}; copy it again, or write the shards again"
+                f"{path} is no list of samples: {str(error)[:300]}; copy it again, or write the shards again"
             ) from error
         self.labels, self.name_ends, self.checksums = columns["labels"], columns["name_ends"], columns["checksums"]
         self.shards, self.offsets, self.sizes = columns["shards"], columns["offsets"], columns["sizes"]

@@ -69,13 +69,16 @@ class Store:
         try:
             index = json.loads(content)
             files = [entry for part in index["splits"].values() for entry in (part["index"], *part["shards"])]
-            odd = [entry for entry in files if not re.fullmatch(r"\w[\w.-]*", entry["file"]) or entry["bytes"] < 0]
-            if odd or not all(len(entry["sha256"]) == 64 for entry in files) or not index["classes"]["names"]:
-                raise ValueError(
-                    f"{odd[0]['file']!r} is no plain file name" if odd else "a checksum or name is missing"
-                )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{place} is no index of shards ({error!r}); write the shards again") from error
+            odd = [entry["file"] for entry in files if not re.fullmatch(r"\w[\w.-]{,200}", entry["file"])]
+            if odd:
+                raise ValueError(f"{odd[0][:100]!r} is no plain file name")
+            if not all(re.fullmatch("[0-9a-f]{64}", entry["sha256"]) and _count(entry["bytes"]) for entry in files):
+                raise ValueError("a checksum or a size is missing")
+            _check_classes(**index["classes"])
+            if not all(_count(part["samples"]) for part in index["splits"].values()):
+                raise ValueError("a number of samples is missing")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DataError(f"{place} is no index of shards ({error!r:.300}); write the shards again") from error
         return index
 
     def path(self, entry: dict[str, Any]) -> Path:
@@ -134,6 +137,19 @@ class Store:
         except (OSError, ValueError) as error:
             Path(f"{path}.temp{os.getpid()}").unlink(missing_ok=True)  # the library's
             raise DataError(f"{url} cannot be fetched (set data.root): {error}") from error
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**62
+
+
+def _check_classes(names: Any, palette: Any, ids: Any) -> None:
+    """Raise ValueError or TypeError unless these are classes, as `Classes` has them."""
+    colors = all(len(color) == 3 and all(type(c) is int and 0 <= c < 256 for c in color) for color in palette)
+    if not names or not all(isinstance(name, str) for name in names) or len(palette) != len(names) or not colors:
+        raise ValueError("a class has no name or no colour")
+    if ids is not None and not (len(ids) == len(names) and all(type(i) is int and abs(i) < 2**63 for i in ids)):
+        raise ValueError("a class has no id")
 
 
 def write_shards(

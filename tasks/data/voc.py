@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 from tasks.data.annotations import Annotations
 from tasks.data.base import SPLITS, DataError
 from tasks.data.detection import DetectionData, numbered_classes
+from tasks.data.safe_paths import below
 from tasks.image_files import is_image
 
 VOC_CLASSES = (
@@ -91,10 +92,10 @@ class VocData(DetectionData):
                 raise DataError(
                     f"no file {images}; expected the names of images there (set data.root, data.{split}_sets)"
                 )
-            for line in images.read_text().splitlines():
+            for line in _lines(images):
                 if not line.strip():
                     continue
-                stem = line.split()[0]  # lists of one class have a second column
+                stem = below(line.split()[0], images)  # lists of one class have a second column
                 file = self.root / folder / "Annotations" / f"{stem}.xml"
                 if not file.is_file():
                     raise DataError(f"{images} lists {stem}, but there is no {file}")
@@ -120,9 +121,16 @@ def read_objects(file: Path) -> tuple[str, tuple[int, int], list[tuple[str, list
             left, top = corners[0] - 1, corners[1] - 1
             box = [left, top, corners[2] - left, corners[3] - top]
             objects.append((_text(entry, "name"), box, (entry.findtext("difficult") or "0").strip() == "1"))
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, ValueError, OverflowError, LookupError, RecursionError) as error:
         raise DataError(f"{file}: {error}") from error
     return (tree.findtext("filename") or "").strip(), size, objects
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is no text: {error}") from error
 
 
 class _PlainTree(ElementTree.TreeBuilder):

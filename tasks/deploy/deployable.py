@@ -79,12 +79,15 @@ class DetectionDeployable(Deployable):
         image_size: (H, W) px of the images, the only ones that it takes.
         limit: Anchors that are decoded, or (box, class) pairs that NMS looks at.
         selection: Of `StaticNMS`.
+        classes: Names, for formats that write them into the artifact.
     """
 
     def __init__(
-        self, network: Network, form: str, image_size: tuple[int, int], limit: int, selection: Mapping[str, Any]
-    ) -> None:
+        self, network: Network, form: str, image_size: tuple[int, int], limit: int, selection: Mapping[str, Any],
+        classes: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.classes = tuple(classes)
         self.network, self.form, self.image_size, self.limit = network, form, image_size, limit
         if form == "raw":
             with torch.no_grad():
@@ -146,7 +149,7 @@ def make_deployable(
         raise ValueError("detection has anchors for images of one size; give image_size=(H, W)")
     chosen = task.selection | selection
     limit = default_limit(chosen["max_detections"]) if limit is None else limit
-    return DetectionDeployable(network, form, tuple(image_size), limit, chosen).eval()
+    return DetectionDeployable(network, form, tuple(image_size), limit, chosen, task.classes.names).eval()
 
 
 class _Decoder(nn.Module):
@@ -158,10 +161,6 @@ class _Decoder(nn.Module):
         super().__init__()
         self.image_size, self.decode = image_size, head.decode  # bound: the head itself is the network's module
         self.register_buffer("anchors", head.anchors(image_size).clone(), persistent=False)
-        head.anchors = self._kept_anchors
 
     def forward(self, raw: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        return self.decode(raw, self.image_size)
-
-    def _kept_anchors(self, image_size: tuple[int, int]) -> Tensor:
-        return self.anchors
+        return self.decode(raw, self.image_size, anchors=self.anchors)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -85,6 +86,21 @@ class ExecuTorchRuntime(Runtime):
             self._module = portable_lib._load_for_executorch(str(path))
             self._module.method_meta("forward")  # else a broken file is noticed when it is first run
         self._pool = ExecuTorchRuntime.pool
+
+
+def operator_events(runtime: ExecuTorchRuntime, images: Tensor, *, calls: int) -> list[tuple[str, bool, list[float]]]:
+    """Run an artifact with its event trace on: (name, whether a delegate ran it, ms of each call), in order."""
+    with silenced("ExecuTorch cannot trace the artifact"), TemporaryDirectory() as scratch:
+        from executorch.devtools import Inspector  # seconds
+
+        trace = str(Path(scratch, "trace.etdump"))
+        path = str(runtime.folder / runtime.manifest.artifact)
+        module = portable_lib._load_for_executorch(path, enable_etdump=True)
+        for _ in range(calls):
+            module.forward([images])
+        module.write_etdump_result_to_file(trace)
+        (block,) = (block for block in Inspector(etdump_path=trace).event_blocks if block.name == "Execute")
+        return [(event.name, bool(event.is_delegated_op), list(event.perf_data.raw)) for event in block.events]
 
 
 def quantized_program(program: ExportedProgram, example: Tensor, options: ExportOptions) -> ExportedProgram:

@@ -79,9 +79,20 @@ def _form(original: Original, format: Backend) -> str:
         return "probabilities" if settings["probabilities"] else "logits"
     if original.task.kind == "segmentation":
         return settings["tail"]
-    possible = DETECTIONS[: 1 + DETECTIONS.index(settings["detections"])]
-    held = {*format.detections, *(["nms"] if settings["limit"] and "decoded" in format.detections else [])}
-    return next(form for form in reversed(possible) if form in held)
+    form = detections_form(format, settings["detections"], settings["limit"])
+    if form != settings["detections"]:
+        logger.info("%s has no detections=%s: exporting %s instead", format.name, settings["detections"], form)
+    return form
+
+
+def detections_form(format: Backend, asked: str, limit: int | None = None) -> str:
+    """The form of detections that a format gets: what is asked for, or the next that it can hold.
+
+    Suppression in plain operators is for formats that are quick at it; a `limit` makes it small enough for all that
+    decode.
+    """
+    held = {*format.detections, *(["nms"] if limit and "decoded" in format.detections else [])}
+    return next(form for form in reversed(DETECTIONS[: 1 + DETECTIONS.index(asked)]) if form in held)
 
 
 def _export_one(format: Backend, form: str, original: Original, target: Path) -> Manifest:

@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
 SHOWN = 20  # layers on the terminal; all are in the JSON
 WARMUP = 3  # calls
+TELLING = {  # what measures layers where a runtime's Python package does not
+    "litert": "benchmark_model --graph=model.tflite --use_xnnpack=true --enable_op_profiling=true, on a phone or here",
+    "ncnn": "benchncnn, built with NCNN_BENCHMARK=ON, which prints each layer's time",
+    "coreml": "Xcode: open the package, Performance, a new report on a device",
+    "pt2": "runtimes=[fused], the same operators",
+    "compile": "torch.profiler; layers are merged into kernels",
+    "channels_last": "runtimes=[fused], in the other layout",
+}
 
 
 @dataclass
@@ -49,21 +57,27 @@ def profile_tables(entries: Iterable["Entry"], config: Config, folder: Path) -> 
     """Profile what was timed and tells about its layers; write layers.json.
 
     Returns:
-        A table each of eager, fused and ONNX Runtime, the longest layers first.
+        A table each of eager, fused, ONNX Runtime and ExecuTorch, the longest layers first. For runtimes that keep
+        their layers' times to themselves one table of the tools that tell.
     """
-    tables, content = [], {}
+    tables, content, silent = [], {}, []
     for entry in entries:
         subject, runs = entry.subject, max(config["runs"], 5)
         if subject.runtime in ("eager", "fused"):
             layers, whole = profile_module(subject.module, entry.images, runs=runs, threads=config["threads"])
         elif subject.runtime == "onnx":
             layers, whole = profile_onnx(subject, entry.images, runs=runs, threads=config["threads"])
+        elif subject.runtime == "executorch":
+            layers, whole = profile_executorch(subject, entry.images, runs=runs)
         else:
+            silent.append((subject.name, TELLING.get(subject.runtime, "none is known")))
             continue
         title = f"{entry.row['network']}, {subject.name}"
         tables.append(layers_table(title, layers, whole))
         content[subject.name] = {"whole_ms": whole, "layers": [asdict(layer) for layer in layers]}
     write_json(folder / "layers.json", content)
+    if silent:
+        tables.append(("no times of layers from Python", ("runtime", "what tells instead"), silent))
     return tables
 
 
@@ -163,6 +177,46 @@ def read_onnx_trace(events: list[dict], *, warmup: int = 0) -> list[LayerTime]:
         LayerTime(name, about[name][0], median(found[warmup:] or found), None, about[name][1])
         for name, found in times.items()
     ]
+    return sorted(layers, key=lambda layer: -layer.ms)
+
+
+def profile_executorch(subject, images: Tensor, *, runs: int) -> tuple[list[LayerTime], float]:
+    """Time each operator by ExecuTorch's event trace, those inside XNNPACK by its own clock; as `profile_module`.
+
+    XNNPACK's clock counts whole microseconds, and its operators are not the program's: it merges activations into
+    convolutions, calls 1x1 ones fully connected, and adds transpositions; so they have neither multiply-adds nor bytes.
+
+    Source: ExecuTorch, documentation, "Profiling models".
+    """
+    from tasks.deploy.executorch_backend import operator_events
+
+    runtime = subject.runtime_object
+    images = images.to(getattr(torch, runtime.manifest.input.dtype)).contiguous()
+    whole = [_timed_ms(lambda: runtime.run(images)) for _ in range(WARMUP + runs)]
+    events = operator_events(runtime, images, calls=WARMUP + runs)
+    return read_executorch_events(events, warmup=WARMUP), median(whole[WARMUP:])
+
+
+def read_executorch_events(events: Iterable[tuple[str, bool, list[float]]], *, warmup: int = 0) -> list[LayerTime]:
+    """Operators of ExecuTorch's trace, the longest first.
+
+    Args:
+        events: (name, whether a delegate ran it, ms of each call). Of those outside delegates a call of a delegate is
+            one, whose time beyond its operators' becomes the row "around the delegate's operators"; the call of the
+            whole method is left out.
+        warmup: Calls to drop.
+    """
+    layers, inside, around = [], 0.0, 0.0
+    for name, delegated, times in events:
+        ms = median(times[warmup:] or times)
+        if name == "DELEGATE_CALL":
+            around += ms
+        elif delegated or not name.startswith("Method::"):
+            inside += ms if delegated else 0.0
+            kind = name.rpartition(" #")[0] or name
+            layers.append(LayerTime(name, kind, ms))
+    if around > inside:
+        layers.append(LayerTime("around the delegate's operators", "DELEGATE_CALL", around - inside))
     return sorted(layers, key=lambda layer: -layer.ms)
 
 

@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tasks.data.base import Classes
+from tasks.image_files import MAX_PIXELS
 from tasks.logs import write_json
+from tasks.stored_targets import check_targets
 
 FORMAT = 1  # of manifest.json
 FILE = "manifest.json"
+DTYPES = ("uint8", "int8", "int32", "int64", "float16", "float32", "bool")
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def read_manifest(path: str | Path) -> tuple[Path, Manifest]:
 
     Raises:
         FileNotFoundError: There is no manifest, or a file of the artifact is missing.
-        ValueError: The manifest is none, of another format, or a file was changed since.
+        ValueError: The manifest is none, of another format, or calls code that is not ours; a file was changed since.
     """
     path = Path(path).expanduser()
     folder = path if path.is_dir() else path.parent
@@ -113,13 +117,15 @@ def read_manifest(path: str | Path) -> tuple[Path, Manifest]:
     if not file.is_file():
         raise FileNotFoundError(f"no {FILE} at {folder}; expected the folder of an artifact that tools/export.py wrote")
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_bytes())
         if content.get("format") != FORMAT:
-            raise ValueError(f"format {content.get('format')}, expected {FORMAT}; export it again")
+            raise ValueError(f"format {str(content.get('format'))[:80]}, expected {FORMAT}; export it again")
         specs = {"input": _spec(content["input"]), "outputs": tuple(_spec(spec) for spec in content["outputs"])}
         manifest = Manifest(**content | specs | {"notes": tuple(content["notes"])})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is no manifest of this toolkit ({error})") from error
+        _check(manifest)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{file} is no manifest of this toolkit ({str(error)[:300]})") from error
+    check_targets(manifest.config, file)
     for name, expected in manifest.hashes.items():
         if name == "checkpoint":
             continue
@@ -139,4 +145,39 @@ def sha256(path: str | Path) -> str:
 
 
 def _spec(content: dict[str, Any]) -> TensorSpec:
-    return TensorSpec(content["name"], tuple(content["shape"]), content["dtype"])
+    name, shape, dtype = content["name"], tuple(content["shape"]), content["dtype"]
+    sizes = all(type(size) is int and (size == -1 or 0 <= size < 2**31) for size in shape)
+    if not (isinstance(name, str) and sizes and len(shape) <= 8 and dtype in DTYPES):
+        raise ValueError(f"a tensor is {str(content)[:200]}")
+    return TensorSpec(name, shape, dtype)
+
+
+def _check(manifest: Manifest) -> None:
+    """Refuse values that the rest of the code base does not expect.
+
+    Raises:
+        ValueError: Names the field.
+    """
+    for key in ("backend", "artifact", "kind", "form", "precision"):
+        _expect(isinstance(getattr(manifest, key), str), key, "a string")
+    for key in ("config", "settings", "preprocessing", "anchors", "versions", "operators", "parity", "metric"):
+        _expect(isinstance(getattr(manifest, key), dict), key, "an object")
+    _expect(isinstance(manifest.delegated, dict | None), "delegated", "an object or null")
+    _expect(all(isinstance(note, str) for note in manifest.notes), "notes", "strings")
+    hashes = manifest.hashes
+    _expect(isinstance(hashes, dict) and all(isinstance(v, str) for v in hashes.values()), "hashes", "names to hashes")
+    shape = manifest.input.shape
+    _expect(len(shape) == 4 and shape[1] == 3 and shape[0] != 0, "input", "a shape (N, 3, H, W)")
+    _expect(min(shape[2:]) > 0 and abs(math.prod(shape)) <= 3 * MAX_PIXELS, "input", f"at most {MAX_PIXELS} px")
+    classes = manifest.classes
+    names, palette, ids = (classes[key] if key != "ids" else classes.get(key) for key in ("names", "palette", "ids"))
+    _expect(isinstance(names, list) and all(isinstance(n, str) for n in names), "classes", "names")
+    colors = all(len(color) == 3 and all(type(c) is int and 0 <= c < 256 for c in color) for color in palette)
+    _expect(colors and len(palette) == len(names), "classes.palette", "an RGB colour a class")
+    numbers = ids is None or (len(ids) == len(names) and all(type(i) is int and abs(i) < 2**63 for i in ids))
+    _expect(numbers, "classes.ids", "a number a class, or null")
+
+
+def _expect(met: bool, key: str, expected: str) -> None:
+    if not met:
+        raise ValueError(f"{key}: expected {expected}")

@@ -41,6 +41,8 @@ class NcnnBackend(Backend):
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
         if len(example) != 1:
             raise ValueError(f"ncnn runs one image a call, not {len(example)}; set export.batch=1")
+        if model.form in ("decoded", "nms"):
+            raise ValueError(f"ncnn cannot hold the form {model.form}, which picks boxes by score; {REMEDIES['topk']}")
         traced = _traced(model, example)
         with TemporaryDirectory() as temporary:
             said = _pnnx(traced, example, Path(temporary), half=options.precision == "fp16")
@@ -116,7 +118,11 @@ def _traced(model: Deployable, example: Tensor) -> torch.jit.ScriptModule:
     program = exported_program(model, example).run_decompositions(DECOMPOSITIONS)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        return torch.jit.trace(program.module(check_guards=False), example, check_trace=False)
+        try:
+            return torch.jit.trace(program.module(check_guards=False), example, check_trace=False)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ValueError(f"ncnn cannot hold the network ({reason}); export another form or format") from error
 
 
 def _pnnx(traced: torch.jit.ScriptModule, example: Tensor, folder: Path, *, half: bool) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tasks.deploy.backend import Backend, Deployable, Exported, ExportOptions, Runtime
 from tasks.deploy.manifest import Manifest
+from tasks.deploy.pt2_check import check_pt2
 
 
 class Pt2Backend(Backend):
@@ -27,11 +28,21 @@ class Pt2Backend(Backend):
 
 
 class Pt2Runtime(Runtime):
-    """The program run by torch. Threads are torch's own, so a call sets them and puts them back."""
+    """The program run by torch. Threads are torch's own, so a call sets them and puts them back.
+
+    Raises:
+        ValueError: The file is damaged, or holds more than tensors and operators.
+    """
 
     def __init__(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> None:
         super().__init__(folder, manifest, threads=threads)
-        self.module = torch.export.load(folder / manifest.artifact).module()
+        path = folder / manifest.artifact
+        check_pt2(path)
+        try:
+            self.module = torch.export.load(path).module()
+        except Exception as error:  # whatever a damaged graph brings up
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{path} cannot be loaded ({reason[:200]}); export it again") from error
 
     @torch.inference_mode()
     def run(self, images: Tensor) -> Sequence[Tensor]:

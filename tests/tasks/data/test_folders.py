@@ -5,6 +5,7 @@ import os
 import cv2
 import numpy as np
 import pytest
+import torch
 from torchvision.datasets import ImageFolder
 
 from tasks.build import build_data
@@ -131,3 +132,14 @@ def test_the_demo_file_serves_classification(tmp_path):
                                "data.num_train=1", "data.num_val=1", "data.num_objects=[40,8]"))  # fmt: skip
     batch = next(iter(data.train_dataloader()))
     assert batch["images"].shape == (data.batch_size, 3, 96, 96) and batch["labels"].max() < data.num_classes == 8
+
+
+@pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])
+def test_plain_training_images_are_not_augmented(task, tmp_path):
+    """int8 is calibrated on them."""
+    data = build_data(composed("train", f"task={task}", "data=demo", f"data.root={tmp_path / 'demo'}",
+                               "data.num_train=1", "data.num_val=1", "data.num_objects=[8,8]"))  # fmt: skip
+    images = [data.plain_dataset("train")[(epoch, 0)]["image"] for epoch in range(4)]
+    assert all(torch.equal(image, images[0]) for image in images)
+    seen = [data.dataset("train")[(epoch, 0)]["image"] for epoch in range(4)]
+    assert not all(image.shape == seen[0].shape and torch.equal(image, seen[0]) for image in seen)

@@ -9,6 +9,7 @@ import torch
 
 from tasks.deploy import backend as backends
 from tasks.deploy.backend import load_runtime
+from tasks.deploy.export import detections_form
 from tasks.deploy.manifest import read_manifest
 from tasks.deploy.pt2_backend import Pt2Backend
 from tasks.fit import fit
@@ -205,3 +206,12 @@ def test_images_of_another_size_or_number(runs, run_tool, tmp_path):
         runtime(images[..., :32])
     assert run_tool(f"{command} export.dynamic_batch=true overwrite=true")[0] == 0
     assert load_runtime(tmp_path / "out" / "onnx-fp32-logits")(images)["logits"].shape == (4, 3)
+
+
+@pytest.mark.parametrize("name", sorted(backends.BACKENDS))
+def test_every_format_gets_a_form_of_detections_that_it_holds(name):
+    """The first letters of the forms for raw, decoded and nms asked for, and for nms of a few boxes."""
+    expected = {"pt2": "rdnn", "onnx": "rdnn", "coreml": "rdnn", "executorch": "rddn", "litert": "rddn", "ncnn": "rrrr"}
+    format = backends.backend(name)
+    asked = [("raw", None), ("decoded", None), ("nms", None), ("nms", 50)]
+    assert "".join(detections_form(format, *pair)[0] for pair in asked) == expected[name]

@@ -6,8 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.deploy.layer_profile import LayerTime, layers_table, profile_module, read_onnx_trace
+from tasks.deploy.executorch_backend import ExecuTorchBackend, operator_events
+from tasks.deploy.layer_profile import (
+    LayerTime,
+    layers_table,
+    profile_module,
+    read_executorch_events,
+    read_onnx_trace,
+)
 from tasks.deploy.profile import profile
+from tests.tasks.deploy.small_networks import Small, exported, pictures
 
 
 class Sleep(nn.Module):
@@ -64,3 +72,28 @@ def test_onnx_runtimes_trace():
     conv, relu = read_onnx_trace(events, warmup=1)
     assert (conv.name, conv.kind, conv.ms, conv.bytes_moved, conv.macs) == ("conv", "Conv", 0.04, 1500, None)
     assert (relu.ms, relu.bytes_moved) == (0.005, 0)
+
+
+def test_executorchs_events_add_up_to_the_call():
+    events = [
+        ("Convolution IGEMM #1", True, [9.0, 1.0, 3.0, 2.0]), ("Add #1", True, [9.0, 0.5, 0.5, 0.5]),
+        ("native_call_topk.values", False, [1.0, 1.0, 1.0]), ("DELEGATE_CALL", False, [20.0, 3.0, 3.0, 3.0]),
+        ("Method::execute", False, [30.0, 4.2, 4.2, 4.2]),
+    ]  # fmt: skip
+    layers = read_executorch_events(events, warmup=1)
+    assert [(layer.name, layer.ms) for layer in layers] == [
+        ("Convolution IGEMM #1", 2.0), ("native_call_topk.values", 1.0), ("Add #1", 0.5),
+        ("around the delegate's operators", 0.5),
+    ]  # fmt: skip
+    assert layers[0].kind == "Convolution IGEMM" and layers[0].macs is None
+
+
+def test_executorch_tells_of_the_operators_inside_xnnpack(tmp_path):
+    format, images = ExecuTorchBackend(), pictures()
+    told, manifest = exported(format, Small("plain"), images, tmp_path)
+    events = operator_events(format.load(tmp_path, manifest), images, calls=3)
+    assert all(len(times) == 3 for _, _, times in events)
+    inside = [name for name, delegated, _ in events if delegated]
+    convolutions = [name for name in inside if name.startswith(("Convolution", "Fully Connected"))]
+    assert len(convolutions) == told.delegated["aten.convolution"] + told.delegated["aten.linear"]
+    assert {"DELEGATE_CALL", "Method::execute"} <= {name for name, delegated, _ in events if not delegated}

@@ -153,3 +153,23 @@ def test_a_damaged_file_is_refused(tmp_path):
 def test_only_layers_that_this_ncnn_runs_count_as_known():
     assert ncnn.layer_to_index("Convolution") >= 0
     assert [ncnn.layer_to_index(name) for name in ("pnnx.Expression", "torch.topk", "F.pad")] == [-1] * 3
+
+
+@pytest.mark.parametrize("form", ["decoded", "nms"])
+def test_forms_that_pick_boxes_are_refused_before_anything_is_traced(form, tmp_path):
+    model = Small("mnv1_025", "ssdlite_tv", "raw")
+    model.form = form
+    with pytest.raises(ValueError, match=rf"ncnn cannot hold the form {form}.*export\.detections=raw"):
+        NcnnBackend().export(model, torch.zeros(1, 3, *SIZE), tmp_path, ExportOptions())
+
+
+def test_what_cannot_be_traced_is_one_line(tmp_path, monkeypatch):
+    def trace(*arguments, **options):
+        raise RuntimeError("Tracer cannot infer type of 3\n:Only tensors go")
+
+    monkeypatch.setattr(torch.jit, "trace", trace)
+    with pytest.raises(
+        ValueError, match=r"^ncnn cannot hold the network \(:Only tensors go\); export another form"
+    ) as e:
+        NcnnBackend().export(Small("mnv1_025", "linear"), torch.zeros(1, 3, *SIZE), tmp_path, ExportOptions())
+    assert "\n" not in str(e.value)

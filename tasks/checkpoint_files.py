@@ -1,0 +1,143 @@
+"""Checkpoints on disk: written whole or not at all, read only if every byte is as written, the last good one found."""
+
+import errno
+import io
+import os
+import shutil
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """How the trainer writes and reads checkpoints.
+
+    A file is written beside its target, flushed to the disk, read back and put in place in one step, so that there is
+    always a whole last.ckpt. The one before it stays as previous.ckpt, for a disk that damages what it holds.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        write_checkpoint(path, checkpoint, keep=path.with_name(PREVIOUS) if path.name == LAST else None)
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict:
+        return load(Path(path))
+
+
+def write_checkpoint(path: Path, content: dict[str, Any], *, keep: Path | None = None) -> None:
+    """Write a checkpoint, or leave what was there as it was.
+
+    Args:
+        path: File to write or replace.
+        content: Plain data.
+        keep: The file that is replaced stays under this name.
+
+    Raises:
+        OSError: The disk is full, say; what was there is whole, and nothing else is left.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        if damage := damage_of(temporary):
+            raise OSError(errno.EIO, f"what was written reads back differently: {damage}")
+        load(temporary)  # as whoever goes on from it will
+        if keep is not None and path.is_file():
+            _keep(path, keep)
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        size = len(buffer.getbuffer()) / 2**20
+        room = f"; it takes {size:.1f} MiB, free some space" if error.errno in _FULL else ""
+        kept = f"; {path} of before is whole, go on from it" if path.is_file() else ""
+        raise OSError(f"{path} cannot be written ({error.strerror or error}){room}{kept}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: Path) -> Any:
+    """Read a file of `torch.save` that is as it was written; plain data and nothing else.
+
+    Raises:
+        ValueError: It is cut off, damaged, or holds more than plain data.
+    """
+    if zipfile.is_zipfile(path) and (damage := damage_of(path)):  # torch itself does not look at the checksums
+        raise ValueError(f"{path} cannot be read as a checkpoint: it is damaged ({damage}){_others(path)}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} cannot be read as a checkpoint ({why}){_others(path)}") from error
+
+
+def damage_of(path: Path) -> str | None:
+    """What is wrong with a file of `torch.save`, by the checksum of each of its parts; None if nothing is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+            return part and f"checksum of {part}"
+    except Exception as error:  # whatever comes up in a damaged file
+        return str(error) or type(error).__name__
+
+
+def last_good(folder: Path) -> tuple[Path | None, list[Path]]:
+    """The file to go on from: last.ckpt, else the one before, else the best; and those before it that are damaged."""
+    damaged = []
+    for name in (LAST, PREVIOUS, BEST):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            load(path)
+        except ValueError:
+            damaged.append(path)
+        else:
+            return path, damaged
+    return None, damaged
+
+
+def remove_leftovers(folder: Path, names: tuple[str, ...]) -> None:
+    """Delete what processes that were killed while they wrote left beside these files."""
+    for name in map(Path, names):
+        for path in folder.glob(f".{name.stem}.*{name.suffix}"):
+            path.unlink(missing_ok=True)
+
+
+def _keep(path: Path, keep: Path) -> None:
+    """Give a file a second name, without a moment in which the name stands for nothing."""
+    temporary = keep.with_name(f".{keep.stem}.{os.getpid()}{keep.suffix}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, temporary)
+    try:
+        temporary.replace(keep)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    with suppress(OSError):  # not every file system has it
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _others(path: Path) -> str:
+    there = [name for name in (LAST, PREVIOUS, BEST) if name != path.name and (path.parent / name).is_file()]
+    return f"; there is {path.parent / there[0]}" if there else ""

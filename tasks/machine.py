@@ -1,0 +1,64 @@
+"""What of this machine a process may use: cores and memory, as its container, its job or its system allows."""
+
+import math
+import os
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
+
+
+def allowed_cores(cgroups: Path | None = None, membership: Path | None = None) -> int:
+    """Cores that this process may keep busy: the least of affinity and quota, at least 1.
+
+    Args:
+        cgroups: Where control groups are mounted; both versions are read.
+        membership: File that tells which groups this process is in.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for folder in _groups("cpu", cgroups or CGROUPS, membership or MEMBERSHIP):
+        quota, period = -1.0, 0.0
+        if parts := _words(folder / "cpu.max"):
+            quota, period = (-1.0 if parts[0] == "max" else float(parts[0])), float(parts[-1])
+        elif parts := _words(folder / "cpu.cfs_quota_us"):
+            quota, period = float(parts[0]), float((_words(folder / "cpu.cfs_period_us") or ["0"])[0])
+        if quota > 0 and period > 0:
+            cores = min(cores, max(1, math.ceil(quota / period)))
+    return cores
+
+
+def memory_limit(cgroups: Path | None = None, membership: Path | None = None) -> int | None:
+    """Bytes of memory that this process may have: the least of the machine's and its groups'; none if unknown."""
+    limits = []
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for folder in _groups("memory", cgroups or CGROUPS, membership or MEMBERSHIP):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            if (parts := _words(folder / name)) and parts[0].isdecimal():
+                limits.append(int(parts[0]))
+    return min(limits, default=None)
+
+
+def _groups(controller: str, cgroups: Path, membership: Path) -> list[Path]:
+    """Folders of this process' group and of those around it, of version 2 and of version 1."""
+    try:
+        lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
+    except OSError:
+        lines = []
+    folders = [cgroups, cgroups / controller]
+    for entry in lines:
+        if len(entry) != 3:
+            continue
+        _, controllers, path = entry
+        if controllers == "" or controller in controllers.split(","):
+            base = cgroups / controller if controllers else cgroups
+            own = base / path.strip("/")
+            folders += [own, *(parent for parent in own.parents if base in parent.parents)]
+    return list(dict.fromkeys(folders))
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except OSError:
+        return []
