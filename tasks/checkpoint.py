@@ -13,6 +13,7 @@ from tasks.base import VisionTask
 from tasks.build import build_task
 from tasks.checkpoint_files import load, write_checkpoint
 from tasks.data.base import Classes
+from tasks.quantization_aware import with_rounding, without_rounding
 from tasks.stored_targets import check_targets
 
 
@@ -37,7 +38,8 @@ def load_task(path: str | Path, config: dict[str, Any] | None = None) -> VisionT
     """Rebuild a task with its trained weights, on the CPU, in eval mode.
 
     Args:
-        path: Checkpoint of a training run; with an average of the weights, the average is what is loaded.
+        path: Checkpoint of a training run; with an average of the weights, the average is what is loaded. Of a
+            quantization-aware training it is the plain fused network.
         config: Configuration to build from; default: the checkpoint's own.
 
     Raises:
@@ -46,12 +48,17 @@ def load_task(path: str | Path, config: dict[str, Any] | None = None) -> VisionT
     content = read_checkpoint(path)
     task = build_task(config or content["config"], classes_of(content), pretrained=False).eval()
     task.network.backbone.preprocessing = stored_preprocessing(content["config"]) or {}
+    aware = content["config"].get("qat")
     if content["fused"]:
         task.network = fuse_model(task.network)
+    elif aware:
+        task.network = with_rounding(task.network, aware["keep_float"])
     try:
         task.load_state_dict(content["state_dict"], strict=True)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit the network: {str(error).splitlines()[1].strip()}") from error
+    if aware and not content["fused"]:
+        task.network = without_rounding(task.network)
     return task.eval()
 
 

@@ -42,6 +42,7 @@ class TrainConfig:
     optimizer: Any = None
     scheduler: Any = None
     distillation: Any = None
+    qat: Any = None
     trainer: Any = None
 
 

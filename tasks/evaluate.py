@@ -18,12 +18,13 @@ from tasks.deploy.profile import profile
 from tasks.detection import score_report
 from tasks.detection_results import DetectionResults
 from tasks.fit import quiet
+from tasks.input_sizes import InputSizes, size_text
 from tasks.logs import write_json
 
 logger = logging.getLogger(__name__)
 
 
-def evaluate(config: Config) -> tuple[dict[str, float], list[Table]]:
+def evaluate(config: Config) -> tuple[dict[str, float | str], list[Table]]:
     """Score a checkpoint, an artifact, published weights, or detections from a file; leave evaluation.json and more.
 
     A task leaves evaluation.png as well; for detection detections.json and precision_recall.png; for classification
@@ -35,7 +36,8 @@ def evaluate(config: Config) -> tuple[dict[str, float], list[Table]]:
             as for a training, with `backbone.weights` and `head.weights`.
 
     Returns:
-        Metrics and the number of images; tables that say more. Of a classifier at several `data.image_size` the metrics
+        Metrics, the number of images and, as "input_size", the H x W px that the network saw, "several: 480x640 ..
+        512x683" where they differ; tables that say more. Of a classifier at several `data.image_size` the metrics
         of each as "val/top1@160", and those of the last without the size.
 
     Raises:
@@ -50,14 +52,14 @@ def evaluate(config: Config) -> tuple[dict[str, float], list[Table]]:
     return evaluate_checkpoint(config) if config["checkpoint"] else evaluate_weights(config)
 
 
-def evaluate_checkpoint(config: Config) -> tuple[dict[str, float], list[Table]]:
+def evaluate_checkpoint(config: Config) -> tuple[dict[str, float | str], list[Table]]:
     """As `evaluate`, of `config.checkpoint`."""
     task = load_task(config["checkpoint"], config)
     data = _same_classes(task, build_data(config))
     return _validate(task, data, config, output_folder(config), {"checkpoint": str(config["checkpoint"])})
 
 
-def evaluate_artifact(config: Config) -> tuple[dict[str, float], list[Table]]:
+def evaluate_artifact(config: Config) -> tuple[dict[str, float | str], list[Table]]:
     """As `evaluate`, of `config.artifact`, through its runtime, at its input size."""
     runtime = load_runtime(config["artifact"], threads=config["threads"])
     task = deployed_task(runtime, runtime.manifest, config)
@@ -77,7 +79,7 @@ def _same_classes(task: VisionTask, data: VisionDataModule) -> VisionDataModule:
     return data
 
 
-def evaluate_weights(config: Config) -> tuple[dict[str, float], list[Table]]:
+def evaluate_weights(config: Config) -> tuple[dict[str, float | str], list[Table]]:
     """As `evaluate`, of the weights that `config.backbone` and `config.head` name; the classes are the data's."""
     if not config["task"]:
         needed_checkpoint(config)
@@ -96,16 +98,17 @@ def evaluate_weights(config: Config) -> tuple[dict[str, float], list[Table]]:
 
 def _validate(
     task: VisionTask, data: VisionDataModule, config: Config, folder: Path, origin: Mapping[str, Any]
-) -> tuple[dict[str, float], list[Table]]:
+) -> tuple[dict[str, float | str], list[Table]]:
     """Score at each size that the data asks for, and leave the files of the last."""
     if hasattr(task, "evaluator"):
         task.evaluator = config["evaluator"]
     connect(task, data)
     data.setup("validate")
     folder.mkdir(parents=True, exist_ok=True)
+    seen = InputSizes()
     trainer = make(
         config["trainer"], logger=False, enable_checkpointing=False, default_root_dir=str(folder),
-        callbacks=[PredictionSheet(folder / "evaluation.png")],
+        callbacks=[PredictionSheet(folder / "evaluation.png"), seen],
     )  # fmt: skip
     sizes = getattr(data, "image_sizes", ())
     result, tables, sweep = {}, [], []
@@ -116,7 +119,7 @@ def _validate(
         trainer.validate(task, datamodule=data, verbose=False)
         seconds = time.perf_counter() - began
         scores = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        scores["images"] = task.validated_images
+        scores |= {"images": task.validated_images, "input_size": size_text(seen.found)}
         if trainer.is_global_zero:
             exact, tables = task.report(folder)
             scores |= exact
@@ -129,6 +132,9 @@ def _validate(
     if sweep:
         table, macs = _sweep_table(task, sweep)
         tables, result = [*tables, table], result | macs
+    elif tables:  # a task without has all of the result printed
+        seen_at = ("evaluated", ("images", "input size (H x W) [px]"), [(result["images"], result["input_size"])])
+        tables = [*tables, seen_at]
     settings = {**origin, "data": task.config["data"], "task": task.config["task"]}
     write_json(folder / "evaluation.json", {**result, **settings})
     logger.info("written: %s", folder / "evaluation.json")
@@ -148,7 +154,7 @@ def _sweep_table(task: VisionTask, sweep: list[tuple[int, dict, float]]) -> tupl
     return ("by image size", ("image size [px]", *names, "MACs [M]", "seconds"), rows), macs
 
 
-def evaluate_predictions(config: Config) -> tuple[dict[str, float], list[Table]]:
+def evaluate_predictions(config: Config) -> tuple[dict[str, float | str], list[Table]]:
     """As `evaluate`, of the file `config.predictions` in COCO's results form; the images need not be there."""
     path = Path(config["predictions"]).expanduser()
     if not path.is_file():

@@ -29,7 +29,7 @@ from tasks.callbacks import (
     RunCheckpoint,
     WeightDecay,
 )
-from tasks.checkpoint import average_checkpoints, read_checkpoint
+from tasks.checkpoint import average_checkpoints, load_task, read_checkpoint
 from tasks.checkpoint_files import LAST, PREVIOUS, CheckpointFiles, remove_leftovers
 from tasks.data.base import VisionDataModule
 from tasks.finite import FILE as NOT_FINITE
@@ -79,8 +79,13 @@ def fit(config: Config) -> dict[str, float]:
     if resumed:
         data.go_on(*place_in_epoch(resumed, data))
     data.setup("fit")
-    task = build_task(config, data.classes, pretrained=not resumed, teacher=True)
+    aware = make(config["qat"]) if config.get("qat") else None
+    task = build_task(config, data.classes, pretrained=not (resumed or aware), teacher=True)
+    if aware:
+        aware.prepare(task, None if resumed else load_task(aware.checkpoint))
     connect(task, data)
+    if aware and not resumed:
+        aware.measure(task, data)
     folder = run_folder(config)
     if rank_zero_only.rank == 0:
         remove_leftovers(folder, RUN_FILES)
@@ -103,6 +108,8 @@ def fit(config: Config) -> dict[str, float]:
     callbacks.append(last)  # which remembers what the others have just kept
     if config["ema_decay"] is not None:
         callbacks.append(EMA(config["ema_decay"]))
+    if aware:
+        callbacks.append(aware)
     if (final := config.get("final_weight_decay")) is not None:
         callbacks.append(WeightDecay(final))
     callbacks += [

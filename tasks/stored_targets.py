@@ -12,7 +12,7 @@ from typing import Any
 
 OURS = re.compile(
     r"backbones\.[a-z]\w*\.[A-Za-z]\w*|heads\.[a-z]\w*\.[A-Z]\w*|tasks\.data\.[a-z]\w*\.[A-Z]\w*|"
-    r"tasks\.(classification|detection|segmentation|distillation|\w+losses)\.[A-Z]\w*|"
+    r"tasks\.(classification|detection|segmentation|distillation|quantization_aware|\w+losses)\.[A-Z]\w*|"
     r"tasks\.data\.demo\.demo_data|tasks\.optim\.[a-z]\w*"
 )
 LIBRARIES = re.compile(

@@ -143,6 +143,12 @@ def test_every_experiment_takes_a_step(experiment, tmp_path, monkeypatch):
         "max_steps": 1,
         "check_val_every_n_epoch": 1,
     }
+    if config.qat:
+        config.output_dir, aware, config.qat = str(tmp_path / "float"), config.qat, None
+        fit(config)
+        os.environ.pop("MOBILE_DENSE_RUN")
+        aware.checkpoint, aware.batches = f"{config.output_dir}/last.ckpt", 1
+        config.qat = aware
     config.output_dir = str(tmp_path / "run")
     assert fit(config)["steps"] == 1
 

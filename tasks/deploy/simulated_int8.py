@@ -49,7 +49,7 @@ class SimulatedInt8:
             self.blocks.setdefault(block_of(self.model, name), []).append(name)
         self.rounded: set[str] = set()
         self.watch: Callable[[str, Tensor, Tensor], None] | None = None  # (layer, its input, its output)
-        self._weights = {name: rounded_weight(layer.weight) for name, layer in self.layers.items()}
+        self._weights = {name: rounded_weight(layer.weight.detach()) for name, layer in self.layers.items()}
         self._ranges: dict[str, tuple[float, float]] = {}
         for name, layer in self.layers.items():
             layer.forward = partial(self._forward, name)
@@ -117,9 +117,8 @@ def rounded_activations(values: Tensor, low: float, high: float) -> Tensor:
 
 
 def rounded_weight(weight: Tensor) -> Tensor:
-    """Round to the 255 levels of each output channel (the first dimension), symmetric around 0."""
-    weight = weight.detach()
-    scale = weight.abs().flatten(1).amax(1).clamp_min(1e-12) / 127
+    """Round to the 255 levels of each output channel, the first dimension, symmetric around 0; gradients pass."""
+    scale = weight.detach().abs().flatten(1).amax(1).float().clamp_min(1e-12) / 127
     zero = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
     return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -127, 127)
 

@@ -1,0 +1,174 @@
+"""Quantization-aware training: what is inserted changes nothing, what is folded is plain, training wins int8 back."""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from backbones.reparam import fuse_model
+from tasks.build import build_task
+from tasks.checkpoint import load_task, read_checkpoint, save_fused
+from tasks.data.base import Classes
+from tasks.fit import fit
+from tasks.quantization_aware import QuantizationAware, rounded_layers, with_rounding, without_rounding
+from tests.oracles import randomised
+from tests.tasks.conftest import composed
+from tests.tasks.test_fit import run_and_stop, same
+
+FAMILIES = (
+    "mnv1_025", "mnv2_035", "mnv3_small", "mnv4_conv_small", "mnasnet_050", "snv1_g3_050", "snv2_050", "repvgg_a0",
+    "mobileone_s0", "repvit_m0_6", "resnet18",
+)  # fmt: skip
+HEADS = {"segmentation": "lraspp", "detection": "ssdlite_tv", "classification": "linear"}
+
+
+def task_of(backbone: str, task: str = "segmentation", *more: str):
+    classes = Classes(("a", "b", "c"), ((0, 0, 0), (9, 9, 9), (99, 0, 0)))
+    config = composed("train", f"task={task}", f"head={HEADS[task]}", f"backbone={backbone}", *more)
+    built = build_task(config, classes, pretrained=False)
+    randomised(built.network)
+    return built.eval()
+
+
+class Pictures:
+    """Stands in for a data module."""
+
+    def __init__(self, count: int = 2, size: int = 64) -> None:
+        generator = torch.Generator().manual_seed(0)
+        shape = (2, 3, size, size)
+        self.batches = [{"images": torch.randint(0, 256, shape, generator=generator).float()} for _ in range(count)]
+
+    def train_dataloader(self):
+        return self.batches
+
+
+def relative(value, wanted) -> float:
+    if isinstance(wanted, dict):
+        return max(relative(value[key], wanted[key]) for key in wanted)
+    return ((value - wanted).abs().max() / wanted.abs().max()).item()
+
+
+@pytest.mark.parametrize(("backbone", "task"), [(name, "segmentation") for name in FAMILIES] + [
+    ("mobileone_s0", "detection"), ("mnv3_small", "detection"), ("repvit_m0_6", "classification")])  # fmt: skip
+def test_inserted_norms_change_nothing_and_fold_away(backbone, task):
+    built = task_of(backbone, task).double()
+    fused, pictures = fuse_model(built.network), Pictures(size=96)
+    aware = QuantizationAware("unused", batches=2)
+    aware.prepare(built, built)
+    aware.measure(built, pictures)
+    built.eval()
+    plain = without_rounding(built.network)
+    kinds = {type(module) for module in plain.modules()}
+    assert nn.BatchNorm2d not in kinds and not rounded_layers(plain)
+    assert plain.state_dict().keys() == fused.state_dict().keys()
+    layers = rounded_layers(built.network)
+    assert sum(layer.norm is not None for layer in layers) > 10
+    assert all(layer.high > layer.low for layer in layers)
+    images = pictures.batches[0]["images"].double()
+    with torch.no_grad():
+        assert relative(plain(images), fused(images)) < 1e-9
+        assert relative(built.network(images), fused(images)) > 1e-4, "rounding shows"
+
+
+def test_gradients_reach_every_parameter_and_settled_layers_stay():
+    built = task_of("mobileone_s0")
+    aware = QuantizationAware("unused", batches=1)
+    aware.prepare(built, built)
+    aware.measure(built, Pictures())
+    built.network(Pictures().batches[1]["images"]).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in built.network.parameters())
+    for layer in rounded_layers(built.network):
+        layer.settled = True
+    built.train()
+    before = {key: value.clone() for key, value in built.network.named_buffers()}
+    built.network(Pictures(3).batches[2]["images"])
+    assert all(torch.equal(value, before[key]) for key, value in built.network.named_buffers())
+
+
+def test_parts_are_kept_in_float():
+    twin = with_rounding(task_of("mnv3_small").network, ["network.head"])
+    assert rounded_layers(twin.backbone) and not rounded_layers(twin.head)
+    with pytest.raises(ValueError, match="keep_float=network\\.neck"):
+        with_rounding(task_of("mnv3_small").network, ["network.neck"])
+
+
+@pytest.mark.parametrize(("settings", "said"), [({"batches": 0}, "at least 1"), ({"freeze_after": 0}, "share")])
+def test_settings_out_of_range(settings, said):
+    with pytest.raises(ValueError, match=said):
+        QuantizationAware("x", **settings)
+
+
+@pytest.fixture
+def trained(small_run, tmp_path):
+    fit(small_run("trainer.max_epochs=3", f"output_dir={tmp_path / 'float'}"))
+    return tmp_path / "float" / "last.ckpt"
+
+
+def test_a_run_stops_and_goes_on_as_the_undisturbed_one_and_leaves_a_plain_network(
+    small_run, trained, tmp_path, monkeypatch
+):
+    """Stopped once before, once after its ranges settle."""
+    settings = ["qat=int8", f"qat.checkpoint={trained}", "qat.batches=2", "optimizer.lr=0.001", "trainer.max_epochs=4"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    fit(small_run(*settings, f"output_dir={whole}"))
+    run_and_stop(monkeypatch, small_run(*settings, f"output_dir={broken}"), epochs=1)
+    again = [*settings, f"checkpoint={broken / 'last.ckpt'}", "output_dir=null"]
+    run_and_stop(monkeypatch, small_run(*again), epochs=3)
+    early = read_checkpoint(broken / "last.ckpt")["state_dict"]
+    fit(small_run(*again))
+    states = [read_checkpoint(folder / "last.ckpt")["state_dict"] for folder in (whole, broken)]
+    assert same(*states)
+    norm = "network.backbone.layers.0.conv.norm"
+    assert torch.equal(early[f"{norm}.running_var"], states[0][f"{norm}.running_var"]), "statistics stay in the end"
+    assert not torch.equal(early[f"{norm}.weight"], states[0][f"{norm}.weight"])
+
+    plain = load_task(tmp_path / "whole" / "best.ckpt")
+    assert not rounded_layers(plain.network) and plain.kind == "segmentation"
+    save_fused(tmp_path / "whole" / "best.ckpt", tmp_path / "fused.ckpt")
+    again = load_task(tmp_path / "fused.ckpt")
+    images = torch.rand(1, 3, 48, 64) * 255
+    with torch.no_grad():
+        assert relative(again.network(images), plain.network(images)) < 1e-5  # another memory format
+
+
+def test_another_network_and_frozen_parts_are_refused(small_run, trained):
+    with pytest.raises(ValueError, match="is of another network"):
+        fit(small_run("qat=int8", f"qat.checkpoint={trained}", "backbone=mnv2_035", "overwrite=true"))
+    os.environ.pop("MOBILE_DENSE_RUN", None)
+    with pytest.raises(ValueError, match="freeze"):
+        fit(small_run("qat=int8", f"qat.checkpoint={trained}", "task.freeze=c3", "overwrite=true"))
+
+
+def test_training_wins_back_what_rounding_lost():
+    """One channel much larger than the others takes all levels of a range, as in re-parameterised kernels."""
+    torch.manual_seed(0)
+    built, pictures = task_of("mobileone_s0", "classification"), Pictures(2)
+    aware = QuantizationAware("unused", batches=2)
+    aware.prepare(built, built)
+    aware.measure(built, pictures)
+    depthwise, pointwise = rounded_layers(built.network)[3:5]
+    assert depthwise.groups > 1 and pointwise.in_channels == depthwise.out_channels
+    with torch.no_grad():
+        wanted = [without_rounding(built.network.eval())(batch["images"]) for batch in pictures.batches]
+        for value in (depthwise.norm.weight, depthwise.norm.bias):
+            value[0] *= 100
+        pointwise.weight[:, 0] /= 100
+        pointwise.high *= 100
+        kept = [without_rounding(built.network.eval())(batch["images"]) for batch in pictures.batches]
+    assert max(map(relative, kept, wanted)) < 1e-4, "in floating point nothing has changed"
+
+    def loss() -> torch.Tensor:
+        pairs = zip(pictures.batches, wanted, strict=True)
+        return sum(((built.network(batch["images"]) - t) / t.std()).square().mean() for batch, t in pairs)
+
+    built.train()
+    for layer in rounded_layers(built.network):
+        layer.settled = True
+    built.train()
+    first, optimizer = loss().item(), torch.optim.Adam(built.network.parameters(), 1e-3)
+    for _ in range(30):
+        optimizer.zero_grad()
+        (value := loss()).backward()
+        optimizer.step()
+    assert value.item() < 0.4 * first
