@@ -222,6 +222,7 @@ def rounded_input(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def rounded_layers(network: nn.Module) -> list[RoundedConv2d | RoundedLinear]:
+    """Every rounded layer, in the order of the network."""
     return [module for module in network.modules() if isinstance(module, _Rounded)]
 
 
