@@ -31,7 +31,8 @@ class QuantizationAware(L.Callback):
         checkpoint: Of a training run of the same backbone, head and classes.
         keep_float: Modules that are not rounded, by their names in `export.keep_float`.
         batches: Training batches that first ranges and statistics are measured on.
-        freeze_after: Share of the epochs after which ranges and statistics stay, in (0, 1].
+        freeze_after: Share of the epochs after which ranges and statistics stay, in (0, 1]; a run that trainer.max_steps
+            alone ends moves them throughout.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -71,6 +72,8 @@ class QuantizationAware(L.Callback):
                 f"qat.checkpoint={self.checkpoint} is of another network: {str(error).splitlines()[1].strip()}; give "
                 "the backbone, head and data that it was trained with"
             ) from error
+        if not rounded_layers(task.network):
+            raise ValueError(f"qat.keep_float={self.keep_float} leaves nothing to round; name parts of the network")
         if trained is not None:
             task.network.backbone.preprocessing = trained.backbone.preprocessing
         if task.channels_last:

@@ -20,7 +20,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from torch import Tensor
 
 from tasks.deploy.chatter import silenced
-from tasks.deploy.quantizable import is_quantizable
+from tasks.deploy.quantizable import is_quantizable, is_within
 
 # With int8 kernels, or without arithmetic. Of what has weights, all; sigmoids, h-swish and softmax stay in float.
 QUANTIZED_TYPES = (
@@ -55,7 +55,7 @@ def quantize_onnx(source: Path, target: Path, calibration: Sequence[Tensor], kee
         kept, tails = set(), set()
         for node in model.graph.node:
             modules = scopes(node)
-            if set(modules) & set(keep_float):
+            if is_within(modules, keep_float):
                 kept.add(node.name)
             elif not is_quantizable(modules):
                 tails.add(node.name)

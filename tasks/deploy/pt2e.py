@@ -14,7 +14,7 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantize
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from tasks.deploy.backend import ExportOptions
-from tasks.deploy.quantizable import QUANTIZED
+from tasks.deploy.quantizable import QUANTIZED, is_within
 
 
 def quantize(
@@ -51,7 +51,7 @@ def _quantizable(node: Node, keep_float: Sequence[str], merging: Sequence[Callab
     """Whether a node may become int8: it is inside backbone or head, and in none of the modules named."""
     names = {name.split("@")[0] for name, _ in node.meta.get("nn_module_stack", {}).values()}
     inside = any(name.startswith(QUANTIZED) for name in names) or (node.target in merging and "network.head" in names)
-    return inside and not names & set(keep_float)
+    return inside and not is_within(names, keep_float)
 
 
 def _annotate_clamped(module: GraphModule, config) -> None:

@@ -16,6 +16,11 @@ def is_quantizable(modules: Iterable[str]) -> bool:
     return any(name.startswith(QUANTIZED) for name in modules)
 
 
+def is_within(modules: Iterable[str], parts: Iterable[str]) -> bool:
+    """Whether one of these modules is one of the parts, or lies in it: a list of modules is never called itself."""
+    return any(name == part or name.startswith(f"{part}.") for name in modules for part in parts)
+
+
 def check_calibration(model: Deployable, example: Tensor, options: ExportOptions) -> None:
     """See that a network can be quantized as asked for.
 

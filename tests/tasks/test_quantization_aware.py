@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from backbones.reparam import fuse_model
+from tasks import quantization_aware
 from tasks.build import build_task
 from tasks.checkpoint import load_task, read_checkpoint, save_fused
 from tasks.data.base import Classes
@@ -51,7 +52,7 @@ def relative(value, wanted) -> float:
 
 @pytest.mark.parametrize(("backbone", "task"), [(name, "segmentation") for name in FAMILIES] + [
     ("mobileone_s0", "detection"), ("mnv3_small", "detection"), ("repvit_m0_6", "classification")])  # fmt: skip
-def test_inserted_norms_change_nothing_and_fold_away(backbone, task):
+def test_inserted_norms_change_nothing_and_fold_away(backbone, task, monkeypatch):
     built = task_of(backbone, task).double()
     fused, pictures = fuse_model(built.network), Pictures(size=96)
     aware = QuantizationAware("unused", batches=2)
@@ -69,6 +70,9 @@ def test_inserted_norms_change_nothing_and_fold_away(backbone, task):
     with torch.no_grad():
         assert relative(plain(images), fused(images)) < 1e-9
         assert relative(built.network(images), fused(images)) > 1e-4, "rounding shows"
+        monkeypatch.setattr(quantization_aware, "rounded_input", lambda values, low, high: values)
+        monkeypatch.setattr(quantization_aware, "rounded_weight", lambda weight: weight)
+        assert relative(built.network(images), fused(images)) < 1e-9
 
 
 def test_gradients_reach_every_parameter_and_settled_layers_stay():
@@ -89,6 +93,8 @@ def test_gradients_reach_every_parameter_and_settled_layers_stay():
 def test_parts_are_kept_in_float():
     twin = with_rounding(task_of("mnv3_small").network, ["network.head"])
     assert rounded_layers(twin.backbone) and not rounded_layers(twin.head)
+    with pytest.raises(ValueError, match="nothing to round"):
+        QuantizationAware("unused", keep_float=["network"]).prepare(task_of("mnv3_small"), None)
     with pytest.raises(ValueError, match="keep_float=network\\.neck"):
         with_rounding(task_of("mnv3_small").network, ["network.neck"])
 

@@ -74,9 +74,12 @@ def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatc
         if program == "make" or "benchmarks/" in words[0] or "all=true" in words[0]:
             continue  # the next tests
         line = words[0].replace("max_epochs=20", "max_epochs=1").replace("min_side=48", "min_side=8")
+        line = line.replace("optimizer.lr=0.0001 trainer.max_epochs=3", "optimizer.lr=0.0001 trainer.max_epochs=1")
         if "train.py" in line:
             line += " data.batch_size=4" if "pets" in line or "crops" in line else ""
-            line += SHORT + ("" if "max_epochs" in line or "checkpoint=" in line else " trainer.max_epochs=1")
+            line += SHORT + ("" if "max_epochs" in line or " checkpoint=" in line else " trainer.max_epochs=1")
+            line += " qat.batches=1" if "qat" in line else ""
+        line += " formats=false" if "doctor.py" in line else ""
         status, out, err = run_tool(line)
         assert status == 0, f"{command}\n{out}\n{err}"
     run = tmp_path / "runs" / "segmentation-mnv3_large"

@@ -56,6 +56,12 @@ def test_what_is_kept_and_what_it_reads_stays_in_float(tmp_path):
     assert not any("DequantizeLinear" in {makers.get(name) for name in node.input} for node in normalisation)
 
 
+def test_a_list_of_modules_is_kept_though_it_is_never_called(tmp_path):
+    options = {"precision": "int8", "calibration": CALIBRATION, "keep_float": ("network.backbone.layers",)}
+    told, _ = exported(OnnxBackend(), Small("plain"), pictures(), tmp_path, **options)
+    assert told.notes == ("1 of 12 convolutions and matrix products are int8",)
+
+
 def test_weights_are_int8_a_channel_and_activations_bytes(tmp_path):
     exported(OnnxBackend(), Small("plain"), pictures(), tmp_path, precision="int8", calibration=CALIBRATION)
     graph = onnx.load(tmp_path / "model.onnx").graph
