@@ -31,8 +31,8 @@ class QuantizationAware(L.Callback):
         checkpoint: Of a training run of the same backbone, head and classes.
         keep_float: Modules that are not rounded, by their names in `export.keep_float`.
         batches: Training batches that first ranges and statistics are measured on.
-        freeze_after: Share of the epochs after which ranges and statistics stay, in (0, 1]; a run that trainer.max_steps
-            alone ends moves them throughout.
+        freeze_after: Share of the epochs after which ranges and statistics stay, in (0, 1]; in a run that max_steps
+            alone ends they move throughout.
 
     Raises:
         ValueError: A setting is out of its range.

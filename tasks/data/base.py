@@ -204,6 +204,19 @@ class VisionDataModule(L.LightningDataModule):
         """What has to stay as it is when a run goes on within an epoch; stored in checkpoints."""
         return {"batch_size": self.batch_size, "processes": self.trainer.world_size}
 
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """See that an epoch that goes on is shared among as many processes as it was.
+
+        Raises:
+            ValueError: It is not.
+        """
+        before, now = state.get("processes", 1), self.trainer.world_size
+        if self._resumed and self._resumed[1] and before != now:
+            raise ValueError(
+                f"{before} processes began the epoch that goes on, {now} would repeat and skip samples; start "
+                f"{before}, or go on from an epoch's end"
+            )
+
     def train_dataloader(self) -> DataLoader:
         return self._loader("train", self.batch_size, shuffle=True)
 

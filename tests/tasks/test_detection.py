@@ -148,7 +148,7 @@ def test_evaluation_of_a_checkpoint_equals_training_and_its_file_scores_the_same
         )
         assert status == 0, err
         scores = json.loads((tmp_path / engine / "evaluation.json").read_text())
-        assert scores["images"] == 5
+        assert scores["images"] == 5 and scores["input_size"] == "96x96"
         for key in ("val/mAP", "val/AP50", "val/AR_100", "val/AP/disc"):
             assert scores[key] == pytest.approx(result[key], abs=1e-9)
     assert "AR_100" in out and "disc" in out

@@ -157,3 +157,64 @@ def test_a_gradient_that_is_not_finite_stops_with_the_batch_kept(small_run, tmp_
 def test_settings_that_cannot_be(small_run, overrides, message):
     with pytest.raises(ValueError, match=message):
         fit(small_run(*overrides))
+
+
+@pytest.fixture
+def midway(small_run, tmp_path, monkeypatch):
+    """A run that was stopped within its second epoch."""
+    config = small_run("checkpoint_every_steps=1", "resume=auto")
+    with pytest.raises(SystemExit):
+        run_with(monkeypatch, config, Fault(4, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    return tmp_path / "run"
+
+
+def test_an_epoch_goes_on_only_as_it_began(midway, small_run):
+    with pytest.raises(ValueError, match=r"data\.batch_size=3: .* 1 batches of 2 into an epoch"):
+        fit(small_run("resume=auto", "data.batch_size=3"))
+    content = torch.load(midway / "last.ckpt", weights_only=True)
+    content["MaskFolders"]["processes"] = 2
+    checkpoint_files.write_checkpoint(midway / "last.ckpt", content)
+    with pytest.raises(ValueError, match="2 processes began the epoch"):
+        fit(small_run("resume=auto"))
+
+
+def test_another_network_does_not_go_on(midway, small_run):
+    config = small_run("resume=auto", "backbone=mnv2_035")
+    stored = read_checkpoint(midway / "last.ckpt")
+    stored["config"]["choices"] = {"backbone": "mnv3_small"}
+    checkpoint_files.write_checkpoint(midway / "last.ckpt", stored)
+    config.choices = {"backbone": "mnv2_035"}
+    with pytest.raises(ValueError, match=r"backbone=mnv2_035: .* was trained with backbone=mnv3_small"):
+        fit(config)
+
+
+def test_where_all_is_damaged_nothing_begins_anew(midway, small_run):
+    for path in midway.glob("*.ckpt"):
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="are damaged; begin anew"):
+        fit(small_run("resume=auto"))
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_batch_kept(small_run, tmp_path, monkeypatch):
+    class Poison(L.Callback):
+        def on_train_batch_start(self, trainer, task, batch, index) -> None:
+            if trainer.global_step == 1:
+                next(iter(task.parameters())).data[0] = float("nan")
+
+    with pytest.raises(FloatingPointError, match=r"the loss is not finite .*00\d\.png.*not_finite\.pt"):
+        run_with(monkeypatch, small_run(), Poison())
+    assert torch.load(tmp_path / "run" / "not_finite.pt", weights_only=True)["step"] == 1
+
+
+def test_the_determinism_switch_holds(small_run, tmp_path, monkeypatch):
+    def weights(name: str, *overrides: str) -> dict:
+        config = small_run("trainer.deterministic=true", "trainer.max_epochs=1", f"output_dir={tmp_path / name}")
+        for override in overrides:
+            key, value = override.split("=")
+            config[key] = int(value)
+        fit(config)
+        return read_checkpoint(tmp_path / name / "last.ckpt")["state_dict"]
+
+    one = weights("one")
+    assert same(one, weights("again")) and not same(one, weights("other", "seed=1"))
+    torch.use_deterministic_algorithms(False)

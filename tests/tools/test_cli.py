@@ -113,7 +113,7 @@ def test_train_resume_evaluate_predict(run_tool, tmp_path):
     status, _, err = run_tool("tools/evaluate.py checkpoint=run/best.ckpt output_dir=evaluation task.tta_flip=true")
     assert status == 0, err
     scores = json.loads((tmp_path / "evaluation/evaluation.json").read_text())
-    assert scores["images"] == 3
+    assert scores["images"] == 3 and scores["input_size"] == "48x64"
     assert scores["data"]["root"] == "data" and scores["task"]["tta_flip"]
     assert (tmp_path / "evaluation/evaluation.png").is_file()
     write_masks(tmp_path / "other")

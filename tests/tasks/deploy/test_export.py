@@ -88,7 +88,7 @@ def test_a_checkpoint_becomes_artifacts_that_score_as_it_does(runs, run_tool, tm
         found = json.loads((folder / "evaluation.json").read_text())
         key = manifest.metric["name"]
         assert found[key] == pytest.approx(scores[key], abs=1e-6)
-        assert found["images"] == scores["images"]
+        assert found["images"] == scores["images"] and found["input_size"] == scores["input_size"]
 
 
 def test_a_segmenters_classes_score_as_its_logits_do(small_run, run_tool, tmp_path):
