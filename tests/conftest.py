@@ -14,12 +14,19 @@ from hydra.core.global_hydra import GlobalHydra
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("DENSE_TEST_DATA", ROOT.parent / "shared" / "data"))
 
+# The largest of each family, built as the smaller ones are: in `make test-all` alone, for time.
+LARGEST = {"mobileone_s3", "mobileone_s4", "repvgg_b0", "repvgg_b1", "repvit_m1_5", "repvit_m2_3", "resnext50",
+           "mnv4_conv_large"}  # fmt: skip
+
 # Two torch threads on two busy cores can be many times slower than one.
 torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config, items):
     """Leave out, visibly, what this machine has nothing to run on: tests of real images, tests of a GPU."""
+    for item in items:
+        if hasattr(item, "callspec") and LARGEST & {*item.callspec.id.split("-")}:
+            item.add_marker(pytest.mark.slow)
     missing = [name for name, there in (("data", DATA.is_dir()), ("gpu", torch.cuda.is_available())) if not there]
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
     config.hook.pytest_deselected(items=left_out)

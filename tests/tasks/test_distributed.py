@@ -117,7 +117,8 @@ def test_two_processes_score_exactly_as_one(task, folder, two):
     assert both["val/loss"] == pytest.approx(one["val/loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("death", ["error", pytest.param("kill", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("death", ["error", "kill"])
 def test_a_process_that_dies_ends_the_run_with_its_own_error(death, folder, tmp_path):
     """One command starts both; the fourth image of the first epoch comes to the second process."""
     write_shapes(tmp_path / "data", train=8)

@@ -62,7 +62,7 @@ RECIPE = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_goes_on_within_an_epoch_bit_for_bit(small_run, tmp_path, monkeypatch, workers):
     overrides = [*RECIPE[:-1], f"data.num_workers={workers}"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -7,6 +7,7 @@ import pytest
 QUICK = "image_size=64 backbone.width=0.25 rounds=2 runs=2 warmup=1"
 
 
+@pytest.mark.slow
 def test_one_run_and_then_a_sweep_of_processes(run_tool, tmp_path):
     command = f"tools/benchmark.py backbone=mnv3_small task=classification {QUICK} runtimes=[eager,fused]"
     status, out, err = run_tool(command)

@@ -148,7 +148,8 @@ def test_one_run_times_all_runtimes_side_by_side(tmp_path):
     assert (tmp_path / "benchmark.png").stat().st_size > 5000
     assert "| onnx | fp64 |" in (tmp_path / "benchmark.md").read_text()
     layers = json.loads((tmp_path / "layers.json").read_text())
-    assert set(layers) == {"eager fp32", "fused fp32", "onnx fp32"} and len(tables) == 4
+    assert set(layers) == {"eager fp32", "fused fp32", "onnx fp32"} and len(tables) == 5
+    assert [row[0] for row in tables[-1][2]] == ["pt2 fp32"], "what offers no times of layers is told"
     assert any(layer["kind"] in ("Conv", "FusedConv") for layer in layers["onnx fp32"]["layers"])
 
     stored = benchmark(composed("benchmark", *keys[:-1], "again=false"))[0]

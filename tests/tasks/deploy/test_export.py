@@ -91,6 +91,7 @@ def test_a_checkpoint_becomes_artifacts_that_score_as_it_does(runs, run_tool, tm
         assert found["images"] == scores["images"] and found["input_size"] == scores["input_size"]
 
 
+@pytest.mark.slow
 def test_a_segmenters_classes_score_as_its_logits_do(small_run, run_tool, tmp_path):
     fit(small_run("trainer.max_epochs=2"))
     checkpoint = tmp_path / "run" / "last.ckpt"
@@ -194,6 +195,7 @@ def test_an_artifact_that_was_changed_is_refused(runs, run_tool, tmp_path):
     assert status == 1 and "no manifest.json at" in err
 
 
+@pytest.mark.slow
 def test_images_of_another_size_or_number(runs, run_tool, tmp_path):
     command = f"tools/export.py checkpoint={runs}/classification/last.ckpt export=onnx output_dir=out"
     assert run_tool(f"{command} export.batch=3 export.input=float32 export.evaluate=false")[0] == 0

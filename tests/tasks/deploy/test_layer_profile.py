@@ -88,6 +88,7 @@ def test_executorchs_events_add_up_to_the_call():
     assert layers[0].kind == "Convolution IGEMM" and layers[0].macs is None
 
 
+@pytest.mark.slow
 def test_executorch_tells_of_the_operators_inside_xnnpack(tmp_path):
     format, images = ExecuTorchBackend(), pictures()
     told, manifest = exported(format, Small("plain"), images, tmp_path)

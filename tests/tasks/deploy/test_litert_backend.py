@@ -67,6 +67,7 @@ def test_outputs_come_in_order_and_type(tmp_path):
         assert torch.equal(values, expected)
 
 
+@pytest.mark.slow
 def test_int8_merges_levels_without_clipping_any(tmp_path):
     model, images = Small("ssdlite"), pictures(size=96, seed=9)
     calibration = [pictures(size=96, seed=seed) for seed in range(4)]
