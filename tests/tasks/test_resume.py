@@ -206,15 +206,16 @@ def test_a_loss_that_is_not_finite_stops_with_the_batch_kept(small_run, tmp_path
     assert torch.load(tmp_path / "run" / "not_finite.pt", weights_only=True)["step"] == 1
 
 
-def test_the_determinism_switch_holds(small_run, tmp_path, monkeypatch):
+def test_the_determinism_switch_holds(small_run, tmp_path):
     def weights(name: str, *overrides: str) -> dict:
-        config = small_run("trainer.deterministic=true", "trainer.max_epochs=1", f"output_dir={tmp_path / name}")
-        for override in overrides:
-            key, value = override.split("=")
-            config[key] = int(value)
-        fit(config)
+        fit(
+            small_run("trainer.deterministic=true", "trainer.max_epochs=1", f"output_dir={tmp_path / name}", *overrides)
+        )
         return read_checkpoint(tmp_path / name / "last.ckpt")["state_dict"]
 
-    one = weights("one")
-    assert same(one, weights("again")) and not same(one, weights("other", "seed=1"))
-    torch.use_deterministic_algorithms(False)
+    try:
+        one = weights("one")
+        assert torch.are_deterministic_algorithms_enabled()
+        assert same(one, weights("again")) and not same(one, weights("other", "seed=1"))
+    finally:
+        torch.use_deterministic_algorithms(False)
