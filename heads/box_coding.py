@@ -52,7 +52,8 @@ def decode(deltas: Tensor, anchors: Tensor, image_size: tuple[int, int] | None =
 def clip(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Boxes (..., 4) xyxy, px, cut off at the border of an image of (H, W) px."""
     limits = 2 * (image_size[1], image_size[0])
-    return torch.stack([side.clamp(0, limit) for side, limit in zip(boxes.unbind(-1), limits, strict=True)], dim=-1)
+    # slices, not unbind: ExecuTorch leaves that outside XNNPACK, and mixes up layouts where it so cuts a network in two
+    return torch.cat([boxes[..., side : side + 1].clamp(0, limit) for side, limit in enumerate(limits)], dim=-1)
 
 
 def _centres_and_sizes(boxes: Tensor) -> tuple[Tensor, Tensor]:

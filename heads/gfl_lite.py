@@ -11,6 +11,7 @@ from backbones.base import Norm, Tap, select_taps
 from backbones.layers import init_weights
 from backbones.weights import load_weights
 from heads.base import DetectionHead
+from heads.box_coding import clip
 from heads.lite_pan import LitePAN, depthwise_separable
 
 PRIOR = 0.01  # score of every class before training, so that the many negatives do not swamp the first steps
@@ -115,10 +116,7 @@ class GFLLite(DetectionHead):
         """Boxes (N, A, 4) clipped to the image and scores (N, A, num_classes), as in `DetectionHead`."""
         anchors = self.anchors(image_size) if anchors is None else anchors
         boxes = boxes_from_distances(anchors, self.distances(raw["box_distributions"]))
-        height, width = image_size
-        x1, y1, x2, y2 = boxes.unbind(dim=-1)
-        clipped = [x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)]
-        return torch.stack(clipped, dim=-1), raw["class_logits"].float().sigmoid()
+        return clip(boxes, image_size), raw["class_logits"].float().sigmoid()
 
 
 def boxes_from_distances(anchors: Tensor, distances: Tensor) -> Tensor:

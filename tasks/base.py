@@ -82,9 +82,8 @@ class VisionTask(L.LightningModule, ABC):
         self.config: dict[str, Any] = {}
         if channels_last:
             self.to(memory_format=torch.channels_last)
-        for module in self.norms():
-            if norm_momentum is not None:
-                module.momentum = norm_momentum
+        self.norm_momentum = norm_momentum
+        self.apply_norm_momentum()
         self.freezing = Freezing(network.backbone, freeze, freeze_epochs, self.norms() if freeze_norm else ())
         self.freezing.apply(self.current_epoch)
         self.adaptive_clip = adaptive_clip
@@ -98,6 +97,12 @@ class VisionTask(L.LightningModule, ABC):
     def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
         """(N, 3, H, W) RGB in 0..255 -> raw predictions; exactly what is exported."""
         return self.network(images)
+
+    def apply_norm_momentum(self) -> None:
+        """Set it in all norms that the network has now."""
+        for module in self.norms():
+            if self.norm_momentum is not None:
+                module.momentum = self.norm_momentum
 
     def augment_batch(self, batch: dict) -> dict:
         """Random changes of a training batch on its device, drawn from torch's global CPU generator."""

@@ -74,6 +74,7 @@ class QuantizationAware(L.Callback):
             ) from error
         if not rounded_layers(task.network):
             raise ValueError(f"qat.keep_float={self.keep_float} leaves nothing to round; name parts of the network")
+        task.apply_norm_momentum()
         if trained is not None:
             task.network.backbone.preprocessing = trained.backbone.preprocessing
         if task.channels_last:

@@ -1,8 +1,12 @@
 """From a checkpoint to artifacts: written, run, compared, measured, certified; or not left behind."""
 
 import logging
+import math
 import shutil
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -12,7 +16,7 @@ from tasks.deploy.backend import Backend, ExportOptions, backend
 from tasks.deploy.manifest import Manifest, sha256
 from tasks.deploy.parity import worst
 from tasks.deploy.proof import Original
-from tasks.deploy.quantization_doctor import doctor
+from tasks.deploy.quantization_doctor import Drop, doctor
 from tasks.fit import quiet
 
 DETECTIONS = ("raw", "decoded", "nms")  # each needs more operators of a format than the one before
@@ -25,8 +29,8 @@ def export(config: Config) -> tuple[list[Table], list[str]]:
 
     Each artifact becomes a folder {format}-{precision}-{form} in `output_dir`, or in export/ beside the checkpoint. It
     appears whole, with its manifest.json, once it agrees with eager and keeps the metric; else not at all. A format
-    that cannot hold the detections asked for gets the next form that it can. With `config.export.doctor` nothing is
-    exported, but int8 is looked into (`tasks.deploy.quantization_doctor.doctor`).
+    that cannot hold the detections asked for gets the next form that it can. With `config.export.doctor` no artifact is
+    left, but int8 is looked into (`tasks.deploy.quantization_doctor.doctor`).
 
     Args:
         config: As stored in the checkpoint, with `export`.
@@ -40,14 +44,14 @@ def export(config: Config) -> tuple[list[Table], list[str]]:
     """
     quiet()
     settings = config["export"]
-    if settings["doctor"]:
-        return doctor(config), []
     if not settings["formats"]:
         raise ValueError("no format is chosen; give export=onnx, or another of --help")
     if settings["detections"] not in DETECTIONS:
         raise ValueError(f"export.detections={settings['detections']}: expected one of {', '.join(DETECTIONS)}")
     original = Original(config)
     folder = Path(config["output_dir"] or original.checkpoint.parent / "export").expanduser()
+    if settings["doctor"]:
+        return doctor(original, _int8_exports(original), folder), []
     rows, failures = [], []
     for name in settings["formats"]:
         row = (name, settings["precision"])
@@ -70,6 +74,31 @@ def export(config: Config) -> tuple[list[Table], list[str]]:
     columns = [column.format(original.task.monitor) for column in COLUMNS]
     height, width = original.image_size
     return [(f"{original.checkpoint} at {height}x{width} px", columns, rows)], failures
+
+
+def _int8_exports(original: Original) -> dict[str, Drop]:
+    """{format: what exports it in int8 with some modules in float} of the formats chosen that have int8."""
+    found = {}
+    for name in original.settings["formats"]:
+        try:
+            format = backend(name)
+        except ImportError as error:
+            logger.warning("%s; it is not measured", error)
+            continue
+        if "int8" in format.precisions and format.here:
+            found[name] = partial(_int8_drop, format, _form(original, format), original)
+    return found
+
+
+def _int8_drop(format: Backend, form: str, original: Original, keep_float: Sequence[str]) -> float:
+    """What an artifact loses of the metric; more than anything where the format cannot hold the mix. It is not kept."""
+    asked = original.asking(precision="int8", keep_float=list(keep_float), max_drop=math.inf)
+    with TemporaryDirectory() as scratch:
+        try:
+            return _export_one(format, form, asked, Path(scratch, "artifact")).metric["drop"]
+        except ValueError as error:
+            logger.warning("%s with %s in float: %s", format.name, ", ".join(keep_float) or "nothing", error)
+            return math.inf
 
 
 def _form(original: Original, format: Backend) -> str:

@@ -1,5 +1,6 @@
 """What an artifact is held against: the network in eager mode, on the same images, in the same form."""
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,6 +56,12 @@ class Original:
         self._models: dict[str, Deployable] = {}
         self._metrics: dict[str, dict[str, float]] = {}
 
+    def asking(self, **settings: Any) -> "Original":
+        """The same, with other settings of `export` than the command's."""
+        twin = copy.copy(self)
+        twin.settings = self.settings | settings
+        return twin
+
     def model(self, form: str) -> Deployable:
         """The network in a form, as in `make_deployable`; made once."""
         if form not in self._models:
@@ -94,6 +101,11 @@ class Original:
         scores = {key: float(value) for key, value in trainer.callback_metrics.items()}
         return scores | {"images": task.validated_images}
 
+    def max_drop(self, precision: str) -> float:
+        """How much of the metric an artifact may lose."""
+        asked = self.settings["max_drop"]
+        return MAX_DROP.get(precision, 0.001) if asked is None else asked
+
     def prove(self, format: Backend, runtime: Runtime, manifest: Manifest) -> None:
         """Compare an artifact with eager and measure the metric through it, into its manifest.
 
@@ -113,8 +125,7 @@ class Original:
             return
         name = self.task.monitor
         before, after = self.metric(form)[name], self.measure(runtime, manifest)
-        budget = self.settings["max_drop"]
-        budget = MAX_DROP.get(precision, 0.001) if budget is None else budget
+        budget = self.max_drop(precision)
         drop = before - after[name]
         manifest.metric = {
             "name": name, "eager": before, "runtime": after[name], "drop": drop, "max_drop": budget,

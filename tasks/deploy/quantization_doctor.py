@@ -1,127 +1,41 @@
 """Which layers int8 hurts, why, and the fewest that have to stay in floating point for the metric's sake."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
 from torch import Tensor
 
 from tasks.base import Table
-from tasks.build import Config
 from tasks.deploy.backend import Deployable, Exported
 from tasks.deploy.deployable import FORMS
 from tasks.deploy.deployed import Run
 from tasks.deploy.proof import MAX_DROP, Original, eager
-from tasks.deploy.simulated_int8 import SimulatedInt8, decibels, noise, spread
+from tasks.deploy.quantization_findings import Diagnosis, LayerFinding, Step
+from tasks.deploy.simulated_int8 import SimulatedInt8, block_of, decibels, noise, spread
 from tasks.logs import write_json
 
 EXAMPLES = 8  # validation images that noise is measured on
 MIN_SQNR = 20.0  # dB at the head, where no metric decides
 TRIED = 4  # blocks that are measured again at each step, the most promising ones
-SHOWN = 20  # layers in the table; the file has all
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LayerFinding:
-    """One convolution or linear layer. Ratios of signal to quantization noise are in dB.
-
-    Attributes:
-        name: Of the module.
-        output: Ratio at the head's output when only this layer is rounded: the smaller, the more it hurts.
-        own: At its own output when only it is rounded.
-        whole: At its own output when everything is.
-        input_ratio: Largest magnitude of its widest input channel in parts of the median one's, which share one scale:
-            from some 30 on, most channels have few levels left.
-        weight_peak: Largest weight of an output channel in parts of the channel's root mean square, of the worst one.
-        weight_ratio: Largest weight of the widest output channel in parts of the median one's: harmless here, where
-            each has its own scale, but the cause of the next layer's `input_ratio`.
-    """
-
-    name: str
-    output: float
-    own: float
-    whole: float
-    input_ratio: float
-    weight_peak: float
-    weight_ratio: float
-
-
-@dataclass(frozen=True)
-class Step:
-    """What was tried on the way to the choice: modules in float, dB at the head's output, and the metric."""
-
-    keep_float: tuple[str, ...]
-    sqnr: float
-    metric: float | None
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """What the doctor found.
-
-    Attributes:
-        layers: The most harmful first.
-        blocks: {block: dB at the head's output with all but it rounded}, the most helpful first.
-        float_metric: Before; none where no metric was given.
-        steps: Every set of modules that was measured, from none on.
-        keep_float: The choice.
-    """
-
-    layers: tuple[LayerFinding, ...]
-    blocks: dict[str, float]
-    float_metric: float | None
-    steps: tuple[Step, ...]
-    keep_float: tuple[str, ...]
-
-    @property
-    def override(self) -> str:
-        """What reproduces the choice on the command line of tools/export.py."""
-        return f"export.precision=int8 'export.keep_float=[{','.join(self.keep_float)}]'"
-
-    def tables(self) -> list[Table]:
-        """Layers and steps, to print."""
-        layers = [
-            (layer.name, *(f"{value:.1f}" for value in (
-                layer.output, layer.own, layer.whole, layer.input_ratio, layer.weight_peak, layer.weight_ratio,
-            )))
-            for layer in self.layers[:SHOWN]
-        ]  # fmt: skip
-        columns = ("layer", "output dB", "own dB", "own dB, all int8", "input ratio", "weight peak", "weight ratio")
-        title = (
-            f"the {len(layers)} most harmful of {len(self.layers)} layers in int8 (dB: signal to quantization noise)"
-        )
-        metric = "-" if self.float_metric is None else f"{self.float_metric:.4f}"
-        steps = [("everything", "-", metric)] + [
-            (", ".join(step.keep_float) or "nothing", f"{step.sqnr:.1f}", "-" if step.metric is None else
-             f"{step.metric:.4f}")
-            for step in self.steps
-        ]  # fmt: skip
-        return [
-            (title, columns, layers),
-            ("kept in floating point, step by step", ("modules", "output dB", "metric"), steps),
-            ("the choice", ("override",), [(self.override,)]),
-        ]
-
-    def content(self) -> dict[str, Any]:
-        """All of it, for a JSON file."""
-        return asdict(self) | {"override": self.override}
+Drop = Callable[[Sequence[str]], float]  # exports with these modules in float: what the artifact loses of the metric
 
 
 def diagnose(
     model: Deployable, calibration: Sequence[Tensor], examples: Sequence[Tensor],
     metric: Callable[[Run], float] | None = None, max_drop: float = MAX_DROP["int8"], *, min_sqnr: float = MIN_SQNR,
-    progress: Callable[[str, float], None] = lambda doing, share: None,
+    exports: Mapping[str, Drop] | None = None, progress: Callable[[str, float], None] = lambda doing, share: None,
 ) -> Diagnosis:  # fmt: skip
-    """Find what int8 hurts, and the fewest modules that have to stay in float.
+    """Find what int8 hurts, and few modules that have to stay in float.
 
-    Blocks are added one by one, each time the one that lowers the noise at the head's output most, until the metric is
-    within its budget; then those that are not needed after all are taken out again, and of each block only its worst
-    layer is kept where that is enough. Int8 is simulated (`SimulatedInt8`); an export measures the choice once more.
+    Int8 is simulated (`SimulatedInt8`). Blocks are added one by one, each time the one that lowers the noise at the
+    head's output most, until the metric is within its budget; then those that are not needed after all are taken out
+    again, and of each block only its worst layers are kept where they are enough. What runtimes make of the choice
+    decides: blocks are added until every artifact is within the budget, too.
 
     Args:
         model: Fused, in eval mode.
@@ -130,6 +44,7 @@ def diagnose(
         metric: Score of a network, higher is better; none: the noise alone decides.
         max_drop: Largest loss of the metric.
         min_sqnr: Smallest ratio of signal to quantization noise at the head's output, in dB, where there is no metric.
+        exports: {format: exports a choice and measures it}.
         progress: Told what is being done, and the share that is done.
 
     Raises:
@@ -146,54 +61,52 @@ def diagnose(
     progress("leaving out blocks", 0.6)
     blocks = {block: decibels(patient.noise((block,))) for block in simulated.blocks}
     blocks = dict(sorted(blocks.items(), key=lambda entry: -entry[1]))
-    progress("measuring", 0.7)
+    progress("measuring", 0.65)
     before = None if metric is None else metric(eager(simulated.round_all_but(["network"]).model))
     enough = (lambda step: step.sqnr >= min_sqnr) if before is None else (lambda step: before - step.metric <= max_drop)
     kept: list[str] = []
-    order = list(blocks)
-    while not enough(patient.step(kept)) and order:
-        best = min(order[:TRIED], key=lambda block: patient.noise((*kept, block)))
-        order.remove(best)
-        kept.append(best)
-        progress(f"keeping {best} in float", 0.7 + 0.2 * len(kept) / len(blocks))
-    progress("looking for fewer", 0.9)
+    for kept in patient.more([], blocks):
+        progress(f"keeping {', '.join(kept[-1:]) or 'nothing'} in float", 0.65 + 0.05 * len(kept) / len(blocks))
+        if enough(patient.step(kept)):
+            break
+    progress("looking for fewer", 0.7)
     for block in kept[:-1]:
         fewer = [other for other in kept if other != block]
         if enough(patient.step(fewer)):
             kept = fewer
     for block in list(kept):
-        names = simulated.blocks[block]
-        choices = [[name if other == block else other for other in kept] for name in names if len(names) > 1]
-        if choices and enough(patient.step(least := min(choices, key=patient.noise))):
-            kept = least
-    return Diagnosis(layers, blocks, before, tuple(patient.steps.values()), tuple(kept))
+        kept = next((fewer for fewer in patient.within(kept, block) if enough(patient.step(fewer))), kept)
+    short: tuple[str, ...] = ()
+    if exports:
+        kept, short = patient.confirmed(kept, blocks, exports, max_drop, progress)
+    return Diagnosis(layers, blocks, before, tuple(patient.steps.values()), tuple(kept), short)
 
 
-def doctor(config: Config) -> list[Table]:
-    """Diagnose a checkpoint, and leave quantization.json in `output_dir`, or in export/ beside the checkpoint.
+def doctor(original: Original, exports: Mapping[str, Drop], folder: Path) -> list[Table]:
+    """Diagnose a checkpoint, and leave quantization.json.
 
     Args:
-        config: As stored in the checkpoint, with `export`.
-
-    Raises:
-        ValueError, FileNotFoundError: Checkpoint, data or settings are not as they should be.
+        original: With `export` among its settings.
+        exports: As in `diagnose`; used where the metric is measured at all.
+        folder: Where to.
     """
-    original = Original(config)
     settings, form = original.settings, FORMS[original.task.kind][0]
     manifest = original.certificate(form, None, "uint8", Exported({}))
     name = original.task.monitor
     metric = (lambda run: original.measure(run, manifest)[name]) if settings["evaluate"] else None
     calibration = original.images("train", settings["calibration_images"])
-    budget = MAX_DROP["int8"] if settings["max_drop"] is None else settings["max_drop"]
     columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         job = bar.add_task("doctor", total=1.0)
         diagnosis = diagnose(
-            original.model(form), calibration, original.images("val", EXAMPLES), metric, budget,
+            original.model(form), calibration, original.images("val", EXAMPLES), metric, original.max_drop("int8"),
+            exports=exports if metric else None,
             progress=lambda doing, share: bar.update(job, completed=share, description=doing),
         )  # fmt: skip
-    folder = Path(config["output_dir"] or original.checkpoint.parent / "export").expanduser()
-    write_json(folder / "quantization.json", {"metric": name, "max_drop": budget} | diagnosis.content())
+    for format in diagnosis.short:
+        logger.warning("%s loses more than export.max_drop whatever stays in float", format)
+    content = {"metric": name, "max_drop": original.max_drop("int8")} | diagnosis.content()
+    write_json(folder / "quantization.json", content)
     logger.info("written: %s", folder / "quantization.json")
     return diagnosis.tables()
 
@@ -225,6 +138,54 @@ class _Patient:
             model = self.simulated.round_all_but(kept).model
             self.steps[key] = Step(tuple(kept), sqnr, None if self.metric is None else self.metric(eager(model)))
         return self.steps[key]
+
+    def confirmed(
+        self, chosen: Sequence[str], blocks: Sequence[str], exports: Mapping[str, Drop], max_drop: float,
+        progress: Callable[[str, float], None],
+    ) -> tuple[list[str], tuple[str, ...]]:  # fmt: skip
+        """The choice with as many blocks more as artifacts need to lose no more than `max_drop`.
+
+        Returns:
+            What is kept, and the format that loses more even so.
+        """
+        kept, short = list(chosen), ""
+        for count, kept in enumerate(self.more(chosen, blocks)):
+            progress(f"exporting with {len(kept)} in float", 0.8 + 0.2 * count / (len(blocks) + 1))
+            for name in sorted(exports, key=lambda name, first=short: name != first):
+                step = self.step(kept)
+                drops = {**step.drops, name: exports[name](step.keep_float)}
+                self.steps[frozenset(kept)] = replace(step, drops=drops)
+                short = "" if drops[name] <= max_drop else name
+                if short:
+                    break
+            if not short:
+                break
+        return kept, (short,) if short else ()
+
+    def more(self, kept: Sequence[str], blocks: Sequence[str]) -> Iterator[list[str]]:
+        """These modules, then with one block after the other, each time that which lowers the noise most.
+
+        Args:
+            kept: Blocks, or layers, which their block takes the place of.
+            blocks: All of them, the most helpful first; a few are tried at each step.
+        """
+        kept = list(kept)
+        left = [block for block in blocks if block not in kept]
+        yield kept
+        while left:
+            model = self.simulated.model
+            choices = [[*(name for name in kept if block_of(model, name) != block), block] for block in left[:TRIED]]
+            kept = min(choices, key=self.noise)
+            left.remove(kept[-1])
+            yield kept
+
+    def within(self, kept: Sequence[str], block: str) -> Iterator[list[str]]:
+        """One layer in place of a block, then two, up to all but one: each time that which lowers the noise most."""
+        names, others = list(self.simulated.blocks[block]), [other for other in kept if other != block]
+        while len(names) > 1:
+            others = min(([*others, name] for name in names), key=self.noise)
+            names.remove(others[-1])
+            yield others
 
     def layer_findings(self, progress: Callable[[str, float], None]) -> tuple[LayerFinding, ...]:
         """Every layer, the most harmful first."""

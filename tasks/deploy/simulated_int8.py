@@ -1,7 +1,8 @@
 """int8 as it will be, computed in floating point: what it costs can be asked of each layer, before any export.
 
-Convolutions and linear layers round their weights, symmetric and a scale for each output channel, and their inputs, a
-scale and a zero for the tensor. What runtimes round besides (sums, products, what h-swish reads) is left out.
+Convolutions and linear layers round their weights, symmetric and a scale for each output channel, and their inputs and
+outputs, a scale and a zero for the tensor; a ReLU that follows is part of the layer, as it is in runtimes. Sums and
+products, which runtimes round besides, are left out.
 
 Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Inference", section 3.
 """
@@ -27,7 +28,8 @@ class SimulatedInt8:
 
     Args:
         model: In eval mode; it stays unchanged.
-        calibration: Batches that it takes. A range is the mean of theirs, as in `tasks.deploy.onnx_quantization`.
+        calibration: Batches that it takes. A range of inputs is the mean of theirs, as in
+            `tasks.deploy.onnx_quantization`; one of outputs holds them all, since the highest scores must not be cut.
 
     Attributes:
         model: The copy that is rounded.
@@ -50,7 +52,9 @@ class SimulatedInt8:
         self.rounded: set[str] = set()
         self.watch: Callable[[str, Tensor, Tensor], None] | None = None  # (layer, its input, its output)
         self._weights = {name: rounded_weight(layer.weight.detach()) for name, layer in self.layers.items()}
-        self._ranges: dict[str, tuple[float, float]] = {}
+        self._input_ranges: dict[str, tuple[float, float]] = {}
+        self._output_ranges: dict[str, tuple[float, float]] = {}
+        self._limits: dict[str, tuple[float, float]] = {}  # of those that a ReLU follows
         for name, layer in self.layers.items():
             layer.forward = partial(self._forward, name)
         self._raw: Raw = []
@@ -73,38 +77,57 @@ class SimulatedInt8:
         """One layer's output."""
         layer, weight = self.layers[name], self.layers[name].weight
         if rounded:
-            inputs, weight = rounded_activations(inputs, *self._ranges[name]), self._weights[name]
+            inputs, weight = rounded_activations(inputs, *self._input_ranges[name]), self._weights[name]
         if isinstance(layer, nn.Conv2d):
-            return layer._conv_forward(inputs, weight, layer.bias)
-        return nn.functional.linear(inputs, weight, layer.bias)
+            result = layer._conv_forward(inputs, weight, layer.bias)
+        else:
+            result = nn.functional.linear(inputs, weight, layer.bias)
+        return rounded_activations(result, *self._output_ranges[name]) if rounded else result
 
     def _forward(self, name: str, inputs: Tensor) -> Tensor:
         result = self.layer(name, inputs, rounded=name in self.rounded)
         if self.watch is not None:
-            self.watch(name, inputs, result)
+            self.watch(name, inputs, result.clamp(*self._limits[name]) if name in self._limits else result)
         return result
 
     def _calibrate(self, calibration: Sequence[Tensor]) -> None:
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in self.layers}
+        found: dict[str, list[tuple[float, ...]]] = {name: [] for name in self.layers}
+        last: tuple[str, Tensor | None] = ("", None)
 
-        def watch(name: str, inputs: Tensor, _: Tensor) -> None:
-            low, high = (value.item() for value in inputs.aminmax())
-            found[name].append((min(low, 0.0), max(high, 0.0)))
+        def watch(name: str, inputs: Tensor, result: Tensor) -> None:
+            nonlocal last
+            last = (name, result)
+            low, high, least, most = (value.item() for value in (*inputs.aminmax(), *result.aminmax()))
+            found[name].append((min(low, 0.0), max(high, 0.0), min(least, 0.0), max(most, 0.0)))
             channels = inputs.movedim(1 if isinstance(self.layers[name], nn.Conv2d) else -1, 0).abs().flatten(1).amax(1)
             self.input_ratios[name] = max(self.input_ratios[name], spread(channels))
 
+        limits: dict[str, tuple[float, float]] = {}
+
+        def clamping(module: nn.Module, inputs: tuple) -> None:
+            if inputs[0] is last[1]:
+                limits[last[0]] = (0.0, 6.0 if isinstance(module, nn.ReLU6) else math.inf)
+
+        hooks = [
+            module.register_forward_pre_hook(clamping)
+            for module in self.model.modules()
+            if isinstance(module, nn.ReLU | nn.ReLU6)
+        ]
         self.watch = watch
         for images in calibration:
             self.raw(images)
         self.watch = None
+        for hook in hooks:
+            hook.remove()
+        self._limits = limits
         self.layers = {name: layer for name, layer in self.layers.items() if found[name]}  # those that are called
         self.blocks = {block: [n for n in names if found[n]] for block, names in self.blocks.items()}
         self.blocks = {block: names for block, names in self.blocks.items() if names}
-        self._ranges = {
-            name: tuple(sum(side) / len(pairs) for side in zip(*pairs, strict=True))
-            for name, pairs in found.items()
-            if pairs
-        }
+        for name in self.layers:
+            lows, highs, least, most = zip(*found[name], strict=True)
+            self._input_ranges[name] = (sum(lows) / len(lows), sum(highs) / len(highs))
+            floor, ceiling = limits.get(name, (-math.inf, math.inf))
+            self._output_ranges[name] = (max(min(least), floor), min(max(most), ceiling))
 
     def _keep_raw(self, head: nn.Module, inputs: tuple, result: Tensor | dict[str, Tensor]) -> None:
         self._raw = list(result.values()) if isinstance(result, dict) else [result]

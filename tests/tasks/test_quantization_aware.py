@@ -11,10 +11,13 @@ from tasks import quantization_aware
 from tasks.build import build_task
 from tasks.checkpoint import load_task, read_checkpoint, save_fused
 from tasks.data.base import Classes
+from tasks.deploy.deployable import make_deployable
+from tasks.deploy.onnx_backend import OnnxBackend
 from tasks.fit import fit
 from tasks.quantization_aware import QuantizationAware, rounded_layers, with_rounding, without_rounding
 from tests.oracles import randomised
 from tests.tasks.conftest import composed
+from tests.tasks.deploy.small_networks import exported, signal_to_noise
 from tests.tasks.test_fit import run_and_stop, same
 
 FAMILIES = (
@@ -90,6 +93,13 @@ def test_gradients_reach_every_parameter_and_settled_layers_stay():
     assert all(torch.equal(value, before[key]) for key, value in built.network.named_buffers())
 
 
+def test_inserted_norms_have_the_tasks_momentum():
+    built = task_of("mnv2_035", "segmentation", "task.norm_momentum=0.25")
+    QuantizationAware("unused").prepare(built, built)
+    norms = [layer.norm for layer in rounded_layers(built.network) if layer.norm is not None]
+    assert len(norms) > 10 and {norm.momentum for norm in norms} == {0.25}
+
+
 def test_parts_are_kept_in_float():
     twin = with_rounding(task_of("mnv3_small").network, ["network.head"])
     assert rounded_layers(twin.backbone) and not rounded_layers(twin.head)
@@ -144,6 +154,23 @@ def test_another_network_and_frozen_parts_are_refused(small_run, trained):
     os.environ.pop("MOBILE_DENSE_RUN", None)
     with pytest.raises(ValueError, match="freeze"):
         fit(small_run("qat=int8", f"qat.checkpoint={trained}", "task.freeze=c3", "overwrite=true"))
+
+
+def test_what_is_rounded_in_training_is_what_the_export_rounds(tmp_path):
+    built, pictures = task_of("mnv1_025", "classification"), Pictures(4, 96)
+    aware = QuantizationAware("unused", batches=4)
+    aware.prepare(built, built)
+    aware.measure(built, pictures)
+    images = torch.cat([batch["images"] for batch in Pictures(24, 96).batches[4:]])
+    with torch.no_grad():
+        rounded = built.eval().network(images)
+    built.network = without_rounding(built.network)
+    model = make_deployable(built)
+    calibration = [image for batch in pictures.batches for image in batch["images"].split(1)]
+    _, manifest = exported(OnnxBackend(), model, images[:1], tmp_path, precision="int8", calibration=calibration)
+    found = OnnxBackend().load(tmp_path, manifest)(images)["logits"]
+    with torch.no_grad():
+        assert signal_to_noise(found, rounded) > signal_to_noise(found, model(images)[0]) + 8
 
 
 def test_training_wins_back_what_rounding_lost():

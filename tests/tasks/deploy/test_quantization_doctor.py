@@ -1,6 +1,7 @@
-"""The doctor finds what was damaged on purpose; what it prescribes heals the network, here and in ONNX Runtime."""
+"""The doctor finds what was damaged on purpose; what it prescribes heals the network, here and in every runtime."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -8,12 +9,15 @@ from torch import nn
 
 from tasks.deploy import simulated_int8
 from tasks.deploy.backend import Deployable, ExportOptions
+from tasks.deploy.executorch_backend import ExecuTorchBackend
+from tasks.deploy.litert_backend import LiteRTBackend
 from tasks.deploy.onnx_backend import OnnxBackend
 from tasks.deploy.quantization_doctor import diagnose
 from tasks.deploy.simulated_int8 import SimulatedInt8, block_of, decibels, noise
 from tests.tasks.deploy.small_networks import Small, exported, pictures, signal_to_noise
 
 HURT = "network.backbone.stages.1.depthwise"
+BEFORE = "network.backbone.stages.1.expand"  # makes the tensor that it reads
 
 
 class Block(nn.Module):
@@ -113,29 +117,60 @@ def test_nothing_rounded_is_the_network_itself():
     assert not any("forward" in vars(module) for module in model.modules())  # the network itself stays as it was
 
 
-def test_damage_is_found_explained_and_healed(tmp_path):
+def test_damage_is_found_and_explained():
     model = damaged()
     with torch.inference_mode():
         assert signal_to_noise(model(EXAMPLES[0])[0], Patient()(EXAMPLES[0])[0]) > 80
     healthy = diagnose(Patient(), CALIBRATION, EXAMPLES)
     assert healthy.keep_float == () and healthy.steps[0].sqnr > 25
     found = diagnose(model, CALIBRATION, EXAMPLES)
-    worst = found.layers[0]
-    assert worst.name == HURT and worst.output < 20 < found.layers[1].output
-    assert worst.input_ratio > 100 > max(layer.input_ratio for layer in found.layers[1:])
-    assert next(layer for layer in found.layers if layer.name.endswith("1.expand")).weight_ratio > 100
-    assert found.keep_float == (HURT,) and found.steps[-1].sqnr > 20 > found.steps[0].sqnr
-    assert found.override == f"export.precision=int8 'export.keep_float=[{HURT}]'"
+    assert [layer.name for layer in found.layers[:2]] == [HURT, BEFORE]
+    assert found.layers[1].output < 20 < found.layers[2].output
+    assert found.layers[0].input_ratio > 100 > max(layer.input_ratio for layer in found.layers[1:])
+    assert found.layers[1].weight_ratio > 100
+    assert found.keep_float == (HURT, BEFORE) and found.steps[-1].sqnr > 20 > found.steps[0].sqnr
+    assert found.override == f"export.precision=int8 'export.keep_float=[{HURT},{BEFORE}]'"
 
-    ratios = []
-    for kept in ((), found.keep_float):  # what ONNX Runtime makes of it
+
+@pytest.mark.parametrize("format", [OnnxBackend, ExecuTorchBackend, LiteRTBackend])
+def test_what_is_prescribed_heals_the_artifact(format, tmp_path):
+    model, ratios = damaged(), []
+    for kept in ((), (HURT, BEFORE)):
         folder = tmp_path / str(len(kept))
         folder.mkdir()
         options = {"precision": "int8", "calibration": CALIBRATION, "keep_float": kept}
-        _, manifest = exported(OnnxBackend(), model, EXAMPLES[0], folder, **options)
-        logits = OnnxBackend().load(folder, manifest)(EXAMPLES[0])["logits"]
+        _, manifest = exported(format(), model, EXAMPLES[0], folder, **options)
+        logits = format().load(folder, manifest)(EXAMPLES[0])["logits"]
         ratios.append(signal_to_noise(logits, model(EXAMPLES[0])[0].detach()))
     assert ratios[0] < 15 and ratios[1] > 20
+
+
+def test_the_simulation_is_nearer_to_int8_than_the_network_is(tmp_path):
+    model, images = Small("plain"), pictures(seed=9)
+    simulated = SimulatedInt8(model, [pictures(seed=seed) for seed in range(4)])
+    options = {"precision": "int8", "calibration": [pictures(seed=seed) for seed in range(4)]}
+    _, manifest = exported(OnnxBackend(), model, images, tmp_path, **options)
+    found = OnnxBackend().load(tmp_path, manifest)(images)["logits"]
+    with torch.inference_mode():
+        (expected,) = model(images)
+        (rounded,) = simulated.round_all_but().raw(images)
+    assert signal_to_noise(found, rounded) > signal_to_noise(found, expected) + 6
+
+
+def test_relu_is_part_of_the_layer_before_it():
+    torch.manual_seed(0)
+    model = Patient()
+    model.network.backbone = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU6(inplace=True), nn.Conv2d(8, 8, 1))
+    with torch.no_grad():
+        model.network.backbone[0].weight *= 20  # far below 0 and above 6, where no level is wasted
+    simulated = SimulatedInt8(model.eval(), CALIBRATION)
+    simulated.rounded = {"network.backbone.0"}
+    seen = []
+    simulated.model.network.backbone[1].register_forward_hook(lambda *given: seen.append(given[2].clone()))
+    simulated.raw(EXAMPLES[0])
+    levels = seen[0].unique()
+    assert levels[0] == 0 and levels[-1] == 6 and 200 < len(levels) <= 256
+    assert torch.allclose(levels / (6 / 255), (levels / (6 / 255)).round(), atol=1e-3)
 
 
 def test_the_metric_decides_and_no_more_is_kept_than_it_needs():
@@ -149,7 +184,7 @@ def test_the_metric_decides_and_no_more_is_kept_than_it_needs():
 
     told = []
     found = diagnose(model, CALIBRATION, EXAMPLES, metric, 0.1, progress=lambda doing, share: told.append(share))
-    assert found.float_metric == 1 and found.keep_float == (HURT,)
+    assert found.float_metric == 1 and found.keep_float == (HURT, BEFORE)
     assert found.steps[0].metric < 0.9 <= found.steps[-1].metric
     assert told == sorted(told) and len(told) > 10
     assert diagnose(model, CALIBRATION, EXAMPLES, metric, 10.0).keep_float == ()
@@ -157,7 +192,42 @@ def test_the_metric_decides_and_no_more_is_kept_than_it_needs():
     assert len(all_of_it) > 1
     tables = found.tables()
     assert tables[0][2][0][0] == HURT and tables[-1][2] == [(found.override,)]
-    assert json.loads(json.dumps(found.content()))["keep_float"] == [HURT]
+    assert json.loads(json.dumps(found.content()))["keep_float"] == [HURT, BEFORE]
+
+
+def test_artifacts_have_the_last_word():
+    asked = []
+
+    def drop(name, needed):
+        def measure(kept):
+            asked.append((name, tuple(kept)))
+            return 0.0 if needed in kept else math.inf
+
+        return measure
+
+    last, first = "network.head.linear", "network.backbone.stages.2"
+    told = []
+    found = diagnose(
+        damaged(), CALIBRATION, EXAMPLES, lambda run: 1.0, 0.1, exports={"a": drop("a", last), "b": drop("b", first)},
+        progress=lambda doing, share: told.append(share),
+    )  # fmt: skip
+    assert {last, first} <= set(found.keep_float) and found.short == ()
+    assert [name for name, _ in asked[:2]] == ["a", "a"] and {name for name, _ in asked[-2:]} == {"a", "b"}
+    assert asked[-1][1] == asked[-2][1] == found.keep_float == found.steps[-1].keep_float
+    assert found.steps[-1].drops == {"a": 0.0, "b": 0.0} and told == sorted(told)
+    _, columns, lines = found.tables()[1]
+    assert columns[-2:] == ("drop in a", "drop in b") and lines[-1][-2:] == ("0.0000", "0.0000")
+    assert "Infinity" not in json.dumps(found.content())
+
+    found = diagnose(damaged(), CALIBRATION, EXAMPLES, lambda run: 1.0, 0.1, exports={"a": lambda kept: 0.2})
+    assert found.short == ("a",) and len(found.keep_float) == len(found.blocks)  # nothing helped, and it ends
+
+
+def test_an_artifact_that_needs_its_block_gets_all_of_it():
+    """Layers that were enough in the simulation give way to their block."""
+    found = diagnose(damaged(), CALIBRATION, EXAMPLES, exports={"a": lambda kept: float(HURT in kept)})
+    assert found.keep_float[-1] == "network.backbone.stages.1" and HURT not in found.keep_float
+    assert BEFORE not in found.keep_float
 
 
 def test_blocks_are_what_containers_hold():
