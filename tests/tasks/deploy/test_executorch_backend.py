@@ -5,7 +5,9 @@ import torch
 from executorch.extension.pybindings import portable_lib
 from torch import nn
 
+from tasks.deploy.deployable import DetectionDeployable
 from tasks.deploy.executorch_backend import ExecuTorchBackend, keep_delegable
+from tasks.deploy.parity import compare, worst
 from tests.oracles import relative_error
 from tests.tasks.deploy.small_networks import Photographed, Small, exported, pictures, signal_to_noise
 
@@ -81,6 +83,22 @@ def test_int8_keeps_in_float_what_it_is_told(tmp_path):
     told, manifest = exported(BACKEND, model, images, tmp_path, **options)
     assert (told.operators["aten.convolution int8"], told.operators["aten.convolution"]) == (convs - inside, inside)
     assert "aten.linear int8" not in told.operators and told.operators["aten.linear"] == 1
+
+
+def test_a_detector_with_its_head_in_float_decodes_in_one_piece(tmp_path):
+    """Where a decoder left XNNPACK between the layers of the head, the second piece took maps of another layout."""
+    network, images = Small("ssdlite").network, pictures(size=96)
+    selection = {"max_detections": 10, "candidates": 20, "score_threshold": 0.01, "iou_threshold": 0.5}
+    model = DetectionDeployable(network, "decoded", (96, 96), 300, selection).eval()
+    options = {"precision": "int8", "calibration": [images], "keep_float": ("network.head",)}
+    told, manifest = exported(BACKEND, model, images, tmp_path, **options)
+    found = BACKEND.load(tmp_path, manifest)(images)
+    with torch.inference_mode():
+        boxes, scores = model(images)
+    assert worst(compare("decoded", {"boxes": boxes, "scores": scores}, found)) < 0.05
+    outside = told.operators.keys() - told.delegated.keys()
+    assert outside <= {f"aten.{name}" for name in (
+        "amax", "topk", "unsqueeze_copy", "expand_copy", "gather", "split_with_sizes_copy")}  # fmt: skip
 
 
 @pytest.mark.data
