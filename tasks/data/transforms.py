@@ -69,9 +69,14 @@ class SegmentationAugmentation:
         size = self.crop_size[::-1]
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
         mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
-        self.after_crop.set_random_seed(int(random.integers(2**31)))
+        _share_state(self.after_crop, random)
         result = self.after_crop(image=image, mask=mask)
         return result["image"], result["mask"]
+
+
+def _share_state(steps: A.Compose, random: np.random.Generator) -> None:
+    """Have all steps draw from one state: from `set_random_seed` each of them would draw the same numbers."""
+    steps.set_random_state(random, Random(int(random.integers(2**31))))
 
 
 def _offset(random: np.random.Generator, window: int, extent: int) -> int:
@@ -198,8 +203,7 @@ class DetectionAugmentation:
         (x0, x1), (y0, y1) = placed
         picture = resize_image(image[top:bottom, left:right], (y1 - y0, x1 - x0))
         if self.recolor:
-            # one state for all steps: from `set_random_seed` every step would draw the same numbers
-            self.recolor.set_random_state(random, Random(int(random.integers(2**31))))
+            _share_state(self.recolor, random)
             picture = self.recolor(image=picture)["image"]
         if picture.shape[:2] != tuple(size):
             border = (y0, size[0] - y1, x0, size[1] - x1)

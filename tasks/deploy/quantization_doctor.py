@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -32,10 +34,10 @@ def diagnose(
 ) -> Diagnosis:  # fmt: skip
     """Find what int8 hurts, and few modules that have to stay in float.
 
-    Int8 is simulated (`SimulatedInt8`). Blocks are added one by one, each time the one that lowers the noise at the
-    head's output most, until the metric is within its budget; then those that are not needed after all are taken out
-    again, and of each block only its worst layers are kept where they are enough. What runtimes make of the choice
-    decides: blocks are added until every artifact is within the budget, too.
+    Int8 is simulated (`SimulatedInt8`). Blocks are added, each time the one that lowers the noise at the head's output
+    most, until the metric is within its budget; then those that are not needed after all are taken out again, and of
+    each block only its worst layers are kept where they are enough. What runtimes make of it decides: where artifacts
+    are within the budget with nothing in float, nothing is kept, and else blocks are added until they all are.
 
     Args:
         model: Fused, in eval mode.
@@ -64,21 +66,19 @@ def diagnose(
     progress("measuring", 0.65)
     before = None if metric is None else metric(eager(simulated.round_all_but(["network"]).model))
     enough = (lambda step: step.sqnr >= min_sqnr) if before is None else (lambda step: before - step.metric <= max_drop)
-    kept: list[str] = []
-    for kept in patient.more([], blocks):
-        progress(f"keeping {', '.join(kept[-1:]) or 'nothing'} in float", 0.65 + 0.05 * len(kept) / len(blocks))
-        if enough(patient.step(kept)):
-            break
-    progress("looking for fewer", 0.7)
+    confirm = partial(patient.confirmed, exports=exports or {}, max_drop=max_drop, progress=progress)
+    if exports and not confirm([], ())[1]:
+        return Diagnosis(layers, blocks, before, tuple(patient.steps.values()), ())
+    progress("looking for blocks", 0.75)
+    kept = patient.fewest(blocks, enough)
+    progress("looking for fewer", 0.8)
     for block in kept[:-1]:
         fewer = [other for other in kept if other != block]
         if enough(patient.step(fewer)):
             kept = fewer
     for block in list(kept):
         kept = next((fewer for fewer in patient.within(kept, block) if enough(patient.step(fewer))), kept)
-    short: tuple[str, ...] = ()
-    if exports:
-        kept, short = patient.confirmed(kept, blocks, exports, max_drop, progress)
+    kept, short = confirm(kept, blocks)
     return Diagnosis(layers, blocks, before, tuple(patient.steps.values()), tuple(kept), short)
 
 
@@ -143,14 +143,14 @@ class _Patient:
         self, chosen: Sequence[str], blocks: Sequence[str], exports: Mapping[str, Drop], max_drop: float,
         progress: Callable[[str, float], None],
     ) -> tuple[list[str], tuple[str, ...]]:  # fmt: skip
-        """The choice with as many blocks more as artifacts need to lose no more than `max_drop`.
+        """The choice with as many of the blocks more as artifacts need to lose no more than `max_drop`.
 
         Returns:
             What is kept, and the format that loses more even so.
         """
-        kept, short = list(chosen), ""
+        kept, short, begin = list(chosen), "", 0.9 if blocks else 0.7
         for count, kept in enumerate(self.more(chosen, blocks)):
-            progress(f"exporting with {len(kept)} in float", 0.8 + 0.2 * count / (len(blocks) + 1))
+            progress(f"exporting with {len(kept)} in float", begin + 0.1 * count / (len(blocks) + 1))
             for name in sorted(exports, key=lambda name, first=short: name != first):
                 step = self.step(kept)
                 drops = {**step.drops, name: exports[name](step.keep_float)}
@@ -161,6 +161,22 @@ class _Patient:
             if not short:
                 break
         return kept, (short,) if short else ()
+
+    def fewest(self, blocks: Sequence[str], enough: Callable[[Step], bool]) -> list[str]:
+        """The first blocks of `more` that are enough, or all: their number is doubled, then halved in on."""
+        chain, prefixes = self.more([], blocks), []
+
+        def first(count: int) -> list[str]:
+            prefixes.extend(islice(chain, count + 1 - len(prefixes)))
+            return prefixes[count]
+
+        low, high = -1, 0
+        while high < len(blocks) and not enough(self.step(first(high))):
+            low, high = high, min(max(1, 2 * high), len(blocks))
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if enough(self.step(first(middle))) else (middle, high)
+        return first(high)
 
     def more(self, kept: Sequence[str], blocks: Sequence[str]) -> Iterator[list[str]]:
         """These modules, then with one block after the other, each time that which lowers the noise most.

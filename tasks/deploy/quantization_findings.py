@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.base import Table
 
-SHOWN = 20  # layers in the table; the file has all
+SHOWN, NAMED = 20, 3  # layers in the table, modules in a line of it; the file has all
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Diagnosis:
         )
         formats = sorted({name for step in self.steps for name in step.drops})
         steps = [("everything", "-", _number(self.float_metric), *("-" for _ in formats))] + [
-            (", ".join(step.keep_float) or "nothing", f"{step.sqnr:.1f}", _number(step.metric),
+            (_in_words(step.keep_float), f"{step.sqnr:.1f}", _number(step.metric),
              *(_number(step.drops.get(name)) for name in formats))
             for step in self.steps
         ]  # fmt: skip
@@ -108,6 +108,11 @@ class Diagnosis:
         for step in content["steps"]:
             step["drops"] = {name: drop if math.isfinite(drop) else None for name, drop in step["drops"].items()}
         return content
+
+
+def _in_words(modules: tuple[str, ...]) -> str:
+    shown = ", ".join(modules[-NAMED:]) or "nothing"
+    return f"{len(modules) - NAMED} more, {shown}" if len(modules) > NAMED else shown
 
 
 def _number(value: float | None) -> str:

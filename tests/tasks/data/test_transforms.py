@@ -85,6 +85,19 @@ def test_both_directions_of_a_flip_appear():
     assert 8 < sum(left) < 32
 
 
+def test_a_flip_says_nothing_of_the_colour():
+    image, mask = np.full((16, 16, 3), 120, np.uint8), np.zeros((16, 16), np.uint8)
+    mask[:, 8:] = 1
+    changed: dict[bool, list[bool]] = {False: [], True: []}
+    augment = SegmentationAugmentation((16, 16), scale=(1.0, 1.0))
+    for seed in range(1000):
+        augmented, labels = augment(image, mask, seed)
+        changed[labels[0, 0] == 1].append((augmented != 120).any())
+    shares = [np.mean(found) for found in changed.values()]
+    assert min(map(len, changed.values())) > 400
+    assert shares[0] == pytest.approx(shares[1], abs=0.08) and 0.7 < shares[0] < 0.85
+
+
 @pytest.mark.parametrize("scale", [(2.0, 1.0), (0.0, 1.0), (1.0,)])
 def test_a_wrong_range_is_named(scale):
     with pytest.raises(ValueError, match="scale="):

@@ -223,9 +223,26 @@ def test_artifacts_have_the_last_word():
     assert found.short == ("a",) and len(found.keep_float) == len(found.blocks)  # nothing helped, and it ends
 
 
+def test_artifacts_that_lose_nothing_need_nothing():
+    found = diagnose(damaged(), CALIBRATION, EXAMPLES, exports={"a": lambda kept: 0.0})
+    assert found.keep_float == found.short == () and len(found.steps) == 1 and found.layers[0].name == HURT
+
+
+def test_the_number_of_blocks_is_doubled_and_then_halved_in_on():
+    model = Patient()
+    model.network.backbone.stages = nn.Sequential(Block(3), *(Block(8) for _ in range(11)))
+    found = diagnose(model.eval(), CALIBRATION, EXAMPLES, min_sqnr=1000)  # never enough
+    assert [len(step.keep_float) for step in found.steps[:8]] == [0, 1, 2, 4, 8, 10, 11, 12]
+    after = {len(step.keep_float): step.sqnr for step in found.steps[:8]}
+    assert list(after.values()) == sorted(after.values())
+    found = diagnose(model, CALIBRATION, EXAMPLES, min_sqnr=(after[4] + after[8]) / 2)
+    sizes = [len(step.keep_float) for step in found.steps]
+    assert sizes[:6] == [0, 1, 2, 4, 8, 6] and sizes[6] in (5, 7)
+
+
 def test_an_artifact_that_needs_its_block_gets_all_of_it():
     """Layers that were enough in the simulation give way to their block."""
-    found = diagnose(damaged(), CALIBRATION, EXAMPLES, exports={"a": lambda kept: float(HURT in kept)})
+    found = diagnose(damaged(), CALIBRATION, EXAMPLES, exports={"a": lambda kept: float(not kept or HURT in kept)})
     assert found.keep_float[-1] == "network.backbone.stages.1" and HURT not in found.keep_float
     assert BEFORE not in found.keep_float
 

@@ -1,0 +1,94 @@
+"""MobileOne-S0 as trained, fused, and through runtimes, against timm's own: 224 px, one image, one thread.
+
+    python tests/benchmarks/mobileone_forms.py [--runs 30] [--threads 1] [--formats onnx ...] [--json out.json]
+
+Random weights (int8 ranges come from noise: it is timed, not judged). All sides alternate in one process; medians in
+ms, and the ratio timm as trained / ours. Our train form is quicker than timm's, since its branches run as one wide
+convolution; so the gain against our own train form is smaller, and printed too.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT)  # this folder off the path, the repository first on it
+
+import timm
+import torch
+from timm.utils import reparameterize_model
+
+from backbones.mobileone import mobileone_s0
+from heads.classification import LinearClassifier
+from tasks.classification import ClassificationTask
+from tasks.data.base import Classes
+from tasks.deploy.backend import ExportOptions, backend
+from tasks.deploy.deployable import make_deployable
+from tasks.deploy.manifest import Manifest, TensorSpec
+from tasks.network import build_network
+from tests.oracles import randomised
+
+SIZE, CLASSES = (224, 224), 1000
+
+
+def artifact(model, name: str, precision: str, folder: Path, threads: int):
+    """The network in a format, as a function without arguments."""
+    format = backend(name)
+    images = torch.randint(0, 256, (1, 3, *SIZE)).to(getattr(torch, format.inputs[0]))
+    folder.mkdir()
+    format.export(model, images, folder, ExportOptions(precision, calibration=[images] if precision == "int8" else ()))
+    taken = TensorSpec("images", tuple(images.shape), format.inputs[0])
+    given = (TensorSpec("logits", (1, CLASSES), "float32"),)
+    manifest = Manifest(name, format.file, "classification", "logits", precision, taken, given, {}, {})
+    loaded = format.load(folder, manifest, threads=threads)
+    return lambda: loaded.run(images)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--formats", nargs="+", default=["onnx", "executorch", "litert", "ncnn"])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    task = ClassificationTask(
+        randomised(build_network(mobileone_s0(), LinearClassifier, CLASSES)),
+        Classes(tuple(map(str, range(CLASSES))), ((0, 0, 0),) * CLASSES), channels_last=False,
+    ).eval()  # fmt: skip
+    peer = timm.create_model("mobileone_s0").eval()
+    images = torch.randn(1, 3, *SIZE)
+    fused, peer_fused, deployable = task.deployable(), reparameterize_model(peer), make_deployable(task)
+    sides = {
+        "timm as trained": lambda: peer(images), "timm fused": lambda: peer_fused(images),
+        "ours as trained": lambda: task.network(images), "ours fused": lambda: fused(images),
+    }  # fmt: skip
+    with TemporaryDirectory() as scratch:
+        for name in options.formats:
+            for precision in ("fp32", "int8"):
+                if precision in backend(name).precisions:
+                    side = f"{name} {precision}"
+                    sides[side] = artifact(deployable, name, precision, Path(scratch, side), options.threads)
+        times: dict[str, list[float]] = {name: [] for name in sides}
+        with torch.inference_mode():
+            for run in range(options.runs + 3):  # the first three warm up
+                for name, call in sides.items():
+                    start = perf_counter()
+                    call()
+                    if run >= 3:
+                        times[name].append(1e3 * (perf_counter() - start))
+    result = {name: median(values) for name, values in times.items()}
+    for name, value in result.items():
+        ratios = [result[side] / value for side in ("timm as trained", "ours as trained")]
+        print(f"{name:20} {value:8.2f} ms   ratio {ratios[0]:6.2f}x   to our train form {ratios[1]:6.2f}x")
+    if options.json:
+        options.json.write_text(json.dumps({"ms": result, "torch": torch.__version__, "timm": timm.__version__}))
+
+
+if __name__ == "__main__":
+    main()
