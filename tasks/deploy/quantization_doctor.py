@@ -167,7 +167,7 @@ class _Patient:
         chain, prefixes = self.more([], blocks), []
 
         def first(count: int) -> list[str]:
-            prefixes.extend(islice(chain, count + 1 - len(prefixes)))
+            prefixes.extend(islice(chain, max(0, count + 1 - len(prefixes))))
             return prefixes[count]
 
         low, high = -1, 0
