@@ -43,6 +43,16 @@ class Lossy(Wrong):
     name, precisions, factor = "lossy", ("int8",), 1e-6
 
 
+class Curable(Lossy):
+    """It loses nothing once a module stays in float."""
+
+    name = "curable"
+
+    def export(self, model, example, folder, options):
+        self.factor = 1.0 if options.keep_float else 1e-6
+        return super().export(model, example, folder, options)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A trained checkpoint of each task."""
@@ -66,7 +76,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def broken_backends(monkeypatch):
-    for name in ("Wrong", "Lossy"):
+    for name in ("Wrong", "Lossy", "Curable"):
         monkeypatch.setitem(backends.BACKENDS, name.lower(), (__name__, name))
 
 
@@ -146,6 +156,20 @@ def test_what_computes_something_else_is_refused_and_leaves_nothing(runs, run_to
     assert f"val/top1 falls from {score:.4f} to 0.3333" in err and "export.doctor=true" in err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["pt2-fp32-logits"]
     assert run_tool(f"{lossy} export.max_drop=1")[0] == 0
+
+
+def test_the_doctors_override_keeps_the_metric(runs, run_tool, tmp_path, broken_backends):
+    command = f"tools/export.py checkpoint={runs}/classification/last.ckpt output_dir=out export.calibration_images=4"
+    formats = "export.formats=[curable,pt2] export.max_drop=0.05"  # pt2 has no int8
+    status, out, err = run_tool(f"{command} {formats} export.doctor=true")
+    assert status == 0, err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["quantization.json"]
+    found = json.loads((tmp_path / "out" / "quantization.json").read_text())
+    assert found["metric"] == "val/top1" and found["max_drop"] == 0.05 and found["short"] == []
+    assert found["steps"][0]["drops"]["curable"] > 0.05 and found["steps"][-1]["drops"] == {"curable": 0.0}
+    assert found["keep_float"] and "drop in curable" in out
+    override = found["override"].replace("'", "")
+    assert run_tool(f"{command} export.formats=[curable] export.max_drop=0.05 {override}")[0] == 0
 
 
 @pytest.mark.parametrize(
