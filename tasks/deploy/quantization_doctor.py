@@ -17,7 +17,7 @@ from tasks.deploy.deployable import FORMS
 from tasks.deploy.deployed import Run
 from tasks.deploy.proof import MAX_DROP, Original, eager
 from tasks.deploy.quantization_findings import Diagnosis, LayerFinding, Step
-from tasks.deploy.simulated_int8 import SimulatedInt8, block_of, decibels, noise, spread
+from tasks.deploy.simulated_int8 import SimulatedInt8, decibels, noise, spread
 from tasks.logs import write_json
 
 EXAMPLES = 8  # validation images that noise is measured on
@@ -35,18 +35,18 @@ def diagnose(
     """Find what int8 hurts, and few modules that have to stay in float.
 
     Int8 is simulated (`SimulatedInt8`). Blocks are added, each time the one that lowers the noise at the head's output
-    most, until the metric is within its budget; then those that are not needed after all are taken out again, and of
-    each block only its worst layers are kept where they are enough. What runtimes make of it decides: where artifacts
-    are within the budget with nothing in float, nothing is kept, and else blocks are added until they all are.
+    most, and the fewest that are enough are found by doubling and halving their number. What is enough, artifacts
+    decide where there are exports. Else the simulated metric does, or the noise; then blocks that are not needed after
+    all are taken out again, and of each only the worst layers are kept where they are enough.
 
     Args:
         model: Fused, in eval mode.
         calibration: Batches that ranges are taken from.
         examples: Batches that noise is measured on.
-        metric: Score of a network, higher is better; none: the noise alone decides.
+        metric: Score of a network, higher is better; used where there are no exports; none: the noise decides.
         max_drop: Largest loss of the metric.
         min_sqnr: Smallest ratio of signal to quantization noise at the head's output, in dB, where there is no metric.
-        exports: {format: exports a choice and measures it}.
+        exports: {format: exports a choice and measures what it loses of the metric}.
         progress: Told what is being done, and the share that is done.
 
     Raises:
@@ -58,28 +58,31 @@ def diagnose(
     simulated = SimulatedInt8(model, calibration)
     if not simulated.layers:
         raise ValueError("the network has no convolution or linear layer to quantize in backbone or head")
-    patient = _Patient(simulated, examples, metric)
+    patient = _Patient(simulated, examples, None if exports else metric)
     layers = patient.layer_findings(progress)
     progress("leaving out blocks", 0.6)
     blocks = {block: decibels(patient.noise((block,))) for block in simulated.blocks}
     blocks = dict(sorted(blocks.items(), key=lambda entry: -entry[1]))
-    progress("measuring", 0.65)
+    if exports:
+        kept = patient.fewest(blocks, partial(patient.holds, exports, max_drop, progress))
+        short = [name for name, drop in patient.step(kept).drops.items() if not drop <= max_drop]
+        return Diagnosis(layers, blocks, None, tuple(patient.steps.values()), tuple(kept), tuple(short))
+    progress("measuring", 0.7)
     before = None if metric is None else metric(eager(simulated.round_all_but(["network"]).model))
-    enough = (lambda step: step.sqnr >= min_sqnr) if before is None else (lambda step: before - step.metric <= max_drop)
-    confirm = partial(patient.confirmed, exports=exports or {}, max_drop=max_drop, progress=progress)
-    if exports and not confirm([], ())[1]:
-        return Diagnosis(layers, blocks, before, tuple(patient.steps.values()), ())
-    progress("looking for blocks", 0.75)
+
+    def enough(kept: Sequence[str]) -> bool:
+        step = patient.step(kept)
+        return step.sqnr >= min_sqnr if before is None else before - step.metric <= max_drop
+
     kept = patient.fewest(blocks, enough)
-    progress("looking for fewer", 0.8)
+    progress("looking for fewer", 0.85)
     for block in kept[:-1]:
         fewer = [other for other in kept if other != block]
-        if enough(patient.step(fewer)):
+        if enough(fewer):
             kept = fewer
     for block in list(kept):
-        kept = next((fewer for fewer in patient.within(kept, block) if enough(patient.step(fewer))), kept)
-    kept, short = confirm(kept, blocks)
-    return Diagnosis(layers, blocks, before, tuple(patient.steps.values()), tuple(kept), short)
+        kept = next(filter(enough, patient.within(kept, block)), kept)
+    return Diagnosis(layers, blocks, before, tuple(patient.steps.values()), tuple(kept))
 
 
 def doctor(original: Original, exports: Mapping[str, Drop], folder: Path) -> list[Table]:
@@ -121,6 +124,7 @@ class _Patient:
         simulated.rounded = set()
         self.exact = [simulated.raw(images) for images in examples]
         self.steps: dict[frozenset[str], Step] = {}
+        self.last_short = ""
         self._noise: dict[frozenset[str], float] = {}
 
     def noise(self, kept: Sequence[str]) -> float:
@@ -139,59 +143,49 @@ class _Patient:
             self.steps[key] = Step(tuple(kept), sqnr, None if self.metric is None else self.metric(eager(model)))
         return self.steps[key]
 
-    def confirmed(
-        self, chosen: Sequence[str], blocks: Sequence[str], exports: Mapping[str, Drop], max_drop: float,
-        progress: Callable[[str, float], None],
-    ) -> tuple[list[str], tuple[str, ...]]:  # fmt: skip
-        """The choice with as many of the blocks more as artifacts need to lose no more than `max_drop`.
+    def holds(
+        self, exports: Mapping[str, Drop], max_drop: float, progress: Callable[[str, float], None], kept: Sequence[str]
+    ) -> bool:
+        """Whether all artifacts with these modules in float keep to the budget; what fell short last is asked first."""
+        count = len(self.steps)
+        progress(f"exporting with {len(kept)} in float", 0.7 + 0.3 * count / (count + 4))
+        for name in sorted(exports, key=lambda name: name != self.last_short):
+            step = self.step(kept)
+            drop = exports[name](step.keep_float)
+            self.steps[frozenset(kept)] = replace(step, drops={**step.drops, name: drop})
+            if not drop <= max_drop:
+                self.last_short = name
+                return False
+        return True
 
-        Returns:
-            What is kept, and the format that loses more even so.
-        """
-        kept, short, begin = list(chosen), "", 0.9 if blocks else 0.7
-        for count, kept in enumerate(self.more(chosen, blocks)):
-            progress(f"exporting with {len(kept)} in float", begin + 0.1 * count / (len(blocks) + 1))
-            for name in sorted(exports, key=lambda name, first=short: name != first):
-                step = self.step(kept)
-                drops = {**step.drops, name: exports[name](step.keep_float)}
-                self.steps[frozenset(kept)] = replace(step, drops=drops)
-                short = "" if drops[name] <= max_drop else name
-                if short:
-                    break
-            if not short:
-                break
-        return kept, (short,) if short else ()
-
-    def fewest(self, blocks: Sequence[str], enough: Callable[[Step], bool]) -> list[str]:
+    def fewest(self, blocks: Sequence[str], enough: Callable[[Sequence[str]], bool]) -> list[str]:
         """The first blocks of `more` that are enough, or all: their number is doubled, then halved in on."""
-        chain, prefixes = self.more([], blocks), []
+        chain, prefixes = self.more(blocks), []
 
         def first(count: int) -> list[str]:
             prefixes.extend(islice(chain, max(0, count + 1 - len(prefixes))))
             return prefixes[count]
 
         low, high = -1, 0
-        while high < len(blocks) and not enough(self.step(first(high))):
+        while not enough(first(high)):
+            if high == len(blocks):
+                return first(high)
             low, high = high, min(max(1, 2 * high), len(blocks))
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (low, middle) if enough(self.step(first(middle))) else (middle, high)
+            low, high = (low, middle) if enough(first(middle)) else (middle, high)
         return first(high)
 
-    def more(self, kept: Sequence[str], blocks: Sequence[str]) -> Iterator[list[str]]:
-        """These modules, then with one block after the other, each time that which lowers the noise most.
+    def more(self, blocks: Sequence[str]) -> Iterator[list[str]]:
+        """No block, then one after the other, each time that which lowers the noise most.
 
         Args:
-            kept: Blocks, or layers, which their block takes the place of.
-            blocks: All of them, the most helpful first; a few are tried at each step.
+            blocks: The most helpful first; a few are tried at each step.
         """
-        kept = list(kept)
-        left = [block for block in blocks if block not in kept]
+        kept, left = [], list(blocks)
         yield kept
         while left:
-            model = self.simulated.model
-            choices = [[*(name for name in kept if block_of(model, name) != block), block] for block in left[:TRIED]]
-            kept = min(choices, key=self.noise)
+            kept = min(([*kept, block] for block in left[:TRIED]), key=self.noise)
             left.remove(kept[-1])
             yield kept
 

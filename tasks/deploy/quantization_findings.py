@@ -42,7 +42,7 @@ class Step:
     Attributes:
         keep_float: Modules in float.
         sqnr: Ratio of signal to quantization noise at the head's output, in dB.
-        metric: As simulated; none where no metric was given.
+        metric: As simulated; none where artifacts or the noise decided.
         drops: {format: what its artifact loses of the metric}, of those that were exported.
     """
 
@@ -59,7 +59,7 @@ class Diagnosis:
     Attributes:
         layers: The most harmful first.
         blocks: {block: dB at the head's output with all but it rounded}, the most helpful first.
-        float_metric: Before; none where no metric was given.
+        float_metric: Before, where the simulated one decided.
         steps: Every set of modules that was measured, in order.
         keep_float: The choice.
         short: Formats whose artifacts lose more than they may whatever is kept.
