@@ -20,11 +20,12 @@ sys.path[0] = str(ROOT)  # this folder off the path, the repository first on it
 
 from tools.tables import print_table
 
+LONGER = "trainer.max_epochs=15 ema_decay=0.98"
 CASES = {  # name: what is trained, and what of it is hard
     "mnv3_large-segmentation": ("task=segmentation backbone=mnv3_large", "h-swish, squeeze-and-excite"),
     "mnv3_large-detection": ("task=detection backbone=mnv3_large", "h-swish, squeeze-and-excite"),
-    "mobileone_s0-classification": ("task=classification backbone=mobileone_s0", "re-parameterised kernels"),
-    "repvgg_a0-classification": ("task=classification backbone=repvgg_a0", "re-parameterised kernels"),
+    "mobileone_s0-classification": (f"task=classification backbone=mobileone_s0 {LONGER}", "re-parameterised kernels"),
+    "repvgg_a0-classification": (f"task=classification backbone=repvgg_a0 {LONGER}", "re-parameterised kernels"),
 }
 FORMATS = ("onnx", "executorch", "litert")
 
