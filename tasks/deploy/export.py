@@ -93,12 +93,15 @@ def _int8_exports(original: Original) -> dict[str, Drop]:
 def _int8_drop(format: Backend, form: str, original: Original, keep_float: Sequence[str]) -> float:
     """What an artifact loses of the metric; more than anything where the format cannot hold the mix. It is not kept."""
     asked = original.asking(precision="int8", keep_float=list(keep_float), max_drop=math.inf)
+    named = ", ".join(keep_float) or "nothing"
     with TemporaryDirectory() as scratch:
         try:
-            return _export_one(format, form, asked, Path(scratch, "artifact")).metric["drop"]
+            drop = _export_one(format, form, asked, Path(scratch, "artifact")).metric["drop"]
         except ValueError as error:
-            logger.warning("%s with %s in float: %s", format.name, ", ".join(keep_float) or "nothing", error)
+            logger.warning("%s with %s in float: %s", format.name, named, error)
             return math.inf
+    logger.info("%s with %s in float loses %.4f", format.name, named, drop)
+    return drop
 
 
 def _form(original: Original, format: Backend) -> str:

@@ -54,8 +54,9 @@ def sweep(config: Config, backbones: Sequence[str], run: Callable[[list[str]], s
     bar = Progress(*Progress.get_default_columns()[:-1], "left:", TimeRemainingColumn(), transient=True)
     with bar:
         job = bar.add_task("sweep", total=len(plan))
-        for name, words in plan.items():
+        for number, (name, words) in enumerate(plan.items(), 1):
             bar.update(job, description=name)
+            logger.info("%d of %d: %s", number, len(plan), name)
             place = folder / "runs" / name
             request = request_of(words)
             found = [] if config["again"] else _finished(place, request, here)
