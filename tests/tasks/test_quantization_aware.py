@@ -157,6 +157,7 @@ def test_another_network_and_frozen_parts_are_refused(small_run, trained):
 
 
 def test_what_is_rounded_in_training_is_what_the_export_rounds(tmp_path):
+    torch.manual_seed(2)
     built, pictures = task_of("mnv1_025", "classification"), Pictures(4, 96)
     aware = QuantizationAware("unused", batches=4)
     aware.prepare(built, built)
@@ -170,7 +171,7 @@ def test_what_is_rounded_in_training_is_what_the_export_rounds(tmp_path):
     _, manifest = exported(OnnxBackend(), model, images[:1], tmp_path, precision="int8", calibration=calibration)
     found = OnnxBackend().load(tmp_path, manifest)(images)["logits"]
     with torch.no_grad():
-        assert signal_to_noise(found, rounded) > signal_to_noise(found, model(images)[0]) + 8
+        assert signal_to_noise(found, rounded) > signal_to_noise(found, model(images)[0]) + 10
 
 
 def test_training_wins_back_what_rounding_lost():
