@@ -97,7 +97,7 @@ def _int8_drop(format: Backend, form: str, original: Original, keep_float: Seque
     with TemporaryDirectory() as scratch:
         try:
             drop = _export_one(format, form, asked, Path(scratch, "artifact")).metric["drop"]
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             logger.warning("%s with %s in float: %s", format.name, named, error)
             return math.inf
     logger.info("%s with %s in float loses %.4f", format.name, named, drop)

@@ -1,4 +1,4 @@
-"""Which layers int8 hurts, why, and the fewest that have to stay in floating point for the metric's sake."""
+"""Which layers int8 hurts, why, and few that have to stay in floating point for the metric's sake."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,9 +35,9 @@ def diagnose(
     """Find what int8 hurts, and few modules that have to stay in float.
 
     Int8 is simulated (`SimulatedInt8`). Blocks are added, each time the one that lowers the noise at the head's output
-    most, and the fewest that are enough are found by doubling and halving their number. What is enough, artifacts
-    decide where there are exports. Else the simulated metric does, or the noise; then blocks that are not needed after
-    all are taken out again, and of each only the worst layers are kept where they are enough.
+    most; doubling and then halving their number finds how many are enough, which fewer may be where a metric wavers.
+    What is enough, artifacts decide where there are exports. Else the simulated metric does, or the noise; then blocks
+    that are not needed after all are taken out again, and of each only the worst layers are kept where they are enough.
 
     Args:
         model: Fused, in eval mode.

@@ -90,12 +90,16 @@ class Diagnosis:
             f"the {len(layers)} most harmful of {len(self.layers)} layers in int8 (dB: signal to quantization noise)"
         )
         formats = sorted({name for step in self.steps for name in step.drops})
-        steps = [("everything", "-", _number(self.float_metric), *("-" for _ in formats))] + [
-            (_in_words(step.keep_float), f"{step.sqnr:.1f}", _number(step.metric),
-             *(_number(step.drops.get(name)) for name in formats))
+        head = ("modules", "output dB", *(f"drop in {name}" for name in formats))
+        steps = [
+            (_in_words(step.keep_float), f"{step.sqnr:.1f}", *(_number(step.drops.get(name)) for name in formats))
             for step in self.steps
-        ]  # fmt: skip
-        head = ("modules", "output dB", "metric, simulated", *(f"drop in {name}" for name in formats))
+        ]
+        if self.float_metric is not None:
+            head += ("metric, simulated",)
+            steps = [("everything", "-", _number(self.float_metric))] + [
+                (*line, _number(step.metric)) for line, step in zip(steps, self.steps, strict=True)
+            ]
         return [
             (title, columns, layers),
             ("kept in floating point, step by step", head, steps),

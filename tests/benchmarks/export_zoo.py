@@ -1,11 +1,12 @@
 """One network of every family under every task, in every format: how far its outputs are from eager PyTorch.
 
-    python tests/benchmarks/export_zoo.py [--backbones mnv2 ...] [--tasks ...] [--formats ...] [--side 96]
+    python tests/benchmarks/export_zoo.py [--backbones mnv2 ...] [--tasks ...] [--formats ...] [--side 96] [--fitted]
 
 Random weights with randomised BatchNorm (fresh ones would be the identity, and their outputs fade); noise as images.
 The difference is the largest of an output in parts of the output's largest magnitude. Nothing is timed. Column
-"float32" is how far eager PyTorch itself is from float64: where random weights let maps grow so large that the head's
-ReLU6 tells only their signs, no runtime can be nearer than that.
+"float32" is how far eager PyTorch itself is from float64: random weights let some networks' maps grow so large that the
+head's ReLU6 tells only their signs, and rounding flips a few. With --fitted the norms have the statistics of images, as
+trained ones do, and no map grows.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tasks.build import build_task
 from tasks.config import SCHEMAS
@@ -44,14 +46,27 @@ FORMATS = ("pt2", "onnx", "executorch", "litert", "ncnn", "coreml")
 CLASSES = Classes(tuple("abcde"), ((0, 0, 0),) * 5)
 
 
-def deployable(task: str, backbone: str, side: int):
+def deployable(task: str, backbone: str, side: int, fitted: bool = False):
     """The task's network with random weights, in its first form."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", [f"task={task}", f"backbone={backbone}"])
     torch.manual_seed(0)
     built = build_task(OmegaConf.to_container(config, resolve=True), CLASSES)
     randomised(built.network)
+    if fitted:
+        fit_norms(built.network, side)
     return make_deployable(built, image_size=(side, side))
+
+
+@torch.no_grad()
+def fit_norms(network: torch.nn.Module, side: int) -> None:
+    """Give all norms the statistics of four images."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.reset_running_stats()
+            module.momentum = None  # the mean of all batches
+    network.train()(noise(side, 4).float())
+    network.eval()
 
 
 def rounding(model, side: int) -> float:
@@ -64,9 +79,9 @@ def rounding(model, side: int) -> float:
     return max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(*results, strict=True))
 
 
-def noise(side: int) -> torch.Tensor:
-    """(1, 3, side, side) in 0..255."""
-    return torch.randint(0, 256, (1, 3, side, side), generator=torch.Generator().manual_seed(1))
+def noise(side: int, count: int = 1) -> torch.Tensor:
+    """(count, 3, side, side) in 0..255."""
+    return torch.randint(0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(1))
 
 
 def difference(model, format_name: str, side: int) -> float | str:
@@ -97,6 +112,7 @@ def main() -> None:
     for name, choices in (("backbones", BACKBONES), ("tasks", TASKS), ("formats", FORMATS)):
         parser.add_argument(f"--{name}", nargs="+", default=choices)
     parser.add_argument("--side", type=int, default=96, help="px")
+    parser.add_argument("--fitted", action="store_true", help="norms with the statistics of images")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -106,7 +122,7 @@ def main() -> None:
     rows, found, began = [], [], time.perf_counter()
     for task in options.tasks:
         for name in options.backbones:
-            model = deployable(task, name, options.side)
+            model = deployable(task, name, options.side, options.fitted)
             cells = [rounding(model, options.side)]
             cells += [difference(model, format, options.side) for format in options.formats]
             rows.append((task, name, *(f"{cell:.1e}" if isinstance(cell, float) else cell for cell in cells)))
