@@ -1,6 +1,7 @@
 """What every task shares: steps, optimiser, frozen norms, checkpoints that tell how to rebuild it."""
 
 import copy
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from tasks.processes import share_buffers
 if TYPE_CHECKING:
     from tasks.distillation import Distillation  # which loads tasks
 
+logger = logging.getLogger(__name__)
 Table = tuple[str, Sequence[str], Sequence[Sequence[object]]]  # title, columns, rows
 
 
@@ -36,7 +38,10 @@ class VisionTask(L.LightningModule, ABC):
     Attributes:
         kind: The task's name in configs ("segmentation").
         monitor: The metric that chooses the best checkpoint; higher is better.
-        config: Plain data that `tasks.build` rebuilds the task from; stored in every checkpoint.
+        config: Plain data that `tasks.build` rebuilds the task from; stored in every checkpoint. Empty of a task that
+            was built without a configuration, whose checkpoints `load_task` cannot rebuild.
+        batch_keys: What a batch, a dict, holds at least; "names" of the images are numbered where they are missing.
+        validation_keys: What one of the validation holds besides.
 
     Args:
         network: Backbone and head.
@@ -62,6 +67,8 @@ class VisionTask(L.LightningModule, ABC):
 
     kind: str
     monitor: str
+    batch_keys: tuple[str, ...] = ("images",)
+    validation_keys: tuple[str, ...] = ()
 
     def __init__(
         self, network: Network, classes: Classes, *, optimizer: Callable[..., Optimizer] | None = None,
@@ -84,7 +91,7 @@ class VisionTask(L.LightningModule, ABC):
             self.to(memory_format=torch.channels_last)
         self.norm_momentum = norm_momentum
         self.apply_norm_momentum()
-        self.freezing = Freezing(network.backbone, freeze, freeze_epochs, self.norms() if freeze_norm else ())
+        self.freezing = Freezing(network.backbone, freeze, freeze_epochs, self.norms if freeze_norm else list)
         self.freezing.apply(self.current_epoch)
         self.adaptive_clip = adaptive_clip
         blocks = [module for module in network.modules() if isinstance(module, BranchedConv)]
@@ -155,7 +162,7 @@ class VisionTask(L.LightningModule, ABC):
             if "Expected more than 1 value per channel" not in str(error):
                 raise
             raise ValueError(
-                f"a batch of {len(batch['names'])} leaves BatchNorm one value a channel, where the network pools to "
+                f"a batch of {len(batch['images'])} leaves BatchNorm one value a channel, where the network pools to "
                 "1x1; set data.batch_size to at least 2, or task.freeze_norm=true"
             ) from error
         losses = self.loss(raw, batch)
@@ -166,7 +173,7 @@ class VisionTask(L.LightningModule, ABC):
         total = torch.stack(list(losses.values())).sum()
         self.finite.losses_of(batch, losses, total)
         parts = {f"train/{name}": value for name, value in losses.items()} if len(losses) > 1 else {}
-        self.means.add({"train/loss_epoch": total, **parts}, len(batch["names"]))
+        self.means.add({"train/loss_epoch": total, **parts}, len(batch["images"]))
         self.log("train/loss", total, prog_bar=True, logger=False)
         return total
 
@@ -197,6 +204,9 @@ class VisionTask(L.LightningModule, ABC):
         self.train()  # the modes of what is frozen
 
     def on_train_batch_start(self, batch: dict, index: int) -> None:
+        self._check_batch(batch, index, self.batch_keys)
+        if not hasattr(self.trainer.datamodule, "seed"):
+            return  # a trainer and loaders of the user's own, who seeds them
         # What a step draws (dropout, mixing) depends on these numbers alone, so a resumed run draws the same. A seed
         # for each epoch would not do: loaders draw from the generator too, more or less often after a restart.
         numbers = (self.trainer.datamodule.seed, self.current_epoch, index, self.global_rank)
@@ -219,6 +229,22 @@ class VisionTask(L.LightningModule, ABC):
 
     def on_validation_epoch_start(self) -> None:
         share_buffers(self.network)
+
+    def on_validation_batch_start(self, batch: dict, index: int, dataloader_index: int = 0) -> None:
+        self._check_batch(batch, index, (*self.batch_keys, *self.validation_keys))
+
+    def _check_batch(self, batch: Any, index: int, keys: Sequence[str]) -> None:
+        """Refuse a batch, of loaders that are not ours, without what the task reads."""
+        missing = [key for key in keys if not isinstance(batch, dict) or key not in batch]
+        if missing:
+            given = ", ".join(map(str, batch)) if isinstance(batch, dict) else type(batch).__name__
+            raise ValueError(
+                f"a batch for task={self.kind} is a dict of {', '.join(keys)}; this one is of {given}, without "
+                f"{', '.join(missing)}; see collate of the data modules in tasks.data"
+            )
+        batch.setdefault("names", [f"batch {index}, image {place}" for place in range(len(batch["images"]))])
+        if not index and batch["images"].is_floating_point() and batch["images"].max() <= 1:
+            logger.warning("the images lie within 0..1; the network expects RGB values in 0..255")
 
     def _summed(self, values: Tensor) -> Tensor:
         """Sum over all processes; a group of GPUs sums what is on GPUs."""

@@ -26,8 +26,19 @@ def build_data(config: Config) -> VisionDataModule:
     if not config.get("data"):
         task_kind(config)  # a task would have brought data
         raise ValueError("no data is chosen; give data=<name>")
+    check_seed(config)
     data = make(config["data"], seed=config["seed"])
     return data(kind=task_kind(config)) if not isinstance(data, VisionDataModule) else data
+
+
+def check_seed(config: Config) -> None:
+    """Refuse a `seed` that a random generator does not take.
+
+    Raises:
+        ValueError: It is no whole number from 0 to 2^32 - 1.
+    """
+    if not 0 <= config["seed"] < 2**32:
+        raise ValueError(f"seed={config['seed']}: expected a whole number from 0 to {2**32 - 1}")
 
 
 def build_backbone(config: Config):
@@ -67,8 +78,6 @@ def build_whole_network(config: Config, num_classes: int, *, pretrained: bool = 
     sources = {part: node.pop("weights", None) for part, node in nodes.items()}
     network = build_network(make(nodes["backbone"]), make(nodes["head"]), num_classes)
     for part, source in sources.items():
-        if part == "head":
-            network.head.known_as = network.backbone.known_as
         if pretrained and source is not None:
             load_weights(getattr(network, part), source)
     network.take_normalization()

@@ -1,20 +1,16 @@
-"""What happens around training: averages, weight decay, waiting for data, checkpoints, pictures, a line an epoch."""
+"""What happens around training: averages, weight decay, waiting for data, pictures, a line an epoch."""
 
 import math
-import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
-from tasks.checkpoint_files import LAST
 from tasks.curves import draw_curves
 from tasks.image_files import write_image
-from tasks.interruption import Interruption, Stopped
 from tasks.logs import CsvLog
 
 
@@ -145,83 +141,6 @@ class LossLog(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         for name, mean in task.means.take().items():
             self.log(name, mean)
-
-
-class RunCheckpoint(ModelCheckpoint):
-    """Keeps its memory of the best when a run's folder was moved, or when a run goes on in another folder."""
-
-    @property
-    def state_key(self) -> str:
-        return super().state_key + (", several" if self.save_top_k > 1 else "")
-
-    def ranked(self) -> list[str]:
-        """The files of the best that are there, the very best first."""
-        scores = self.best_k_models
-        return [path for path in sorted(scores, key=scores.get, reverse=True) if Path(path).is_file()]
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        def here(path: str) -> str:
-            return str(Path(self.dirpath) / Path(path).name) if path else path
-
-        moved = state_dict | {"dirpath": self.dirpath}
-        moved |= {key: here(state_dict[key]) for key in ("best_model_path", "last_model_path")}
-        scores = state_dict["best_k_models"]
-        kept = sorted(scores, key=scores.get, reverse=True)[: self.save_top_k]
-        moved["best_k_models"] = {here(path): scores[path] for path in kept}
-        moved["kth_best_model_path"] = here(kept[-1]) if kept else ""
-        for earlier in {*kept, state_dict["best_model_path"]}:
-            if Path(earlier).is_file() and not Path(here(earlier)).exists():
-                Path(self.dirpath).mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(earlier, here(earlier))
-        super().load_state_dict(moved)
-
-
-class LastCheckpoint(RunCheckpoint):
-    """last.ckpt: after each epoch, each so many steps, and where the run is told to stop.
-
-    Args:
-        log: Written first: what a step or an epoch has logged is there when its checkpoint is.
-        interruption: Tells when to stop.
-        every_steps: Steps of the optimiser between checkpoints within an epoch; none: after epochs alone.
-        options: As in `ModelCheckpoint`.
-
-    Raises:
-        ValueError: `every_steps` is below 1.
-    """
-
-    def __init__(self, folder: Path, log: CsvLog, interruption: Interruption, every_steps: int | None, **options):
-        if every_steps is not None and every_steps < 1:
-            raise ValueError(f"checkpoint_every_steps={every_steps}: expected a number of steps; null for after epochs")
-        super().__init__(folder, Path(LAST).stem, **options)
-        self.log_file, self.interruption, self.every_steps = log, interruption, every_steps
-
-    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        super().on_train_start(trainer, task)
-        self.interruption.listen()
-
-    def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch, index: int) -> None:
-        self.before = trainer.global_step
-
-    def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs, batch, index: int) -> None:
-        validated = trainer.val_check_batch and (index + 1) % trainer.val_check_batch == 0
-        if trainer.global_step == self.before or trainer.is_last_batch or validated:
-            return  # gradients are being summed, or what follows ends with a checkpoint
-        stop = self.interruption.agreed(trainer)
-        if stop or (self.every_steps and trainer.global_step % self.every_steps == 0):
-            self.log_file.save()
-            trainer.save_checkpoint(Path(self.dirpath) / LAST, weights_only=False)
-        if stop:
-            raise Stopped
-
-    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        # Lightning writes the epoch's row after this: a process that is killed between them would lose it.
-        values = {name: float(value) for name, value in trainer.logged_metrics.items() if not name.startswith("val/")}
-        self.log_file.log_metrics(values | {"epoch": trainer.current_epoch}, step=trainer.global_step - 1)
-        self.log_file.save()
-        super().on_train_epoch_end(trainer, task)
-        ended = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
-        if self.interruption.agreed(trainer) and not ended:
-            raise Stopped
 
 
 class PredictionSheet(L.Callback):

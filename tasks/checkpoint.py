@@ -22,7 +22,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no checkpoint of this toolkit, or damaged; or its configuration calls foreign code.
+        ValueError: It is no checkpoint of this toolkit, or damaged; its configuration is missing or calls foreign code.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -30,6 +30,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     content = load(path)
     if not isinstance(content, dict) or not {"state_dict", "config", "classes", "fused"} <= content.keys():
         raise ValueError(f"{path} is no checkpoint of this toolkit; for weights alone use backbone.weights={path}")
+    config = content["config"] if isinstance(content["config"], dict) else {}
+    if missing := [key for key in ("task", "backbone", "head") if not config.get(key)]:
+        raise ValueError(
+            f"{path} has no configuration of {', '.join(missing)}: its task was built by hand, not by "
+            "tasks.build.build_task; build it so again and read torch.load(path, weights_only=True)['state_dict'] into "
+            f"it, or take its backbone with backbone.weights={path}"
+        )
     check_targets(content["config"], path)
     return content
 

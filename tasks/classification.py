@@ -31,7 +31,8 @@ class ClassificationTask(VisionTask):
         label_smoothing: Share of the target that is spread evenly over the classes, in [0, 1).
         mixup, cutmix: Strengths (alpha of the Beta distribution) of the mixing of training images; 0 for none.
         mixing_probability: Share of the training batches that are mixed.
-        class_weights: One positive factor a class; the mean divides by the weights of the images.
+        class_weights: One positive factor a class; the mean divides by the weights of the images, of a mixed image by
+            those of its classes in their shares.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -41,6 +42,7 @@ class ClassificationTask(VisionTask):
 
     kind = "classification"
     monitor = "val/top1"
+    batch_keys = ("images", "labels")
 
     def __init__(
         self, network: Network, classes: Classes, *, label_smoothing: float = 0.0, mixup: float = 0.0,
@@ -85,9 +87,11 @@ class ClassificationTask(VisionTask):
             logits = raw["logits"] if taught else (raw["logits"] + raw["distilled_logits"]) / 2
         targets = batch.get("targets", batch["labels"])
         settings = {"weight": self.class_weights, "label_smoothing": self.label_smoothing}
-        if self.class_weights is None or targets.is_floating_point():  # as many images in each process
+        if self.class_weights is None:  # as many images in each process
             return {"cross_entropy": F.cross_entropy(logits.float(), targets, **settings)}
-        total = shared_count(self.class_weights[targets].sum(), self)
+        # Of mixed targets torch's own mean divides by the images: twice the weights would be twice the loss.
+        weights = targets @ self.class_weights if targets.is_floating_point() else self.class_weights[targets]
+        total = shared_count(weights.sum(), self)
         return {"cross_entropy": F.cross_entropy(logits.float(), targets, reduction="sum", **settings) / total}
 
     def predict(

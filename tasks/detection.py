@@ -38,6 +38,8 @@ class DetectionTask(VisionTask):
 
     kind = "detection"
     monitor = "val/mAP"
+    batch_keys = ("images", "boxes", "labels")
+    validation_keys = ("image_ids", "image_sizes")
 
     def __init__(
         self, network: Network, classes: Classes, *, loss: Mapping[str, Any] | None = None,
@@ -78,6 +80,19 @@ class DetectionTask(VisionTask):
             found = select_detections(*self.network.head.decode(raw, input_size), **self.selection)
         return [one.resized(input_size, size) for one, size in zip(found, image_sizes, strict=True)]
 
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.trainer.enable_validation:
+            self._check_truth()
+
+    def _check_truth(self) -> None:
+        """Raise where detections could not be judged: loaders alone do not hold crowds, areas and ids."""
+        if self.truth is None and not hasattr(self.trainer.datamodule, "ground_truth"):
+            raise ValueError(
+                "detections are judged by a data module's ground_truth('val'), which loaders alone do not have; give "
+                "the trainer datamodule=, or set task.truth = GroundTruth.from_coco(<annotations as in COCO's JSON>)"
+            )
+
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
         self.results = DetectionResults()
@@ -107,6 +122,7 @@ class DetectionTask(VisionTask):
     def _ground_truth(self) -> GroundTruth:
         """All of the validation set; where the trainer limits the batches, of the images that they held."""
         if self.truth is None:
+            self._check_truth()
             self.truth = GroundTruth.from_coco(self.trainer.datamodule.ground_truth("val"))
         limit = self.trainer.limit_val_batches  # a whole number counts batches, 1.0 is all of them
         limited = limit is not None and (isinstance(limit, int) or limit < 1)

@@ -1,8 +1,7 @@
 """A training run: from a configuration to a folder of checkpoints, numbers and pictures."""
 
 import logging
-import os
-import shutil
+import math
 import signal
 import sys
 import time
@@ -11,40 +10,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
-from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from tasks.base import VisionTask
-from tasks.build import Config, build_data, build_task, connect, make, save_config
-from tasks.callbacks import (
-    EMA,
-    Curves,
-    DataMonitor,
-    EpochLine,
-    LastCheckpoint,
-    LossLog,
-    PredictionSheet,
-    RunCheckpoint,
-    WeightDecay,
-)
+from tasks.build import Config, build_data, build_task, check_seed, connect, make, plain, save_config
+from tasks.callbacks import EMA, Curves, DataMonitor, EpochLine, LossLog, PredictionSheet, WeightDecay
 from tasks.checkpoint import average_checkpoints, load_task, read_checkpoint
-from tasks.checkpoint_files import LAST, PREVIOUS, CheckpointFiles, remove_leftovers
+from tasks.checkpoint_files import LAST, CheckpointFiles
 from tasks.data.base import VisionDataModule
-from tasks.finite import FILE as NOT_FINITE
 from tasks.interruption import Interruption, Stopped
 from tasks.logs import CsvLog, write_json
-from tasks.resume import check_resumable, choose_checkpoint, ended, place_in_epoch
+from tasks.resume import check_classes, check_resumable, choose_checkpoint, ended, place_in_epoch
+from tasks.run_checkpoints import BestCheckpoint, LastCheckpoint
+from tasks.run_folder import check_free, clear, run_folder
+from tasks.stored_targets import check_own_targets
+from tasks.trainer_settings import additions, checked_trainer, without_additions
 
-RUN_FILES = (
-    "best.ckpt", LAST, PREVIOUS, "averaged.ckpt", "metrics.csv", "metrics.json", "curves.png", "predictions.png",
-    "config.yaml", NOT_FINITE,
-)  # fmt: skip
-RUN_FOLDERS = ("to_average", "tensorboard")
 logger = logging.getLogger(__name__)
-RUN_FOLDER = "MOBILE_DENSE_RUN"  # set by the first process for those that Lightning starts, so that all agree
-INHERITED = os.environ.get(RUN_FOLDER) if "LOCAL_RANK" in os.environ else None
 
 
 def fit(config: Config) -> dict[str, float]:
@@ -62,14 +46,26 @@ def fit(config: Config) -> dict[str, float]:
         start.
 
     Raises:
-        ValueError, FileNotFoundError: As raised by what is built; or the folder holds a run already.
+        ValueError, FileNotFoundError: As raised by what is built; the folder holds a run already, or one is going on
+            there; the configuration names code that a checkpoint may not (see `tasks.stored_targets`).
         OSError: A checkpoint cannot be written; those before are whole.
         FloatingPointError: A loss or a gradient is not finite; the batch is in not_finite.pt.
         KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM (status 143) stopped the run after a checkpoint.
     """
     quiet()
+    config = config.copy()
+    config["trainer"] = checked_trainer(config["trainer"])
+    check_own_targets(plain(config))
+    check_seed(config)
+    with run_folder(config) as folder:
+        return _fit(config, folder)
+
+
+def _fit(config: Config, folder: Path) -> dict[str, float]:
+    """As `fit`, in a folder that this run holds."""
     L.seed_everything(config["seed"], workers=True, verbose=False)
     config = choose_checkpoint(config)
+    check_free(folder, config)
     resumed = read_checkpoint(config["checkpoint"]) if config["checkpoint"] else None
     if resumed and config.get("resume") and (result := ended(config, resumed)):
         return result
@@ -79,6 +75,8 @@ def fit(config: Config) -> dict[str, float]:
     if resumed:
         data.go_on(*place_in_epoch(resumed, data))
     data.setup("fit")
+    if resumed:
+        check_classes(config, resumed, data.classes)
     aware = make(config["qat"]) if config.get("qat") else None
     task = build_task(config, data.classes, pretrained=not (resumed or aware), teacher=True)
     if aware:
@@ -86,24 +84,22 @@ def fit(config: Config) -> dict[str, float]:
     connect(task, data)
     if aware and not resumed:
         aware.measure(task, data)
-    folder = run_folder(config)
     if rank_zero_only.rank == 0:
-        remove_leftovers(folder, RUN_FILES)
+        clear(folder, config)
         save_config(task.config, folder / "config.yaml")
         logger.info("run folder: %s", folder)
 
     log = CsvLog(folder, keep_before=resumed["global_step"] if resumed else None)
-    validated = config["trainer"].get("check_val_every_n_epoch") or 1
     often = {"save_on_train_epoch_end": True, "enable_version_counter": False, "auto_insert_metric_name": False}
-    scored = often | {"monitor": task.monitor, "mode": "max", "every_n_epochs": validated}
+    scored = often | {"monitor": task.monitor, "mode": "max"}
     interruption = Interruption()
-    best = RunCheckpoint(folder, "best", **scored)
+    best = BestCheckpoint(folder, "best", **scored)
     last = LastCheckpoint(folder, log, interruption, config.get("checkpoint_every_steps"), **often)
     callbacks = [LossLog(), best]
     if (count := config.get("average_best")) is not None:
         if count < 2:
             raise ValueError(f"average_best={count}: expected a number of checkpoints, at least 2; null for no average")
-        several = RunCheckpoint(folder / "to_average", "step{step}", save_top_k=count, **scored)
+        several = BestCheckpoint(folder / "to_average", "step{step}", save_top_k=count, **scored)
         callbacks.append(several)
     callbacks.append(last)  # which remembers what the others have just kept
     if config["ema_decay"] is not None:
@@ -112,19 +108,22 @@ def fit(config: Config) -> dict[str, float]:
         callbacks.append(aware)
     if (final := config.get("final_weight_decay")) is not None:
         callbacks.append(WeightDecay(final))
+    settings = config["trainer"]
     callbacks += [
         LearningRateMonitor("step", log_weight_decay=final is not None), PredictionSheet(folder / "predictions.png"),
-        Curves(log, folder / "curves.png"), RichProgressBar() if sys.stderr.isatty() else EpochLine(), DataMonitor(),
+        Curves(log, folder / "curves.png"), DataMonitor(), *additions(settings, "callbacks"),
     ]  # fmt: skip
+    progress = sys.stderr.isatty() and settings.get("enable_progress_bar") is not False
+    if not any(isinstance(callback, ProgressBar) for callback in callbacks):
+        callbacks.append(RichProgressBar() if progress else EpochLine())
     loggers = [log]
     if config["tensorboard"]:
         loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
-    progress = sys.stderr.isatty()
     trainer = make(
-        config["trainer"],
-        logger=loggers,
+        without_additions(settings),
+        logger=loggers + additions(settings, "logger"),
         callbacks=callbacks,
-        plugins=[CheckpointFiles()],
+        plugins=[CheckpointFiles(), *additions(settings, "plugins")],
         enable_progress_bar=progress,
         default_root_dir=str(folder),
     )
@@ -143,9 +142,11 @@ def fit(config: Config) -> dict[str, float]:
         interruption.ignore()
     scores = log.latest() | trainer.callback_metrics  # the former of a run that has just these numbers left to write
     result = {key: float(value) for key, value in scores.items() if key.startswith("val/")}
-    if best.best_model_score is not None and Path(best.best_model_path).is_file():
-        result["best/" + task.monitor.removeprefix("val/")] = float(best.best_model_score)
+    if best.score is not None and Path(best.best_model_path).is_file():
+        result["best/" + task.monitor.removeprefix("val/")] = best.score
         result["best/epoch"] = int(read_checkpoint(best.best_model_path)["epoch"]) + 1
+    elif Path(best.best_model_path).is_file():
+        logger.warning("no %s was defined: best.ckpt is the newest checkpoint, not the best", task.monitor)
     result |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
     if "train/data_wait" in trainer.callback_metrics:
         result["train/data_wait"] = round(float(trainer.callback_metrics["train/data_wait"]), 4)
@@ -169,10 +170,10 @@ def average(config: Config, task: VisionTask, data: VisionDataModule, best: Sequ
         path: File to write.
 
     Returns:
-        The task's score.
+        The task's score; NaN where nothing is validated.
     """
     trainer = make(
-        config["trainer"], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        without_additions(config["trainer"]), logger=False, enable_checkpointing=False, enable_progress_bar=False,
         default_root_dir=str(path.parent),
     )  # fmt: skip
     if trainer.is_global_zero:
@@ -181,44 +182,7 @@ def average(config: Config, task: VisionTask, data: VisionDataModule, best: Sequ
     task.load_state_dict(read_checkpoint(path)["state_dict"])
     trainer.validate(task, datamodule=data, verbose=False)
     logger.info("averaged.ckpt: the mean of %d checkpoints", len(best))
-    return float(trainer.callback_metrics[task.monitor])
-
-
-def run_folder(config: Config) -> Path:
-    """Choose and make the folder of a run.
-
-    A resumed run goes on in its checkpoint's folder. Without `output_dir` it is runs/{task}-{backbone}, with a number
-    behind it where that is taken.
-
-    Raises:
-        ValueError: `output_dir` holds a run already, or is missing where a launcher has started several processes.
-    """
-    if INHERITED:
-        return Path(INHERITED)
-    together = TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
-    if together and not config["output_dir"] and not config["checkpoint"]:
-        raise ValueError("torchrun or SLURM started several processes, which write into one folder; give output_dir=")
-    if config["output_dir"]:
-        folder = Path(config["output_dir"]).expanduser()
-        own = config["checkpoint"] and folder.resolve() == Path(config["checkpoint"]).resolve().parent
-        if any(folder.glob("*.ckpt")) and not config["overwrite"] and not own:
-            raise ValueError(
-                f"{folder} holds a run already; resume it with checkpoint={folder / 'last.ckpt'}, choose another "
-                "output_dir=, or replace it with overwrite=true"
-            )
-        if config["overwrite"] and not own and rank_zero_only.rank == 0:
-            for name in RUN_FILES:
-                (folder / name).unlink(missing_ok=True)
-            for name in RUN_FOLDERS:
-                shutil.rmtree(folder / name, ignore_errors=True)
-    elif config["checkpoint"]:
-        folder = Path(config["checkpoint"]).expanduser().resolve().parent
-    else:
-        name = "-".join(str(config["choices"].get(group, group)) for group in ("task", "backbone"))
-        folder = next(path for path in _numbered(Path("runs") / name) if not path.exists())
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ[RUN_FOLDER] = str(folder.resolve())
-    return folder
+    return float(trainer.callback_metrics.get(task.monitor, math.nan))
 
 
 def quiet() -> None:
@@ -232,11 +196,3 @@ def quiet() -> None:
         ".*your dataloader is not resumable.*",  # VisionDataModule.go_on is
     ):  # fmt: skip
         warnings.filterwarnings("ignore", message)
-
-
-def _numbered(path: Path):
-    yield path
-    number = 2
-    while True:
-        yield path.with_name(f"{path.name}-{number}")
-        number += 1

@@ -3,7 +3,10 @@
 import csv
 import io
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -68,5 +71,30 @@ class CsvLog(Logger):
 
 
 def write_json(path: Path, content: dict | list) -> None:
-    """Write a JSON file in one go, lists compactly; what was there stays whole until then."""
-    write_bytes(path, (json.dumps(content, indent=2 if isinstance(content, dict) else None) + "\n").encode())
+    """Write a JSON file in one go, lists compactly; what was there stays whole until then.
+
+    NaN and infinite numbers, which JSON does not have, become null.
+    """
+    text = to_json(content, indent=2 if isinstance(content, Mapping) else None)
+    write_bytes(Path(path), (text + "\n").encode())
+
+
+def to_json(content: Any, **options: Any) -> str:
+    """JSON text in which NaN and infinite numbers are null; `options` as in `json.dumps`.
+
+    >>> to_json({"val/mAP": float("nan"), "epochs": 3})
+    '{"val/mAP": null, "epochs": 3}'
+    """
+    try:
+        return json.dumps(content, allow_nan=False, **options)
+    except ValueError:  # some number is not finite
+        return json.dumps(_finite(content), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    """A copy of plain data with None in place of NaN and infinite numbers."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value

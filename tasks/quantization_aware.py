@@ -62,8 +62,13 @@ class QuantizationAware(L.Callback):
             ValueError: The task freezes, or decays blocks as one; the source is another network, or `keep_float` no
                 part of it.
         """
-        if task.freezing.part or task.freezing.norms or task.decayed_blocks:
+        if task.freezing.freezes or task.decayed_blocks:
             raise ValueError("qat trains the fused network; set task.freeze, freeze_norm and equivalent_decay to none")
+        if source is not None and source.classes.names != task.classes.names:
+            raise ValueError(
+                f"qat.checkpoint={self.checkpoint} knows the classes {', '.join(source.classes.names[:4])}..., not "
+                f"{', '.join(task.classes.names[:4])}...; give the data that it was trained with"
+            )
         trained = None if source is None else fuse_model(source.network.eval())
         try:
             task.network = with_rounding(task.network, self.keep_float, trained)

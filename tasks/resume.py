@@ -2,13 +2,14 @@
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 from tasks.build import Config, plain
-from tasks.checkpoint import read_checkpoint
+from tasks.checkpoint import classes_of, read_checkpoint
 from tasks.checkpoint_files import LAST, last_good
-from tasks.data.base import VisionDataModule
+from tasks.data.base import Classes, VisionDataModule
 
 SAME = ("task", "backbone", "head", "data")  # groups of a configuration that stay when a run goes on
 logger = logging.getLogger(__name__)
@@ -53,11 +54,31 @@ def ended(config: Config, resumed: dict[str, Any]) -> dict[str, float] | None:
     path = Path(config["output_dir"]).expanduser() / "metrics.json"
     if not _reached(config, resumed) or not path.is_file():
         return None
-    result = json.loads(path.read_text())
+    result = {key: math.nan if value is None else value for key, value in json.loads(path.read_text()).items()}
     if result.get("steps") != resumed["global_step"]:  # of an earlier, shorter end
         return None
     logger.info("the run has ended before: %s", path)
     return result
+
+
+def check_classes(config: Config, resumed: dict[str, Any], classes: Classes) -> None:
+    """See that a run goes on with the classes that it began with; a network knows them by their places alone.
+
+    Raises:
+        ValueError: Names or their order differ, so that a label would mean something else from here on.
+    """
+    before, now = classes_of(resumed).names, classes.names
+    if before == now:
+        return
+    place = next((at for at, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), None)
+    if place is None:
+        differs = f"{len(before)} classes, the data has {len(now)}"
+    else:
+        differs = f"{before[place]!r} as class {place}, in the data that is {now[place]!r}"
+    raise ValueError(
+        f"{config['checkpoint']} was trained with {differs}; go on with the classes that it knows, in their order, or "
+        f"begin a run from its weights with backbone.weights={config['checkpoint']}"
+    )
 
 
 def place_in_epoch(resumed: dict[str, Any], data: VisionDataModule) -> tuple[int, int]:
@@ -97,7 +118,8 @@ def check_resumable(config: Config, resumed: dict[str, Any]) -> None:
         )
     if "optimizer_states" not in resumed:
         raise ValueError(
-            f"{path} holds averaged weights alone; go on from last.ckpt, or begin a run with backbone.weights={path}"
+            f"{path} holds weights alone, such as an average; go on from last.ckpt, or begin a run with "
+            f"backbone.weights={path}"
         )
     if (limit := _reached(config, resumed)) and not config.get("resume"):
         raise ValueError(f"{path} has reached trainer.{limit}={limits[limit]}; set a higher one to go on")

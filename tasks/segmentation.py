@@ -30,6 +30,7 @@ class SegmentationTask(VisionTask):
 
     kind = "segmentation"
     monitor = "val/mIoU"
+    batch_keys = ("images", "masks")
 
     def __init__(
         self, network: Network, classes: Classes, *,

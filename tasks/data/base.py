@@ -13,7 +13,7 @@ import lightning as L
 import numpy as np
 import torch
 from torch import distributed
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 
 from tasks.data.errors import DataError
 from tasks.data.progressive import Progressive
@@ -87,6 +87,19 @@ class EpochSampler(Sampler[SampleKey]):
         return len(range(self.rank, total, self.ranks))
 
 
+class FixedSampler(EpochSampler, SequentialSampler):
+    """The samples in their order, each as in epoch 0, whatever the epoch: what Lightning's overfit_batches wants.
+
+    Being a `SequentialSampler`, it is left in place by Lightning.
+    """
+
+    def __init__(self, size: int) -> None:
+        EpochSampler.__init__(self, size, shuffle=False, seed=0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing changes."""
+
+
 class ResumedSampler(Sampler[SampleKey]):
     """A sampler that goes on within an epoch: the epoch's rest first, then whole ones.
 
@@ -125,7 +138,7 @@ class VisionDataModule(L.LightningDataModule):
         classes: Names and colours.
         image_size: (H, W) px of a training image.
         batch_size, val_batch_size: Images a step on each device.
-        num_workers: Loader processes; none: `default_workers()`.
+        num_workers: Loader processes, 0 for none; None: `default_workers()`.
         progressive: Sizes and strengths of training images that change with the epoch, as in `Progressive`.
         seed: Of the order and the augmentation.
     """
@@ -138,8 +151,9 @@ class VisionDataModule(L.LightningDataModule):
         self.classes = classes
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.progressive = Progressive(self.image_size, progressive)
-        self.batch_size, self.val_batch_size, self.seed = batch_size, val_batch_size, seed
-        self.num_workers = default_workers() if num_workers is None else num_workers
+        self.batch_size = _whole("batch_size", batch_size, least=1)
+        self.val_batch_size, self.seed = _whole("val_batch_size", val_batch_size, least=1), seed
+        self.num_workers = default_workers() if num_workers is None else _whole("num_workers", num_workers, least=0)
         self._sets: dict[str, Dataset] = {}
         self._resumed: tuple[int, int] | None = None
 
@@ -225,7 +239,8 @@ class VisionDataModule(L.LightningDataModule):
 
     def _loader(self, split: str, batch_size: int, *, shuffle: bool) -> DataLoader:
         dataset = self.dataset(split)
-        sampler = self.make_sampler(len(dataset), shuffle=shuffle)
+        overfits = self.trainer is not None and self.trainer.overfit_batches
+        sampler = FixedSampler(len(dataset)) if overfits else self.make_sampler(len(dataset), shuffle=shuffle)
         if shuffle and self._resumed:
             epoch, batches = self._resumed
             sampler = ResumedSampler(sampler, epoch, batches * batch_size)
@@ -237,6 +252,17 @@ class VisionDataModule(L.LightningDataModule):
             return DataLoader(dataset, batch_size, **options)
         watched = WatchedDataset(dataset, self.num_workers)
         return WatchedLoader(watched, batch_size, persistent_workers=True, worker_init_fn=one_thread, **options)
+
+
+def _whole(name: str, value: float, *, least: int) -> int:
+    """A setting of the data as a whole number; 1e2 is 100.
+
+    Raises:
+        ValueError: It is none, or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 or value < least:
+        raise ValueError(f"data.{name}={value}: expected a whole number of at least {least}")
+    return int(value)
 
 
 def one_thread(worker: int) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from tasks.build import Config
 from tasks.deploy.manifest import Manifest
+from tasks.logs import to_json
 
 try:
     import fcntl
@@ -51,7 +52,7 @@ Row = dict[str, Any]
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Add a line to a store, whole, whoever else is writing; a line that a crash left unfinished is closed first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(row, separators=(",", ":")).encode() + b"\n"
+    line = to_json(row, separators=(",", ":")).encode() + b"\n"
     with path.open("a+b") as file:
         if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX)  # given back as the file closes

@@ -24,7 +24,7 @@ def score_of(config: Config) -> dict[str, Any] | None:
         if not file.is_file():
             return None
         scores = json.loads(file.read_text())
-        name = next((name for name in MONITORS if name in scores), None)
+        name = next((name for name in MONITORS if scores.get(name) is not None), None)  # null: it was NaN
         return {"name": name, "value": scores[name], "resolution": None} if name else None
     module = importlib.import_module(str(config["backbone"]["_target_"]).rpartition(".")[0])
     published = getattr(module, "PUBLISHED", {}).get(dict(config["choices"]).get("backbone"))

@@ -58,8 +58,27 @@ def test_the_loss_is_torchs_cross_entropy_of_labels_or_targets():
         torch.testing.assert_close(sum(made.loss(logits, sample).values()), expected)
         targets = torch.rand(6, 3).softmax(1)
         expected = F.cross_entropy(logits, targets, weight, label_smoothing=smoothing)
+        if weight is not None:  # torch divides by the images; here, as of labels, by their weights
+            expected = expected * len(targets) / (targets * weight).sum()
         torch.testing.assert_close(sum(made.loss(logits, sample | {"targets": targets}).values()), expected)
     assert "class_weights" not in task(class_weights=weights).state_dict(), "a setting is no part of a checkpoint"
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weights_of_mixed_targets_are_relative_and_those_of_labels_where_nothing_is_mixed(smoothing):
+    logits, sample, weights = torch.randn(6, 3), batch(), [1.0, 2.0, 0.5]
+    made = task(class_weights=weights, label_smoothing=smoothing, mixup=0.4)
+    scaled = task(class_weights=[10 * weight for weight in weights], label_smoothing=smoothing, mixup=0.4)
+    shares = torch.rand(6, 1)
+    labels = F.one_hot(sample["labels"], 3).float()
+    mixed = sample | {"targets": shares * labels + (1 - shares) * labels.roll(1, 0)}
+    torch.testing.assert_close(scaled.loss(logits, mixed), made.loss(logits, mixed))
+    whole = sample | {"targets": labels}
+    oracle = F.cross_entropy(logits, sample["labels"], torch.tensor(weights), label_smoothing=smoothing)
+    torch.testing.assert_close(made.loss(logits, whole)["cross_entropy"], oracle)
+    equal = task(class_weights=[3.0] * 3, label_smoothing=smoothing)
+    oracle = F.cross_entropy(logits, mixed["targets"], label_smoothing=smoothing)
+    torch.testing.assert_close(equal.loss(logits, mixed)["cross_entropy"], oracle)
 
 
 def test_mixing_changes_training_batches_alone():
