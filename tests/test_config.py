@@ -4,6 +4,7 @@ import inspect
 import os
 
 import pytest
+import torch
 from hydra.errors import ConfigCompositionException
 from hydra.utils import get_class, get_method
 from omegaconf import OmegaConf
@@ -151,6 +152,49 @@ def test_every_experiment_takes_a_step(experiment, tmp_path, monkeypatch):
         config.qat = aware
     config.output_dir = str(tmp_path / "run")
     assert fit(config)["steps"] == 1
+
+
+IMAGENET = 1_281_167
+
+
+@pytest.mark.parametrize(
+    ("experiment", "batch", "first", "highest", "last"),
+    [  # rates by the formulas and settings of the published code that the headers cite, for images a step
+        ("imagenet_repvit_m1_0", 8 * 256, 1e-6, 1e-3 * 256 * 8 / 512, 1e-5),
+        ("imagenet_mobileone_s0", 8 * 32, 0.1 * 0.001, 0.1, 1e-6),
+        ("imagenet_repvgg_a0", 256, 0.1, 0.1, 0.0),
+        ("imagenet_snv2_100", 1024, 0.5, 0.5, 0.0),
+        ("imagenet_mnv2", 8 * 32, 0.045, 0.045, 0.045 * 0.98**299),
+        ("imagenet_mnv2_slim", 96, 0.045, 0.045, 0.045 * 0.98 ** (420 / 2.5 - 1)),
+        ("imagenet_mnv3_large", 8 * 128, 0.064, 0.064, 0.064 * 0.973**299),
+    ],
+)
+def test_rates_of_an_experiment_are_those_of_its_source(experiment, batch, first, highest, last):
+    config = composed("train", f"experiment={experiment}")
+    optimizer = make(config.optimizer)([torch.nn.Parameter(torch.zeros(1))])
+    steps = config.trainer.max_epochs * (IMAGENET // batch)
+    (factor,) = make(config.scheduler)(optimizer, steps).lr_lambdas
+    base = config.optimizer.lr
+    assert base * factor(0) == pytest.approx(first)
+    warm = factor.func.warmup_steps
+    assert warm == pytest.approx((5 if warm else 0) * (IMAGENET // batch), abs=2), "epochs of the warm-up"
+    assert base * factor(warm) == pytest.approx(highest)
+    assert base * factor(steps - 1) == pytest.approx(last, rel=1e-3, abs=1e-5 * base)
+
+
+def test_augmentation_of_experiments_is_that_of_their_sources():
+    plain = {"policy": None, "color": 0.0, "erasing": 0.0, "progressive": None}
+    expected = {  # crop and flip alone but for these
+        "imagenet_repvit_m1_0": {"policy": "randaugment", "policy_magnitude": 27, "erasing": 0.25, "repeats": 3},
+        "imagenet_mobileone_s0": {}, "imagenet_repvgg_a0": {}, "imagenet_mnv2": {},
+        "imagenet_snv2_100": {"color": 0.4},
+        "imagenet_mnv3_large": {"policy": "autoaugment", "erasing": 0.2},
+    }  # fmt: skip
+    for experiment, settings in expected.items():
+        data = composed("train", f"experiment={experiment}").data
+        wanted = plain | settings
+        assert {key: data.get(key) for key in wanted} == wanted, experiment
+    assert not composed("train", "experiment=imagenet_repvgg_a0").task.equivalent_decay
 
 
 def test_every_experiment_states_what_was_published_and_what_was_verified():

@@ -1,4 +1,4 @@
-"""A backbone as a user writes one, outside the toolkit's packages: its names in other libraries are a view, which nothing copies."""
+"""A backbone as a user writes one, outside the toolkit's packages; it holds a mapping that cannot be copied."""
 
 from types import MappingProxyType
 

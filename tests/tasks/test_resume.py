@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import signal
 
@@ -186,6 +187,30 @@ def test_another_network_does_not_go_on(midway, small_run):
     config.choices = {"backbone": "mnv2_035"}
     with pytest.raises(ValueError, match=r"backbone=mnv2_035: .* was trained with backbone=mnv3_small"):
         fit(config)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("[background,bar,disc]", r"with 'disc' as class 1, in the data that is 'bar'"),
+        ("[background,disc,ring]", r"with 'bar' as class 2, in the data that is 'ring'"),
+        ("[background,disc,bar,ring]", r"with 3 classes, the data has 4"),
+    ],
+)
+@pytest.mark.parametrize("how", ["resume=auto", "checkpoint={}"])
+def test_other_classes_do_not_go_on(midway, small_run, names, message, how):
+    before = {path.name: path.read_bytes() for path in midway.iterdir() if path.is_file()}
+    with pytest.raises(ValueError, match=rf"last\.ckpt was trained {message}; .*backbone\.weights="):
+        fit(small_run(how.format(midway / "last.ckpt"), f"data.class_names={names}"))
+    assert before == {path.name: path.read_bytes() for path in midway.iterdir() if path.is_file()}
+
+
+def test_a_run_without_a_score_that_has_ended_is_read_again(small_run, tmp_path):
+    overrides = ["trainer.limit_val_batches=0", "average_best=2", "resume=auto"]
+    fit(small_run(*overrides))
+    text = (tmp_path / "run" / "metrics.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["averaged/mIoU"] is None
+    assert math.isnan(fit(small_run(*overrides))["averaged/mIoU"])
 
 
 def test_where_all_is_damaged_nothing_begins_anew(midway, small_run):

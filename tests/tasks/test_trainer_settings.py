@@ -4,17 +4,13 @@ import csv
 
 import pytest
 
+from tasks.checkpoint import read_checkpoint
 from tasks.evaluate import evaluate
 from tasks.fit import fit
 from tasks.trainer_settings import ADDED, checked_trainer, without_additions
 from tests.tasks.conftest import composed
 
-SEEN = []
 STOP = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/mIoU, mode: max, stopping_threshold: 0}"
-
-
-class Seen(list):
-    """Not a callback of Lightning's, and not in this toolkit."""
 
 
 @pytest.mark.parametrize(
@@ -59,8 +55,6 @@ def test_callbacks_and_loggers_of_the_user_stand_beside_the_runs_own(small_run, 
 
 
 def fit_config(run) -> dict:
-    from tasks.checkpoint import read_checkpoint
-
     return read_checkpoint(run / "last.ckpt")["config"]
 
 
@@ -70,7 +64,7 @@ def test_what_is_added_names_a_class(small_run, tmp_path):
     with pytest.raises(ValueError, match=r"trainer\.plugins: 3 names no class"):
         fit(small_run("+trainer.plugins=[3]"))
     assert not (tmp_path / "run" / "last.ckpt").exists()
-    assert without_additions({"max_epochs": 3} | dict.fromkeys(ADDED, [])) == {"max_epochs": 3}
+    assert without_additions({"max_epochs": 3} | {key: [] for key in ADDED}) == {"max_epochs": 3}
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
@@ -83,7 +77,7 @@ def test_a_seed_out_of_range_is_named(small_run, tmp_path, seed):
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
-        (["backbone._target_=tests.tasks.test_trainer_settings.Seen"], r"backbone\._target_"),
+        (["backbone._target_=tests.tasks.own_backbone.own_net"], r"backbone\._target_"),
         (["head._target_=my.head.Net"], r"head\._target_"),
         (["optimizer._target_=timm.optim.Lamb"], r"optimizer\._target_"),
         (["+trainer.callbacks=[{_target_: my.Callback}]"], r"trainer\.callbacks\.0\._target_"),
