@@ -20,7 +20,7 @@ from tasks.detection_results import DetectionResults
 from tasks.fit import quiet
 from tasks.input_sizes import InputSizes, size_text
 from tasks.logs import write_json
-from tasks.trainer_settings import without_additions
+from tasks.trainer_settings import evaluation_settings
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def _validate(
     folder.mkdir(parents=True, exist_ok=True)
     seen = InputSizes()
     trainer = make(
-        without_additions(config["trainer"]), logger=False, enable_checkpointing=False, default_root_dir=str(folder),
+        evaluation_settings(config["trainer"]), logger=False, enable_checkpointing=False, default_root_dir=str(folder),
         callbacks=[PredictionSheet(folder / "evaluation.png"), seen],
     )  # fmt: skip
     sizes = getattr(data, "image_sizes", ())

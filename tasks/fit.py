@@ -91,7 +91,8 @@ def _fit(config: Config, folder: Path) -> dict[str, float]:
 
     log = CsvLog(folder, keep_before=resumed["global_step"] if resumed else None)
     often = {"save_on_train_epoch_end": True, "enable_version_counter": False, "auto_insert_metric_name": False}
-    scored = often | {"monitor": task.monitor, "mode": "max"}
+    validated = config["trainer"].get("check_val_every_n_epoch") or 1
+    scored = often | {"monitor": task.monitor, "mode": "max", "every_n_epochs": validated}
     interruption = Interruption()
     best = BestCheckpoint(folder, "best", **scored)
     last = LastCheckpoint(folder, log, interruption, config.get("checkpoint_every_steps"), **often)

@@ -49,12 +49,17 @@ class BestCheckpoint(RunCheckpoint):
     Args:
         folder: Where the checkpoints go.
         name: File name, as in `ModelCheckpoint`.
-        options: As in `ModelCheckpoint`.
+        options: As in `ModelCheckpoint`; `every_n_epochs`, of the validations, is a part of `state_key` alone.
     """
 
     def __init__(self, folder: Path, name: str, **options: Any) -> None:
         super().__init__(folder, name, **options)
         self.validated: int | None = None  # step of the last validation
+
+    @property
+    def state_key(self) -> str:
+        """Under which checkpoints hold the memory of the best, as those of earlier versions do."""
+        return super().state_key.replace(type(self).__qualname__, RunCheckpoint.__qualname__, 1)
 
     @property
     def score(self) -> float | None:

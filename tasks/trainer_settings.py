@@ -17,6 +17,7 @@ WHOLE = (
     "check_val_every_n_epoch", "log_every_n_steps", "num_sanity_val_steps",
 )  # fmt: skip
 ADDED = ("callbacks", "logger", "plugins")  # beside the run's own
+TRIED = ("overfit_batches", "fast_dev_run")  # which would cut an evaluation short
 
 
 def checked_trainer(node: Config) -> dict[str, Any]:
@@ -58,5 +59,10 @@ def additions(node: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def without_additions(node: Config) -> dict[str, Any]:
-    """A trainer's configuration for what is no training: without what a user added to the run."""
+    """A trainer's configuration without the callbacks, loggers and plugins that a user adds."""
     return {key: value for key, value in plain(node).items() if key not in ADDED}
+
+
+def evaluation_settings(node: Config) -> dict[str, Any]:
+    """A run's trainer configuration for an evaluation: without what a user added to the training, or tried it with."""
+    return {key: value for key, value in without_additions(node).items() if key not in TRIED}

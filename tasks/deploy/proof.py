@@ -20,7 +20,7 @@ from tasks.deploy.deployed import Run, deployed_task
 from tasks.deploy.manifest import Manifest, TensorSpec, sha256
 from tasks.deploy.parity import compare, worst
 from tasks.evaluate import needed_checkpoint
-from tasks.trainer_settings import without_additions
+from tasks.trainer_settings import evaluation_settings
 
 PARITY_IMAGES = 4  # of the validation set, and one of noise
 SHARE_OF_PIXELS = 1e-3  # whose class may differ: the two best are a tie there
@@ -95,7 +95,7 @@ class Original:
         batches = -(-limit // self.data.val_batch_size) if limit else None
         here = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "limit_val_batches": batches}
         trainer = make(
-            without_additions(self.config["trainer"]) | here, logger=False, enable_checkpointing=False,
+            evaluation_settings(self.config["trainer"]) | here, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, default_root_dir=str(self.checkpoint.parent),
         )  # fmt: skip
         trainer.validate(task, datamodule=self.data, verbose=False)

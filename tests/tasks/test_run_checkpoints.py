@@ -78,6 +78,14 @@ def test_a_resumed_run_goes_on_from_scores_that_were_none(tmp_path):
     assert step_of(tmp_path / "best.ckpt") == 16
 
 
+def test_checkpoints_of_earlier_versions_are_understood(tmp_path):
+    """These are the keys that they hold."""
+    one, several = (BestCheckpoint(tmp_path, "x", save_top_k=k, every_n_epochs=2, **SCORED) for k in (1, 3))
+    key = "RunCheckpoint{'monitor': 'score', 'mode': 'max', 'every_n_train_steps': 0, 'every_n_epochs': 2, "
+    assert one.state_key == key + "'train_time_interval': None}"
+    assert several.state_key == one.state_key + ", several"
+
+
 @pytest.mark.parametrize(
     ("scores", "kept"),
     [([NAN, 0.2, NAN, 0.1, NAN], [8, 16]), ([NAN, NAN, NAN, NAN], [16, 12]), ([NAN, NAN, 0.3, NAN], [12])],

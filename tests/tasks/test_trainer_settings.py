@@ -7,7 +7,7 @@ import pytest
 from tasks.checkpoint import read_checkpoint
 from tasks.evaluate import evaluate
 from tasks.fit import fit
-from tasks.trainer_settings import ADDED, checked_trainer, without_additions
+from tasks.trainer_settings import ADDED, checked_trainer, evaluation_settings, without_additions
 from tests.tasks.conftest import composed
 
 STOP = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/mIoU, mode: max, stopping_threshold: 0}"
@@ -64,6 +64,8 @@ def test_what_is_added_names_a_class(small_run, tmp_path):
     with pytest.raises(ValueError, match=r"trainer\.plugins: 3 names no class"):
         fit(small_run("+trainer.plugins=[3]"))
     assert not (tmp_path / "run" / "last.ckpt").exists()
+    tried = {"overfit_batches": 1, "fast_dev_run": True, "precision": "bf16-mixed", "callbacks": []}
+    assert evaluation_settings(tried) == {"precision": "bf16-mixed"}
     assert without_additions({"max_epochs": 3} | {key: [] for key in ADDED}) == {"max_epochs": 3}
 
 
