@@ -16,7 +16,8 @@ class SegmentationLoss(nn.Module):
     in that layout, a third cheaper on CPU than by `torch.nn.functional.cross_entropy`, which copies them first. No
     one-hot map is built and, on CUDA, nothing waits for the device.
 
-    In distributed training the mean is that of all processes; hard pixels and Dice are of each process alone.
+    In distributed training the mean is that of all processes; hard pixels and Dice are of each process alone. Over
+    accumulated gradients each batch has its own mean, so batches with fewer labelled pixels weigh as much as others.
 
     With `ohem_threshold` cross-entropy keeps the pixels whose predicted probability of the true class, before class
     weights and smoothing, lies below it, but at least the `min_kept` hardest of the batch (ties all stay).

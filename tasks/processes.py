@@ -10,6 +10,9 @@ def shared_count(count: Tensor, module: nn.Module, *, least: float = 0.0) -> Ten
     Gradients are averaged over the processes. Sums divided by each process's own count would weigh a process with few
     boxes or labelled pixels as much as one with many; divided by the mean count they add up to the whole batch's loss.
 
+    This holds for the batches of one step in several processes, not for those that gradients are accumulated over
+    (trainer.accumulate_grad_batches), each of which is divided by its own count.
+
     Args:
         count: Scalar, of this process's part.
         module: The loss. In eval mode, where processes may see different numbers of batches, nothing is exchanged.
