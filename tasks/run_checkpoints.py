@@ -147,6 +147,7 @@ class LastCheckpoint(RunCheckpoint):
 
 
 def _best_first(scores: Mapping[str, Tensor]) -> list[str]:
-    """Files by their scores; of equal ones the newest first, so that the oldest goes first."""
-    newest_first = [*scores][::-1]
-    return sorted(newest_first, key=scores.get, reverse=True)
+    """Files by their scores, of equal ones the oldest first; behind them those without a score, the newest first."""
+    scored = [path for path, score in scores.items() if math.isfinite(score)]
+    without = [path for path in scores if path not in scored]
+    return sorted(scored, key=scores.get, reverse=True) + without[::-1]

@@ -88,7 +88,12 @@ def test_checkpoints_of_earlier_versions_are_understood(tmp_path):
 
 @pytest.mark.parametrize(
     ("scores", "kept"),
-    [([NAN, 0.2, NAN, 0.1, NAN], [8, 16]), ([NAN, NAN, NAN, NAN], [16, 12]), ([NAN, NAN, 0.3, NAN], [12])],
+    [
+        ([NAN, 0.2, NAN, 0.1, NAN], [8, 16]),
+        ([0.2, 0.1, 0.2], [4, 12]),
+        ([NAN, NAN, NAN, NAN], [16, 12]),
+        ([NAN, NAN, 0.3, NAN], [12]),
+    ],
 )
 def test_several_are_ranked_by_their_scores_and_without_any_by_age(tmp_path, scores, kept):
     best = run(tmp_path, scores, keep=2)
