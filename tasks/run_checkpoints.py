@@ -27,13 +27,14 @@ class RunCheckpoint(ModelCheckpoint):
         def here(path: str) -> str:
             return str(Path(self.dirpath) / Path(path).name) if path else path
 
-        moved = state_dict | {"dirpath": self.dirpath}
-        moved |= {key: here(state_dict[key]) for key in ("best_model_path", "last_model_path")}
-        scores = state_dict["best_k_models"]
+        scores, best = state_dict["best_k_models"], state_dict["best_model_path"]
         kept = _best_first(scores)[: self.save_top_k]
+        best = kept[0] if kept and best not in kept else best  # fewer are kept now, of those without a score the newest
+        moved = state_dict | {"dirpath": self.dirpath, "best_model_path": here(best)}
+        moved["last_model_path"] = here(state_dict["last_model_path"])
         moved["best_k_models"] = {here(path): score for path, score in scores.items() if path in kept}
         moved["kth_best_model_path"] = here(kept[-1]) if kept else ""
-        for earlier in {*kept, state_dict["best_model_path"]}:
+        for earlier in {*kept, best}:
             if Path(earlier).is_file() and not Path(here(earlier)).exists():
                 Path(self.dirpath).mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(earlier, here(earlier))

@@ -108,6 +108,14 @@ def test_undefined_ones_are_as_old_after_a_resume(tmp_path):
     assert [step_of(path) for path in best.ranked()] == [16, 12]
 
 
+def test_fewer_in_another_folder_are_the_best_of_them(tmp_path):
+    for name, scores, kept in (("none", [NAN] * 3, [12, 16]), ("equal", [0.2] * 3, [4, 8])):
+        run(tmp_path / name, scores, keep=3)
+        last = tmp_path / name / "step12.ckpt"
+        run(tmp_path / f"{name}-on", [NAN], keep=2, resume=last, max_epochs=4)
+        assert sorted(step_of(path) for path in (tmp_path / f"{name}-on").glob("*.ckpt")) == kept
+
+
 @pytest.mark.parametrize(
     ("options", "scores", "step"),
     [
