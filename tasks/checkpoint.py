@@ -30,6 +30,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     content = load(path)
     if not isinstance(content, dict) or not {"state_dict", "config", "classes", "fused"} <= content.keys():
         raise ValueError(f"{path} is no checkpoint of this toolkit; for weights alone use backbone.weights={path}")
+    check_targets(content["config"], path)
     config = content["config"] if isinstance(content["config"], dict) else {}
     if missing := [key for key in ("task", "backbone", "head") if not config.get(key)]:
         raise ValueError(
@@ -37,7 +38,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "tasks.build.build_task; build it so again and read torch.load(path, weights_only=True)['state_dict'] into "
             f"it, or take its backbone with backbone.weights={path}"
         )
-    check_targets(content["config"], path)
     return content
 
 
