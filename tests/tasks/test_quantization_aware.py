@@ -156,6 +156,13 @@ def test_another_network_and_frozen_parts_are_refused(small_run, trained):
         fit(small_run("qat=int8", f"qat.checkpoint={trained}", "task.freeze=c3", "overwrite=true"))
 
 
+def test_classes_in_another_order_are_refused():
+    built, source = (task_of("mnv2_035") for _ in range(2))
+    source.classes = Classes(("a", "c", "b"), source.classes.palette)
+    with pytest.raises(ValueError, match=r"qat\.checkpoint=x\.ckpt knows the classes a, c, b\.\.\., not a, b, c"):
+        QuantizationAware("x.ckpt").prepare(built, source)
+
+
 def test_what_is_rounded_in_training_is_what_the_export_rounds(tmp_path, monkeypatch):
     torch.manual_seed(2)
     built, pictures = task_of("mnv1_025", "classification"), Pictures(4, 96)
