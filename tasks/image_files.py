@@ -11,18 +11,22 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+from tasks.image_headers import not_decoded, stated_pixels, without_texts
+
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif",
+    ".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".ras", ".sr",
+)  # fmt: skip
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 MAX_PIXELS = 178_956_970  # of an image; more is refused unread, as by Pillow. 13 times a 4K picture, 0.5 GB in memory
 _REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
             8: cv2.IMREAD_REDUCED_COLOR_8}  # fmt: skip
 _ORIENTATION = 274  # EXIF's tag; 5 to 8 swap height and width
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_WIDTH, _HEIGHT = 256, 257  # TIFF's tags
 logger = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # from half of what is refused
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors here name the file, OpenCV's lines do not
 
 
 def is_image(path: str | Path) -> bool:
@@ -43,7 +47,8 @@ def read_image(path: str | Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is empty, cut off, damaged, no image, or states more than `MAX_PIXELS`.
+        ValueError: the file is empty, cut off, damaged, no image, of samples that are no whole numbers of 8 or 16
+            bits, or states more than `MAX_PIXELS`.
     """
     return decode_image(Path(path).read_bytes(), path)
 
@@ -54,7 +59,22 @@ def decode_image(data: bytes, name: str | Path, *, reduction: int = 1) -> np.nda
     Args:
         reduction: 1, 2, 4 or 8: decode at that fraction of the size, rounded up. Only a JPEG is faster for it.
     """
-    return cv2.cvtColor(_decode(name, data, _REDUCED[reduction]), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(decode_as(name, data, _REDUCED[reduction]), cv2.COLOR_BGR2RGB)
+
+
+def decode_as(name: str | Path, data: bytes, flags: int) -> np.ndarray:
+    """As OpenCV's `imdecode` with its flags, BGR; `name` and errors as of `decode_image`."""
+    plain = without_texts(data)
+    stated = stated_pixels(plain)
+    if stated and stated > MAX_PIXELS:
+        raise ValueError(
+            f"{name} states more than the {MAX_PIXELS} px that are decoded; is it damaged, or to be cut into tiles?"
+        )
+    with suppress(cv2.error):  # what it says is OpenCV's own line of code
+        pixels = cv2.imdecode(np.frombuffer(plain, np.uint8), flags) if stated else None
+        if pixels is not None:
+            return pixels
+    raise ValueError(not_decoded(name, data))
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -76,13 +96,15 @@ def decode_pil(data: bytes, name: str | Path) -> Image.Image:
         ValueError: The bytes are no image, damaged, or state more than `MAX_PIXELS`.
     """
     try:
-        with Image.open(BytesIO(data)) as image:
+        with Image.open(BytesIO(without_texts(data))) as image:
             if image.mode[0] not in "IF":
                 image.load()
                 upright = ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) > 1 else image
                 return upright.convert("RGB")
+    except UnidentifiedImageError:
+        pass  # a TIFF that OpenCV alone knows
     except Exception as error:  # PIL raises whatever comes up in a damaged file
-        raise ValueError(f"{name} cannot be decoded as an image: {error or type(error).__name__}") from error
+        raise ValueError(f"{not_decoded(name, data)} ({error or type(error).__name__})") from error
     return Image.fromarray(decode_image(data, name))
 
 
@@ -96,8 +118,8 @@ def read_mask(path: str | Path) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: the file is no image, holds colours instead of class ids, or an id above 255; as `read_image`.
     """
-    data = Path(path).read_bytes()
-    mask = _decode(path, data, cv2.IMREAD_UNCHANGED)
+    data = without_texts(Path(path).read_bytes())
+    mask = decode_as(path, data, cv2.IMREAD_UNCHANGED)
     if mask.ndim == 3:  # OpenCV turns palette indices into colours
         indices = _palette_indices(data)
         if indices is None:
@@ -222,44 +244,11 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # same folder, same suffix
 
 
-def _decode(path: str | Path, data: bytes, flags: int) -> np.ndarray:
-    stated = _stated_pixels(data)
-    if stated and stated > MAX_PIXELS:
-        raise ValueError(
-            f"{path} states more than the {MAX_PIXELS} px that are decoded; is it damaged, or to be cut into tiles?"
-        )
-    with suppress(cv2.error):  # what it says is OpenCV's own line of code
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if stated else None
-        if pixels is not None:
-            return pixels
-    raise ValueError(f"{path} cannot be decoded as an image; are its {len(data)} bytes damaged, or something else?")
-
-
-def _stated_pixels(data: bytes) -> int | float | None:
-    """Height times width as a file's header has them, without decoding; None if it is of no format that is known."""
-    try:
-        with Image.open(BytesIO(data)) as image:
-            return math.prod(image.size)
-    except Image.DecompressionBombError:
-        return math.inf
-    except Exception:  # PIL raises whatever comes up in a damaged file
-        return _tiff_pixels(data) if data.startswith(_TIFF) else None
-
-
-def _tiff_pixels(data: bytes) -> int | None:
-    """As `_stated_pixels`, of a TIFF that OpenCV knows and PIL does not: 16 bits in each of three channels, say."""
-    with suppress(Exception):
-        directory, file = TiffImagePlugin.ImageFileDirectory_v2(data[:8]), BytesIO(data)
-        file.seek(directory.next)
-        directory.load(file)
-        return int(directory[_WIDTH]) * int(directory[_HEIGHT])
-    return None
-
-
 def _palette_indices(data: bytes) -> np.ndarray | None:
-    """(H, W) uint8 of a palette image; None for one without a palette."""
+    """(H, W) uint8 of a palette image, or of a GIF in grey, whose palette Pillow leaves out; None for any other."""
     with suppress(Exception), Image.open(BytesIO(data)) as image:
-        return np.array(image, dtype=np.uint8) if image.mode == "P" else None
+        indexed = image.mode == "P" or (image.format, image.mode) == ("GIF", "L")
+        return np.array(image, dtype=np.uint8) if indexed else None
     return None
 
 

@@ -1,8 +1,10 @@
 """What every data module shares: classes, loaders that depend on seed and epoch alone, errors that name a file."""
 
 import copy
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,17 +14,22 @@ import cv2
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import distributed
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 
 from tasks.data.errors import DataError
 from tasks.data.progressive import Progressive
 from tasks.data.workers import WatchedDataset, WatchedLoader
+from tasks.image_depth import Lost, lost_parts
+from tasks.visible_files import suffix_counts, visible_files
 
 Color = tuple[int, int, int]
 SPLITS = ("train", "val")
 # (epoch, index), or (epoch, index, copy): a sample's augmentation is drawn from the seed and these numbers alone
 SampleKey = tuple[int, ...]
+LOOKED_AT = 16  # images of a split whose files are looked at before the first step
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,7 @@ class VisionDataModule(L.LightningDataModule):
         self.num_workers = default_workers() if num_workers is None else _whole("num_workers", num_workers, least=0)
         self._sets: dict[str, Dataset] = {}
         self._resumed: tuple[int, int] | None = None
+        self._told: set[str] = set()
 
     @property
     def num_classes(self) -> int:
@@ -199,11 +207,25 @@ class VisionDataModule(L.LightningDataModule):
         for split in ("train", "val") if stage == "fit" else ("val",):
             if not len(self.dataset(split)):
                 raise DataError(f"the {split} set holds no samples")
+            self._tell_lost(split)
         if stage == "fit" and len(self.dataset("train")) < self.batch_size:
             raise DataError(
                 f"batch_size={self.batch_size} is more than the {len(self.dataset('train'))} training images; "
                 "set data.batch_size to at most that"
             )
+
+    @rank_zero_only
+    def _tell_lost(self, split: str) -> None:
+        """Say once what 8-bit RGB leaves out of a split's images, by some that are spread over it."""
+        if split in self._told:
+            return
+        self._told.add(split)
+        lost, dataset = Lost(), self.dataset(split)
+        for index in np.unique(np.linspace(0, len(dataset) - 1, LOOKED_AT).round().astype(int)).tolist():
+            with suppress(DataError, OSError):  # reading it will say so
+                lost.add(dataset.file(index), lost_parts(dataset.encoded(index)))
+        for line in lost.lines():
+            logger.warning("%s: %s; tools/data.py action=check looks at all", split, line)
 
     def go_on(self, epoch: int, batches: int) -> None:
         """Train from the next loader on with what is left of an epoch.
@@ -279,7 +301,7 @@ def default_workers() -> int:
 
 
 def list_files(folder: Path, accept: Callable[[Path], bool], *, what: str, remedy: str = "set data.root") -> list[Path]:
-    """Sorted files of a folder and its subfolders.
+    """Sorted files of a folder and its subfolders, hidden ones aside; a line tells how many others are passed over.
 
     Args:
         folder: Where to look.
@@ -288,11 +310,15 @@ def list_files(folder: Path, accept: Callable[[Path], bool], *, what: str, remed
         remedy: What errors tell to do.
 
     Raises:
-        DataError: The folder is missing or holds none.
+        DataError: The folder is missing or holds none that counts.
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}; expected {what} there ({remedy})")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and accept(path))
-    if not files:
-        raise DataError(f"{folder} holds no files; expected {what} there ({remedy})")
-    return files
+    files = visible_files(folder)
+    accepted = [path for path in files if accept(path)]
+    if not accepted:
+        held = f"{suffix_counts(files)} files" if files else "no files"
+        raise DataError(f"{folder} holds {held}; expected {what} there ({remedy})")
+    if len(accepted) < len(files):
+        logger.warning("%s: passed over %s", folder, suffix_counts(set(files) - set(accepted)))
+    return accepted

@@ -15,9 +15,9 @@ from rich.progress import track
 from torch.utils.data import Dataset
 
 from tasks.data.base import DataError, VisionDataModule
-from tasks.data.classification import ClassificationDataset
 from tasks.data.detection import DetectionData, DetectionDataset
 from tasks.data.segmentation import IGNORE_INDEX, SegmentationDataset
+from tasks.image_depth import Lost, lost_parts
 from tasks.machine import allowed_cores
 from tasks.metrics import ConfusionMatrix
 
@@ -35,6 +35,7 @@ class Look(NamedTuple):
         shades: Two 64-bit numbers that near-duplicates share: 8x8 mean grey values above their mean, and rising to the
             right; none for an image without any contrast.
         counts: (K, K) int64 confusion of a mask with itself.
+        lost: As `lost_parts` gives it.
     """
 
     problems: list[str]
@@ -44,6 +45,7 @@ class Look(NamedTuple):
     digest: bytes | None = None
     shades: tuple[int, int] | None = None
     counts: torch.Tensor | None = None
+    lost: Sequence[tuple[str, str]] = ()
 
 
 @dataclass
@@ -93,10 +95,13 @@ def look_at(data: VisionDataModule, split: str) -> SplitLooks:
         return SplitLooks(None, problems=[str(error)])
     found = SplitLooks(dataset)
     found.problems += _split_flaws(data, dataset)
+    lost = Lost()
     for look in each(lambda index: _look(data, dataset, index), len(dataset), f"checking {split}"):
         if look.counts is not None:
             found.counts = look.counts if found.counts is None else found.counts + look.counts
         found.looks.append(look._replace(counts=None))
+        lost.add(image_file(dataset, len(found.looks) - 1), look.lost)
+    found.warnings += [f"{split}: {line}" for line in lost.lines()]
     return found
 
 
@@ -149,7 +154,7 @@ def _look(data: VisionDataModule, dataset: Dataset, index: int) -> Look:
     warnings, annotated, counts = [], True, None
     try:
         image, *truth = dataset.read(index)
-        content = _content(dataset, index)
+        content = dataset.encoded(index)
     except DataError as error:
         return Look([str(error), *problems], warnings, annotated)
     if isinstance(dataset, SegmentationDataset):
@@ -161,13 +166,9 @@ def _look(data: VisionDataModule, dataset: Dataset, index: int) -> Look:
         more = _box_flaws(dataset, index, image.shape[:2])
         problems, warnings = problems + more[0], more[1]
     digest = hashlib.blake2b(content, digest_size=16).digest()
-    return Look(problems, warnings, annotated, image.shape[:2], digest, shades(image), counts)
-
-
-def _content(dataset: Dataset, index: int) -> bytes:
-    if isinstance(dataset, ClassificationDataset):
-        return dataset.samples.encoded(index)
-    return image_file(dataset, index).read_bytes()
+    return Look(
+        problems, warnings, annotated, image.shape[:2], digest, shades(image), counts, tuple(lost_parts(content))
+    )
 
 
 def _box_flaws(dataset: DetectionDataset, index: int, size: tuple[int, int]) -> tuple[list[str], list[str]]:

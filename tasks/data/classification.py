@@ -79,6 +79,10 @@ class ClassificationDataset(Dataset):
         except ValueError as error:
             raise DataError(str(error)) from error
 
+    def encoded(self, index: int) -> bytes:
+        """The image file's bytes."""
+        return self.samples.encoded(index)
+
     def file(self, index: int) -> str:
         """How errors name a sample."""
         return str(Path(getattr(self.samples, "folder", ""), self.samples.name(index)))

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,10 @@ class DetectionDataset(Dataset):
             )
         boxes, labels = self.annotations.targets(place)
         return image, boxes.clip(0, np.tile(np.float32(image.shape[1::-1]), 2)), labels
+
+    def encoded(self, index: int) -> bytes:
+        """The image file's bytes."""
+        return Path(self.file(index)).read_bytes()
 
     def file(self, index: int) -> str:
         """How errors name a sample."""

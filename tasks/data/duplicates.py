@@ -1,6 +1,5 @@
 """Images that are there more than once, and images that nothing names."""
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from tasks.data.base import SPLITS, DataError, VisionDataModule
 from tasks.data.check import SplitLooks, image_file, open_plain
 from tasks.data.classification import ClassificationDataset
 from tasks.image_files import is_image
+from tasks.visible_files import visible_files
 
 COMPARED = 20_000  # images up to which every one is compared with every other
 NEAR = 5  # bits, of 128, that near-duplicates may differ by
@@ -105,8 +105,5 @@ def unnamed_images(data: VisionDataModule) -> list[str]:
         named.update(map(str, files))
         folders.update(file.parent for file in files)
     outer = {folder for folder in folders if not any(other in folder.parents for other in folders)}
-    found = set()
-    for folder in outer:
-        for place, _, names in os.walk(folder):
-            found.update(path for name in names if is_image(name) and (path := str(Path(place, name))) not in named)
-    return sorted(found)
+    found = {str(path) for folder in outer for path in visible_files(folder) if is_image(path)}
+    return sorted(found - named)

@@ -1,5 +1,6 @@
 """A user's own classes: one folder of images for each."""
 
+import logging
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,7 +10,10 @@ import numpy as np
 
 from tasks.data.base import DataError
 from tasks.data.classification import ClassificationData, named_classes
-from tasks.image_files import IMAGE_SUFFIXES
+from tasks.image_files import IMAGE_SUFFIXES, is_image
+from tasks.visible_files import is_hidden, suffix_counts
+
+logger = logging.getLogger(__name__)
 
 
 class ImageFiles:
@@ -111,25 +115,37 @@ def class_folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise DataError(f"no folder {folder}; expected one folder of images for each class there (set data.root)")
     with os.scandir(folder) as entries:
-        found = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+        found = sorted(entry.name for entry in entries if not is_hidden(entry.name) and entry.is_dir())
     if not found:
         raise DataError(f"{folder} holds no folders; expected one folder of images for each class there")
     return found
 
 
 def labelled_files(folder: Path, classes: Sequence[str | None]) -> Iterator[tuple[str, int]]:
-    """(name relative to the folder, label) of each image below the folders of the classes; None has no folder."""
+    """(name relative to the folder, label) of each image below the folders of the classes; None has no folder.
+
+    A line tells how many other files there are.
+    """
+    others: list[str] = []
     for label, name in enumerate(classes):
         if name is not None:
-            yield from ((file, label) for file in image_names(folder / name, f"{name}/"))
+            yield from ((file, label) for file in image_names(folder / name, f"{name}/", others))
+    if others:
+        logger.warning("%s: passed over %s", folder, suffix_counts(others))
 
 
-def image_names(folder: str | Path, prefix: str = "") -> Iterator[str]:
-    """Names of the images in a folder and those below it, sorted in each, with a prefix; hidden ones are left out."""
+def image_names(folder: str | Path, prefix: str = "", others: list[str] | None = None) -> Iterator[str]:
+    """Names of the images in a folder and those below it, sorted in each, with a prefix; hidden ones are left out.
+
+    Args:
+        others: Takes the names of other files.
+    """
     with os.scandir(folder) as entries:
-        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        found = sorted((entry for entry in entries if not is_hidden(entry.name)), key=lambda entry: entry.name)
     for entry in found:
         if entry.is_dir():
-            yield from image_names(entry.path, f"{prefix}{entry.name}/")
-        elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+            yield from image_names(entry.path, f"{prefix}{entry.name}/", others)
+        elif is_image(entry.name):
             yield prefix + entry.name
+        elif others is not None:
+            others.append(entry.name)

@@ -16,6 +16,7 @@ from torchvision.models import MobileNet_V2_Weights
 from tasks.data.base import DataError
 from tasks.data.classification import ClassificationData, named_classes
 from tasks.data.folders import ImageFiles, class_folders, image_names, labelled_files
+from tasks.visible_files import is_hidden
 
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
 LABEL_FILES = (
@@ -67,7 +68,11 @@ class ImageNetData(ClassificationData):
 
     def samples(self, split: str) -> ImageFiles:
         folder = self.folders[split]
-        if split == "val" and folder.is_dir() and not any(path.is_dir() for path in folder.iterdir()):
+        if (
+            split == "val"
+            and folder.is_dir()
+            and not any(p.is_dir() and not is_hidden(p.name) for p in folder.iterdir())
+        ):
             return ImageFiles(folder, self._official(folder))
         found = set(class_folders(folder))
         unknown = sorted(found - set(synsets()))

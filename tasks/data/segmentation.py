@@ -99,6 +99,10 @@ class SegmentationDataset(Dataset):
             image, mask = self.augmentations[self.progressive.number(epoch)](image, mask, seed)
         return {"image": torch.from_numpy(image), "mask": torch.from_numpy(mask), "name": self.pairs[index][0].name}
 
+    def encoded(self, index: int) -> bytes:
+        """The image file's bytes."""
+        return Path(self.file(index)).read_bytes()
+
     def file(self, index: int) -> str:
         """How errors name a sample."""
         return str(self.pairs[index][0])

@@ -1,0 +1,89 @@
+"""What the header of an image file tells, without decoding it; and PNGs without what decoders stumble over."""
+
+import math
+import struct
+import zlib
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, TiffImagePlugin
+
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_WIDTH, _HEIGHT, BITS, CHANNELS, _FORMAT = 256, 257, 258, 277, 339  # TIFF's tags
+_FLOAT = 3  # TIFF's sample format
+PNG = b"\x89PNG\r\n\x1a\n"
+_TEXTS = {b"tEXt", b"zTXt", b"iTXt", b"iCCP"}  # chunks that say nothing of the pixels and meet limits of decoders
+_OTHER_FORMATS = {b"v/1\x01": "OpenEXR", b"#?RA": "Radiance HDR", b"PF\n": "PFM", b"Pf\n": "PFM", b"8BPS": "Photoshop"}
+
+
+def without_texts(data: bytes) -> bytes:
+    """Leave texts, the colour profile and ancillary chunks of a wrong checksum out of a PNG file's bytes.
+
+    None of these changes a pixel, but Pillow and libpng refuse, or complain of, what is large or damaged in them.
+    Files of other formats come back as they are.
+    """
+    if not data.startswith(PNG):
+        return data
+    kept, place = [data[: len(PNG)]], len(PNG)
+    while place + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", data[place : place + 8])
+        end = place + 12 + length
+        ancillary, whole = bool(kind[0] & 0x20), end <= len(data)
+        dropped = kind in _TEXTS or (
+            ancillary and whole and zlib.crc32(data[place + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big")
+        )
+        if not (dropped and whole):
+            kept.append(data[place:end])
+        place = end
+    return b"".join([*kept, data[place:]])
+
+
+def stated_pixels(data: bytes) -> int | float | None:
+    """Height times width as a file's header has them, without decoding; None if it is of no format that is known."""
+    try:
+        with Image.open(BytesIO(data)) as image:
+            return math.prod(image.size)
+    except Image.DecompressionBombError:
+        return math.inf
+    except Exception:  # PIL raises whatever comes up in a damaged file
+        return _tiff_pixels(data) if data.startswith(TIFF) else None
+
+
+def _tiff_pixels(data: bytes) -> int | None:
+    """As `stated_pixels`, of a TIFF that OpenCV knows and PIL does not: 16 bits in each of three channels, say."""
+    tags = tiff_numbers(data)
+    return tags[_WIDTH][0] * tags[_HEIGHT][0] if tags.keys() >= {_WIDTH, _HEIGHT} else None
+
+
+def tiff_numbers(data: bytes) -> dict[int, tuple[int, ...]]:
+    """{tag: whole numbers} of the first page of a TIFF; empty where it cannot be read, or is none."""
+    found = {}
+    with suppress(Exception):  # PIL raises whatever comes up in a damaged file
+        directory, file = TiffImagePlugin.ImageFileDirectory_v2(data[:8]), BytesIO(data)
+        file.seek(directory.next)
+        directory.load(file)
+        for tag, value in directory.items():
+            values = value if isinstance(value, tuple) else (value,)
+            if values and all(isinstance(number, int) for number in values):
+                found[tag] = values
+    return found
+
+
+def not_decoded(path: str | Path, data: bytes) -> str:
+    """Say why a file is no picture, as far as its header tells."""
+    tags = tiff_numbers(data) if data.startswith(TIFF) else {}
+    bits, channels = max(tags.get(BITS, (1,))), tags.get(CHANNELS, (1,))[0]
+    remedy = "expected whole numbers of 8 or 16 bits; save it as PNG, scaled to them"
+    if _FLOAT in tags.get(_FORMAT, ()):
+        return f"{path} holds {bits}-bit float samples; {remedy}"
+    if bits > 16:
+        return f"{path} holds {bits}-bit samples; {remedy}"
+    if channels > 4:
+        return f"{path} holds {channels} channels; expected 1 (grey), 3 (RGB) or 4; save three of them as RGB"
+    name = next((name for start, name in _OTHER_FORMATS.items() if data.startswith(start)), None)
+    if data[4:8] == b"ftyp" and data[8:11] in (b"hei", b"hev", b"mif"):
+        name = "HEIC"
+    if name:
+        return f"{path} is a {name} file, which is not decoded here; save it as PNG or JPEG"
+    return f"{path} cannot be decoded as an image; are its {len(data)} bytes damaged, or something else?"
