@@ -125,6 +125,10 @@ class VisionTask(L.LightningModule, ABC):
     ) -> list:
         """Final predictions, one for each image, at the (H, W) px given; the network saw images of `input_size`."""
 
+    def take_ids(self, ids: Sequence[int]) -> None:
+        """Write results with a data set's own number of each class, where they hold such numbers."""
+        return
+
     @abstractmethod
     def picture_samples(self, batch: dict, outputs: dict) -> list:
         """What a sheet shows of a validated batch, one sample an image; `outputs` came from `validation_step`."""

@@ -105,8 +105,11 @@ def evaluate_boxes(
     kept = np.isin(results.category_ids, list(truth.categories))
     if not kept.all():
         columns = {name: column[kept] for name, column in columns.items()}
+    # hotcoco takes no negative ids, and none that a float64 cannot hold
+    columns["image_ids"] = np.searchsorted(truth.images, columns["image_ids"])
+    columns["category_ids"] = np.searchsorted(list(truth.categories), columns["category_ids"])
     limits = sorted({min(limit, max_detections) for limit in (1, 10)} | {max_detections})
-    precision, recall = ENGINES[engine](truth, columns, limits)
+    precision, recall = ENGINES[engine](truth.numbered(), columns, limits)
     precision, recall = (np.where(values > -1, values, math.nan) for values in (precision, recall))
     numbers, classes = _numbers(precision, recall, limits), _classes(truth, precision, recall)
     return CocoScores(

@@ -34,6 +34,9 @@ class DetectionTask(VisionTask):
         loss: Settings of the head's loss: `MultiboxLoss`, `SigmoidFocalLoss` or `GFLLoss`.
         score_threshold, candidates, iou_threshold, max_detections: As in `select_detections`.
         evaluator: Engine of the validation's scores, as in `evaluate_boxes`.
+
+    Raises:
+        ValueError: A setting is out of its range.
     """
 
     kind = "detection"
@@ -55,6 +58,12 @@ class DetectionTask(VisionTask):
             "score_threshold": score_threshold, "candidates": candidates, "iou_threshold": iou_threshold,
             "max_detections": max_detections,
         }  # fmt: skip
+        for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"task.{name}={value}: expected a number from 0 to 1")
+        for name, value in (("candidates", candidates), ("max_detections", max_detections)):
+            if value < 1:
+                raise ValueError(f"task.{name}={value}: expected 1 or more")
         self.evaluator = evaluator
         self.category_ids = np.array(classes.ids or range(1, 1 + len(classes)))  # of the results, by label
         self.truth: GroundTruth | None = None  # of the validation set, once it is known
@@ -92,6 +101,9 @@ class DetectionTask(VisionTask):
                 "detections are judged by a data module's ground_truth('val'), which loaders alone do not have; give "
                 "the trainer datamodule=, or set task.truth = GroundTruth.from_coco(<annotations as in COCO's JSON>)"
             )
+
+    def take_ids(self, ids: Sequence[int]) -> None:
+        self.category_ids = np.array(ids)
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()

@@ -1,6 +1,7 @@
 """What a detection score is computed from, as flat arrays: the ground truth of a set and the detections on it."""
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 _COLUMNS = {"image_ids": np.int64, "boxes": np.float64, "scores": np.float64, "category_ids": np.int64}
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +77,14 @@ class GroundTruth:
             crowd=np.array([bool(one.get("iscrowd")) for one in kept], bool),
         )  # fmt: skip
 
+    def numbered(self) -> "GroundTruth":
+        """The same with images and categories numbered 0, 1, 2 ... in order of their ids."""
+        return replace(
+            self, images=np.arange(len(self.images)), categories=dict(enumerate(self.categories.values())),
+            image_ids=np.searchsorted(self.images, self.image_ids),
+            category_ids=np.searchsorted(list(self.categories), self.category_ids),
+        )  # fmt: skip
+
     def of_images(self, images: Iterable[int]) -> "GroundTruth":
         """The part of some of the images."""
         chosen = np.array(sorted(images), np.int64)
@@ -132,6 +142,13 @@ class DetectionResults:
         self.images |= other.images
         return self
 
+    def with_boxes(self, boxes: np.ndarray) -> "DetectionResults":
+        """The same detections with other boxes, (D, 4) xywh px."""
+        twin = DetectionResults(self.source)
+        twin._append(self.image_ids, boxes, self.scores, self.category_ids)
+        twin.images = set(self.images)
+        return twin
+
     def __len__(self) -> int:
         return len(self.scores)
 
@@ -170,8 +187,13 @@ class DetectionResults:
         ]
 
     @classmethod
-    def from_json(cls, path: str | Path) -> "DetectionResults":
+    def from_json(cls, path: str | Path, truth: Mapping[str, Sequence[Mapping]] | None = None) -> "DetectionResults":
         """Read a file in COCO's results form, whoever wrote it.
+
+        Args:
+            path: The file.
+            truth: Ground truth in COCO's form. Detections that also state names, a "category" or "category_name" and a
+                "file_name", get the ids that it has for these.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -188,6 +210,8 @@ class DetectionResults:
         for place, entry in enumerate(content):
             if not _is_result(entry):
                 raise ValueError(f"{path}: entry {place} is {str(entry)[:200]}; expected COCO's results form {form}")
+        if truth is not None and content:
+            content = _by_name(content, truth, path)
         results = cls(str(path))
         results._append(
             np.array([entry["image_id"] for entry in content], np.int64),
@@ -236,13 +260,40 @@ def _listed(content: Mapping, key: str) -> dict[int, str]:
     )
     if not sound:
         raise ValueError(f"the ground truth's {key} are no list of objects with an id, a whole number, and a name")
+    if len({one["id"] for one in entries}) < len(entries):
+        raise ValueError(f"two of the ground truth's {key} have one id; each needs its own")
     return {one["id"]: str(one.get("name")) for one in sorted(entries, key=lambda one: one["id"])}
+
+
+def _by_name(content: list[dict], truth: Mapping[str, Sequence[Mapping]], path: str | Path) -> list[dict]:
+    """Results with the ground truth's ids of the categories and images that they name."""
+    for key in ("category", "category_name"):
+        if all(isinstance(entry.get(key), str) for entry in content):
+            ids = {str(one["name"]): one["id"] for one in truth["categories"]}
+            if unknown := sorted({entry[key] for entry in content} - ids.keys()):
+                logger.warning(
+                    "%s: %d of its categories are none of the ground truth's and do not count, such as %r",
+                    path, len(unknown), unknown[0],
+                )  # fmt: skip
+            stray = max(ids.values(), default=0) + 1  # an id that the ground truth lacks
+            content = [entry | {"category_id": ids.get(entry[key], stray)} for entry in content]
+            break
+    if all(isinstance(entry.get("file_name"), str) for entry in content):
+        files = {one["file_name"]: one["id"] for one in truth["images"] if "file_name" in one}
+        if all(entry["file_name"] in files for entry in content):
+            content = [entry | {"image_id": files[entry["file_name"]]} for entry in content]
+    return content
 
 
 def _is_number(value: object, kinds: type | tuple = (int, float)) -> bool:
     """Whether it is one that arrays hold."""
     fits = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
     return fits and isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    """Whether it is a whole number, written as 42 or as 42.0."""
+    return _is_number(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) < 2**53)
 
 
 def _is_box(value: object) -> bool:
@@ -255,6 +306,6 @@ def _is_annotation(one: object) -> bool:
 
 def _is_result(entry: object) -> bool:
     return (
-        isinstance(entry, dict) and _is_number(entry.get("image_id"), int) and _is_number(entry.get("category_id"), int)
+        isinstance(entry, dict) and _is_whole(entry.get("image_id")) and _is_whole(entry.get("category_id"))
         and _is_box(entry.get("bbox")) and _is_number(entry.get("score"))
     )  # fmt: skip

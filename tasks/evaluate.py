@@ -3,25 +3,30 @@
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tasks.base import Table, VisionTask
+from tasks.box_forms import box_form_notes, box_form_shares
 from tasks.build import Config, build_data, build_task, connect, make, plain
 from tasks.callbacks import PredictionSheet
-from tasks.checkpoint import load_task
+from tasks.checkpoint import load_task, read_checkpoint
+from tasks.class_matching import match_classes
 from tasks.coco_eval import evaluate_boxes
 from tasks.data.base import VisionDataModule
 from tasks.deploy.backend import load_runtime
-from tasks.deploy.deployed import deployed_task
+from tasks.deploy.deployed import deployed_task, fixed_settings
 from tasks.deploy.profile import profile
 from tasks.detection import score_report
-from tasks.detection_results import DetectionResults
+from tasks.detection_results import DetectionResults, GroundTruth
 from tasks.fit import quiet
 from tasks.input_sizes import InputSizes, size_text
 from tasks.logs import write_json
+from tasks.result_folders import free_folder, is_of, same_settings
 from tasks.trainer_settings import evaluation_settings
 
+RECORD = "evaluation.json"
 logger = logging.getLogger(__name__)
 
 
@@ -30,7 +35,8 @@ def evaluate(config: Config) -> tuple[dict[str, float | str], list[Table]]:
 
     A task leaves evaluation.png as well; for detection detections.json and precision_recall.png; for classification
     confusion.png, per_class.csv and predictions.csv. They go to `output_dir`, else beside checkpoint or artifact, or
-    for weights to runs/evaluation-{task}-{backbone}; `predictions` leaves precision_recall.png beside the file.
+    for weights to runs/evaluation-{task}-{backbone}; `predictions` leaves precision_recall.png beside the file. An
+    evaluation on other data or with other settings than the training's goes to evaluation-2, -3 ... in that folder.
 
     Args:
         config: As stored in the checkpoint, with what the command line changed; or with `predictions` and `data`; or
@@ -56,28 +62,21 @@ def evaluate(config: Config) -> tuple[dict[str, float | str], list[Table]]:
 def evaluate_checkpoint(config: Config) -> tuple[dict[str, float | str], list[Table]]:
     """As `evaluate`, of `config.checkpoint`."""
     task = load_task(config["checkpoint"], config)
-    data = _same_classes(task, build_data(config))
-    return _validate(task, data, config, output_folder(config), {"checkpoint": str(config["checkpoint"])})
+    stored = read_checkpoint(config["checkpoint"])["config"]
+    origin = {"checkpoint": str(config["checkpoint"])}
+    return _validate(task, build_data(config), config, output_folder(config), origin, stored)
 
 
 def evaluate_artifact(config: Config) -> tuple[dict[str, float | str], list[Table]]:
     """As `evaluate`, of `config.artifact`, through its runtime, at its input size."""
     runtime = load_runtime(config["artifact"], threads=config["threads"])
-    task = deployed_task(runtime, runtime.manifest, config)
-    data = _same_classes(task, build_data(config))
+    stored = runtime.manifest.config
+    fixed_settings(config, runtime.manifest)
+    task, data = deployed_task(runtime, runtime.manifest, config), build_data(config)
     data.set_image_size(runtime.manifest.image_size)
-    here = {"accelerator": "cpu", "devices": 1, "strategy": "auto"}
+    here = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1}
     config = plain(config) | {"trainer": plain(config["trainer"]) | here}
-    return _validate(task, data, config, output_folder(config), {"artifact": str(config["artifact"])})
-
-
-def _same_classes(task: VisionTask, data: VisionDataModule) -> VisionDataModule:
-    if data.classes.names != task.classes.names:
-        raise ValueError(
-            f"the checkpoint knows {len(task.classes)} classes ({', '.join(task.classes.names[:4])}...), the data "
-            f"has {data.num_classes} ({', '.join(data.classes.names[:4])}...); evaluate on data with the same classes"
-        )
-    return data
+    return _validate(task, data, config, output_folder(config), {"artifact": str(config["artifact"])}, stored)
 
 
 def evaluate_weights(config: Config) -> tuple[dict[str, float | str], list[Table]]:
@@ -94,16 +93,29 @@ def evaluate_weights(config: Config) -> tuple[dict[str, float | str], list[Table
     task = build_task(config, data.classes).eval()
     name = "-".join(str(config["choices"].get(group, group)) for group in ("task", "backbone"))
     folder = Path(config["output_dir"] or Path("runs") / f"evaluation-{name}").expanduser()
-    return _validate(task, data, config, folder, {key: str(source) for key, source in weights.items()})
+    origin = {key: str(source) for key, source in weights.items()}
+    return _validate(task, data, config, folder, origin, task.config)
 
 
 def _validate(
-    task: VisionTask, data: VisionDataModule, config: Config, folder: Path, origin: Mapping[str, Any]
-) -> tuple[dict[str, float | str], list[Table]]:
-    """Score at each size that the data asks for, and leave the files of the last."""
+    task: VisionTask, data: VisionDataModule, config: Config, folder: Path, origin: Mapping[str, Any],
+    stored: Mapping[str, Any],
+) -> tuple[dict[str, float | str], list[Table]]:  # fmt: skip
+    """Score at each size that the data asks for, and leave the files of the last.
+
+    Args:
+        folder: Where they go, if what is there is not of something else.
+        origin: What is scored.
+        stored: Configuration that it was trained with: with its settings the evaluation is its own.
+    """
     if hasattr(task, "evaluator"):
         task.evaluator = config["evaluator"]
     connect(task, data)
+    match_classes(task, data)
+    settings = {**origin, "data": task.config["data"], "task": task.config["task"]}
+    if config["trainer"].get("limit_val_batches") is not None:
+        settings["limit_val_batches"] = config["trainer"]["limit_val_batches"]
+    folder = _evaluation_folder(config, folder, settings, stored)
     data.setup("validate")
     folder.mkdir(parents=True, exist_ok=True)
     seen = InputSizes()
@@ -136,9 +148,8 @@ def _validate(
     elif tables:  # a task without has all of the result printed
         seen_at = ("evaluated", ("images", "input size (H x W) [px]"), [(result["images"], result["input_size"])])
         tables = [*tables, seen_at]
-    settings = {**origin, "data": task.config["data"], "task": task.config["task"]}
-    write_json(folder / "evaluation.json", {**result, **settings})
-    logger.info("written: %s", folder / "evaluation.json")
+    write_json(folder / RECORD, {**result, **settings})
+    logger.info("written: %s", folder / RECORD)
     return result, tables
 
 
@@ -165,17 +176,51 @@ def evaluate_predictions(config: Config) -> tuple[dict[str, float | str], list[T
     data = build_data(config)
     if not hasattr(data, "ground_truth"):
         raise ValueError("predictions= holds boxes, which this data has none of; give data=coco or data=voc")
-    scores = evaluate_boxes(
-        data.ground_truth("val"), DetectionResults.from_json(path), engine=config["evaluator"], curves=True
-    )
-    folder = Path(config["output_dir"] or path.parent).expanduser()
+    content = data.ground_truth("val")
+    truth, results = GroundTruth.from_coco(content), DetectionResults.from_json(path, content)
+    scores = evaluate_boxes(truth, results, engine=config["evaluator"], curves=True)
+    sizes = {one["id"]: (one["height"], one["width"]) for one in content["images"]}
+    doubts = box_form_notes(results, truth, sizes, scores.numbers["AP50"])
+    scores = replace(scores, notes=(*doubts, *scores.notes))
+    settings = {"predictions": str(path), "data": plain(config["data"])}
+    folder = _evaluation_folder(config, path.parent, settings, settings)
     folder.mkdir(parents=True, exist_ok=True)
     result, tables = score_report(scores, folder)
     result |= {"images": scores.images}
-    settings = {"predictions": str(path), "data": plain(config["data"])}
-    write_json(folder / "evaluation.json", {**result, **settings})
-    logger.info("written: %s", folder / "evaluation.json")
+    told = {"notes": list(scores.notes), "box_forms": box_form_shares(results, sizes)}
+    write_json(folder / RECORD, {**result, **told, **settings})
+    logger.info("written: %s", folder / RECORD)
     return result, tables
+
+
+def _evaluation_folder(config: Config, beside: Path, settings: Mapping[str, Any], stored: Mapping[str, Any]) -> Path:
+    """Where an evaluation goes without replacing one of something else.
+
+    It is `output_dir`; else `beside`, where the evaluation of a checkpoint with its own settings goes; else
+    evaluation-2, -3 ... in it.
+
+    Args:
+        settings: As evaluation.json states them.
+        stored: Configuration whose data and task are the own.
+
+    Raises:
+        ValueError: `output_dir` is the folder of a run or an artifact and holds another evaluation.
+    """
+    parts = [part for part in ("data", "task") if part in settings]
+    own = "limit_val_batches" not in settings and all(same_settings(settings[key], stored.get(key)) for key in parts)
+    if config["output_dir"]:
+        folder = Path(config["output_dir"]).expanduser()
+        kept = (folder / "manifest.json").is_file() or any(folder.glob("*.ckpt"))
+        replaces = (folder / RECORD).is_file() and not is_of(folder / RECORD, settings)
+        if kept and replaces and not config["overwrite"]:
+            raise ValueError(
+                f"{folder} holds the evaluation of something else, or with other settings; give another output_dir=, "
+                "or overwrite=true"
+            )
+        return folder
+    if own:
+        return free_folder(beside, beside / "evaluation", RECORD, settings)
+    return free_folder(beside / "evaluation-2", beside / "evaluation", RECORD, settings)
 
 
 def output_folder(config: Config, default: str = "") -> Path:

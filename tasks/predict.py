@@ -1,5 +1,6 @@
 """Predictions for a user's own pictures: drawn, written down, summed up."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,21 +10,29 @@ import torch
 from rich.progress import track
 
 from tasks.base import Table, VisionTask
-from tasks.build import Config, build_data, plain
+from tasks.build import Config, plain
 from tasks.checkpoint import load_task
 from tasks.data.base import list_files
 from tasks.deploy.backend import load_runtime
-from tasks.deploy.deployed import deployed_task
+from tasks.deploy.deployed import deployed_task, fixed_settings
 from tasks.evaluate import needed_checkpoint, output_folder
-from tasks.image_files import VideoWriter, frame_rate, frames, is_image, is_video, read_image, write_image
+from tasks.image_depth import Lost, lost_parts
+from tasks.image_files import VideoWriter, decode_image, frame_rate, frames, is_image, is_video, write_image
 from tasks.logs import write_json
 from tasks.predictors import ClassificationPredictor, DetectionPredictor, Predictor, SegmentationPredictor
+from tasks.result_folders import free_folder, is_of
+from tasks.stored_sizes import stored_image_size
+
+SUMMARY, RECORD = "predictions.json", "predictions_source.json"
+MADE = ("_overlay.png", "_overlay.mp4", "_classes.png")  # how the names of what is written end
+logger = logging.getLogger(__name__)
 
 
 def predict(config: Config) -> tuple[Path, list[Table]]:
-    """Look at an image, every image of a folder, or a video.
+    """Look at an image, a video, or every image and video of a folder.
 
-    Leaves in `output_dir` (or predictions/ beside checkpoint or artifact): {name}_overlay.png (or .mp4) with what was
+    Leaves in `output_dir` (or predictions/ beside checkpoint or artifact; predictions-2, -3 ... where that holds those
+    of another source): {name}_overlay.png (or .mp4) with what was
     found drawn over the picture; for segmentation {name}_classes.png with the class id of every pixel (images only);
     and predictions.json: each class's share, detections in COCO's results form, or the likeliest classes.
 
@@ -34,30 +43,70 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
         The folder, and the summary as a table.
 
     Raises:
-        ValueError, FileNotFoundError: The checkpoint or the source is not as it should be.
+        ValueError, FileNotFoundError: The checkpoint, the source or a setting is not as it should be, or `output_dir`
+            holds the predictions of another source, which `overwrite` does not allow to be replaced.
     """
     if not config["artifact"]:
         needed_checkpoint(config)
+    for key, what in (("min_score", "scores are"), ("opacity", "it is")):
+        if not 0 <= config[key] <= 1:
+            raise ValueError(f"{key}={config[key]}: {what} from 0 to 1; give {key}=0.3, say")
     if not config["source"]:
         raise ValueError("no source is given; give source=<image, folder or video>")
     source = Path(config["source"]).expanduser()
     if not source.exists():
         raise FileNotFoundError(f"no image, folder or video at {source}")
+    files = _files(source)
     predictor = _predictor(*_task(config))
-    folder = output_folder(config, "predictions")
-    failures: list[str] = []
-    files: list[Path] = []
-    if is_video(source):
-        _video(predictor, source, folder / f"{source.stem}_overlay.mp4")
-    else:
-        files = (
-            [source] if source.is_file() else list_files(source, is_image, what="images", remedy="give source=<folder>")
-        )
-        failures = _images(predictor, source, files, folder)
-    write_json(folder / "predictions.json", predictor.summary())
+    folder = _folder(config, source)
+    failures, lost = _predict(predictor, source, files, folder)
+    for line in lost.lines():
+        logger.warning("%s", line)
+    write_json(folder / SUMMARY, predictor.summary())
     if failures:
         raise ValueError(f"{len(failures)} of {len(files)} pictures cannot be read; the others are done. {failures[0]}")
     return folder, [(f"predictions in {folder}", ("source", predictor.heading), predictor.rows())]
+
+
+def _files(source: Path) -> list[Path]:
+    """The source, or the pictures and videos in it that are no predictions of an earlier command."""
+    if source.is_file():
+        return [source]
+    remedy = "give source=<image, folder or video>"
+    found = list_files(source, lambda path: is_image(path) or is_video(path), what="pictures or videos", remedy=remedy)
+    files = [path for path in found if not _is_made(path, source)]
+    if len(files) < len(found):
+        logger.warning("%s: passed over %d predictions of an earlier command", source, len(found) - len(files))
+    if not files:
+        raise ValueError(f"{source} holds nothing but predictions; {remedy}")
+    return files
+
+
+def _is_made(path: Path, source: Path) -> bool:
+    """Whether a file below the source is a prediction: it is called like one, and a folder above it is marked so."""
+    above = [source.joinpath(*part.parts) for part in path.relative_to(source).parents]
+    marked = any((folder / name).is_file() for folder in above for name in (RECORD, SUMMARY))
+    return path.name.endswith(MADE) and marked
+
+
+def _folder(config: Config, source: Path) -> Path:
+    """The output folder, marked as that of this source.
+
+    Raises:
+        ValueError: `output_dir` holds the predictions of another source.
+    """
+    origin = {"source": str(source.resolve())}
+    folder = output_folder(config, "predictions")
+    if not config["output_dir"]:
+        if (folder / SUMMARY).is_file() and not (folder / RECORD).is_file():  # of a version that kept no record
+            write_json(folder / RECORD, {"source": None})
+        folder = free_folder(folder, folder, RECORD, origin)
+    elif (folder / SUMMARY).is_file() and not is_of(folder / RECORD, origin) and not config["overwrite"]:
+        raise ValueError(
+            f"{folder} holds the predictions of another source; give another output_dir=, or overwrite=true"
+        )
+    write_json(folder / RECORD, origin)
+    return folder
 
 
 def _task(config: Config) -> tuple[VisionTask, Config]:
@@ -66,6 +115,7 @@ def _task(config: Config) -> tuple[VisionTask, Config]:
         task = load_task(config["checkpoint"], config)
         return task.to("cuda" if torch.cuda.is_available() else "cpu"), config
     runtime = load_runtime(config["artifact"], threads=config["threads"])
+    fixed_settings(config, runtime.manifest)
     task, size = deployed_task(runtime, runtime.manifest, config), runtime.manifest.image_size
     if config["image_size"]:
         raise ValueError(f"the artifact sees {size[0]}x{size[1]} px; leave image_size= out")
@@ -77,34 +127,41 @@ def _predictor(task: VisionTask, config: Config) -> Predictor:
         return SegmentationPredictor(task, config["image_size"], opacity=config["opacity"])
     if task.kind == "classification":
         return ClassificationPredictor(task, config["image_size"])
-    size = tuple(config["image_size"] or build_data(config).image_size)
+    size = config["image_size"] or stored_image_size(config)
     return DetectionPredictor(task, size, min_score=config["min_score"])
 
 
-def _images(predictor: Predictor, source: Path, files: list[Path], folder: Path) -> list[str]:
+def _predict(predictor: Predictor, source: Path, files: list[Path], folder: Path) -> tuple[list[str], Lost]:
+    """Look at all files; return what cannot be read, and what is lost of the pictures."""
     stems = Counter(path.with_suffix("") for path in files)
-    failures = []
+    failures, lost = [], Lost()
     for path in track(files, description="predicting", transient=True):
+        name = path.relative_to(source) if source.is_dir() else Path(path.name)
+        target = name.with_suffix("") if stems[path.with_suffix("")] == 1 else name
         try:
-            image = read_image(path)
+            if is_video(path):
+                _video(predictor, path, str(name), folder / f"{target}_overlay.mp4")
+                continue
+            data = path.read_bytes()
+            image = decode_image(data, path)
         except (ValueError, OSError) as error:
+            if len(files) == 1:
+                raise
             failures.append(str(error))
             continue
+        lost.add(path, lost_parts(data))
         found = predictor.find(image)
-        name = path.relative_to(source) if source.is_dir() else Path(path.name)
         predictor.add(found, str(name))
-        if stems[path.with_suffix("")] == 1:
-            name = name.with_suffix("")
-        write_image(folder / f"{name}_overlay.png", predictor.draw(image, found))
-        predictor.write(found, folder / name)
-    return failures
+        write_image(folder / f"{target}_overlay.png", predictor.draw(image, found))
+        predictor.write(found, folder / target)
+    return failures, lost
 
 
-def _video(predictor: Predictor, source: Path, target: Path) -> None:
+def _video(predictor: Predictor, source: Path, name: str, target: Path) -> None:
     def drawn() -> Iterator[np.ndarray]:
         for number, frame in enumerate(frames(source)):
             found = predictor.find(frame)
-            predictor.add(found, source.name, number)
+            predictor.add(found, name, number)
             yield predictor.draw(frame, found, whole_legend=True)  # one legend, so that the frames' size stays
 
     with VideoWriter(target, frame_rate(source)) as writer:

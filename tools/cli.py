@@ -21,6 +21,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tasks.checkpoint import read_checkpoint
 from tasks.config import SCHEMAS
 from tasks.deploy.manifest import read_manifest
+from tasks.inference_settings import inference_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -149,8 +150,8 @@ def _store_checkpoint(store: ConfigStore, name: str, values: dict[str, str]) -> 
             raise ValueError(
                 f"{group}={values[group]}: {source} was trained with {group}={chosen.get(group)}, which stays{remedy}"
             )
-    if name != "train":  # a shortened training is no reason to shorten what follows
-        stored["trainer"] |= {key: None for key in stored["trainer"] if key.startswith("limit_")}
+    if name != "train":
+        stored["trainer"] = inference_settings(stored["trainer"])
     own = {"checkpoint": None, "output_dir": None, "overwrite": False}
     store.store("from_checkpoint", OmegaConf.create({**primary, "defaults": defaults, **stored, **own}))
     return "from_checkpoint"

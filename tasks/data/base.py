@@ -15,7 +15,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from torch import distributed
+from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 
 from tasks.data.errors import DataError
@@ -164,6 +164,7 @@ class VisionDataModule(L.LightningDataModule):
         self._sets: dict[str, Dataset] = {}
         self._resumed: tuple[int, int] | None = None
         self._told: set[str] = set()
+        self._labels: Tensor | None = None
 
     @property
     def num_classes(self) -> int:
@@ -194,6 +195,17 @@ class VisionDataModule(L.LightningDataModule):
     def collate(self, samples: list) -> dict:
         """Make a batch."""
         raise NotImplementedError
+
+    def take_labels(self, labels: Sequence[int]) -> None:
+        """Give batches other labels than the data set's own from the next loader on; `classes` stays as it is.
+
+        Args:
+            labels: The label that each of the data set's own becomes.
+        """
+        table = torch.arange(max(256, len(labels)) + 1)  # 255, which no mask counts, stays; so does -1, the last
+        table[-1] = -1
+        table[: len(labels)] = torch.tensor(labels)
+        self._labels = table
 
     def set_image_size(self, image_size: Sequence[int]) -> None:
         """Evaluate at another (H, W) px from the next loader on, where that is not up to the images themselves."""
@@ -259,6 +271,14 @@ class VisionDataModule(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         return self._loader("val", self.val_batch_size, shuffle=False)
 
+    def _batch(self, samples: list) -> dict:
+        """As `collate`, with the labels of `take_labels`."""
+        batch = self.collate(samples)
+        if self._labels is None:
+            return batch
+        changed = {key: batch[key] for key in ("labels", "masks") if key in batch}
+        return batch | {key: self._labels[values.long()].to(values.dtype) for key, values in changed.items()}
+
     def _loader(self, split: str, batch_size: int, *, shuffle: bool) -> DataLoader:
         dataset = self.dataset(split)
         overfits = self.trainer is not None and self.trainer.overfit_batches
@@ -268,7 +288,7 @@ class VisionDataModule(L.LightningDataModule):
             sampler = ResumedSampler(sampler, epoch, batches * batch_size)
         options = {
             "sampler": sampler, "drop_last": shuffle,
-            "num_workers": self.num_workers, "collate_fn": self.collate, "pin_memory": torch.cuda.is_available(),
+            "num_workers": self.num_workers, "collate_fn": self._batch, "pin_memory": torch.cuda.is_available(),
         }  # fmt: skip
         if not self.num_workers:
             return DataLoader(dataset, batch_size, **options)

@@ -17,6 +17,7 @@ from tasks.image_files import read_image
 from tasks.pictures import distinct_colors
 
 Size = tuple[int, int]  # (H, W) px
+IMAGE_SIZE = (320, 320)  # of what a network sees, where the settings leave it open
 logger = logging.getLogger(__name__)
 
 
@@ -143,7 +144,7 @@ class DetectionData(VisionDataModule):
     """
 
     def __init__(
-        self, classes: Classes, *, image_size: Sequence[int] = (320, 320),
+        self, classes: Classes, *, image_size: Sequence[int] = IMAGE_SIZE,
         multiscale: Sequence[int | Sequence[int]] | None = None, keep_empty: bool = True, batch_size: int = 16,
         val_batch_size: int = 16, num_workers: int | None = None, progressive: Mapping[str, Any] | None = None,
         seed: int = 0, **augmentation,

@@ -41,6 +41,9 @@ class SegmentationAugmentation:
     ) -> None:  # fmt: skip
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise ValueError(f"scale={list(scale)}: expected two positive factors, the smaller first")
+        for name, value in (("flip", flip), ("color", color)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"data.{name}={value}: expected a number from 0 to 1")
         self.crop_size, self.scale = tuple(crop_size), tuple(scale)
         self.fill, self.ignore_index = tuple(fill), ignore_index
         steps = [A.HorizontalFlip(p=flip)]

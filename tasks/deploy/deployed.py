@@ -1,5 +1,6 @@
 """An exported network in the place of a task's own: same data, same predictions, same metrics."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -7,10 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks.base import VisionTask
-from tasks.build import Config, build_task
+from tasks.build import Config, build_task, plain
 from tasks.deploy.manifest import Manifest
 from tasks.network import Network
 
+SELECTION = ("score_threshold", "candidates", "iou_threshold", "max_detections")  # of a DetectionTask
+logger = logging.getLogger(__name__)
 Run = Callable[[Tensor], Mapping[str, Tensor]]
 
 
@@ -66,3 +69,45 @@ def deployed_task(run: Run, manifest: Manifest, config: Config | None = None) ->
         raise ValueError("an artifact has one input size; set task.tta_scales=[1.0]")
     task.network = DeployedNetwork(run, task.network, manifest.form, manifest.image_size)
     return task
+
+
+def fixed_settings(config: Config, manifest: Manifest) -> None:
+    """Refuse settings that an artifact has fixed otherwise: its network, its input's size, suppression in its graph.
+
+    Args:
+        config: The artifact's own, with what the command line changed.
+        manifest: The certificate.
+
+    Raises:
+        ValueError: One differs; the line names it.
+    """
+    given, stored = plain(config), manifest.config
+    parts = [(name, given.get(name), stored.get(name)) for name in ("backbone", "head")]
+    if manifest.form == "nms":
+        part = [{key: (one.get("task") or {}).get(key) for key in SELECTION} for one in (given, stored)]
+        parts.append(("task", *part))
+    for name, asked, made in parts:
+        if isinstance(asked, dict) and isinstance(made, dict):
+            changed = [key for key in asked if key in made and asked[key] != made[key] and key != "weights"]
+            if changed:
+                key = changed[0]
+                raise ValueError(f"{name}.{key}={asked[key]}: the artifact was made with {made[key]}; leave it out")
+    data, own = (_of_kind(one.get("data"), manifest.kind) for one in (given, stored))
+    size, asked = tuple(manifest.image_size), data.get("image_size")
+    if asked is None or _sizes(asked) == {size}:
+        return
+    if data.get("_target_") == own.get("_target_") and asked != own.get("image_size"):
+        raise ValueError(f"data.image_size={asked}: the artifact sees {size[0]}x{size[1]} px; leave it out")
+    logger.info("the artifact sees %dx%d px, whatever data.image_size=%s says", *size, asked)
+
+
+def _of_kind(data: Mapping | None, kind: str) -> Mapping:
+    """A data node; of data=demo, which holds the options of every task, the part of one."""
+    data = data or {}
+    return data[kind] if isinstance(data.get(kind), Mapping) else data
+
+
+def _sizes(value: int | Sequence) -> set[tuple]:
+    """The (H, W) that a data set's image_size means: a side, an (H, W), or of a classifier some sides."""
+    sides = [value] if isinstance(value, int) else list(value)
+    return {tuple(sides)} if len(sides) == 2 and sides[0] != sides[1] else {(side, side) for side in sides}

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from backbones.weight_sources import stored_preprocessing
 from tasks.base import VisionTask
 from tasks.build import Config, build_data, connect, make, plain
 from tasks.checkpoint import load_task
+from tasks.class_matching import match_classes
 from tasks.data.base import VisionDataModule
+from tasks.data.classification import DEFAULT_PREPROCESSING
 from tasks.deploy.backend import Backend, Deployable, Exported, Runtime
 from tasks.deploy.deployable import make_deployable
 from tasks.deploy.deployed import Run, deployed_task
 from tasks.deploy.manifest import Manifest, TensorSpec, sha256
 from tasks.deploy.parity import compare, worst
 from tasks.evaluate import needed_checkpoint
+from tasks.stored_sizes import stored_image_size
 from tasks.trainer_settings import evaluation_settings
 
 PARITY_IMAGES = 4  # of the validation set, and one of noise
@@ -47,15 +52,23 @@ class Original:
         self.settings = self.config["export"]
         self.checkpoint = Path(needed_checkpoint(config)).expanduser()
         self.task: VisionTask = load_task(self.checkpoint, config)
-        self.data: VisionDataModule = build_data(config)
-        connect(self.task, self.data)
-        self.data.setup("validate")
         self.image_size = tuple(self.settings["image_size"] or self._validated_size())
-        self.data.set_image_size(self.image_size)
+        if self.task.kind == "classification" and len({*self.image_size}) > 1:
+            raise ValueError(f"export.image_size={list(self.image_size)}: a classifier sees a square")
         noise = torch.randint(0, 256, (1, 3, *self.image_size), generator=torch.Generator().manual_seed(0))
-        self.examples = torch.cat([*self.images("val", PARITY_IMAGES), noise.to(torch.uint8)])
+        seen = self.images("val", PARITY_IMAGES) if self.settings["evaluate"] or self.settings["doctor"] else []
+        self.examples = torch.cat([*seen, noise.to(torch.uint8)])
         self._models: dict[str, Deployable] = {}
         self._metrics: dict[str, dict[str, float]] = {}
+
+    @cached_property
+    def data(self) -> VisionDataModule:
+        """The data set, opened when it is first asked for: without evaluation and calibration none is needed."""
+        data = build_data(self.config)
+        connect(self.task, data)
+        match_classes(self.task, data)
+        data.set_image_size(self.image_size)
+        return data
 
     def asking(self, **settings: Any) -> "Original":
         """The same, with other settings of `export` than the command's."""
@@ -72,7 +85,15 @@ class Original:
 
     def images(self, split: str, count: int) -> list[Tensor]:
         """Images of a split as validation would see them: (1, 3, H, W) uint8 each, spread over the set."""
-        dataset = self.data.plain_dataset(split)
+        try:
+            dataset = self.data.plain_dataset(split)
+        except (ValueError, OSError) as error:
+            if split == "val":
+                raise ValueError(f"{error}; without these images: export.evaluate=false") from error
+            raise ValueError(
+                f"int8 is calibrated on training images, which cannot be opened: {error}; set data.root= to where they "
+                "are, or export.precision=fp32"
+            ) from error
         places = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().unique().tolist()
         return [_sized(dataset[(0, place)]["image"].permute(2, 0, 1)[None], self.image_size) for place in places]
 
@@ -91,9 +112,10 @@ class Original:
             manifest: Of the artifact.
         """
         task = deployed_task(run, manifest, self.config)
+        match_classes(task, self.data)
         limit = self.settings["evaluation_images"]
         batches = -(-limit // self.data.val_batch_size) if limit else None
-        here = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "limit_val_batches": batches}
+        here = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1, "limit_val_batches": batches}
         trainer = make(
             evaluation_settings(self.config["trainer"]) | here, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, default_root_dir=str(self.checkpoint.parent),
@@ -149,7 +171,9 @@ class Original:
         )
         stored = {key: value for key, value in self.config.items() if key not in ("export", "checkpoint", "output_dir")}
         names, palette, ids = self.task.classes.names, self.task.classes.palette, self.task.classes.ids
-        known = {key: getattr(self.data, key) for key in ("crop_ratio", "interpolation") if hasattr(self.data, key)}
+        known = DEFAULT_PREPROCESSING | self.task.network.backbone.preprocessing
+        known |= stored_preprocessing(self.task.config) or {}
+        known = {key: known[key] for key in DEFAULT_PREPROCESSING if self.task.kind == "classification"}
         inside = {key: (getattr(self.task.network, key).flatten() / 255).tolist() for key in ("mean", "std")}
         anchors = {}
         if form == "raw":
@@ -173,10 +197,17 @@ class Original:
         )  # fmt: skip
 
     def _validated_size(self) -> tuple[int, int]:
-        """(H, W) px of a validation image: segmentation sees images at their own size."""
-        if self.task.kind != "segmentation":
-            return self.data.image_size
-        return tuple(self.data.plain_dataset("val")[(0, 0)]["image"].shape[:2])
+        """(H, W) px of a validation image; segmentation, which sees images at their own size, opens one for it."""
+        if size := stored_image_size(self.config):
+            return size
+        try:
+            data = build_data(self.config)
+            return tuple(data.plain_dataset("val")[(0, 0)]["image"].shape[:2])
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"export.image_size is not set, and the data that would tell it cannot be opened: {error}; give "
+                "export.image_size=[<height>,<width>]"
+            ) from error
 
 
 def eager(model: Deployable) -> Run:

@@ -1,0 +1,25 @@
+"""Which of a training's trainer settings hold for what is done with its checkpoint, maybe on another machine."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+OF_TRAINING = {
+    "accelerator": "auto", "devices": "auto", "strategy": "auto", "num_nodes": 1, "sync_batchnorm": False,
+    "plugins": None, "overfit_batches": 0.0, "fast_dev_run": False, "max_time": None,
+}  # fmt: skip
+GPU_PRECISIONS = ("16", "transformer-engine")  # how those begin that a CPU does not have
+
+
+def inference_settings(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what concerns the training alone: its machines and devices, and what shortened it.
+
+    Args:
+        trainer: Node of a checkpoint's configuration.
+    """
+    left = {key: default for key, default in OF_TRAINING.items() if key in trainer}
+    left |= {key: None for key in trainer if key.startswith("limit_")}
+    if str(trainer.get("precision")).startswith(GPU_PRECISIONS) and not torch.cuda.is_available():
+        left["precision"] = "32-true"
+    return {**trainer, **left}

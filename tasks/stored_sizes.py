@@ -1,0 +1,22 @@
+"""What a configuration says of the images that its network sees, without opening their data set."""
+
+from tasks.build import Config, plain, task_kind
+from tasks.data.detection import IMAGE_SIZE
+
+Size = tuple[int, int]
+
+
+def stored_image_size(config: Config) -> Size | None:
+    """(H, W) px of a validation image; None where that is up to the images, as in segmentation.
+
+    Of a classifier that is evaluated at several sizes it is the first.
+    """
+    data, kind = plain(config).get("data") or {}, task_kind(config)
+    data = data[kind] if isinstance(data.get(kind), dict) else data  # data=demo holds the options of every task
+    size = data.get("image_size")
+    if kind == "detection":
+        return (size, size) if isinstance(size, int) else tuple(size or IMAGE_SIZE)
+    if kind == "classification":
+        side = 224 if size is None else size if isinstance(size, int) else size[0]
+        return (side, side)
+    return None
