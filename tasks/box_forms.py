@@ -82,6 +82,7 @@ def _other_forms(
         yield f"[x, y, width, height]{unit}", boxes
     yield f"[x1, y1, x2, y2]{unit}", np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
     yield f"[centre x, centre y, width, height]{unit}", np.column_stack([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]])
+    yield f"[y, x, height, width]{unit}", boxes[:, [1, 0, 3, 2]]
     widened = np.column_stack([boxes[:, :2], boxes[:, 2:] + boxes[:, :2]])
     yield f"[x, y, width - x, height - y]{unit} (corners taken for sizes twice)", widened
 

@@ -260,8 +260,8 @@ def _listed(content: Mapping, key: str) -> dict[int, str]:
     )
     if not sound:
         raise ValueError(f"the ground truth's {key} are no list of objects with an id, a whole number, and a name")
-    if len({one["id"] for one in entries}) < len(entries):
-        raise ValueError(f"two of the ground truth's {key} have one id; each needs its own")
+    if key == "categories" and len({one["id"] for one in entries}) < len(entries):
+        raise ValueError("two of the ground truth's categories have one id; each needs its own")
     return {one["id"]: str(one.get("name")) for one in sorted(entries, key=lambda one: one["id"])}
 
 

@@ -273,6 +273,27 @@ def test_ids_order_and_optional_fields_of_annotations_do_not_matter(engine):
 
 
 @engines
+@pytest.mark.parametrize("shift", [-2000, 2**31, 2**62], ids=["negative", "over 31 bits", "over 53 bits"])
+def test_ids_may_be_any_whole_numbers(engine, shift):
+    ground_truth, entries = random_set(3)
+    expected = evaluate_boxes(ground_truth, read_results(entries)).to_dict()
+    for one in (*ground_truth["images"], *ground_truth["categories"]):
+        one["id"] += shift
+    for one in (*ground_truth["annotations"], *entries):
+        one |= {key: one[key] + shift for key in ("image_id", "category_id")}
+    for one in ground_truth["annotations"]:
+        one["id"] = -one["id"]
+    assert evaluate_boxes(ground_truth, read_results(entries), engine=engine).to_dict() == expected
+
+
+def test_two_categories_of_one_id_are_refused():
+    truth = hand_made([0, 0, 20, 20])
+    truth["categories"][1]["id"] = truth["categories"][0]["id"]
+    with pytest.raises(ValueError, match="two of the ground truth's categories have one id"):
+        evaluate_boxes(truth, DetectionResults())
+
+
+@engines
 def test_what_cannot_be_judged_is_named_and_never_minus_one(engine):
     scores = evaluate_boxes(hand_made([0, 0, 20, 20], images=3), detected([0, 0, 20, 20]), engine=engine)
     assert math.isnan(scores.classes[1].ap) and scores.numbers["AP"] == ONE

@@ -113,3 +113,31 @@ def test_images_unknown_to_the_ground_truth_are_told_with_the_file(tmp_path):
         evaluate_boxes(hand_made([0, 0, 1, 1]), DetectionResults.from_json(path))
     path.write_text("[]")
     assert evaluate_boxes(hand_made([0, 0, 1, 1]), DetectionResults.from_json(path)).numbers["AP"] == 0
+
+
+def test_names_tell_which_category_and_image_are_meant(tmp_path, caplog):
+    truth = {
+        "images": [{"id": 70, "file_name": "a.png"}, {"id": -3, "file_name": "b/a.png"}],
+        "categories": [{"id": 5, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+    entries = [
+        {
+            "image_id": 1.0,
+            "file_name": "a.png",
+            "category_id": 0.0,
+            "category": "dog",
+            "bbox": [0, 0, 1, 1],
+            "score": 1,
+        },
+        {"image_id": 2, "file_name": "b/a.png", "category_id": 1, "category": "cat", "bbox": [0, 0, 1, 1], "score": 1},
+        {"image_id": 2, "file_name": "b/a.png", "category_id": 5, "category": "cow", "bbox": [0, 0, 1, 1], "score": 1},
+    ]
+    (tmp_path / "r.json").write_text(json.dumps(entries))
+    found = DetectionResults.from_json(tmp_path / "r.json", truth)
+    assert found.image_ids.tolist() == [70, -3, -3] and found.category_ids.tolist() == [2, 5, 6]
+    assert "1 of its categories are none of the ground truth's and do not count, such as 'cow'" in caplog.text
+    found = DetectionResults.from_json(tmp_path / "r.json")
+    assert found.image_ids.tolist() == [1, 2, 2] and found.category_ids.tolist() == [0, 1, 5]
+    entries[0]["file_name"] = "absent.png"  # not all are known: the numbers hold
+    (tmp_path / "r.json").write_text(json.dumps(entries))
+    assert DetectionResults.from_json(tmp_path / "r.json", truth).image_ids.tolist() == [1, 2, 2]
