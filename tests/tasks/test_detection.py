@@ -107,6 +107,21 @@ def test_a_head_of_another_task_is_refused():
         DetectionTask(net, CLASSES)
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("score_threshold", -0.1),
+        ("score_threshold", 30),
+        ("iou_threshold", 55),
+        ("max_detections", 0),
+        ("candidates", -1),
+    ],
+)
+def test_settings_of_the_selection_have_a_range(setting, value):
+    with pytest.raises(ValueError, match=rf"task\.{setting}={value}: expected"):
+        DetectionTask(network(), CLASSES, **{setting: value})
+
+
 def test_boxes_return_to_the_px_of_each_image():
     task = DetectionTask(randomised(network()), CLASSES, score_threshold=0.2).eval()
     images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)

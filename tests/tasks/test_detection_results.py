@@ -120,17 +120,17 @@ def test_names_tell_which_category_and_image_are_meant(tmp_path, caplog):
         "images": [{"id": 70, "file_name": "a.png"}, {"id": -3, "file_name": "b/a.png"}],
         "categories": [{"id": 5, "name": "cat"}, {"id": 2, "name": "dog"}],
     }
+    named = (("a.png", "dog", 1.0, 0.0), ("b/a.png", "cat", 2, 1), ("b/a.png", "cow", 2, 5))
     entries = [
         {
-            "image_id": 1.0,
-            "file_name": "a.png",
-            "category_id": 0.0,
-            "category": "dog",
+            "image_id": image,
+            "file_name": file,
+            "category_id": number,
+            "category": name,
             "bbox": [0, 0, 1, 1],
             "score": 1,
-        },
-        {"image_id": 2, "file_name": "b/a.png", "category_id": 1, "category": "cat", "bbox": [0, 0, 1, 1], "score": 1},
-        {"image_id": 2, "file_name": "b/a.png", "category_id": 5, "category": "cow", "bbox": [0, 0, 1, 1], "score": 1},
+        }
+        for file, name, image, number in named
     ]
     (tmp_path / "r.json").write_text(json.dumps(entries))
     found = DetectionResults.from_json(tmp_path / "r.json", truth)

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
+from tasks.evaluate import _evaluation_folder
 from tasks.fit import fit
-from tests.tasks.conftest import composed, write_masks
+from tests.tasks.conftest import composed
 from tests.tasks.test_detection import QUICK, write_shapes
 
 
@@ -14,32 +16,51 @@ def evaluation(folder) -> dict:
     return json.loads((folder / "evaluation.json").read_text())
 
 
-def test_no_evaluation_replaces_the_checkpoints_own(small_run, masks_root, run_tool, tmp_path):
-    fit(small_run("trainer.max_epochs=1"))
-    run = tmp_path / "run"
-    write_masks(tmp_path / "other", val=2)
-    assert run_tool("tools/evaluate.py checkpoint=run/best.ckpt")[0] == 0
-    own = (run / "evaluation.json").read_bytes()
-    for setting, folder in {
-        f"data.root={tmp_path / 'other'}": "evaluation-2", "task.tta_flip=true": "evaluation-3",
-        "trainer.limit_val_batches=1": "evaluation-4", "data.val_images=train/images data.val_masks=train/masks":
-        "evaluation-5",
-    }.items():  # fmt: skip
-        for _ in range(2):  # the same once more takes the same folder
-            status, out, err = run_tool(f"tools/evaluate.py checkpoint=run/best.ckpt {setting}")
-            assert status == 0 and f"{folder}/evaluation.json" in out + err, err
-        assert (run / "evaluation.json").read_bytes() == own
-    assert {path.name for path in run.glob("evaluation-*")} == {f"evaluation-{number}" for number in range(2, 6)}
-    assert run_tool("tools/evaluate.py checkpoint=run/last.ckpt")[0] == 0
-    assert evaluation(run / "evaluation-6")["checkpoint"] == "run/last.ckpt"
-    assert run_tool(f"tools/evaluate.py checkpoint={run}/best.ckpt data.val_batch_size=1 data.num_workers=0")[0] == 0
-    assert evaluation(run)["checkpoint"].endswith("best.ckpt"), "by another path it is the same"
-    own = (run / "evaluation.json").read_bytes()
-    command = f"tools/evaluate.py checkpoint=run/best.ckpt data.root={tmp_path / 'other'} output_dir=run"
-    status, _, err = run_tool(command)
-    assert status == 1 and "run holds the evaluation of something else" in err
-    assert (run / "evaluation.json").read_bytes() == own
-    assert run_tool(f"{command} overwrite=true")[0] == 0 and (run / "evaluation.json").read_bytes() != own
+DATA, TASK = {"root": "data", "val_batch_size": 4, "progressive": {"epochs": [0]}}, {"tta_flip": False}
+
+
+@pytest.fixture
+def folder_of(tmp_path, monkeypatch):
+    """folder_of(...) -> where an evaluation goes, which then leaves its record there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "best.ckpt").write_bytes(b"")
+
+    def place(checkpoint="run/best.ckpt", data=None, task=None, limit=None, **config):
+        settings = {"checkpoint": checkpoint, "data": DATA | (data or {}), "task": TASK | (task or {})}
+        settings |= {} if limit is None else {"limit_val_batches": limit}
+        config = {"output_dir": None, "overwrite": False} | config
+        folder = _evaluation_folder(config, Path("run"), settings, {"data": DATA, "task": TASK})
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "evaluation.json").write_text(json.dumps({"val/mIoU": 0.5, **settings}))
+        return str(folder)
+
+    return place
+
+
+def test_no_evaluation_replaces_the_checkpoints_own(folder_of, tmp_path):
+    assert folder_of(data={"root": "other"}) == "run/evaluation-2", "though there is no own one yet"
+    assert folder_of() == "run"
+    own = (tmp_path / "run/evaluation.json").read_bytes()
+    for _ in range(2):  # the same once more takes the same folder
+        assert folder_of(data={"root": "other"}) == "run/evaluation-2"
+        assert folder_of(task={"tta_flip": True}) == "run/evaluation-3"
+        assert folder_of(limit=1) == "run/evaluation-4"
+        assert folder_of(data={"val_images": "test"}) == "run/evaluation-5"
+        assert folder_of("run/last.ckpt") == "run/evaluation-6"
+    assert (tmp_path / "run/evaluation.json").read_bytes() == own
+    assert folder_of(data={"val_batch_size": 1, "num_workers": 3}) == "run", "how samples are loaded changes no score"
+    assert folder_of(str(tmp_path / "run/best.ckpt")) == "run", "by another path it is the same"
+
+
+def test_output_dir_is_taken_unless_it_is_anothers_own(folder_of, tmp_path):
+    assert folder_of(output_dir="e") == folder_of(data={"root": "other"}, output_dir="e") == "e"
+    assert folder_of(output_dir="run") == folder_of(output_dir="run") == "run"
+    own = (tmp_path / "run/evaluation.json").read_bytes()
+    with pytest.raises(ValueError, match="run holds the evaluation of something else, or with other settings"):
+        folder_of(data={"root": "other"}, output_dir="run")
+    assert (tmp_path / "run/evaluation.json").read_bytes() == own
+    assert folder_of(data={"root": "other"}, output_dir="run", overwrite=True) == "run"
 
 
 @pytest.fixture(scope="module")
@@ -55,26 +76,6 @@ def detector(tmp_path_factory):
     ))  # fmt: skip
     patch.undo()
     return root
-
-
-def test_what_an_artifact_fixes_is_not_set(detector, run_tool, tmp_path):
-    checkpoint = f"checkpoint={detector / 'run'}/best.ckpt"
-    for form in ("nms", "raw"):
-        command = f"tools/export.py {checkpoint} export=pt2 export.evaluate=false export.detections={form} output_dir=x"
-        assert run_tool(command)[0] == 0
-    for setting, message in {
-        "data.image_size=[128,128]": "data.image_size=[128, 128]: the artifact sees 96x96 px",
-        "data.image_size=64": "data.image_size=64: the artifact sees",
-        "task.score_threshold=0.5": "task.score_threshold=0.5: the artifact was made with 0.001",
-        "task.iou_threshold=0.3": "task.iou_threshold=0.3",
-        "backbone.width=0.5": "backbone.width=0.5",
-    }.items():
-        for tool in ("evaluate.py", "predict.py source=x"):
-            status, _, err = run_tool(f"tools/{tool} artifact=x/pt2-fp32-nms output_dir=e {setting}")
-            assert status == 1 and message in err, (setting, err)
-    for setting, form in (("data.image_size=[96,96]", "nms"), ("task.score_threshold=0.5", "raw")):
-        status, _, err = run_tool(f"tools/evaluate.py artifact=x/pt2-fp32-{form} output_dir=e {setting}")
-        assert status == 0, err
 
 
 def test_doubts_stand_beside_the_score_of_foreign_boxes(detector, run_tool, tmp_path):

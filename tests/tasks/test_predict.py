@@ -7,7 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
+from tasks import predict as prediction
 from tasks.fit import fit
+from tasks.image_files import write_image
+from tasks.predictors import Predictor
 from tests.tasks.conftest import composed, write_masks
 from tests.tasks.test_classification import write_folders
 from tests.tasks.test_detection import write_shapes
@@ -62,54 +65,91 @@ def test_no_training_data_are_needed(orphans, photos, run_tool, tmp_path, kind):
     assert manifest["input"]["shape"][2:] == ([64, 64] if kind == "classification" else [64, 96])
     assert manifest["parity"]["images"] == 1 and not manifest["metric"]
     assert ("crop_ratio" in manifest["preprocessing"]) == (kind == "classification")
-    status, _, err = run_tool(f"tools/predict.py artifact={artifact} source=photos output_dir=q")
-    assert status == 0, err
     status, _, err = run_tool(f"{command} export=onnx export.precision=int8")
     assert status == 1 and "int8 is calibrated on training images" in err and "data.root=" in err
     status, _, err = run_tool(f"{command} export.evaluate=true overwrite=true")
     assert status == 1 and "export.evaluate=false" in err
 
 
-def test_predictions_are_no_source(orphans, photos, run_tool, tmp_path):
-    checkpoint = f"checkpoint={orphans / 'segmentation'}/best.ckpt"
+class Looker(Predictor):
+    """Finds the size of each picture, at once."""
+
+    heading = "seen"
+
+    def __init__(self, task=None, image_size=None):
+        super().__init__(task, image_size)
+        self.seen = {}
+
+    def find(self, image):
+        return image.shape[:2]
+
+    def draw(self, image, found, *, whole_legend=False):
+        return image
+
+    def write(self, found, name):
+        write_image(name.with_name(f"{name.name}_classes.png"), np.zeros(found, np.uint8))
+
+    def add(self, found, source, frame=None):
+        self.seen[source] = 1 if frame is None else frame + 1
+
+    def summary(self):
+        return self.seen
+
+    def rows(self):
+        return [(source, str(count)) for source, count in self.seen.items()]
+
+
+@pytest.fixture
+def look(photos, tmp_path, monkeypatch):
+    """look(source, ...) -> the folder, and the sources that were looked at with the number of their frames."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(prediction, "_task", lambda config: (None, config))
+    monkeypatch.setattr(prediction, "_predictor", lambda task, config: Looker())
+    plain = {"checkpoint": "best.ckpt", "artifact": None, "output_dir": None, "overwrite": False, "min_score": 0.3,
+             "opacity": 0.5, "image_size": None}  # fmt: skip
+
+    def run(source, **settings):
+        folder, _ = prediction.predict(plain | settings | {"source": source})
+        return str(folder), json.loads((folder / "predictions.json").read_text())
+
+    return run
+
+
+def test_predictions_are_no_source(look, photos, caplog):
     for folder in ("photos", "photos/out", "photos/out/more"):
         for _ in range(2):
-            status, _, err = run_tool(f"tools/predict.py {checkpoint} source=photos output_dir={folder}")
-            assert status == 0, err
-            assert list(json.loads((tmp_path / folder / "predictions.json").read_text())) == ["a.png", "b.png"]
-    (photos / "out" / "c.png").write_bytes((photos / "a.png").read_bytes())
-    status, out, err = run_tool(f"tools/predict.py {checkpoint} source=photos output_dir=all")
-    assert status == 0 and "passed over 12 predictions of an earlier command" in out + err
-    assert list(json.loads((tmp_path / "all/predictions.json").read_text())) == ["a.png", "b.png", "out/c.png"]
-    status, _, err = run_tool(f"tools/predict.py {checkpoint} source=all output_dir=again")
-    assert status == 1 and "all holds nothing but predictions" in err
+            assert [*look("photos", output_dir=folder)[1]] == ["a.png", "b.png"]
+    shutil.copy(photos / "a.png", photos / "out" / "c.png")
+    caplog.clear()
+    assert [*look("photos", output_dir="all")[1]] == ["a.png", "b.png", "out/c.png"]
+    assert "photos: passed over 12 predictions of an earlier command" in caplog.messages
+    with pytest.raises(ValueError, match="all holds nothing but predictions"):
+        look("all", output_dir="again")
+    (photos / "deep").mkdir()
+    shutil.copy(photos / "a.png", photos / "deep" / "my_overlay.png")  # a user's own
+    assert "my_overlay.png" in look("photos/deep")[1]
 
 
-def test_predictions_of_another_source_stay(orphans, photos, run_tool, tmp_path):
-    shutil.copy(orphans / "segmentation" / "best.ckpt", tmp_path)
+def test_predictions_of_another_source_stay(look, photos, tmp_path):
     shutil.copytree(photos, tmp_path / "other" / "photos")
     for source, folder in (("photos", "predictions"), ("other/photos", "predictions-2"), ("photos", "predictions"),
-                           ("photos/a.png", "predictions-3")):  # fmt: skip
-        status, out, err = run_tool(f"tools/predict.py checkpoint=best.ckpt source={source}")
-        assert status == 0 and f"predictions in {folder} " in f"{out} ", err
-    command = "tools/predict.py checkpoint=best.ckpt output_dir=predictions source=other/photos"
+                           ("photos/a.png", "predictions-3"), (f"{tmp_path}/other/photos", "predictions-2")):  # fmt: skip
+        assert look(source)[0] == folder
     before = (tmp_path / "predictions" / "predictions.json").read_text()
-    status, _, err = run_tool(command)
-    assert status == 1 and "predictions holds the predictions of another source; give another output_dir=" in err
+    with pytest.raises(ValueError, match="predictions holds the predictions of another source; give another"):
+        look("other/photos", output_dir="predictions")
     assert (tmp_path / "predictions" / "predictions.json").read_text() == before
-    assert run_tool(f"{command} overwrite=true")[0] == 0
+    assert look("photos/a.png", output_dir="predictions", overwrite=True)[1] == {"a.png": 1}
 
 
-def test_predictions_of_an_earlier_version_stay(orphans, photos, run_tool, tmp_path):
-    shutil.copy(orphans / "segmentation" / "best.ckpt", tmp_path)
+def test_predictions_of_an_earlier_version_stay(look, tmp_path):
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "predictions.json").write_text("{}")
-    assert run_tool("tools/predict.py checkpoint=best.ckpt source=photos")[0] == 0
+    assert look("photos")[0] == "predictions-2"
     assert (tmp_path / "predictions" / "predictions.json").read_text() == "{}"
-    assert (tmp_path / "predictions-2" / "predictions.json").is_file()
 
 
-def test_a_folder_of_videos_is_predicted(orphans, photos, run_tool, tmp_path):
+def test_a_folder_of_videos_is_predicted(look, photos, tmp_path, caplog):
     for name in ("a.avi", "a.mp4"):
         kind = "MJPG" if name.endswith("avi") else "mp4v"
         writer = cv2.VideoWriter(str(photos / name), cv2.VideoWriter_fourcc(*kind), 25, (70, 50))
@@ -117,36 +157,30 @@ def test_a_folder_of_videos_is_predicted(orphans, photos, run_tool, tmp_path):
             writer.write(np.zeros((50, 70, 3), np.uint8))
         writer.release()
     (photos / "notes.txt").write_text("")
-    (photos / "broken.mp4").write_bytes(b"")
-    checkpoint = f"checkpoint={orphans / 'detection'}/best.ckpt"
-    status, out, err = run_tool(f"tools/predict.py {checkpoint} source=photos output_dir=p")
-    assert status == 1 and "1 of 5 pictures cannot be read" in err and "broken.mp4" in err
-    assert "photos: passed over 1 .txt" in out + err
+    assert look("photos", output_dir="p")[1] == {"a.avi": 3, "a.mp4": 3, "a.png": 1, "b.png": 1}
+    assert "photos: passed over 1 .txt" in caplog.messages
     assert {path.name for path in (tmp_path / "p").glob("*_overlay*")} == {
         "a.png_overlay.png", "b_overlay.png", "a.avi_overlay.mp4", "a.mp4_overlay.mp4",
     }  # fmt: skip
-    entries = json.loads((tmp_path / "p" / "predictions.json").read_text())
-    assert {one["frame"] for one in entries if one["file_name"] == "a.mp4"} == {0, 1, 2}
+    (photos / "broken.mp4").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"1 of 5 pictures cannot be read; the others are done.*broken\.mp4"):
+        look("photos", output_dir="p")
 
 
-def test_what_pictures_lose_is_told_once(orphans, run_tool, tmp_path):
+def test_what_pictures_lose_is_told_once(look, tmp_path, caplog):
     (tmp_path / "deep").mkdir()
     for number in range(3):
         levels = np.random.default_rng(number).integers(0, 4096, (40, 40))
         cv2.imwrite(str(tmp_path / "deep" / f"{number}.png"), levels.astype(np.uint16))
-    checkpoint = f"checkpoint={orphans / 'segmentation'}/best.ckpt"
-    status, out, err = run_tool(f"tools/predict.py {checkpoint} source=deep output_dir=p")
-    assert status == 0, err
-    assert (out + err).count("3 of 3 images hold more than 8 bits a sample") == 1
+    look("deep")
+    (line,) = caplog.messages
+    assert line.startswith("3 of 3 images hold more than 8 bits a sample")
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
-    [("min_score=30", "scores are from 0 to 1"), ("opacity=50", "from 0 to 1"), ("min_score=-0.1", "from 0 to 1"),
-     ("opacity=nan", "from 0 to 1"), ("task.iou_threshold=55", "task.iou_threshold=55"),
-     ("task.score_threshold=-1", "task.score_threshold=-1"), ("task.max_detections=0", "expected 1 or more")],
-)  # fmt: skip
-def test_shares_out_of_range_are_refused(orphans, photos, run_tool, tmp_path, setting, message):
-    command = f"tools/predict.py checkpoint={orphans / 'detection'}/best.ckpt source=photos output_dir=p {setting}"
-    status, _, err = run_tool(command)
-    assert status == 1 and message in err and not (tmp_path / "p").exists()
+    "setting", [{"min_score": 30}, {"opacity": 50}, {"min_score": -0.1}, {"opacity": float("nan")}], ids=str
+)
+def test_shares_out_of_range_are_refused(look, tmp_path, setting):
+    with pytest.raises(ValueError, match="from 0 to 1; give"):
+        look("photos", output_dir="p", **setting)
+    assert not (tmp_path / "p").exists()
