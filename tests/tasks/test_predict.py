@@ -133,7 +133,8 @@ def test_predictions_are_no_source(look, photos, caplog):
 def test_predictions_of_another_source_stay(look, photos, tmp_path):
     shutil.copytree(photos, tmp_path / "other" / "photos")
     for source, folder in (("photos", "predictions"), ("other/photos", "predictions-2"), ("photos", "predictions"),
-                           ("photos/a.png", "predictions-3"), (f"{tmp_path}/other/photos", "predictions-2")):  # fmt: skip
+                           ("photos/a.png", "predictions-3"),
+                           (f"{tmp_path}/other/photos", "predictions-2")):  # fmt: skip
         assert look(source)[0] == folder
     before = (tmp_path / "predictions" / "predictions.json").read_text()
     with pytest.raises(ValueError, match="predictions holds the predictions of another source; give another"):
