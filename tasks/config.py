@@ -53,7 +53,8 @@ class EvaluateConfig(TrainConfig):
 
     Attributes:
         output_dir: Folder of evaluation.json and evaluation.png; none: the checkpoint's, or that of the predictions, or
-            for weights runs/evaluation-{task}-{backbone}.
+            for weights runs/evaluation-{task}-{backbone}; and where that holds another evaluation, or other data or
+            settings are given, evaluation-2, -3 ... in it.
         predictions: Detections in COCO's results form, in place of a checkpoint, judged by `data`.
         evaluator: Judge of detections: "pycocotools", or "fast" for the same numbers sooner.
         artifact: Folder of an artifact of tools/export.py, in place of a checkpoint.
@@ -71,8 +72,10 @@ class PredictConfig(TrainConfig):
     """Predictions for a user's own pictures.
 
     Attributes:
-        source: An image, a folder of images, or a video.
-        output_dir: Where the pictures go; none: predictions/ beside the checkpoint.
+        source: An image, a video, or a folder of images and videos.
+        output_dir: Where the pictures go; none: predictions/ beside the checkpoint, or predictions-2, -3 ... where that
+            holds those of another source.
+        overwrite: Allow `output_dir` to hold the predictions of another source.
         opacity: Of the colours over the picture, 0 to 1.
         min_score: Boxes of lower score are not drawn; the JSON holds them all.
         image_size: (H, W) px to resize the pictures to for the network; none: segmentation takes their own size,
