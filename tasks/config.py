@@ -190,7 +190,8 @@ class ExportSettings:
     """How artifacts are made.
 
     Attributes:
-        formats: Names of the formats, as in `tasks.deploy.backend.BACKENDS`.
+        chosen: {format: true}, from the files of the group: a mapping, so that export=[onnx,litert] chooses both.
+        formats: Names of the formats in place of those chosen, as in `tasks.deploy.backend.BACKENDS`, or "all".
         precision: "fp32", "fp16" or "int8", where a format has it.
         detections: What a detector gives: "raw" maps, "decoded" boxes and scores, or "nms": final detections.
         tail: What a segmenter gives: "logits", "argmax" of the upsampled logits, "argmax_low": the argmax upsampled, or
@@ -205,14 +206,19 @@ class ExportSettings:
         dynamic_batch: Any number of images, where the format can.
         calibration_images: Training images that int8 ranges are taken from.
         keep_float: Modules that int8 leaves in floating point, such as "network.head".
+        reduce_range: int8 weights of 7 bits for ONNX: exact on x86 processors without VNNI, whatever the session's
+            settings, at some cost in accuracy. The other formats are exact everywhere with 8.
         doctor: Export nothing, but find what int8 hurts and which `keep_float` keeps the metric.
-        evaluate: Measure the task's metric through the artifact and in eager.
+        evaluate: Measure the task's metric of the checkpoint, in eager and through the artifact. Without it fp32 and
+            fp16 are certified by their outputs alone, and int8 by nothing.
         evaluation_images: So many of the validation images; none: all.
-        max_drop: Largest loss of the metric, in its own unit (0.01: a point); none: 0.001 in fp32 and fp16, 0.01 in
+        max_drop: Largest loss of the metric that the checkpoint's own evaluation gives, what `tail`, `limit` and
+            `image_size` cost included, in its own unit (0.01: a point); none: 0.001 in fp32 and fp16, 0.01 in
             int8.
         threads: CPU threads of the runtime while it is checked.
     """
 
+    chosen: dict[str, bool] = field(default_factory=dict)
     formats: list[str] = field(default_factory=list)
     precision: str = "fp32"
     detections: str = "nms"
@@ -225,6 +231,7 @@ class ExportSettings:
     dynamic_batch: bool = False
     calibration_images: int = 128
     keep_float: list[str] = field(default_factory=list)
+    reduce_range: bool = False
     doctor: bool = False
     evaluate: bool = True
     evaluation_images: int | None = None

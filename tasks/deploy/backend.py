@@ -22,6 +22,10 @@ BACKENDS = {
 }
 
 
+class Unsupported(ValueError):
+    """A format has no such precision, input or batch, whatever the network is; `export=all` passes over the format."""
+
+
 class Deployable(nn.Module):
     """What is exported: pixels in, a tuple of named outputs out; in eval mode, fused, without Lightning.
 
@@ -48,12 +52,15 @@ class ExportOptions:
         calibration: Batches like the example, that int8 ranges are taken from.
         keep_float: Names of the deployable's modules that stay in floating point in int8 ("network.head", say); all
             inside them stays too.
+        reduce_range: Give int8 weights 7 bits, where the format's runtime overflows with 8 on some processors; the
+            other formats need none and have 8 bits.
     """
 
     precision: str = "fp32"
     dynamic_batch: bool = False
     calibration: Sequence[Tensor] = ()
     keep_float: tuple[str, ...] = ()
+    reduce_range: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,7 @@ class Backend(ABC):
         detections: Forms of detection that it holds well; "nms" where it is not among them only with `export.limit`.
         dynamic: Whether it can take any number of images.
         here: Whether this machine can run the artifact; else it is checked by its structure alone.
+        narrows: Whether int8 weights of 7 bits are told apart: its runtime overflows with 8 on some processors.
         tolerance: Largest relative difference from eager in fp32.
     """
 
@@ -131,6 +139,7 @@ class Backend(ABC):
     detections: tuple[str, ...] = ("raw", "decoded", "nms")
     dynamic: bool = False
     here: bool = True
+    narrows: bool = False
     tolerance: float = 1e-3
 
     @abstractmethod
@@ -154,6 +163,10 @@ class Backend(ABC):
     def versions(self) -> dict[str, str]:
         """Of the packages that made the artifact."""
         return {"torch": torch.__version__}
+
+    def session(self, precision: str) -> dict[str, str]:
+        """Settings of the runtime, beyond its own defaults, that `load` uses on this machine in this precision."""
+        return {}
 
 
 def backend(name: str) -> Backend:

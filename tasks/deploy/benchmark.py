@@ -217,7 +217,7 @@ def _described(case: Case, config: Config, runtime: str, precision: str) -> Row:
         "network": case.network, **case.choices, "source": case.source, "config": case.config,
         "work": work_of(case.form, case.end_to_end), "batch": config["batch"],
         "image_size": list(case.images.shape[-2:]), "runtime": runtime, "precision": precision, "form": case.form,
-        "dtype": _dtype(case.images), "versions": runtime_versions(runtime), "score": score_of(config),
+        "dtype": _dtype(case.images), "versions": runtime_versions(runtime, precision), "score": score_of(config),
     }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from tasks.build import Config
+from tasks.deploy.backend import BACKENDS, backend
 from tasks.deploy.manifest import Manifest
 from tasks.logs import to_json
 
@@ -125,7 +126,8 @@ def described_artifact(manifest: Manifest, path: str | Path) -> Row:
         "network": " + ".join(parts) or Path(path).name, **{key: choices[key] for key in CHOICES if choices.get(key)},
         "source": str(path), "config": manifest.hashes[manifest.artifact], "work": work_of(manifest.form, False),
         "image_size": list(manifest.image_size), "runtime": manifest.backend, "precision": manifest.precision,
-        "form": manifest.form, "dtype": manifest.input.dtype, "versions": runtime_versions(manifest.backend),
+        "form": manifest.form, "dtype": manifest.input.dtype,
+        "versions": runtime_versions(manifest.backend, manifest.precision),
     }  # fmt: skip
 
 
@@ -134,9 +136,13 @@ def work_of(form: str, end_to_end: bool) -> str:
     return "pixels to predictions" if end_to_end else f"pixels to {form}"
 
 
-def runtime_versions(runtime: str) -> dict[str, str]:
-    """Of the packages that decide how fast a runtime is."""
-    return versions(("torch", *RUNTIME_PACKAGES.get(runtime, ())))
+def runtime_versions(runtime: str, precision: str = "fp32") -> dict[str, str]:
+    """Of the packages that decide how fast a runtime is, and settings that it runs with beyond its defaults."""
+    found = versions(("torch", *RUNTIME_PACKAGES.get(runtime, ())))
+    if runtime in BACKENDS:
+        with suppress(ImportError):
+            found |= backend(runtime).session(precision)
+    return found
 
 
 def environment() -> dict[str, Any]:

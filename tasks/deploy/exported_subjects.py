@@ -31,7 +31,7 @@ def exported_subject(case: Case, runtime: str, precision: str, folder: Path, *, 
     folder.mkdir(parents=True)
     manifest, notes = export_here(case, runtime, precision, folder)
     subject = runtime_subject(found.load(folder, manifest, threads=threads), case.images, case=case)
-    subject.notes, subject.costs = notes, costs_of(fuse_model(case.model), case)
+    subject.notes, subject.costs = (*notes, *subject.notes), costs_of(fuse_model(case.model), case)
     return subject
 
 
@@ -79,7 +79,7 @@ def artifact_subject(path: str | Path, config: Config) -> tuple[Subject, Manifes
     drawn = torch.randint(0, 256, (batch, *spec.shape[1:]), generator=generator, dtype=torch.uint8)
     images = drawn.to(getattr(torch, spec.dtype))
     subject = runtime_subject(runtime, images)
-    subject.notes = tuple(note for note in runtime.manifest.notes if "timing" in note)
+    subject.notes = (*(note for note in runtime.manifest.notes if "timing" in note), *subject.notes)
     return subject, runtime.manifest, images
 
 
@@ -111,6 +111,8 @@ def runtime_subject(runtime: Runtime, images: Tensor, *, case: Case | None = Non
     subject = Subject(
         manifest.backend, manifest.precision, manifest.form, size=size, runtime_object=runtime, folder=runtime.folder
     )
+    settings = backend(manifest.backend).session(manifest.precision)
+    subject.notes = tuple(f"with {name}={value}" for name, value in settings.items())
     subject.call = lambda: runtime.run(images)
     if case and case.end_to_end:
         subject.call = _to_the_end(case, runtime, images)

@@ -1,7 +1,8 @@
 """Post-training static int8 of ONNX, as quantize-dequantize pairs that ONNX Runtime turns into int8 kernels.
 
 Weights are int8, symmetric, a scale for each output channel; activations uint8, a scale and a zero for each tensor: the
-pair that ONNX Runtime's CPU kernels are fastest with.
+pair that ONNX Runtime's CPU kernels are fastest with. Where a processor adds two such products in 16 bits, weights of 8
+bits overflow (255 * 127 * 2 > 32,767) and weights of 7 bits, -64 to 64, do not.
 
 Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Inference", section 3.
 """
@@ -32,7 +33,10 @@ SCOPES = "pkg.torch.onnx.name_scopes"  # where torch's exporter notes the module
 Ranges = dict[str, tuple[float, float]]
 
 
-def quantize_onnx(source: Path, target: Path, calibration: Sequence[Tensor], keep_float: Sequence[str] = ()) -> str:
+def quantize_onnx(
+    source: Path, target: Path, calibration: Sequence[Tensor], keep_float: Sequence[str] = (), *,
+    reduce_range: bool = False,
+) -> str:  # fmt: skip
     """Quantize a model.
 
     What is in no module of backbone or head stays in float, and so do the modules of `keep_float` with what they read:
@@ -42,7 +46,7 @@ def quantize_onnx(source: Path, target: Path, calibration: Sequence[Tensor], kee
         source: Of `tasks.deploy.onnx_backend.write_onnx`.
         target: File to write.
         calibration: Batches that the model takes.
-        keep_float: As in `ExportOptions`.
+        keep_float, reduce_range: As in `ExportOptions`.
 
     Returns:
         How much became int8, in words.
@@ -66,7 +70,7 @@ def quantize_onnx(source: Path, target: Path, calibration: Sequence[Tensor], kee
             for name, (low, high) in calibrated_ranges(model, calibration, tails).items()
         }
         quantizer = QDQQuantizer(
-            model, per_channel=True, reduce_range=False, weight_qType=QuantType.QInt8,
+            model, per_channel=True, reduce_range=reduce_range, weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QUInt8, tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
             nodes_to_quantize=[], nodes_to_exclude=sorted(kept | tails), op_types_to_quantize=list(QUANTIZED_TYPES),
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},  # the logits; their kernel gives float too

@@ -3,6 +3,7 @@
 import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from torch import nn
 
 from heads.detections import Detections
 from tasks.deploy.benchmark import benchmark, comparison, markdown
-from tasks.deploy.benchmark_store import append_row, differing, identity, newest, read_rows
-from tasks.deploy.exported_subjects import export_here, exported_subject
+from tasks.deploy.benchmark_store import append_row, differing, identity, newest, read_rows, runtime_versions
+from tasks.deploy.exported_subjects import export_here, exported_subject, runtime_subject
+from tasks.deploy.manifest import Manifest, TensorSpec
+from tasks.deploy.onnx_backend import EXACT
 from tasks.deploy.peak_memory import peak_memory
 from tasks.deploy.pt2_backend import Pt2Backend
 from tasks.deploy.subjects import TORCH_FORMS, make_case, torch_subject
@@ -171,6 +174,19 @@ def test_an_artifact_is_timed_at_its_own_size(tmp_path):
     (artifact / "model.pt2").write_bytes(b"changed")
     with pytest.raises(ValueError, match="it was changed; export again"):
         benchmark(config)
+
+
+@pytest.mark.parametrize(("precision", "said"), [("int8", True), ("fp32", False)])
+def test_a_measurement_says_how_the_session_was_set(precision, said, tmp_path, monkeypatch):
+    """It is another measurement than one of the runtime's own setting, which a store may hold."""
+    monkeypatch.setattr("tasks.deploy.onnx_backend.saturates", lambda: True)
+    assert runtime_versions("onnx", precision).get(EXACT) == ("1" if said else None)
+    assert EXACT not in runtime_versions("executorch", precision) | runtime_versions("eager")
+    spec = TensorSpec("images", (1, 3, 8, 8), "uint8")
+    runtime = SimpleNamespace(
+        manifest=Manifest("onnx", "m", "any", "raw", precision, spec, (), {}, {}), folder=tmp_path
+    )
+    assert runtime_subject(runtime, torch.zeros(1, 3, 8, 8)).notes == ((f"with {EXACT}=1",) if said else ())
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import re
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torchvision.io import ImageReadMode, decode_image
@@ -10,9 +12,10 @@ from torchvision.transforms.v2 import functional as T
 
 from backbones.reparam import fuse_model
 from tasks.build import build_whole_network
+from tasks.deploy import onnx_backend
 from tasks.deploy.backend import ExportOptions
 from tasks.deploy.deployable import ClassificationDeployable
-from tasks.deploy.onnx_backend import OnnxBackend, write_onnx
+from tasks.deploy.onnx_backend import EXACT, OnnxBackend, open_session, sum_of_products, write_onnx
 from tasks.deploy.onnx_quantization import calibrated_ranges, scopes
 from tests.tasks.conftest import composed
 from tests.tasks.deploy.small_networks import Small, exported, pictures, signal_to_noise
@@ -27,7 +30,7 @@ def test_int8_is_close_to_eager(name, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
     count = sum(isinstance(module, torch.nn.Conv2d | torch.nn.Linear) for module in model.modules())
-    assert told.notes == (f"{count} of {count} convolutions and matrix products are int8",)
+    assert told.notes == (f"{count} of {count} convolutions and matrix products are int8", onnx_backend.UNSAFE)
     found = format.load(tmp_path, manifest)(images)
     for output, expected in zip(model.outputs, model(images), strict=True):
         assert 20 < signal_to_noise(found[output], expected.detach()) < 80
@@ -43,7 +46,7 @@ def test_what_is_kept_and_what_it_reads_stays_in_float(tmp_path):
             OnnxBackend(), model, pictures(), folder, precision="int8", calibration=CALIBRATION, keep_float=keep_float
         )
         graphs.append(onnx.load(folder / "model.onnx").graph)
-    assert told.notes == ("9 of 12 convolutions and matrix products are int8",)
+    assert told.notes[0] == "9 of 12 convolutions and matrix products are int8"
     assert told.operators["Clip"] > 0  # of what is kept; elsewhere the range of int8 cuts
     before, after = (sum(node.op_type == "DequantizeLinear" for node in graph.node) for graph in graphs)
     assert after < before - 3
@@ -59,7 +62,7 @@ def test_what_is_kept_and_what_it_reads_stays_in_float(tmp_path):
 def test_a_list_of_modules_is_kept_though_it_is_never_called(tmp_path):
     options = {"precision": "int8", "calibration": CALIBRATION, "keep_float": ("network.backbone.layers",)}
     told, _ = exported(OnnxBackend(), Small("plain"), pictures(), tmp_path, **options)
-    assert told.notes == ("1 of 12 convolutions and matrix products are int8",)
+    assert told.notes[0] == "1 of 12 convolutions and matrix products are int8"
 
 
 def test_weights_are_int8_a_channel_and_activations_bytes(tmp_path):
@@ -72,6 +75,72 @@ def test_weights_are_int8_a_channel_and_activations_bytes(tmp_path):
         weight, scale, zero = (arrays[name] for name in makers[node.input[1]].input)
         assert weight.dtype == "int8" and scale.shape == (len(weight),) and not zero.any()
         assert arrays[makers[node.input[0]].input[2]].dtype == "uint8"
+
+
+def added_in_pairs(values: np.ndarray, weights: np.ndarray) -> int:
+    """The sum of uint8 x int8 products as x86 without VNNI adds it: pairs clipped to 16 bits (`pmaddubsw`), then exact.
+
+    Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, PMADDUBSW.
+    """
+    products = values.astype(np.int32) * weights.astype(np.int32)
+    return int(products.reshape(-1, 2).sum(1).clip(-(2**15), 2**15 - 1).sum())
+
+
+def test_eight_bits_overflow_in_pairs_and_seven_do_not():
+    full = np.full(4, 255, np.uint8)
+    for weights, exact, clipped in (
+        ([127, 127, 127, 127], 129_540, 65_534),
+        ([-127, -127, 127, 127], 0, -1),
+        ([127, 127, 1, 0], 65_025, 33_022),
+        ([127, 1, 127, 1], 65_280, 65_280),
+        ([64, 64, 64, 64], 65_280, 65_280),
+        ([-64, -64, -64, 64], -32_640, -32_640),
+    ):
+        assert int(full.astype(int) @ np.array(weights)) == exact
+        assert added_in_pairs(full, np.array(weights, np.int8)) == clipped
+
+
+def test_our_sessions_are_exact_and_the_probe_tells_what_this_processor_does():
+    values, weights = np.full((1, 64), 255, np.uint8), np.full(64, 127, np.int8)
+    exact, clipped = 255 * 127 * 64, added_in_pairs(values[0], weights)
+    model = sum_of_products(weights.tolist()).SerializeToString()
+    plain = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"values": values})[0]
+    assert plain.item() in (exact, clipped) and onnx_backend.saturates() is (plain.item() == clipped)
+
+
+def test_sessions_have_the_entry_where_sums_overflow(tmp_path, monkeypatch):
+    onnx.save(sum_of_products([127] * 64), tmp_path / "model.onnx")
+    feed = {"values": np.full((1, 64), 255, np.uint8)}
+    assert open_session(tmp_path / "model.onnx", threads=1).run(None, feed)[0].item() == 255 * 127 * 64
+    for overflows in (True, False):
+        monkeypatch.setattr(onnx_backend, "saturates", lambda overflows=overflows: overflows)
+        options = open_session(tmp_path / "model.onnx", threads=1).get_session_options()
+        assert (
+            options.has_session_config_entry(EXACT) is overflows if hasattr(options, "has_session_config_entry") else 1
+        )
+        assert OnnxBackend().session("int8") == ({EXACT: "1"} if overflows else {})
+        assert OnnxBackend().session("fp32") == {}
+
+
+@pytest.mark.parametrize("reduce_range", [False, True])
+def test_a_reduced_range_overflows_on_no_processor(reduce_range, tmp_path):
+    """The two largest weights of a channel may meet in a pair, as kernels order them differently."""
+    options = {"precision": "int8", "calibration": CALIBRATION[:1], "reduce_range": reduce_range}
+    told, _ = exported(OnnxBackend(), Small("plain"), pictures(), tmp_path, **options)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    arrays = {array.name: onnx.numpy_helper.to_array(array) for array in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    overflowing = []
+    for node in graph.node:
+        if node.op_type not in ("Conv", "Gemm"):
+            continue
+        weight = arrays[makers[node.input[1]].input[0]]
+        rows = np.sort(np.abs((weight if node.op_type == "Conv" else weight.T).reshape(len(weight), -1).astype(int)))
+        full = np.full(2, 255, np.uint8)
+        overflowing += [added_in_pairs(full, row[-2:]) != 255 * row[-2:].sum() for row in rows]
+        assert rows.max() == (64 if reduce_range else 127)
+    assert any(overflowing) is not reduce_range
+    assert told.notes[1] == (onnx_backend.SAFE if reduce_range else onnx_backend.UNSAFE)
 
 
 def test_a_batch_of_any_size(tmp_path):
