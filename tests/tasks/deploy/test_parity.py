@@ -26,22 +26,86 @@ def test_classes_are_compared_pixel_by_pixel():
     assert worst(compare("argmax", {"classes": expected}, {"classes": found.int()})) == pytest.approx(1 / 20)
 
 
-def test_numbers_that_are_none_are_infinitely_far():
-    assert worst(compare("logits", {"x": torch.ones(3)}, {"x": torch.tensor([1.0, float("nan"), 1.0])})) == float("inf")
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("form", ["logits", "decoded", "nms"])
+def test_numbers_that_are_none_are_infinitely_far(form, value):
+    """In any place, on either side or both; NaN equals nothing, not even NaN."""
+    sides = {
+        "logits": {"logits": torch.tensor([[1.0, 2.0, 3.0]])},
+        "decoded": {"boxes": torch.rand(1, 3, 4) * 50, "scores": torch.rand(1, 3, 2)},
+        "nms": detections([0.9, 0.5, 0.3], [1, 0, 1]),
+    }
+    expected = sides[form]
+    for name, tensor in expected.items():
+        if not tensor.is_floating_point():
+            continue
+        one = tensor.clone()
+        one[0, 0] = value
+        for broken in (one, torch.full_like(tensor, value)):
+            found = expected | {name: broken}
+            assert worst(compare(form, expected, found)) == float("inf")
+            assert worst(compare(form, found, expected)) == float("inf")
+            assert worst(compare(form, found, found)) == float("inf")
+    everything = {n: torch.full_like(t, value) if t.is_floating_point() else t for n, t in expected.items()}
+    assert worst(compare(form, expected, everything)) == float("inf")
+    assert worst({"x": {"absolute": 0.0, "relative": float("nan")}}) == float("inf")
 
 
 def test_detections_are_sets():
-    """An exchange of two of equal score is no difference; another class, place or score is one."""
+    """An exchange of two of equal score is no difference; another class, place or score is one: 2 of 8 sides."""
     expected = detections([0.9, 0.5, 0.5, 0.3, 0.0], [1, 0, 2, 1, -1])
     same = {name: tensor[:, [0, 2, 1, 3, 4]] for name, tensor in expected.items()}
     assert worst(compare("nms", expected, same)) == 0
-    for found in (
-        detections([0.9, 0.5, 0.5, 0.3, 0.0], [1, 0, 0, 1, -1]),
-        detections([0.9, 0.5, 0.45, 0.3, 0.0], [1, 0, 2, 1, -1]),
-        detections([0.9, 0.5, 0.5, 0.3, 0.0], [1, 0, 2, 1, -1], shift=5.0),
-        detections([0.9, 0.5, 0.0, 0.0, 0.0], [1, 0, -1, -1, -1]) | {"scores": torch.tensor([[0.9, 0.2, 0, 0, 0]])},
+    for found, unmatched in (
+        (detections([0.9, 0.5, 0.5, 0.3, 0.0], [1, 0, 0, 1, -1]), 2 / 8),
+        (detections([0.9, 0.5, 0.45, 0.3, 0.0], [1, 0, 2, 1, -1]), 2 / 8),
+        (detections([0.9, 0.5, 0.5, 0.3, 0.0], [1, 0, 2, 1, -1], shift=5.0), 8 / 8),
+        (detections([0.9, 0.2, 0.0, 0.0, 0.0], [1, 0, -1, -1, -1]), 4 / 6),
     ):
-        assert worst(compare("nms", expected, found)) > 0.1
+        assert compare("nms", expected, found)["detections"]["unmatched"] == pytest.approx(unmatched)
+
+
+def test_boxes_lie_within_half_a_pixel_or_overlap_by_nineteen_twentieths():
+    """Boxes of 30 x 40 px: an IoU of 0.95 is a shift along x of 0.76 px; of 2 px, and flat: the corners alone."""
+    for shift, same in ((0.7, True), (0.8, False), (3.9, False)):
+        expected, found = detections([0.9, 0.0], [1, -1]), detections([0.9, 0.0], [1, -1])
+        found["boxes"][..., [0, 2]] += shift
+        assert (worst(compare("nms", expected, found)) == 0) is same
+    for box in ([10.0, 10.0, 12.0, 12.0], [10.0, 10.0, 10.0, 10.0]):
+        expected = detections([0.9, 0.0], [1, -1]) | {"boxes": torch.tensor([[box, box]])}
+        for shift, same in ((0.45, True), (0.55, False), (3.9, False)):
+            assert (worst(compare("nms", expected, expected | {"boxes": expected["boxes"] + shift})) == 0) is same
+
+
+def test_scores_are_the_same_within_a_thousandth():
+    expected = detections([0.9, 0.5, 0.0], [1, 1, -1])
+    for gap, unmatched in ((0.0009, 0.0), (0.0011, 2 / 4)):
+        difference = compare("nms", expected, detections([0.9 - gap, 0.5, 0.0], [1, 1, -1]))["detections"]
+        assert difference["unmatched"] == unmatched
+        assert difference["relative"] == pytest.approx(0.0 if unmatched else gap, rel=1e-3)
+
+
+def test_a_part_of_the_detections_is_not_all_of_them():
+    """The best 1 of 50, none at all, the best 50 times over, and the same turned round."""
+    scores = [0.99 - 0.01 * place for place in range(50)]
+    expected = detections(scores, [1] * 50)
+    best = detections([scores[0], *[0.0] * 49], [1, *[-1] * 49])
+    none = detections([0.0] * 50, [-1] * 50)
+    repeated = {name: tensor[:, :1].expand(-1, 50, *[-1] * (tensor.ndim - 2)) for name, tensor in expected.items()}
+    for found, unmatched in ((best, 49 / 51), (none, 1.0), (repeated, 49 / 100)):
+        for one, other in ((expected, found), (found, expected)):
+            difference = compare("nms", one, other, score_threshold=0.3)["detections"]
+            assert difference["unmatched"] == pytest.approx(unmatched)
+    assert compare("nms", expected, best)["detections"]["detections"] == 50
+
+
+def test_a_detection_at_the_score_threshold_may_be_missing():
+    expected = detections([0.9, 0.3, 0.0], [1, 1, -1])
+    found = detections([0.9, 0.0, 0.0], [1, -1, -1])
+    for threshold, unmatched in ((0.2995, 0.0), (0.25, 1 / 3)):
+        for one, other in ((expected, found), (found, expected)):
+            difference = compare("nms", one, other, score_threshold=threshold)["detections"]
+            assert difference["unmatched"] == pytest.approx(unmatched)
 
 
 def test_the_last_detection_may_come_in_by_a_tie():
@@ -53,15 +117,23 @@ def test_the_last_detection_may_come_in_by_a_tie():
     ] == pytest.approx(2 / 6)
 
 
-def test_decoded_anchors_are_sets():
+@pytest.mark.parametrize("brightness", [1.0, 1e-3])  # scores of a network that has not learned lie close together
+def test_decoded_anchors_are_sets(brightness):
     generator = torch.Generator().manual_seed(0)
-    boxes, scores = torch.rand(2, 20, 4, generator=generator) * 300, torch.rand(2, 20, 3, generator=generator)
-    order = torch.randperm(20, generator=generator)
+    boxes, scores = torch.rand(2, 50, 4, generator=generator) * 300, torch.rand(2, 50, 3, generator=generator)
+    scores *= brightness
+    order = torch.randperm(50, generator=generator)
     expected, found = {"boxes": boxes, "scores": scores}, {"boxes": boxes[:, order], "scores": scores[:, order]}
     assert worst(compare("decoded", expected, found)) == 0
-    boxes = boxes.clone()
-    boxes[1, scores[1].amax(-1).argmax(), 2] += 30
-    assert worst(compare("decoded", expected, {"boxes": boxes, "scores": scores})) > 0.05
+    best = scores.amax(-1).argsort(-1, descending=True)
+    for place in (0, 25, 45):
+        moved = boxes.clone()
+        moved[1, best[1, place], 2] += 30  # of some 300 px
+        distance = compare("decoded", expected, {"boxes": moved, "scores": scores})["anchors"]["relative"]
+        assert distance == pytest.approx(30 / boxes.max().item(), rel=1e-4)
+    repeated = {name: tensor[torch.arange(2)[:, None], best[:, :1]].expand(-1, 50, -1) for name, tensor in
+                expected.items()}  # fmt: skip
+    assert worst(compare("decoded", expected, repeated)) > 0.1 < worst(compare("decoded", repeated, expected))
 
 
 def test_outputs_that_are_missing_or_of_another_shape():
