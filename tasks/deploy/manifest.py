@@ -56,7 +56,13 @@ class Manifest:
         delegated: The same, of operators that a delegate runs; none where the format has none.
         notes: What a reader has to know.
         parity: For each output the worst {"absolute", "relative"} difference from eager, and on how many images.
-        metric: {"name", "eager", "runtime", "drop", "max_drop", "images"}; empty where it was not measured.
+        metric: {"name", "checkpoint": by the checkpoint's own evaluation, "eager": of the network in this form at this
+            size, "runtime": of the artifact, "drop": from checkpoint to runtime, "shares": {what cost it: how much},
+            "max_drop", "images"}; empty where it was not measured.
+        certified: What the artifact was held to: "outputs", the bound on `parity`, and the name of the metric; empty
+            where nothing certifies it.
+        measured_on: {"instruction_set": of the machine that compared and measured, "session": settings of the runtime
+            beyond its own defaults}; empty where it was neither compared nor measured.
     """
 
     backend: str
@@ -78,6 +84,8 @@ class Manifest:
     notes: tuple[str, ...] = ()
     parity: dict[str, Any] = field(default_factory=dict)
     metric: dict[str, Any] = field(default_factory=dict)
+    certified: tuple[str, ...] = ()
+    measured_on: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     @property
@@ -121,7 +129,8 @@ def read_manifest(path: str | Path) -> tuple[Path, Manifest]:
         if content.get("format") != FORMAT:
             raise ValueError(f"format {str(content.get('format'))[:80]}, expected {FORMAT}; export it again")
         specs = {"input": _spec(content["input"]), "outputs": tuple(_spec(spec) for spec in content["outputs"])}
-        manifest = Manifest(**content | specs | {"notes": tuple(content["notes"])})
+        lists = {key: tuple(content.get(key, ())) for key in ("notes", "certified")}
+        manifest = Manifest(**content | specs | lists)
         _check(manifest)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} is no manifest of this toolkit ({str(error)[:300]})") from error
@@ -160,10 +169,21 @@ def _check(manifest: Manifest) -> None:
     """
     for key in ("backend", "artifact", "kind", "form", "precision"):
         _expect(isinstance(getattr(manifest, key), str), key, "a string")
-    for key in ("config", "settings", "preprocessing", "anchors", "versions", "operators", "parity", "metric"):
+    for key in (
+        "config",
+        "settings",
+        "preprocessing",
+        "anchors",
+        "versions",
+        "operators",
+        "parity",
+        "metric",
+        "measured_on",
+    ):
         _expect(isinstance(getattr(manifest, key), dict), key, "an object")
     _expect(isinstance(manifest.delegated, dict | None), "delegated", "an object or null")
-    _expect(all(isinstance(note, str) for note in manifest.notes), "notes", "strings")
+    for key in ("notes", "certified"):
+        _expect(all(isinstance(text, str) for text in getattr(manifest, key)), key, "strings")
     hashes = manifest.hashes
     _expect(isinstance(hashes, dict) and all(isinstance(v, str) for v in hashes.values()), "hashes", "names to hashes")
     shape = manifest.input.shape

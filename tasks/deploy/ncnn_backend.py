@@ -14,13 +14,21 @@ import pnnx
 import torch
 from torch import Tensor
 
-from tasks.deploy.backend import Backend, Deployable, Exported, ExportOptions, Runtime
+from tasks.deploy.backend import Backend, Deployable, Exported, ExportOptions, Runtime, Unsupported
 from tasks.deploy.manifest import Manifest
 from tasks.deploy.pt2_backend import exported_program
 
 INPUT = "images"
 WEIGHTS = "model.ncnn.bin"
 HALF = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage")
+FP32_NOTE = (
+    "ncnn stores and computes in half precision by itself where the processor can; what is certified here is float32, "
+    f"with {', '.join(HALF)} set to false"
+)
+FP16_NOTE = (
+    "weights and, where the processor can (ARM with fp16 arithmetic), sums are in half precision; on x86 sums are "
+    "float32, and so was what is certified if it was measured there"
+)
 REMEDIES = {  # by what the operator's name holds
     "topk": "export.detections=raw leaves the choice of boxes to the application",
     "gather": "export.detections=raw leaves the choice of boxes to the application",
@@ -40,7 +48,7 @@ class NcnnBackend(Backend):
 
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
         if len(example) != 1:
-            raise ValueError(f"ncnn runs one image a call, not {len(example)}; set export.batch=1")
+            raise Unsupported(f"ncnn runs one image a call, not {len(example)}; set export.batch=1")
         if model.form in ("decoded", "nms"):
             raise ValueError(f"ncnn cannot hold the form {model.form}, which picks boxes by score; {REMEDIES['topk']}")
         traced = _traced(model, example)
@@ -54,6 +62,7 @@ class NcnnBackend(Backend):
         _open(folder, self.file, half=options.precision == "fp16", threads=1)
         doubts = tuple(f"pnnx: {line}" for line in dict.fromkeys(said.splitlines()) if "not supported" in line)
         notes = ("float32 whole numbers stand for classes",) if model.outputs == ("classes",) else ()
+        notes += (FP16_NOTE if options.precision == "fp16" else FP32_NOTE,)
         return Exported(dict(Counter(layer[0] for layer in layers).most_common()), notes=notes + doubts)
 
     def load(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> "NcnnRuntime":

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +21,9 @@ from tasks.class_matching import match_classes
 from tasks.data.base import VisionDataModule
 from tasks.data.classification import DEFAULT_PREPROCESSING
 from tasks.deploy.backend import Backend, Deployable, Exported, Runtime
-from tasks.deploy.deployable import make_deployable
+from tasks.deploy.deployable import FORMS, make_deployable
 from tasks.deploy.deployed import Run, deployed_task
+from tasks.deploy.instruction_set import instruction_set
 from tasks.deploy.manifest import Manifest, TensorSpec, sha256
 from tasks.deploy.parity import compare, worst
 from tasks.evaluate import needed_checkpoint
@@ -29,12 +32,24 @@ from tasks.trainer_settings import evaluation_settings
 
 PARITY_IMAGES = 4  # of the validation set, and one of noise
 SHARE_OF_PIXELS = 1e-3  # whose class may differ: the two best are a tie there
+HALF = 0.05  # largest relative difference, or share of pixels or detections, in fp16 where no metric is measured
 MAX_DROP = {"int8": 0.01}  # of the metric, where the settings leave it open; else 0.001
+NEGLIGIBLE = 1e-4  # of the metric: not worth an evaluation to tell its causes apart
+REMEDIES = {  # by what cost most of the metric
+    "input": "export.image_size= chooses the size",
+    "tail": "export.tail=argmax decides after upsampling",
+    "limit": "a larger export.limit= finds more",
+}
 RESIZING = {
     "detection": "resize the whole picture to the input's size",
     "segmentation": "resize the whole picture to the input's size",
     "classification": "resize the shorter side to the input's side divided by crop_ratio, cut out the centre",
 }
+NOT_CERTIFIED = (
+    "not certified: {} is held to the metric alone, which was not measured (export.evaluate=false), or the images "
+    "compared show nothing"
+)
+logger = logging.getLogger(__name__)
 
 
 class Original:
@@ -67,6 +82,7 @@ class Original:
         data = build_data(self.config)
         connect(self.task, data)
         match_classes(self.task, data)
+        self._evaluated_size = data.image_size
         data.set_image_size(self.image_size)
         return data
 
@@ -97,6 +113,14 @@ class Original:
         places = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().unique().tolist()
         return [_sized(dataset[(0, place)]["image"].permute(2, 0, 1)[None], self.image_size) for place in places]
 
+    def checkpoint_metric(self) -> dict[str, float]:
+        """The task's validation metrics by the checkpoint's own evaluation, at its own sizes; measured once."""
+        if "checkpoint" not in self._metrics:
+            self.data.set_image_size(self._evaluated_size)
+            self._metrics["checkpoint"] = self._validated(self.task)
+            self.data.set_image_size(self.image_size)
+        return self._metrics["checkpoint"]
+
     def metric(self, form: str) -> dict[str, float]:
         """The task's validation metrics in eager mode; measured once."""
         if form not in self._metrics:
@@ -113,6 +137,9 @@ class Original:
         """
         task = deployed_task(run, manifest, self.config)
         match_classes(task, self.data)
+        return self._validated(task)
+
+    def _validated(self, task: VisionTask) -> dict[str, float]:
         limit = self.settings["evaluation_images"]
         batches = -(-limit // self.data.val_batch_size) if limit else None
         here = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1, "limit_val_batches": batches}
@@ -133,33 +160,70 @@ class Original:
         """Compare an artifact with eager and measure the metric through it, into its manifest.
 
         Raises:
-            ValueError: It computes something else, or loses more of the metric than `export.max_drop`.
+            ValueError: It computes something else, or loses more of the checkpoint's metric than `export.max_drop`.
         """
         precision, form = manifest.precision, manifest.form
-        differences = compare(form, eager(self.model(form))(self.examples), runtime(self.examples))
+        manifest.measured_on = {"instruction_set": instruction_set(), "session": format.session(precision)}
+        model = self.model(form)
+        threshold = model.nms.score_threshold if form == "nms" else 0.0
+        differences = compare(
+            form, eager(model)(self.examples), runtime(self.examples), score_threshold=threshold
+        )  # fmt: skip
         manifest.parity = {"images": len(self.examples), "outputs": differences}
         allowed = SHARE_OF_PIXELS if any("differing" in one for one in differences.values()) else format.tolerance
         if precision == "fp32" and not worst(differences) <= allowed:
-            raise ValueError(
-                f"the artifact computes something else than the network: {json.dumps(differences)}, at most {allowed} "
-                "is allowed; try another export.detections= or export.tail=, and report it"
-            )
-        if not self.settings["evaluate"]:
-            return
-        name = self.task.monitor
-        before, after = self.metric(form)[name], self.measure(runtime, manifest)
+            raise _other_outputs(differences, allowed)
+        bound = {"fp32": allowed, "fp16": HALF}.get(precision)  # of int8 there is none that tells right from wrong
+        held = bound is not None and worst(differences) <= bound
+        if not math.isfinite(worst(differences)) or (bound and not held and not self.settings["evaluate"]):
+            raise _other_outputs(differences, bound)
+        if held and differences.get("detections", {}).get("detections") != 0:
+            manifest.certified += ("outputs",)
+        if self.settings["evaluate"]:
+            self._prove_metric(runtime, manifest)
+        if not manifest.certified:
+            manifest.notes += (NOT_CERTIFIED.format(precision),)
+            logger.warning("%s: %s", format.name, manifest.notes[-1])
+
+    def _prove_metric(self, runtime: Runtime, manifest: Manifest) -> None:
+        """Measure what of the checkpoint's own metric is left."""
+        name, precision = self.task.monitor, manifest.precision
+        before, plain = self.checkpoint_metric()[name], self.metric(manifest.form)[name]
+        after = self.measure(runtime, manifest)
+        shares = self._shares(manifest.form, before, plain) | {"runtime": plain - after[name]}
         budget = self.max_drop(precision)
         drop = before - after[name]
         manifest.metric = {
-            "name": name, "eager": before, "runtime": after[name], "drop": drop, "max_drop": budget,
-            "images": int(after["images"]),
+            "name": name, "checkpoint": before, "eager": plain, "runtime": after[name], "drop": drop, "shares": shares,
+            "max_drop": budget, "images": int(after["images"]),
         }  # fmt: skip
         if not drop <= budget:
-            doctor = "export.doctor=true finds the layers to keep in floating point; or " if precision == "int8" else ""
+            doctor = "export.doctor=true finds the layers to keep in floating point; " if precision == "int8" else ""
+            remedy = {**REMEDIES, "runtime": doctor}[max(shares, key=shares.get)]
             raise ValueError(
-                f"{name} falls from {before:.4f} to {after[name]:.4f}, by {drop:.4f}, more than export.max_drop="
-                f"{budget}; {doctor}allow more"
+                f"{name} falls from {before:.4f} to {after[name]:.4f}, by {drop:.4f} ({share_text(shares)}), more than "
+                f"export.max_drop={budget}; {remedy}{'; ' if remedy and remedy != doctor else ''}or allow more"
             )
+        manifest.certified += (name,)
+
+    def _shares(self, form: str, before: float, plain: float) -> dict[str, float]:
+        """What of the metric the settings cost that no runtime can give back.
+
+        Args:
+            form: As in `Manifest`.
+            before: Of the checkpoint's own evaluation.
+            plain: Of the fused network in this form, in eager mode.
+
+        Returns:
+            "input", the one size of all images, and "tail" or "limit", where the form has one.
+        """
+        kind, lost = self.task.kind, before - plain
+        cut = {"argmax": "tail", "argmax_low": "tail", "low": "tail", "decoded": "limit", "nms": "limit"}.get(form)
+        if cut is None:
+            return {"input": lost}
+        resized = kind == "segmentation" or self.image_size != tuple(self._evaluated_size)
+        whole = self.metric(FORMS[kind][0])[self.task.monitor] if resized and abs(lost) > NEGLIGIBLE else before
+        return {"input": before - whole, cut: whole - plain}
 
     def certificate(self, form: str, format: Backend | None, dtype: str, exported: Exported) -> Manifest:
         """A manifest of all but what is measured; without a format, of the network in eager mode."""
@@ -208,6 +272,20 @@ class Original:
                 f"export.image_size is not set, and the data that would tell it cannot be opened: {error}; give "
                 "export.image_size=[<height>,<width>]"
             ) from error
+
+
+def share_text(shares: Mapping[str, float]) -> str:
+    """What cost how much of the metric, as text: what cost nothing is left out."""
+    counted = {name: share for name, share in shares.items() if f"{abs(share):.4f}" != "0.0000"}
+    return ", ".join(f"{name} {share:.4f}" for name, share in counted.items())
+
+
+def _other_outputs(differences: Mapping[str, Mapping[str, float]], allowed: float | None) -> ValueError:
+    return ValueError(
+        f"the artifact computes something else than the network: {json.dumps(differences)}, at most "
+        f"{allowed or 'what is finite'} is allowed; try another export.detections= or export.tail=, and report it"
+        + ("; or let the metric decide, by export.evaluate=true" if allowed == HALF else "")
+    )
 
 
 def eager(model: Deployable) -> Run:

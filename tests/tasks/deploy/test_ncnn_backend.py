@@ -12,7 +12,7 @@ from backbones.reparam import fuse_model
 from tasks.build import build_whole_network
 from tasks.deploy.backend import Deployable, ExportOptions
 from tasks.deploy.manifest import Manifest, TensorSpec
-from tasks.deploy.ncnn_backend import NcnnBackend
+from tasks.deploy.ncnn_backend import FP16_NOTE, FP32_NOTE, NcnnBackend
 from tests.oracles import randomised, relative_error
 from tests.tasks.conftest import composed
 
@@ -83,7 +83,8 @@ def test_outputs_are_eagers(backbone, head, form, tmp_path, capfd):
     assert {file.name for file in tmp_path.iterdir()} == {"model.ncnn.param", "model.ncnn.bin"}
     convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
     told_of = {name: told.operators.get(name, 0) for name in ("Convolution", "ConvolutionDepthWise", "InnerProduct")}
-    assert sum(told_of.values()) >= convolutions and told.delegated is None and not told.notes
+    assert sum(told_of.values()) >= convolutions and told.delegated is None
+    assert told.notes == (FP32_NOTE,)
     found = format.load(tmp_path, manifest)(images.to(torch.uint8))
     assert list(found) == list(expected)
     for name, tensor in expected.items():
@@ -106,7 +107,8 @@ def test_half_precision_is_smaller_and_nearly_the_same(tmp_path):
     for precision in format.precisions:
         folder = tmp_path / precision
         folder.mkdir()
-        manifest, images, expected, _ = exported(format, model, folder, precision=precision)
+        manifest, images, expected, told = exported(format, model, folder, precision=precision)
+        assert told.notes == ({"fp32": FP32_NOTE, "fp16": FP16_NOTE}[precision],)
         sizes[precision] = (folder / "model.ncnn.bin").stat().st_size
         found[precision] = relative_error(format.load(folder, manifest)(images)["logits"], expected["logits"])
     assert sizes["fp16"] < 0.6 * sizes["fp32"]
