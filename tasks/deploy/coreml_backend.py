@@ -18,7 +18,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from tasks.deploy.backend import Backend, Deployable, Exported, ExportOptions, Runtime  # noqa: E402
+from tasks.deploy.backend import Backend, Deployable, Exported, ExportOptions, Runtime, Unsupported  # noqa: E402
 from tasks.deploy.chatter import silenced  # noqa: E402
 from tasks.deploy.coreml_nms import (  # noqa: E402
     GIVEN,
@@ -56,12 +56,12 @@ class CoreMLBackend(Backend):
 
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
         if example.dtype == torch.uint8 and len(example) != 1:
-            raise ValueError(f"an image input of Core ML holds one image, not {len(example)}; set export.batch=1")
+            raise Unsupported(f"an image input of Core ML holds one image, not {len(example)}; set export.batch=1")
         whole, notes = model, (f"unzip {self.file} for Xcode; runs from {self.target} on",)
         suppressing = isinstance(model, DetectionDeployable) and model.form == "nms"
         if suppressing:
             if len(example) != 1:
-                raise ValueError(
+                raise Unsupported(
                     f"Core ML suppresses boxes of one image, not of {len(example)}; set export.batch=1, or "
                     "export.detections=decoded"
                 )

@@ -3,33 +3,39 @@
 import logging
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
 from tasks.base import Table
 from tasks.build import Config
-from tasks.deploy.backend import Backend, ExportOptions, backend
+from tasks.deploy.backend import BACKENDS, Backend, ExportOptions, Unsupported, backend
 from tasks.deploy.manifest import Manifest, sha256
 from tasks.deploy.parity import worst
-from tasks.deploy.proof import Original
+from tasks.deploy.proof import Original, share_text
 from tasks.deploy.quantization_doctor import Drop, doctor
 from tasks.fit import quiet
 
 DETECTIONS = ("raw", "decoded", "nms")  # each needs more operators of a format than the one before
-COLUMNS = ("format", "precision", "form", "MiB", "difference", "{} eager", "{} here", "artifact")
+COLUMNS = (
+    "format", "precision", "form", "MiB", "difference", "{} of the checkpoint", "eager", "here", "lost", "certified by",
+    "artifact",
+)  # fmt: skip
+EXPECTED = (ValueError, ImportError, OSError, RuntimeError)  # they say what is wrong by themselves
 logger = logging.getLogger(__name__)
 
 
 def export(config: Config) -> tuple[list[Table], list[str]]:
-    """Export `config.checkpoint` into every format of `config.export.formats`.
+    """Export `config.checkpoint` into every format that `config.export` chooses.
 
     Each artifact becomes a folder {format}-{precision}-{form} in `output_dir`, or in export/ beside the checkpoint. It
     appears whole, with its manifest.json, once it agrees with eager and keeps the metric; else not at all. A format
-    that cannot hold the detections asked for gets the next form that it can. With `config.export.doctor` no artifact is
+    that cannot hold the detections asked for gets the next form that it can; of "all" formats those are passed over,
+    with a line, that have no such precision, input or batch. With `config.export.doctor` no artifact is
     left, but int8 is looked into (`tasks.deploy.quantization_doctor.doctor`).
 
     Args:
@@ -44,16 +50,19 @@ def export(config: Config) -> tuple[list[Table], list[str]]:
     """
     quiet()
     settings = config["export"]
-    if not settings["formats"]:
+    if settings["reduce_range"] and settings["precision"] != "int8" and not settings["doctor"]:
+        raise ValueError("export.reduce_range=true is of int8 weights; give export.precision=int8 too")
+    names, every = chosen_formats(settings)
+    if not names:
         raise ValueError("no format is chosen; give export=onnx, or another of --help")
     if settings["detections"] not in DETECTIONS:
         raise ValueError(f"export.detections={settings['detections']}: expected one of {', '.join(DETECTIONS)}")
     original = Original(config)
     folder = Path(config["output_dir"] or original.checkpoint.parent / "export").expanduser()
     if settings["doctor"]:
-        return doctor(original, _int8_exports(original), folder), []
+        return doctor(original, _int8_exports(original, names), folder), []
     rows, failures = [], []
-    for name in settings["formats"]:
+    for name in names:
         row = (name, settings["precision"])
         try:
             format = backend(name)
@@ -63,23 +72,44 @@ def export(config: Config) -> tuple[list[Table], list[str]]:
                 raise ValueError(f"{target} is there already; give another output_dir=, or overwrite=true")
             logger.info("exporting to %s", target)
             manifest = _export_one(format, form, original, target)
-        except (ValueError, ImportError, OSError, RuntimeError) as error:
-            failures.append(f"{name}: {error}")
-            rows.append((*row, "-", "-", "-", "-", "-", "failed"))
+        except Exception as error:  # converters raise all kinds, and one format's end is not that of the others
+            said = str(error) if isinstance(error, EXPECTED) else f"{type(error).__name__}: {error}"
+            passed_over = every and isinstance(error, Unsupported)
+            if passed_over:
+                logger.warning("%s is passed over: %s", name, said)
+            else:
+                failures.append(f"{name}: {said}")
+            rows.append((*row, *["-"] * (len(COLUMNS) - 3), "passed over" if passed_over else "failed"))
             continue
-        size = sum(file.stat().st_size for file in target.iterdir()) / 2**20
-        scores = [f"{manifest.metric[key]:.4f}" if manifest.metric else "-" for key in ("eager", "runtime")]
-        difference = f"{worst(manifest.parity['outputs']):.1e}" if manifest.parity else "-"
-        rows.append((*row, form, f"{size:.1f}", difference, *scores, str(target)))
+        rows.append((*row, *_described(manifest, target)))
+    if all(row[-1] == "passed over" for row in rows):
+        failures.append("no format has what is asked for; the lines above say what each has")
     columns = [column.format(original.task.monitor) for column in COLUMNS]
     height, width = original.image_size
     return [(f"{original.checkpoint} at {height}x{width} px", columns, rows)], failures
 
 
-def _int8_exports(original: Original) -> dict[str, Drop]:
-    """{format: what exports it in int8 with some modules in float} of the formats chosen that have int8."""
+def chosen_formats(settings: Mapping[str, Any]) -> tuple[list[str], bool]:
+    """Names of the formats that settings of `export` choose, each once; and whether they are "all" there are."""
+    names = settings["formats"] or [name for name, chosen in settings["chosen"].items() if chosen]
+    return (list(BACKENDS), True) if "all" in names else (list(dict.fromkeys(names)), False)
+
+
+def _described(manifest: Manifest, target: Path) -> tuple[str, ...]:
+    """An artifact's cells of the table."""
+    size = sum(file.stat().st_size for file in target.iterdir()) / 2**20
+    difference = f"{worst(manifest.parity['outputs']):.1e}" if manifest.parity else "-"
+    metric = manifest.metric
+    scores = [f"{metric[key]:.4f}" if metric else "-" for key in ("checkpoint", "eager", "runtime")]
+    lost = share_text(metric["shares"]) or "nothing" if metric else "-"
+    certified = ", ".join(manifest.certified) or "NOT CERTIFIED"
+    return manifest.form, f"{size:.1f}", difference, *scores, lost, certified, str(target)
+
+
+def _int8_exports(original: Original, names: Sequence[str]) -> dict[str, Drop]:
+    """{format: what exports it in int8 with some modules in float} of those of these formats that have int8."""
     found = {}
-    for name in original.settings["formats"]:
+    for name in names:
         try:
             format = backend(name)
         except ImportError as error:
@@ -87,6 +117,8 @@ def _int8_exports(original: Original) -> dict[str, Drop]:
             continue
         if "int8" in format.precisions and format.here:
             found[name] = partial(_int8_drop, format, _form(original, format), original)
+        else:
+            logger.info("%s has no int8 that could be measured here; it is passed over", name)
     return found
 
 
@@ -132,26 +164,32 @@ def _export_one(format: Backend, form: str, original: Original, target: Path) ->
     settings = original.settings
     precision, dtype = settings["precision"], settings["input"] or format.inputs[0]
     if precision not in format.precisions:
-        raise ValueError(f"export.precision={precision}: {format.name} has {', '.join(format.precisions)}")
+        raise Unsupported(f"export.precision={precision}: {format.name} has {', '.join(format.precisions)}")
     if dtype not in format.inputs:
-        raise ValueError(f"export.input={dtype}: {format.name} takes {', '.join(format.inputs)}")
+        raise Unsupported(f"export.input={dtype}: {format.name} takes {', '.join(format.inputs)}")
     if settings["dynamic_batch"] and not format.dynamic:
-        raise ValueError(f"{format.name} has no dynamic batch; set export.dynamic_batch=false")
+        raise Unsupported(f"{format.name} has no dynamic batch; set export.dynamic_batch=false")
     example = original.examples[:1].to(getattr(torch, dtype)).repeat(settings["batch"], 1, 1, 1)
     images = original.images("train", settings["calibration_images"]) if precision == "int8" else []
     calibration = [image.to(example.dtype).repeat(settings["batch"], 1, 1, 1) for image in images]
-    options = ExportOptions(precision, settings["dynamic_batch"], calibration, tuple(settings["keep_float"]))
+    options = ExportOptions(
+        precision, settings["dynamic_batch"], calibration, tuple(settings["keep_float"]), settings["reduce_range"]
+    )
     working = target.with_name(f".{target.name}.unfinished")
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
     try:
         exported = format.export(original.model(form), example, working, options)
         manifest = original.certificate(form, format, dtype, exported)
+        if settings["reduce_range"] and not format.narrows:
+            manifest.notes += (
+                "export.reduce_range: not needed, sums of int8 products have 32 bits on every processor",
+            )
         manifest.hashes |= {file.name: sha256(file) for file in sorted(working.iterdir())}
         if format.here:
             original.prove(format, format.load(working, manifest, threads=settings["threads"]), manifest)
         else:
-            manifest.notes += ("this machine cannot run the format: neither compared nor measured",)
+            manifest.notes += ("this machine cannot run the format: neither compared nor measured, so not certified",)
         manifest.save(working)
         if target.exists():
             shutil.rmtree(target)

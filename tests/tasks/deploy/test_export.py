@@ -9,7 +9,7 @@ import torch
 
 from tasks.deploy import backend as backends
 from tasks.deploy.backend import load_runtime
-from tasks.deploy.export import detections_form
+from tasks.deploy.export import chosen_formats, detections_form
 from tasks.deploy.manifest import read_manifest
 from tasks.deploy.pt2_backend import Pt2Backend
 from tasks.fit import fit
@@ -53,6 +53,15 @@ class Curable(Lossy):
         return super().export(model, example, folder, options)
 
 
+class Crashing(Pt2Backend):
+    """A converter that raises what nobody expects."""
+
+    name = "crashing"
+
+    def export(self, model, example, folder, options):
+        raise KeyError("aten::new")
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A trained checkpoint of each task."""
@@ -76,7 +85,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def broken_backends(monkeypatch):
-    for name in ("Wrong", "Lossy", "Curable"):
+    for name in ("Wrong", "Lossy", "Curable", "Crashing"):
         monkeypatch.setitem(backends.BACKENDS, name.lower(), (__name__, name))
 
 
@@ -90,13 +99,15 @@ def test_a_checkpoint_becomes_artifacts_that_score_as_it_does(runs, run_tool, tm
     for format in ("pt2", "onnx"):
         folder, manifest = read_manifest(tmp_path / "out" / f"{format}-fp32-{form}")
         assert {file.name for file in folder.iterdir()} == {manifest.artifact, "manifest.json"}
+        key = manifest.metric["name"]
         assert manifest.metric["eager"] == pytest.approx(manifest.metric["runtime"], abs=1e-6)
+        assert manifest.metric["checkpoint"] == pytest.approx(scores[key], abs=1e-6)
+        assert manifest.certified == ("outputs", key)
         assert manifest.parity["images"] == 5
         assert manifest.operators and manifest.versions["torch"] == torch.__version__
         status, _, err = run_tool(f"tools/evaluate.py artifact={folder}")
         assert status == 0, err
         found = json.loads((folder / "evaluation.json").read_text())
-        key = manifest.metric["name"]
         assert found[key] == pytest.approx(scores[key], abs=1e-6)
         assert found["images"] == scores["images"] and found["input_size"] == scores["input_size"]
 
@@ -106,15 +117,21 @@ def test_a_segmenters_classes_score_as_its_logits_do(small_run, run_tool, tmp_pa
     fit(small_run("trainer.max_epochs=2"))
     checkpoint = tmp_path / "run" / "last.ckpt"
     for tail in ("logits", "argmax", "low"):
-        command = f"tools/export.py checkpoint={checkpoint} export=onnx export.tail={tail}"
+        command = f"tools/export.py checkpoint={checkpoint} export=onnx export.tail={tail} export.max_drop=1"
         status, _, err = run_tool(command)
         assert status == 0, err
     folder = tmp_path / "run" / "export"
-    metrics = {
-        tail: read_manifest(folder / f"onnx-fp32-{tail}")[1].metric["runtime"] for tail in ("logits", "argmax", "low")
-    }
-    assert metrics["logits"] == metrics["argmax"]
-    assert abs(metrics["low"] - metrics["logits"]) < 0.1
+    logits, argmax, low = (
+        read_manifest(folder / f"onnx-fp32-{tail}")[1].metric for tail in ("logits", "argmax", "low")
+    )
+    assert run_tool(f"tools/evaluate.py checkpoint={checkpoint} output_dir=own")[0] == 0
+    own = json.loads((tmp_path / "own" / "evaluation.json").read_text())[logits["name"]]
+    for metric in (logits, argmax, low):
+        assert metric["checkpoint"] == pytest.approx(own, abs=1e-6)
+        assert metric["drop"] == pytest.approx(own - metric["runtime"], abs=1e-6)
+        assert metric["shares"]["runtime"] == pytest.approx(0.0, abs=1e-6)
+    assert logits["runtime"] == argmax["runtime"] == pytest.approx(own, abs=1e-6)
+    assert low["shares"]["tail"] == pytest.approx(low["drop"], abs=1e-6) and abs(low["drop"]) < 0.1
     assert run_tool(command)[0] == 1  # what is there is not replaced
     assert run_tool(f"{command} overwrite=true")[0] == 0
 
@@ -172,9 +189,72 @@ def test_the_doctors_override_keeps_the_metric(runs, run_tool, tmp_path, broken_
     assert run_tool(f"{command} export.formats=[curable] export.max_drop=0.05 {override}")[0] == 0
 
 
+def test_another_size_is_held_against_the_checkpoint_at_its_own(runs, run_tool, tmp_path):
+    """And a manifest from before its cost was told apart is read as ever."""
+    command = f"tools/export.py checkpoint={runs}/classification/last.ckpt export=pt2 output_dir=out"
+    assert run_tool(f"{command} export.image_size=[32,32] export.max_drop=1")[0] == 0
+    folder, manifest = read_manifest(tmp_path / "out" / "pt2-fp32-logits")
+    metric = manifest.metric
+    trained = json.loads((runs / "classification" / "metrics.json").read_text())["val/top1"]
+    assert metric["checkpoint"] == pytest.approx(trained, abs=1e-6)
+    assert metric["eager"] == metric["runtime"] < trained - 0.1
+    assert metric["shares"] == pytest.approx({"input": metric["drop"], "runtime": 0.0}, abs=1e-6)
+
+    content = json.loads((folder / "manifest.json").read_text())
+    for key in ("certified", "measured_on"):
+        del content[key]
+    for key in ("checkpoint", "shares"):
+        del content["metric"][key]
+    (folder / "manifest.json").write_text(json.dumps(content))
+    assert read_manifest(folder)[1].certified == () and load_runtime(folder).manifest.metric == content["metric"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "formats", "every"),
+    [
+        ("export=onnx", ["onnx"], False),
+        ("export=[onnx,litert]", ["onnx", "litert"], False),
+        ("export=[litert,onnx]", ["litert", "onnx"], False),
+        ("export.formats=[pt2,onnx,pt2]", ["pt2", "onnx"], False),
+        ("export=all", list(backends.BACKENDS), True),
+        ("export=[onnx,all]", list(backends.BACKENDS), True),
+        ("export.formats=[all]", list(backends.BACKENDS), True),
+        ("export=[]", [], False),
+    ],
+)
+def test_several_formats_at_once(choice, formats, every):
+    assert chosen_formats(composed("export", choice).export) == (formats, every)
+
+
+def test_of_all_formats_those_without_are_passed_over_and_one_that_fails_ends_no_other(
+    runs, run_tool, tmp_path, broken_backends, monkeypatch
+):
+    for name in ("onnx", "executorch", "coreml", "litert", "ncnn", "wrong", "curable"):
+        monkeypatch.delitem(backends.BACKENDS, name)
+    command = f"tools/export.py checkpoint={runs}/classification/last.ckpt export.calibration_images=4 output_dir=out"
+
+    def names():
+        return sorted(path.name for path in (tmp_path / "out").glob("*"))
+
+    status, out, err = run_tool(f"{command} export=all export.precision=int8 export.evaluate=false")
+    assert status == 0, err
+    for name in ("pt2", "crashing"):
+        assert f"{name} is passed over: export.precision=int8: {name} has fp32" in out
+    assert names() == ["lossy-int8-logits"]
+    assert "NOT CERTIFIED" in out and "not certified: int8" in out
+    status, out, err = run_tool(f"{command} export=all export.formats=[crashing,pt2] export.evaluate=false")
+    assert status == 1 and "crashing: KeyError: 'aten::new'" in err
+    assert names() == ["lossy-int8-logits", "pt2-fp32-logits"]
+    status, _, err = run_tool(f"{command} export.formats=[pt2,lossy] export.precision=int8 overwrite=true")
+    assert status == 1 and "pt2: export.precision=int8: pt2 has fp32" in err, "it was asked for by name"
+    status, _, err = run_tool(f"{command} export=all export.precision=fp16")
+    assert status == 1 and "no format has what is asked for" in err
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ("export.reduce_range=true", "export.reduce_range=true is of int8 weights; give export.precision=int8 too"),
         ("export.precision=int4", "export.precision=int4: pt2 has fp32"),
         ("export.input=float64", "export.input=float64: pt2 takes uint8, float32"),
         ("export.formats=[tensorrt]", "export=tensorrt: expected one of pt2, onnx"),
