@@ -1,6 +1,7 @@
 """Quantization-aware training: what is inserted changes nothing, what is folded is plain, training wins int8 back."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,15 @@ from tasks.data.base import Classes
 from tasks.deploy.deployable import make_deployable
 from tasks.deploy.onnx_backend import OnnxBackend
 from tasks.fit import fit
-from tasks.quantization_aware import QuantizationAware, rounded_layers, with_rounding, without_rounding
+from tasks.quantization_aware import (
+    QuantizationAware,
+    RoundedConv2d,
+    RoundedLinear,
+    rounded_input,
+    rounded_layers,
+    with_rounding,
+    without_rounding,
+)
 from tests.oracles import randomised
 from tests.tasks.conftest import composed
 from tests.tasks.deploy.small_networks import exported, signal_to_noise
@@ -91,6 +100,62 @@ def test_gradients_reach_every_parameter_and_settled_layers_stay():
     before = {key: value.clone() for key, value in built.network.named_buffers()}
     built.network(Pictures(3).batches[2]["images"])
     assert all(torch.equal(value, before[key]) for key, value in built.network.named_buffers())
+
+
+def test_inputs_round_to_the_256_levels_of_their_range():
+    """From -1 to 1.55 a level is 0.01; what lies outside is cut, and has no gradient."""
+    values = torch.tensor([-2.0, -1.0, 0.004, 0.006, 1.554, 1.56, 3.0], requires_grad=True)
+    rounded = rounded_input(values, torch.tensor(-1.0), torch.tensor(1.55))
+    assert rounded.tolist() == pytest.approx([-1.0, -1.0, 0.0, 0.01, 1.55, 1.55, 1.55], abs=1e-6)
+    rounded.sum().backward()
+    assert values.grad.tolist() == [0, 1, 1, 1, 1, 0, 0]
+
+
+def test_a_fresh_norm_begins_with_the_statistics_of_its_convolutions_outputs():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 4, 3)
+    layer, batches = RoundedConv2d(conv, normed=True), [torch.randn(4, 3, 8, 8) + 1 for _ in range(3)]
+    with torch.no_grad():
+        bias = conv.bias.clone()
+        outputs = torch.cat([nn.functional.conv2d(images, conv.weight) for images in batches]).double()
+        layer.observed = []
+        for images in batches:
+            layer(images)
+        layer.settle()
+    mean, variance = outputs.mean((0, 2, 3)), outputs.var((0, 2, 3), correction=0)
+    torch.testing.assert_close(layer.norm.running_mean.double(), mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(layer.norm.running_var.double(), variance, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(layer.norm.weight.double(), (variance + layer.norm.eps).sqrt(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(layer.norm.bias.double(), bias.double() + mean, rtol=1e-5, atol=1e-6)
+    lows, highs = zip(*(images.aminmax() for images in batches), strict=True)
+    assert layer.low.item() == pytest.approx(sum(lows).item() / 3) and layer.high.item() == pytest.approx(
+        sum(highs).item() / 3
+    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_ranges_follow_a_tenth_of_the_way(training):
+    layer = RoundedLinear(nn.Linear(2, 1)).train(training)
+    layer.low.fill_(-1.0)
+    layer.high.fill_(2.0)
+    layer(torch.tensor([[-3.0, 12.0]]))
+    assert (layer.low.item(), layer.high.item()) == pytest.approx((-1.2, 3.0) if training else (-1.0, 2.0))
+    layer(torch.tensor([[4.0, 5.0]]))  # 0 is always in the range
+    assert layer.low.item() == pytest.approx(-1.08 if training else -1.0)
+
+
+@pytest.mark.parametrize(
+    ("share", "epochs", "first"), [(0.5, 4, 2), (0.5, 5, 3), (1.0, 3, None), (0.1, 10, 1), (0.5, -1, None)]
+)
+def test_ranges_settle_with_the_epoch_that_the_share_falls_on(share, epochs, first):
+    layer = RoundedLinear(nn.Linear(2, 1))
+    task = nn.Module()
+    task.network = nn.Sequential(layer)
+    aware, settled = QuantizationAware("unused", freeze_after=share), []
+    for epoch in range(max(epochs, 3)):
+        aware.on_train_batch_start(SimpleNamespace(max_epochs=epochs, current_epoch=epoch), task, {}, 0)
+        settled.append(layer.settled)
+    assert settled == [first is not None and epoch >= first for epoch in range(max(epochs, 3))]
 
 
 def test_inserted_norms_have_the_tasks_momentum():

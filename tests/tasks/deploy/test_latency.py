@@ -40,6 +40,14 @@ def test_rounds_alternate_and_what_warms_up_is_not_counted():
     assert calls.count("a") == 12 + 3 + 2, "timed, one before each round, two to warm up"
 
 
+@pytest.mark.parametrize(("warmup", "before"), [(0, 2), (1, 2), (2, 2), (5, 5), (9, 9)])
+def test_so_many_calls_warm_up(warmup, before):
+    """At least two: the first compiles, the second tells how long a call takes."""
+    calls = []
+    measure({"a": lambda: calls.append(1)}, Protocol(**QUICK | {"warmup": warmup}))
+    assert len(calls) == before + 3 * (1 + 4)
+
+
 def test_a_known_time_is_found():
     found = measure({"sleep": lambda: time.sleep(0.004)}, Protocol(**QUICK))["sleep"]
     assert 4 <= found.min <= found.median <= found.p90 <= found.max
@@ -60,6 +68,11 @@ def test_a_slow_subject_gets_fewer_runs():
     found = measure({"slow": lambda: time.sleep(0.01), "quick": lambda: None}, slow)
     assert 6 <= found["slow"].count <= 20
     assert found["quick"].count == 100
+
+
+def test_a_subject_slower_than_its_time_has_three_runs_a_round():
+    slow = Protocol(warmup=1, rounds=2, runs=50, max_seconds=0.01)
+    assert measure({"slow": lambda: time.sleep(0.02)}, slow)["slow"].count == 6
 
 
 def test_threads_hold_inside_alone():
