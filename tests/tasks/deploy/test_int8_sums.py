@@ -33,12 +33,13 @@ class Sum(Deployable):
         return (self.network.backbone(images / 255).mean((2, 3)),)
 
 
-INT8 = [name for name in BACKENDS if "int8" in backend(name).precisions]
+FORMATS = [(name, backend(name)) for name in BACKENDS if "int8" in backend(name).precisions]
 
 
 @pytest.mark.parametrize(
     ("name", "reduce_range"),
-    [(name, False) for name in INT8] + [(name, True) for name in INT8 if backend(name).narrows],
+    [pytest.param(name, False, marks=[] if format.narrows else pytest.mark.slow) for name, format in FORMATS]
+    + [(name, True) for name, format in FORMATS if format.narrows],
 )
 def test_the_largest_sums_are_exact(name, reduce_range, tmp_path):
     format, images = backend(name), torch.full((1, 3, 16, 16), 255.0)
