@@ -61,7 +61,8 @@ class Backbone(nn.Module):
     Attributes:
         taps: What `forward` returns, shallow to deep.
         known_as: What each library calls the architecture: {"torchvision": "mobilenet_v2", "timm": ...}.
-        norm_eps: {library: eps of its BatchNorms} where it is another than ours; weights are corrected for it.
+        norm_eps: {naming, as in `source_names()`: eps of the BatchNorms that its weights were trained with; "ours": of
+            the family's own}, 1e-5 where not named, None for what the norms have; weights are corrected for it.
         mean, std: Normalisation of values in [0, 1] that the weights expect, one number for each input channel.
         preprocessing: How published accuracies were measured, filled by `load_weights` where the source of the weights
             states it: {"crop_ratio": side of the centre crop in parts of the resized image's shorter side,
@@ -154,6 +155,10 @@ class Backbone(nn.Module):
         if end not in self._ends:
             raise ValueError(f"the backbone has no {end}; it has {', '.join(self._ends)}, all")
         return list(self.layers[: self._ends[end] + 1])
+
+    def unfit_sources(self) -> dict[str, str]:
+        """{naming, as in `source_names()`: why its weights mean nothing to this backbone, and what would take them}."""
+        return {}
 
     def _grid(self, stride: int) -> tuple[int, int]:
         """Stride and dilation that the next layer gets when its published stride is `stride`."""

@@ -4,6 +4,8 @@ Source: Howard et al. 2017, "MobileNets", table 1. ReLU6 behind every convolutio
 `mobilenetv1_100` (the paper writes ReLU); BatchNorm as in timm (PyTorch's defaults; slim has eps 0.001).
 """
 
+from collections.abc import Callable
+
 from torch import nn
 
 from backbones.base import Backbone, Norm, Published
@@ -30,13 +32,15 @@ class MobileNetV1(Backbone):
         width: Multiplies every channel count, rounded to multiples of 8.
         output_stride, in_channels: As in `Backbone`.
         norm: Makes a norm from a channel count; default BatchNorm.
+        activation: Makes an activation; default ReLU6.
     """
 
     def __init__(
-        self, *, width: float = 1.0, output_stride: int = 32, in_channels: int = 3, norm: Norm | None = None
-    ) -> None:
+        self, *, width: float = 1.0, output_stride: int = 32, in_channels: int = 3, norm: Norm | None = None,
+        activation: Callable[[], nn.Module] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(in_channels=in_channels, output_stride=output_stride)
-        options = {"norm": norm or nn.BatchNorm2d, "activation": nn.ReLU6}
+        options = {"norm": norm or nn.BatchNorm2d, "activation": activation or nn.ReLU6}
         channels = make_divisible(32 * width)
         self._append(ConvNormAct(in_channels, channels, 3, 2, **options), channels, stride=2)
         for out, blocks, first_stride in STAGES:
@@ -55,7 +59,25 @@ class MobileNetV1(Backbone):
             for part, conv in enumerate(("conv_dw", "conv_pw")):
                 names[f"layers.{index}.{part}.conv"] = f"{place}.{conv}"
                 names[f"layers.{index}.{part}.norm"] = f"{place}.bn{part + 1}"
-        return {"timm": names}
+        return {"timm": names, "retinaface": self._face_names()}
+
+    def _face_names(self) -> dict[str, str]:
+        """Names in biubug6/Pytorch_Retinaface: three stages, cut before c4 and c5."""
+        first, names = [sum(blocks for _, blocks, _ in STAGES[:stage]) + (stage > 0) for stage in (0, 3, 4)], {}
+        for index in range(1 + sum(blocks for _, blocks, _ in STAGES)):
+            stage = max(at for at, start in enumerate(first) if start <= index)
+            place = f"stage{stage + 1}.{index - first[stage]}"
+            for part in range(2 if index else 1):
+                ours = f"layers.{index}.{part}" if index else "layers.0"
+                names |= {f"{ours}.conv": f"{place}.{3 * part}", f"{ours}.norm": f"{place}.{3 * part + 1}"}
+        return names
+
+    def unfit_sources(self) -> dict[str, str]:
+        if getattr(self.layers[0].activation, "negative_slope", None) == 0.1:
+            return {}
+        leaky = "{_target_: torch.nn.LeakyReLU, _partial_: true, negative_slope: 0.1}"
+        reason = f"these weights of a face detector were trained with LeakyReLU(0.1); set backbone.activation='{leaky}'"
+        return {"retinaface": reason}
 
 
 def mobilenet_v1(*, weights: str | None = None, **options) -> MobileNetV1:

@@ -18,6 +18,7 @@ PUBLISHED = {  # by the name of the configuration; parameters without those of t
     "mnv2_075": Published(2.61, 209, 69.8, _SLIM),
     "mnv2_140": Published(6.06, 582, 75.0, _SLIM),
 }
+PARTS = ("expand", "depthwise", "project")  # of a block
 STAGES = (  # expansion, out, blocks, stride of the first
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -70,14 +71,26 @@ class MobileNetV2(Backbone):
             if isinstance(layer, ConvNormAct):
                 names |= conv_norm_names(ours, theirs)
                 continue
-            before = [part for part in ("expand", "depthwise") if not isinstance(getattr(layer, part), nn.Identity)]
+            before = [part for part in PARTS[:-1] if not isinstance(getattr(layer, part), nn.Identity)]
             for at, part in enumerate(before):
                 names |= conv_norm_names(f"{ours}.{part}", f"{theirs}.conv.{at}")
             # The projection lies flat in torchvision's block.
             names[f"{ours}.project.conv"] = f"{theirs}.conv.{len(before)}"
             names[f"{ours}.project.norm"] = f"{theirs}.conv.{len(before) + 1}"
+        early = names | self._flat_names()
         places = timm_places([blocks for _, _, blocks, _ in STAGES], "head")
-        return {"torchvision": names, "timm": timm_names(self.layers, places)}
+        return {"torchvision": names, "timm": timm_names(self.layers, places), "tonylins": early}
+
+    def _flat_names(self) -> dict[str, str]:
+        """Names of the blocks in tonylins/pytorch-mobilenet-v2, where convolution, norm and activation lie flat."""
+        names = {}
+        for index, block in enumerate(self.layers):
+            if isinstance(block, InvertedResidual):
+                parts = [part for part in PARTS if not isinstance(getattr(block, part), nn.Identity)]
+                for at, part in enumerate(parts):
+                    names[f"layers.{index}.{part}.conv"] = f"{index}.conv.{3 * at}"
+                    names[f"layers.{index}.{part}.norm"] = f"{index}.conv.{3 * at + 1}"
+        return names
 
 
 def mobilenet_v2(*, weights: str | None = None, **options) -> MobileNetV2:

@@ -8,6 +8,7 @@ its very features at sizes of 32 k + 1 px, such as 225 and 513, and slightly shi
 
 from functools import partial
 from itertools import groupby
+from types import MappingProxyType
 
 from torch import nn
 
@@ -75,6 +76,8 @@ class MobileNetV3(Backbone):
         output_stride, in_channels: As in `Backbone`.
         norm: Makes a norm from a channel count; default BatchNorm with eps 0.001, momentum 0.01.
     """
+
+    norm_eps = MappingProxyType({"ours": 0.001})
 
     def __init__(
         self, rows: tuple, *, width: float = 1.0, reduced_tail: bool = False, output_stride: int = 32,
@@ -159,5 +162,5 @@ def _build(size: str | None, rows: tuple, weights: str | None, options: dict) ->
         known_as = {"torchvision": f"mobilenet_v3_{size}", "timm": f"mobilenetv3_{size}_{percent:03}"}
     backbone = MobileNetV3(rows, **options)
     if size:  # timm's tf_ models, the only minimalistic ones, have our 0.001 (and TensorFlow's padding)
-        backbone.norm_eps = {"timm": 1e-5}
+        backbone.norm_eps = {**backbone.norm_eps, "timm": 1e-5}
     return apply_weights(backbone, weights, **known_as)

@@ -92,7 +92,8 @@ def fuse_model(model: nn.Module) -> nn.Module:
     training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
     if training:
         raise ValueError(f"cannot fuse a model in training mode ({training[0]}); call model.eval() first")
-    return _fuse(copy.deepcopy(model))
+    with torch.inference_mode(False), torch.no_grad():  # in it tensors are made that cannot be trained or traced later
+        return _fuse(copy.deepcopy(model))
 
 
 def _fuse(module: nn.Module) -> nn.Module:

@@ -22,6 +22,7 @@ PUBLISHED = {  # by the name of the configuration
     "snv2_200": Published(7.39, 583, 76.230, TORCHVISION),
 }
 STEM, DEPTHS = 24, (4, 8, 4)
+LAYOUTS = ("torchvision", "megvii")
 
 
 class ShuffleUnit(nn.Module):
@@ -31,28 +32,36 @@ class ShuffleUnit(nn.Module):
         in_channels, out_channels: Equal but for the entry of a stage.
         entry: The first unit of a stage: both branches read all channels and downsample.
         stride, dilation: Of the depthwise convolutions.
+        layout: As in `ShuffleNetV2`.
         norm: Makes a norm from a channel count.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, entry: bool, stride: int, dilation: int, norm: Norm
+        self, in_channels: int, out_channels: int, *, entry: bool, stride: int, dilation: int, layout: str, norm: Norm
     ) -> None:
         super().__init__()
         half = out_channels // 2
+        self.megvii = layout == "megvii"
+        beside = in_channels if entry and self.megvii else half
         block = partial(ConvNormAct, norm=norm)
         depthwise = partial(block, kernel_size=3, stride=stride, dilation=dilation, activation=None)
         self.main = nn.Sequential(
-            block(in_channels if entry else half, half), depthwise(half, half, groups=half), block(half, half)
+            block(in_channels if entry else half, half),
+            depthwise(half, half, groups=half),
+            block(half, out_channels - beside),
         )
         self.shortcut = (
-            nn.Sequential(depthwise(in_channels, in_channels, groups=in_channels), block(in_channels, half))
+            nn.Sequential(depthwise(in_channels, in_channels, groups=in_channels), block(in_channels, beside))
             if entry
             else None
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.megvii and not self.shortcut:  # even channels first, then odd ones
+            x = channel_shuffle(x, x.shape[1] // 2)
         passed, worked = (self.shortcut(x), x) if self.shortcut else x.chunk(2, dim=1)
-        return channel_shuffle(torch.cat([passed, self.main(worked)], dim=1), 2)
+        joined = torch.cat([passed, self.main(worked)], dim=1)
+        return joined if self.megvii else channel_shuffle(joined, 2)
 
 
 class ShuffleNetV2(Backbone):
@@ -65,16 +74,25 @@ class ShuffleNetV2(Backbone):
     Args:
         channels: Of the three stages and of the closing convolution.
         width: Multiplies every channel count, rounded to multiples of 4.
+        layout: Whose weights it can take; the two differ in the order of channels and in the width of the branches that
+            enter the first stage. "torchvision": equal branches, shuffled behind each unit. "megvii", the authors'
+            code: the shortcut that enters a stage keeps its width, a unit passes the even channels and works on the
+            odd ones.
         output_stride, in_channels: As in `Backbone`.
         norm: Makes a norm from a channel count; default BatchNorm.
+
+    Raises:
+        ValueError: `layout` is none of those.
     """
 
     def __init__(
-        self, channels: tuple[int, int, int, int], *, width: float = 1.0, output_stride: int = 32,
-        in_channels: int = 3, norm: Norm | None = None,
+        self, channels: tuple[int, int, int, int], *, width: float = 1.0, layout: str = "torchvision",
+        output_stride: int = 32, in_channels: int = 3, norm: Norm | None = None,
     ) -> None:  # fmt: skip
         super().__init__(in_channels=in_channels, output_stride=output_stride)
-        norm = norm or nn.BatchNorm2d
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout={layout}: expected one of {', '.join(LAYOUTS)}")
+        self.layout, norm = layout, norm or nn.BatchNorm2d
         current, *stages, last = (make_divisible(count * width, 4) for count in (STEM, *channels))
         self._append(ConvNormAct(in_channels, current, 3, 2, norm=norm), current, stride=2)
         self._append(nn.MaxPool2d(3, 2, 1), current, stride=2)
@@ -83,8 +101,9 @@ class ShuffleNetV2(Backbone):
                 entry, before = published_stride == 2, self._dilation
                 stride, dilation = self._grid(published_stride)
                 unit = ShuffleUnit(
-                    current, out, entry=entry, stride=stride, dilation=before if entry else dilation, norm=norm
-                )
+                    current, out, entry=entry, stride=stride, dilation=before if entry else dilation, layout=layout,
+                    norm=norm,
+                )  # fmt: skip
                 self._append(unit, out, stride=published_stride)
                 current = out
         self._append(ConvNormAct(current, last, norm=norm), last, tap="final")
@@ -99,7 +118,19 @@ class ShuffleNetV2(Backbone):
                 for part, at in enumerate(positions):
                     names[f"layers.{index}.{ours}.{part}.conv"] = f"{place}.{theirs}.{at}"
                     names[f"layers.{index}.{ours}.{part}.norm"] = f"{place}.{theirs}.{at + 1}"
-        return {"torchvision": names | conv_norm_names(f"layers.{len(places) + 2}", "conv5")}
+        theirs = {place: f"features.{index}" for index, place in enumerate(places)}
+        branches = {"branch1": "branch_proj", "branch2": "branch_main"}
+        megvii = conv_norm_names("layers.0", "first_conv") | conv_norm_names(f"layers.{len(places) + 2}", "conv_last")
+        for ours, name in names.items():
+            stage, unit, *rest = name.split(".")
+            if rest and stage.startswith("stage"):
+                megvii[ours] = ".".join([theirs[f"{stage}.{unit}"], branches[rest[0]], *rest[1:]])
+        return {"torchvision": names | conv_norm_names(f"layers.{len(places) + 2}", "conv5"), "megvii": megvii}
+
+    def unfit_sources(self) -> dict[str, str]:
+        (other,) = set(LAYOUTS) - {self.layout}
+        return {other: f"these are {other}'s weights of ShuffleNetV2, whose channels have another order; set "
+                f"backbone.layout={other}"}  # fmt: skip
 
 
 def shufflenet_v2_x0_5(*, weights: str | None = None, **options) -> ShuffleNetV2:

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from backbones.base import Backbone, Published, Tap, select_taps, spread
 from backbones.reparam import fold_bn_into_conv
+from backbones.weight_names import efficientnet_names
 from backbones.weights import apply_weights
 
 logger = logging.getLogger(__name__)
@@ -31,14 +32,17 @@ class TimmBackbone(Backbone):
     """A timm model, its classifier left out.
 
     Taps: the last map of each depth that timm's `feature_info` lists, c1..c5 as far as the model has them (transformers
-    on patches begin at c2, plain vision transformers have c4 only); no c5_exp, no final. Maps that the model makes
-    smaller than ceil(size / stride), because it pads less, are extended by repeating their borders.
+    on patches begin at c2, plain vision transformers have c4 only), and `final` where it is asked for and there; no
+    c5_exp. Maps that the model makes smaller than ceil(size / stride), because it pads less, are extended by repeating
+    their borders.
     Models of a fixed image size (most transformers) take theirs through `model_options={"img_size": [H, W]}`.
 
     Args:
         name: timm's name of the model, with its pretrained tag where one is wanted ("mobilenetv3_large_100.ra_in1k").
         output_stride: 8, 16 or 32; other than 32 only where the model can dilate.
         in_channels: As in `Backbone`.
+        final: Offer the output of the convolution that closes the model behind its last map, where there is one: what
+            its classifier pools.
         pretrained: Download timm's weights.
         model_options: Further keywords of `timm.create_model`.
 
@@ -49,8 +53,8 @@ class TimmBackbone(Backbone):
     """
 
     def __init__(
-        self, name: str, *, output_stride: int = 32, in_channels: int = 3, pretrained: bool = False,
-        model_options: dict[str, Any] | None = None,
+        self, name: str, *, output_stride: int = 32, in_channels: int = 3, final: bool = False,
+        pretrained: bool = False, model_options: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(in_channels=in_channels, output_stride=output_stride)
         options = dict(model_options or {}) | {"in_chans": in_channels}
@@ -70,15 +74,29 @@ class TimmBackbone(Backbone):
             tap = Tap(f"c{depth}", maps[index]["num_chs"], stride)
             self._taps[tap.name] = tap, index
             self._ends[tap.name] = maps[index]["module"]
+        if final and model.num_features != maps[-1]["num_chs"]:
+            stride = min(maps[-1]["reduction"], output_stride) if output_stride < 32 else maps[-1]["reduction"]
+            self._taps["final"] = Tap("final", model.num_features, stride), len(maps) - 1
         self.known_as = {"timm": name}
+        self.norm_eps = {"ours": None, "timm": None, "lukemelas": 0.001, "efficientnet_lite": 0.001}
+        if "bn_eps" in options:  # the weights are those of the model as it is
+            usual = _create(name, {"in_chans": in_channels}, False)
+            self.norm_eps |= dict.fromkeys(("ours", "timm"), usual.bn1.eps)
         self.mean, self.std = (spread(model.pretrained_cfg[key], in_channels) for key in ("mean", "std"))
         self.model, self._deepest = model, None
         self._prune()
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        maps = self.model.forward_intermediates(images, indices=self._indices(), intermediates_only=True)
-        size = images.shape[-2:]
-        return {tap.name: _extended(x, size, tap) for tap, x in zip(self.taps, maps, strict=True)}
+        size, taps = images.shape[-2:], {tap.name: tap for tap in self.taps}
+        return {name: _extended(x, size, taps[name]) for name, x in self._maps(self.model, images).items()}
+
+    def _maps(self, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+        names, indices = list(self._taps), self._indices()
+        if names[-1] != "final":
+            maps = model.forward_intermediates(images, indices=indices, intermediates_only=True)
+            return dict(zip(names, maps, strict=True))
+        last, maps = model.forward_intermediates(images, indices=indices)
+        return dict(zip(names, [*maps[: len(names) - 1], last], strict=True))
 
     def keep_taps(self, names) -> "TimmBackbone":
         kept = {tap.name for tap in select_taps(self.taps, names=tuple(names))}
@@ -88,6 +106,8 @@ class TimmBackbone(Backbone):
 
     def modules_until(self, end: str) -> list[nn.Module]:
         """As in `Backbone`; timm registers its modules in the order in which they run."""
+        if end == "final" and "final" in self._taps:
+            return list(self.children())
         if end not in self._ends:
             return super().modules_until(end)
         parts = []
@@ -98,6 +118,7 @@ class TimmBackbone(Backbone):
                 parts.append(module)
         raise ValueError(f"timm's {self.known_as['timm']} has no part {self._ends[end]}; freeze all, or nothing")
 
+    @torch.inference_mode(False)  # in it torch hands convolutions on whole, unseen by `_Readers`
     def fuse(self) -> nn.Module:
         """A copy with timm's own branches merged and BatchNorm folded where it is certain, in float64.
 
@@ -119,8 +140,8 @@ class TimmBackbone(Backbone):
             finally:
                 torch.set_default_dtype(usual)
             with _Readers(twin) as readers:
-                features = twin.model.forward_intermediates(images, indices=self._indices(), intermediates_only=True)
-            for conv, norm in readers.pairs(features):
+                features = self._maps(twin.model, images)
+            for conv, norm in readers.pairs(features.values()):
                 _fold(twin, conv, norm)
             actual = twin.eval()(images)
         if any((actual[name] - x).abs().max() > 1e-9 * x.abs().max() for name, x in expected.items()):
@@ -129,15 +150,30 @@ class TimmBackbone(Backbone):
         return twin.to(first.dtype)
 
     def source_names(self) -> dict[str, dict[str, str]]:
-        return {"timm": {f"model.{name}".rstrip("."): name for name, _ in self.model.named_modules()}}
+        names = {f"model.{name}".rstrip("."): name for name, _ in self.model.named_modules()}
+        return {"timm": names} | efficientnet_names(self.model)
+
+    def unfit_sources(self) -> dict[str, str]:
+        name = self.known_as["timm"]
+        others = {
+            "lukemelas": ("TensorFlow's padding", f"tf_{name}"),
+            "efficientnet_lite": ("even padding", name.removeprefix("tf_")),
+        }
+        return {
+            naming: f"these weights, by the names of {naming}, were trained with {padding}; take backbone.name={other}"
+            for naming, (padding, other) in others.items()
+            if name.startswith("tf_") != (naming == "lukemelas")
+        }
 
     def _indices(self) -> list[int]:
-        return [index for _, index in self._taps.values()]
+        return sorted({index for _, index in self._taps.values()})
 
     def _prune(self) -> None:
-        if self._indices()[-1] != self._deepest:  # timm does not prune twice at the same place
-            self.model.prune_intermediate_layers(self._indices(), prune_norm=True, prune_head=True)
-            self._deepest = self._indices()[-1]
+        deepest = list(self._taps)[-1], self._indices()[-1]
+        if deepest != self._deepest:  # timm does not prune twice at the same place
+            rest = deepest[0] != "final"  # timm counts the closing convolution to the head
+            self.model.prune_intermediate_layers(self._indices(), prune_norm=rest, prune_head=rest)
+            self._deepest = deepest
 
     def _probe_shape(self) -> tuple[int, int, int, int]:
         config = self.model.pretrained_cfg

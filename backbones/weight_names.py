@@ -55,3 +55,29 @@ def timm_names(layers: Iterable[nn.Module], places: Iterable[str]) -> dict[str, 
             conv, norm = ends.get(place, (f"{place}.conv", f"{place}.bn1"))
             names |= {f"{ours}.conv": conv, f"{ours}.norm": norm}
     return names
+
+
+def efficientnet_names(model: nn.Module) -> dict[str, dict[str, str]]:
+    """What others call the parts of timm's EfficientNet: {naming: {our name: theirs}}, nothing for other models.
+
+    "lukemelas": lukemelas/EfficientNet-PyTorch and its forks, blocks numbered on; "efficientnet_lite":
+    RangiLyu/EfficientNet-Lite, blocks numbered by stage.
+    """
+    if not hasattr(model, "conv_stem") or not isinstance(getattr(model, "blocks", None), nn.Sequential):
+        return {}
+    parts = {"conv_dw": "_depthwise_conv", "se.conv_reduce": "_se_reduce", "se.conv_expand": "_se_expand"}
+    flat, staged = {"conv_stem": "_conv_stem", "bn1": "_bn0"}, {"conv_stem": "stem.0", "bn1": "stem.1"}
+    flat |= {"conv_head": "_conv_head", "bn2": "_bn1"}
+    staged |= {"conv_head": "head.0", "bn2": "head.1"}
+    places = [(stage, at) for stage, blocks in enumerate(model.blocks) for at in range(len(blocks))]
+    for number, (stage, at) in enumerate(places):
+        expands = hasattr(model.blocks[stage][at], "conv_pwl")
+        if expands:
+            own = {"conv_pw": "_expand_conv", "conv_pwl": "_project_conv", "bn1": "_bn0", "bn2": "_bn1", "bn3": "_bn2"}
+        else:
+            own = {"conv_pw": "_project_conv", "bn1": "_bn1", "bn2": "_bn2"}
+        for ours, theirs in (parts | own).items():
+            flat[f"blocks.{stage}.{at}.{ours}"] = f"_blocks.{number}.{theirs}"
+            staged[f"blocks.{stage}.{at}.{ours}"] = f"blocks.{stage}.{at}.{theirs}"
+    names = {"lukemelas": flat, "efficientnet_lite": staged}
+    return {naming: {f"model.{ours}": theirs for ours, theirs in own.items()} for naming, own in names.items()}

@@ -7,9 +7,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from backbones.weight_files import read_pickled
+
+TORCH_EPS = 1e-5  # of a BatchNorm of torch, where nothing else is said
 LIBRARIES = ("torchvision", "timm")
 
 
@@ -22,6 +24,8 @@ class Source:
         tensors: By the names of their origin.
         mean, std: Normalisation of RGB in [0, 1] that they expect; none where the source does not say.
         preprocessing: As in `Backbone`; none where the source does not say.
+        norm_eps: {"backbone", "head": eps of the norms, or None for the family's own}, where the source says it.
+        layout: Order of channels, where families have several and a checkpoint says which.
     """
 
     name: str
@@ -29,6 +33,8 @@ class Source:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     preprocessing: Mapping[str, Any] | None = None
+    norm_eps: Mapping[str, float | None] | None = None
+    layout: str | None = None
 
 
 def read_source(weights: str, known_as: Mapping[str, str]) -> Source:
@@ -122,43 +128,50 @@ def _safetensors(path: Path) -> Source:
         raise ValueError(f"{path}: not a safetensors file ({_first_line(error)})") from error
     beside = path.with_name("config.json")  # as timm publishes its models
     try:
-        config = json.loads(beside.read_bytes()).get("pretrained_cfg", {}) if beside.is_file() else {}
-        return Source(str(path), tensors, *_timm_preset(config))
+        described = json.loads(beside.read_bytes()) if beside.is_file() else {}
+        eps = _tensorflow_eps(str(described.get("architecture", path.name)))
+        return Source(str(path), tensors, *_timm_preset(described.get("pretrained_cfg", {})), eps)
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise ValueError(f"{beside}: not a description of weights as timm has it ({_first_line(error)})") from error
 
 
 def _pickled(path: Path, known_as: Mapping[str, str]) -> Source:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path}: not a file of plain tensors ({_first_line(error)})") from error
-    if isinstance(content, dict) and content.get("fused") is True:
+    known, tensors = read_pickled(path)
+    if known.get("fused") is True:
         raise ValueError(
             f"{path} is fused: its branches and norms are merged into single convolutions, which cannot be trained on; "
             "give the checkpoint that it was fused from"
         )
-    known = content if isinstance(content, dict) else {}
-    for wrapper in ("state_dict", "model"):
-        content = content.get(wrapper, content) if isinstance(content, dict) else content
-    plain = isinstance(content, dict) and all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    )
-    if not plain:
-        raise ValueError(f"{path}: holds no state dict (names to tensors)")
-    tensors = dict(content)
     if entry := _published_file(path.name, known_as.get("torchvision")):
         return Source(str(path), tensors, *_preset(entry))
+    ours = "fused" in known  # a checkpoint, or of tools/import_weights.py; others may have keys of these names
     try:
+        config = known.get("config") if ours else None
         mean, std = (_normalization(known, tensors, name) for name in ("mean", "std"))
-        preprocessing = dict(known.get("preprocessing") or stored_preprocessing(known.get("config")) or {}) or None
+        preprocessing = dict(known.get("preprocessing") or stored_preprocessing(config) or {}) or None
+        node = (config or known).get("backbone") if ours else None
+        norm_eps = stored_norm_eps({"backbone": node, "head": (config or {}).get("head")}) if ours else None
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path}: its normalisation or preprocessing is none ({_first_line(error)})") from error
-    return Source(str(path), tensors, mean, std, preprocessing)
+    return Source(str(path), tensors, mean, std, preprocessing, norm_eps or _tensorflow_eps(path.name),
+                  (node or {}).get("layout"))  # fmt: skip
 
 
 def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def stored_norm_eps(config: Mapping[str, Any]) -> dict[str, float | None]:
+    """{"backbone", "head": eps of the norms that a checkpoint's configuration gives it; None for the default ones'}."""
+    norms = {part: (config.get(part) or {}).get("norm") for part in ("backbone", "head")}
+    eps = {part: float(norm.get("eps", TORCH_EPS)) if norm else None for part, norm in norms.items()}
+    options = (config.get("backbone") or {}).get("model_options") or {}  # timm's
+    return eps | ({"backbone": float(options["bn_eps"])} if "bn_eps" in options else {})
+
+
+def _tensorflow_eps(name: str) -> dict[str, float] | None:
+    """Eps of networks that timm calls "tf_...": their names are those of its own ones, their norms TensorFlow's."""
+    return {"backbone": 0.001} if name.startswith("tf_") else None
 
 
 def stored_preprocessing(config: Mapping[str, Any] | None) -> dict[str, Any] | None:

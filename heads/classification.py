@@ -57,7 +57,7 @@ class LinearClassifier(Head):
         # RepVGG's and MobileOne's authors call it `linear`, as we do.
         theirs = {
             "torchvision": "classifier.1", "timm": "classifier", "timm's ByobNet": "head.fc", "ResNet's": "fc",
-            "megvii": "classifier.0", "pytorchcv": "output",
+            "megvii": "classifier.0", "pytorchcv": "output", "lukemelas": "_fc",
         }  # fmt: skip
         return {naming: {"linear": name} for naming, name in theirs.items()}
 

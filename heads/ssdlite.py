@@ -8,6 +8,7 @@ MobileNetV3", section 6.3. The forms: torchvision's `ssdlite320_mobilenet_v3_lar
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,8 @@ class SSDLite(DetectionHead):
     """
 
     FORMS = ("softmax", "sigmoid")
+
+    norm_eps = MappingProxyType({"ours": 0.001})  # that weights of this head were trained with, torchvision's too
 
     def __init__(
         self, taps: Sequence[Tap], num_classes: int, *, first: str | Sequence[str] = FIRST,

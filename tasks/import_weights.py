@@ -18,6 +18,7 @@ from tasks.build import Config, build_backbone, plain
 from tasks.image_files import write_bytes
 
 IMAGE_SIZE = (224, 224)  # px, of the images that networks are compared on
+PARITY, FUSED_PARITY = 1e-3, 1e-6  # relative: of rounding in float32 through some 60 layers, and in float64
 logger = logging.getLogger(__name__)
 
 
@@ -36,7 +37,8 @@ def import_weights(config: Config) -> dict[str, Any]:
         relative, of the deepest tap, in float64}.
 
     Raises:
-        ValueError: `source` or `output` is not given, `output` exists, or as `load_weights`.
+        ValueError: `source` or `output` is not given, `output` exists, outputs differ from those of the library's
+            network or of the fused twin, or as `load_weights`.
         FileNotFoundError, OSError, ImportError: As `load_weights`.
     """
     for name in ("source", "output"):
@@ -59,14 +61,28 @@ def import_weights(config: Config) -> dict[str, Any]:
         "adapted": list(report.adapted), "mean": list(backbone.mean), "std": list(backbone.std),
         **compare(backbone, report, source), "fused_error": _fused_error(backbone),
     }  # fmt: skip
+    _check_parity(result, output)
     content = {key: result[key] for key in ("source", "naming", "mean", "std")}
     content |= {"state_dict": backbone.state_dict(), "preprocessing": backbone.preprocessing or None, "fused": False}
-    content["backbone"] = plain(config["backbone"])
+    content["backbone"] = plain(config["backbone"])  # with the eps of its norms
     buffer = io.BytesIO()
     torch.save(content, buffer)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(output, buffer.getvalue())
     return result
+
+
+def _check_parity(result: dict[str, Any], output: Path) -> None:
+    """Refuse to write weights that compute something else here."""
+    errors = {f"{result['reference']}'s network": (result["relative_error"], PARITY),
+              "its fused twin": (result["fused_error"], FUSED_PARITY)}  # fmt: skip
+    for other, (error, bound) in errors.items():
+        if error is not None and not error <= bound:
+            raise ValueError(
+                f"{result['source']}: outputs differ from those of {other} by {error:.1e} of the largest (at most "
+                f"{bound:.0e} is rounding); {output} is not written. Is it the right backbone, and are its settings "
+                "(norm, width) those of the weights?"
+            )
 
 
 def compare(backbone: Backbone, report: LoadReport, source: Source) -> dict[str, Any]:

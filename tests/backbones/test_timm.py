@@ -69,6 +69,33 @@ def test_maps_that_come_out_too_small_repeat_their_borders():
     assert torch.equal(c1[..., 30], c1[..., 29]) and torch.equal(c1[..., 31], c1[..., 29])
 
 
+FINAL = {"efficientnet_lite0": 1280, "rexnet_100": 1280, "fastvit_t8": 768}
+
+
+@pytest.mark.parametrize("name", FINAL)
+def test_final_is_what_timms_classifier_pools(name, tmp_path):
+    torch.manual_seed(0)
+    whole, images = randomised(timm.create_model(name)), torch.rand(1, 3, 64, 96)
+    torch.save(whole.state_dict(), tmp_path / "w.pth")
+    backbone = timm_model(name=name, final=True, weights=str(tmp_path / "w.pth")).eval()
+    assert (backbone.taps[-1].name, backbone.taps[-1].channels, backbone.taps[-1].stride) == ("final", FINAL[name], 32)
+    fused = fuse_model(backbone)
+    with torch.inference_mode():
+        expected, features = whole.forward_features(images), backbone(images)
+        assert relative_error(features["final"], expected) < 1e-5
+        assert relative_error(fused(images)["final"], expected) < 1e-3
+        assert torch.equal(backbone.keep_taps(["c2", "final"])(images)["final"], features["final"])
+        assert torch.equal(backbone.keep_taps(["final"])(images)["final"], features["final"])
+    other = timm_model(name=name, weights=str(tmp_path / "w.pth"), final=True).eval().keep_taps(["c5"])
+    with torch.inference_mode():
+        assert torch.equal(other(images)["c5"], features["c5"])
+    assert [tap.name for tap in timm_model(name=name).taps] == ["c1", "c2", "c3", "c4", "c5"][name == "fastvit_t8" :]
+
+
+def test_final_is_not_offered_where_nothing_follows_the_last_map():
+    assert timm_model(name="mobilenetv3_large_100", final=True).taps[-1].name == "c5"
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_dropped_taps_drop_their_layers(name):
     backbone = randomised(timm_model(name=name))
