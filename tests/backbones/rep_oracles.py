@@ -1,7 +1,8 @@
 """What the tests of the reparameterizable families share."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone
 from backbones.reparam import fuse_model
+from backbones.weights import load_weights
 from tasks.deploy.profile import profile
 from tests.backbones.references import parameters
 from tests.oracles import relative_error
@@ -39,26 +41,42 @@ def timm_dilated(model: nn.Module, output_stride: int) -> nn.Module:
     return model
 
 
-def few_steps(backbone: Backbone, steps: int = 3) -> Backbone:
-    """Train by a few steps on noise, in the backbone's dtype; comes back in eval mode."""
-    dtype = next(backbone.parameters()).dtype
-    optimizer = torch.optim.SGD(backbone.parameters(), lr=0.05)
-    backbone.train()
-    for _ in range(steps):
-        optimizer.zero_grad()
-        backbone(torch.rand(2, 3, 65, 49, dtype=dtype))[backbone.taps[-1].name].square().mean().backward()
-        optimizer.step()
-    return backbone.eval()
+def worst_error_after_training(
+    factory: Callable[..., Backbone], reference: nn.Module, folder: Path, output_stride: int, steps: int = 2
+) -> float:
+    """Train a backbone and timm's network from the same weights on the same noise, in float64, and compare.
 
-
-def worst_fused_error(backbone: Backbone) -> float:
-    """Largest relative error of the fused backbone over its taps."""
+    Returns:
+        The largest relative error of all parameters, running statistics and counters afterwards, and of the deepest
+        features that both give in eval mode and that the fused backbone gives.
+    """
+    torch.save(reference.state_dict(), folder / "weights.pth")
+    backbone = factory(output_stride=output_stride)
+    names = load_weights(backbone, folder / "weights.pth").keys
+    deepest = backbone.taps[-1].name
+    if output_stride < 32:
+        timm_dilated(reference, output_stride)
+    sides = ((backbone.double(), lambda x: backbone(x)[deepest]), (reference.double(), reference.forward_features))
+    for network, features in sides:
+        optimizer = torch.optim.SGD(network.train().parameters(), lr=0.05)
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            images = torch.rand(2, 3, 65, 49, dtype=torch.float64, generator=generator)
+            features(images).square().mean().backward()
+            optimizer.step()
+    ours, theirs = backbone.eval().state_dict(), reference.eval().state_dict()
+    errors = [
+        ((ours[key] - theirs[name]).abs().max() / theirs[name].abs().max().clamp_min(1e-3)).item()
+        for key, name in names.items()
+    ]
     fused = fuse_model(backbone)
     assert not any("BatchNorm" in type(module).__name__ for module in fused.modules())
-    images = torch.rand(2, 3, 65, 97, dtype=next(backbone.parameters()).dtype)
+    images = torch.rand(2, 3, 65, 97, dtype=torch.float64)
     with torch.inference_mode():
-        expected, actual = backbone(images), fused(images)
-    return max(relative_error(actual[tap], expected[tap]) for tap in expected)
+        expected = reference.forward_features(images)
+        errors += [relative_error(network(images)[deepest], expected) for network in (backbone, fused)]
+    return max(errors)
 
 
 def published_numbers(family: ModuleType, variant: str) -> None:

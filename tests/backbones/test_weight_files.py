@@ -49,7 +49,17 @@ def is_loaded(oracle: nn.Module, path: Path) -> None:
     assert torch.equal(backbone.layers[-1].norm.running_var, oracle.features[-1][1].running_var)
 
 
-WRAPPERS = ["state_dict", "model_state_dict", "model", "net", "params", "state_dict_ema", "model_ema", "params_ema", "x"]
+WRAPPERS = [
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "params",
+    "state_dict_ema",
+    "model_ema",
+    "params_ema",
+    "x",
+]
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "module.model.backbone.", "a.b.c.d.e."])
@@ -103,7 +113,9 @@ def test_foreign_objects_are_passed_over_unimported(oracle, foreign, tmp_path):
 def test_what_holds_no_state_dict_is_named_with_the_remedy(foreign, tmp_path):
     remedy = re.escape("torch.save(model.state_dict(), 'plain.pth')")
     torch.save({"net": foreign.Settings(), "epoch": 3}, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=rf"a\.pth: holds no state dict .* but net, epoch.*faraway\.Settings; .*{remedy}"):
+    with pytest.raises(
+        ValueError, match=rf"a\.pth: holds no state dict .* but net, epoch.*faraway\.Settings; .*{remedy}"
+    ):
         mobilenet_v3_small(weights=str(tmp_path / "a.pth"))
     torch.save({"one": {"a.weight": torch.ones(1)}, "two": {"a.weight": torch.ones(1)}}, tmp_path / "b.pth")
     with pytest.raises(ValueError, match=rf"b\.pth: holds no state dict .* but one, two; .*{remedy}"):
@@ -208,7 +220,9 @@ def test_an_unknown_eps_is_refused_and_a_known_default_is_corrected(tmp_path):
     source = randomised(mobilenet_v2())
     torch.save(source.state_dict(), tmp_path / "own.pth")
     mobilenet_v2(weights=str(tmp_path / "own.pth"))
-    with pytest.raises(ValueError, match=r"own\.pth does not say the eps .* here it is 0\.001 where the family has 1e-05"):
+    with pytest.raises(
+        ValueError, match=r"own\.pth does not say the eps .* here it is 0\.001 where the family has 1e-05"
+    ):
         mobilenet_v2(norm=with_eps(0.001), weights=str(tmp_path / "own.pth"))
     torch.save({"state_dict": source.state_dict(), "config": {"backbone": {"norm": None}}, "fused": False},
                tmp_path / "run.ckpt")  # fmt: skip
@@ -358,7 +372,9 @@ def test_a_face_detectors_mobilenet(tmp_path):
     randomised(theirs)
     state = {f"module.body.{key}": tensor for key, tensor in theirs.state_dict().items()}
     torch.save({"state_dict": state | {"module.fpn.x": torch.ones(1)}}, tmp_path / "w.tar")
-    with pytest.raises(ValueError, match=r"face detector were trained with LeakyReLU\(0\.1\); set backbone\.activation="):
+    with pytest.raises(
+        ValueError, match=r"face detector were trained with LeakyReLU\(0\.1\); set backbone\.activation="
+    ):
         mobilenet_v1(width=0.25, weights=str(tmp_path / "w.tar"))
     backbone = mobilenet_v1(width=0.25, activation=leaky, weights=str(tmp_path / "w.tar")).double().eval()
     x = torch.rand(1, 3, 97, 65, dtype=torch.float64)
