@@ -1,4 +1,4 @@
-"""Fusing gives the same network wherever it is called, whatever its weights are, and takes nothing from the original."""
+"""Fusing gives the same network wherever it is called, and takes nothing from the original."""
 
 import contextlib
 

@@ -88,7 +88,7 @@ def test_the_averaged_weights_are_taken_where_a_file_has_both(oracle, tmp_path):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_files_of_torchvisions_references(zipped, oracle, tmp_path):
     content = {
-        "model": oracle.state_dict(), "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": []},
+        "model": oracle.state_dict(), "optimizer": {"state": {0: {"momentum": torch.ones(2)}}, "param_groups": []},
         "lr_scheduler": {"last_epoch": 3}, "epoch": 3, "args": argparse.Namespace(lr=0.1, device="cuda"), "scaler": {},
     }  # fmt: skip
     torch.save(content, tmp_path / "model_3.pth", _use_new_zipfile_serialization=zipped)
@@ -366,7 +366,8 @@ def test_a_face_detectors_mobilenet(tmp_path):
 
     theirs = nn.ModuleDict()
     stem = nn.Sequential(*unit(3, 8, stride=2, activation=leaky()))
-    theirs["stage1"] = nn.Sequential(stem, *(block(*row) for row in ((8, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1))))  # fmt: skip
+    rows = ((8, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1))
+    theirs["stage1"] = nn.Sequential(stem, *(block(*row) for row in rows))
     theirs["stage2"] = nn.Sequential(block(64, 128, 2), *(block(128, 128, 1) for _ in range(5)))
     theirs["stage3"] = nn.Sequential(block(128, 256, 2), block(256, 256, 1))
     randomised(theirs)
