@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchvision.ops import batched_nms
 
 import heads.detections
 from heads.box_coding import decode
@@ -44,6 +45,44 @@ def test_detections_are_those_of_torchvisions_loop(classes, background, spread, 
     found = select_detections(boxes, scores, **settings)
     assert_same(found, postprocess({"box_deltas": deltas, "class_logits": logits}, anchors, size, settings))
     assert len(found[0]) and not len(found[2]) and found[2].boxes.shape == (0, 4)
+
+
+def test_images_and_classes_do_not_suppress_each_other():
+    """The same three boxes in three images; the first two overlap by 0.9, the third lies apart."""
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]]]).repeat(3, 1, 1)
+    scores = torch.tensor([
+        [[0.9, 0.0, 0.2], [0.8, 0.7, 0.3], [0.6, 0.0, 0.0]],
+        [[0.0, 0.5, 0.0], [0.0, 0.6, 0.0], [0.0, 0.0, 0.0]],
+        [[0.3, 0.4, 0.0], [0.95, 0.1, 0.0], [0.0, 0.0, 0.85]],
+    ])  # fmt: skip
+    found = select_detections(
+        boxes, scores, score_threshold=0.05, candidates=10, iou_threshold=0.5, max_detections=10
+    )
+    rows = [
+        [(round(score, 2), label, box[3]) for score, label, box in zip(
+            one.scores.tolist(), one.labels.tolist(), one.boxes.tolist(), strict=True)]
+        for one in found
+    ]  # fmt: skip
+    assert rows == [
+        [(0.9, 0, 10.0), (0.7, 1, 9.0), (0.6, 0, 30.0), (0.3, 2, 9.0)],
+        [(0.6, 1, 9.0)],
+        [(0.95, 0, 9.0), (0.85, 2, 30.0), (0.4, 1, 10.0)],
+    ]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_a_batch_with_the_same_boxes_in_every_image_equals_torchvisions_batched_nms(classes):
+    """Box for box and class for class, image by image: whatever is taken across images or classes shows."""
+    torch.manual_seed(0)
+    boxes = random_boxes(60)[None].repeat(5, 1, 1)
+    scores = torch.rand(5, 60, classes)
+    settings = {"score_threshold": 0.3, "candidates": 60, "iou_threshold": 0.4, "max_detections": 1000}
+    for image, ours in enumerate(select_detections(boxes, scores, **settings)):
+        place, label = (scores[image] > 0.3).nonzero(as_tuple=True)
+        rank = scores[image, place, label]
+        kept = batched_nms(boxes[image, place], rank, label, 0.4)
+        assert torch.equal(ours.scores, rank[kept]) and torch.equal(ours.labels, label[kept])
+        assert torch.equal(ours.boxes, boxes[image, place[kept]])
 
 
 def test_more_is_looked_at_where_the_best_suppress_each_other(monkeypatch):

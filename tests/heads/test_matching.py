@@ -55,6 +55,12 @@ def test_a_worked_example():
     assert match_anchors(anchors, boxes, torch.tensor([[3, 4]])).tolist() == [[0, 1, -1]]
 
 
+def test_an_overlap_of_just_the_threshold_is_a_match():
+    anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 20.0], [0.0, 0.0, 10.0, 20.5]])
+    box = torch.tensor([[[0.0, 0.0, 10.0, 10.0]]])  # IoU 1, 1/2 and less; the first is its best and matches anyhow
+    assert match_anchors(anchors, box, torch.tensor([[0]]), threshold=0.5).tolist() == [[0, 0, -1]]
+
+
 def test_boxes_that_are_padding_or_have_no_area_match_nothing():
     boxes = anchors_of()[:4].clone()
     boxes[1, 2] = boxes[1, 0]  # no width

@@ -45,6 +45,23 @@ def test_a_point_goes_to_the_box_that_it_overlaps_most():
     assert quality[2] == pytest.approx(0.5)
 
 
+def test_the_overlap_decides_and_not_the_alignment():
+    """The second point overlaps the box of class 0 more, but scores 0.9 for class 1 and 0.01 for class 0."""
+    predicted, scores = [[0, 0, 8, 8], [4, 0, 16, 8], [16, 0, 24, 8]], [[0.5, 0.5], [0.01, 0.9], [0.5, 0.5]]
+    boxes = [[0, 0, 16, 8], [8, 0, 24, 8]]  # IoU with the second point's: 12/16 and 8/20
+    _, index, _, _ = assign(predicted, scores, boxes, [0, 1], alpha=1.0, beta=1.0)
+    assert index.tolist() == [0, 0, 1]
+
+
+def test_a_point_on_the_border_is_not_inside():
+    predicted = [[4, 0, 20, 8]] * 3
+    for box in ([4, 0, 20, 8], [-20, 4, 13, 40], [-20, -40, 13, 4]):  # the first and third point; all; all
+        held = [box[0] < x < box[2] and box[1] < 4 < box[3] for x in (4, 12, 20)]
+        positive, *_ = assign(predicted, [[0.5]] * 3, [box], [0])
+        # A box that holds no point gets the nearest to its centre, here the first.
+        assert positive.tolist() == (held if any(held) else [True, False, False]), box
+
+
 def test_a_box_between_the_points_gets_the_nearest():
     predicted = [[0, 0, 8, 8], [8, 0, 16, 8], [16, 0, 24, 8]]
     positive, _, weight, quality = assign(predicted, [[0.01]] * 3, [[13, 5, 15, 7]], [0])

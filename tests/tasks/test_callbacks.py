@@ -3,8 +3,12 @@
 import time
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
 
 from tasks.callbacks import EMA, DataMonitor
 from tasks.checkpoint import load_task, read_checkpoint
@@ -30,6 +34,65 @@ def test_the_average_is_logged_once_an_epoch(small_run, tmp_path):
 
 def test_the_decay_reaches_its_value():
     assert [EMA(0.99)._decay_at(n) for n in (0, 10_000)] == [0.1, 0.99]
+
+
+class Small(L.LightningModule):
+    """A convolution and its norm, trained on noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        self.validated: list[dict] = []
+
+    def training_step(self, batch, index):
+        return (self.net(batch) - 1).square().mean()
+
+    def validation_step(self, batch, index) -> None:
+        self.validated.append(copied(self.net))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.5)
+
+    def train_dataloader(self):
+        torch.manual_seed(1)
+        return DataLoader([3 * torch.randn(4, 3, 8, 8) + step for step in range(6)], None)
+
+    def val_dataloader(self):
+        return DataLoader([torch.zeros(1, 3, 8, 8)], None)
+
+
+class TorchsAverage(L.Callback):
+    """torch's own average, after each step."""
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+
+    def on_train_start(self, trainer, task) -> None:
+        rule = get_ema_multi_avg_fn(self.decay)
+        self.average = AveragedModel(task.net, multi_avg_fn=rule, use_buffers=True)
+
+    def on_train_batch_end(self, trainer, task, *_) -> None:
+        self.average.update_parameters(task.net)
+
+
+def copied(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def test_weights_and_buffers_are_averaged_as_torch_does():
+    """The statistics that BatchNorm keeps belong to the averaged weights; the number of batches is a count.
+
+    A decay of 0.1 is below the warm-up's first, 2/11, so it holds throughout."""
+    ema, oracle, task = EMA(0.1), TorchsAverage(0.1), Small()
+    L.Trainer(
+        accelerator="cpu", max_epochs=1, callbacks=[ema, oracle], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    ).fit(task)  # fmt: skip
+    expected = copied(oracle.average.module) | {"1.num_batches_tracked": torch.tensor(6)}
+    (validated,) = task.validated
+    torch.testing.assert_close(validated, expected)
+    torch.testing.assert_close(copied(ema._average_model.module.net), expected)
 
 
 class Logged(DataMonitor):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from backbones.mobilenetv3 import mobilenet_v3_small
+from heads.detections import Detections
 from heads.lraspp import LRASPP
 from heads.ssdlite import SSDLite
 from tasks.checkpoint import load_task
@@ -133,6 +134,19 @@ def test_boxes_return_to_the_px_of_each_image():
     for found, other, factor in zip(square, wide, ((2, 1), (1, 2)), strict=True):
         torch.testing.assert_close(other.boxes, found.boxes * torch.tensor([*factor, *factor]))
         assert torch.equal(other.scores, found.scores) and torch.equal(other.labels, found.labels)
+
+
+def test_a_sheet_shows_boxes_in_the_px_of_the_image():
+    """Ground truth comes in px of the network's input, 40x80, predictions in those of the image, 120x160."""
+    batch = {
+        "images": torch.zeros(1, 3, 40, 80, dtype=torch.uint8), "image_sizes": [(120, 160)], "names": ["a.jpg"],
+        "boxes": torch.tensor([[[10.0, 20.0, 30.0, 35.0], [0.0, 0.0, 0.0, 0.0]]]), "labels": torch.tensor([[1, -1]]),
+    }  # fmt: skip
+    found = Detections(torch.tensor([[1.0, 2.0, 150.0, 110.0]]), torch.tensor([0.5]), torch.tensor([0]))
+    (sample,) = DetectionTask(network(), CLASSES).picture_samples(batch, {"detections": [found]})
+    assert sample.image.shape == (120, 160, 3) and sample.caption == "a.jpg  1 boxes"
+    assert sample.boxes.tolist() == [[20.0, 60.0, 60.0, 105.0]] and sample.labels.tolist() == [1]
+    assert sample.predicted_boxes.tolist() == [[1.0, 2.0, 150.0, 110.0]] and sample.predicted_labels.tolist() == [0]
 
 
 @pytest.mark.parametrize("head", ["ssdlite_tv", "ssdlite_tf", "ssdlite_mmdet", "gfl_lite"])

@@ -58,10 +58,14 @@ def torchvisions_losses(raw, batch, anchors, negatives):
 
 @pytest.mark.parametrize("counts", [(3, 0, 8, 1), (1, 1), (0, 0)], ids=str)
 @pytest.mark.parametrize("negatives", [3.0, 1.0])
-def test_the_multibox_loss_is_torchvisions_in_value_and_gradient(heads, counts, negatives):
+@pytest.mark.parametrize("confident", [False, True])  # where boxes are: the positives are what looks least like none
+def test_the_multibox_loss_is_torchvisions_in_value_and_gradient(heads, counts, negatives, confident):
     torch.manual_seed(0)
     head, batch = heads["softmax"], random_batch(*counts)
     raw = random_raw(head, len(counts))
+    if confident:
+        found = match_anchors(head.anchors(SIZE), batch["boxes"], batch["labels"]) >= 0
+        raw["class_logits"].data[found] += torch.tensor([-20.0, *[0.0] * CLASSES])
     losses = MultiboxLoss(negatives_per_positive=negatives)(raw, batch, head, SIZE)
     expected = torchvisions_losses(raw, batch, head.anchors(SIZE), negatives)
     torch.testing.assert_close(losses, expected)

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional as F
 
 from tasks.data.segmentation import IGNORE_INDEX
-from tasks.data.transforms import SegmentationAugmentation
+from tasks.data.transforms import SegmentationAugmentation, resize_image
 
 
 def scene(height=96, width=128):
@@ -96,6 +98,25 @@ def test_a_flip_says_nothing_of_the_colour():
     shares = [np.mean(found) for found in changed.values()]
     assert min(map(len, changed.values())) > 400
     assert shares[0] == pytest.approx(shares[1], abs=0.08) and 0.7 < shares[0] < 0.85
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("shrink", [(3, 3), (4, 2), (1, 5)])
+def test_what_shrinks_below_a_half_is_the_mean_of_its_pixels(shrink):
+    """Bilinear would read four of them at most."""
+    image, (down, across) = noise(60, 60), shrink
+    means = image.reshape(60 // down, down, 60 // across, across, 3).mean((1, 3))
+    assert np.abs(resize_image(image, means.shape[:2]) - means).max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("size", [(30, 30), (40, 35), (90, 45), (20, 120), (120, 12)])
+def test_what_shrinks_less_or_grows_along_one_side_is_bilinear(size):
+    image = noise(60, 60)
+    plain = F.interpolate(torch.from_numpy(image).permute(2, 0, 1)[None].float(), size, mode="bilinear")
+    assert np.abs(resize_image(image, size) - plain[0].permute(1, 2, 0).numpy()).max() <= 1
 
 
 @pytest.mark.parametrize("scale", [(2.0, 1.0), (0.0, 1.0), (1.0,)])
