@@ -220,7 +220,10 @@ def test_repvit_fused_equals_unfused_after_training(distillation):
     network.eval()
     with torch.inference_mode():
         images = 255 * torch.rand(2, 3, 65, 49, dtype=torch.float64)
-        assert relative_error(fuse_model(network)(images), network(images)) < 1e-9
+        fused = fuse_model(network)
+        assert relative_error(fused(images), network(images)) < 1e-9
+    assert any(isinstance(module, _BatchNorm) for module in network.modules())
+    assert not any(isinstance(module, _BatchNorm) for module in fused.modules())
 
 
 def test_distillation_gives_both_in_training_and_their_mean_in_evaluation():

@@ -55,9 +55,7 @@ def test_images_and_classes_do_not_suppress_each_other():
         [[0.0, 0.5, 0.0], [0.0, 0.6, 0.0], [0.0, 0.0, 0.0]],
         [[0.3, 0.4, 0.0], [0.95, 0.1, 0.0], [0.0, 0.0, 0.85]],
     ])  # fmt: skip
-    found = select_detections(
-        boxes, scores, score_threshold=0.05, candidates=10, iou_threshold=0.5, max_detections=10
-    )
+    found = select_detections(boxes, scores, score_threshold=0.05, candidates=10, iou_threshold=0.5, max_detections=10)
     rows = [
         [(round(score, 2), label, box[3]) for score, label, box in zip(
             one.scores.tolist(), one.labels.tolist(), one.boxes.tolist(), strict=True)]
@@ -85,7 +83,8 @@ def test_a_batch_with_the_same_boxes_in_every_image_equals_torchvisions_batched_
         assert torch.equal(ours.boxes, boxes[image, place[kept]])
 
 
-def test_more_is_looked_at_where_the_best_suppress_each_other(monkeypatch):
+@pytest.mark.parametrize("crowded", [0, 1])
+def test_more_is_looked_at_where_the_best_suppress_each_other(monkeypatch, crowded):
     """One class whose boxes coincide fills the first places; the other images are not looked at again."""
     torch.manual_seed(0)
     looked_at, select = [], heads.detections._select_among
@@ -95,8 +94,8 @@ def test_more_is_looked_at_where_the_best_suppress_each_other(monkeypatch):
     monkeypatch.setattr(heads.detections, "PAIRS_AT_ONCE", 100)  # several goes as well
     settings = SETTINGS | {"max_detections": 30}
     logits, deltas = torch.randn(2, 600, 8), torch.randn(2, 600, 4)
-    logits[0, :, 4] += 8
-    deltas[0] = 1e-3 * deltas[0]
+    logits[crowded, :, 4] += 8
+    deltas[crowded] *= 1e-3
     anchors = random_boxes(6).repeat(100, 1)
     found = select_detections(decode(deltas, anchors, (96, 96)), logits.softmax(-1)[..., 1:], **settings)
     assert looked_at == [(2, 120), (1, 480), (1, 1920)]
@@ -111,6 +110,12 @@ def test_an_overlap_at_the_threshold_counts_as_in_torchvision(width, threshold, 
     options = {"score_threshold": 0.1, "candidates": 9, "iou_threshold": threshold, "max_detections": 9}
     (found,) = select_detections(boxes, torch.tensor([[[0.9], [0.8]]]), **options)
     assert len(found) == len(expected) == kept
+
+
+def test_a_score_at_the_threshold_does_not_count():
+    boxes = torch.tensor([[[0.0, 0, 9, 9], [20, 20, 29, 29]]])
+    (found,) = select_detections(boxes, torch.tensor([[[0.5], [0.50001]]]), **SETTINGS | {"score_threshold": 0.5})
+    assert found.boxes.tolist() == [[20, 20, 29, 29]]
 
 
 def test_boxes_of_equal_score_suppress_each_other_once():

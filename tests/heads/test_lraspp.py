@@ -6,6 +6,7 @@ import pytest
 import torch
 import torchvision
 from hydra import compose, initialize_config_dir
+from torch import nn
 from torch.nn import functional as F
 
 from backbones.mobilenetv3 import mobilenet_v3_large, mobilenet_v3_small
@@ -82,7 +83,9 @@ def test_fused_equals_unfused(name):
         features = {
             tap.name: torch.randn(1, tap.channels, 65 // tap.stride, 97 // tap.stride).double() for tap in head.taps
         }
-        assert relative_error(fuse_model(head)(features, (65, 97)), head(features, (65, 97))) < 1e-9
+        fused = fuse_model(head)
+        assert relative_error(fused(features, (65, 97)), head(features, (65, 97))) < 1e-9
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
 
 
 def test_the_published_forms_differ_as_they_should():
@@ -105,6 +108,18 @@ def test_scaled_pooling_is_the_papers_at_the_papers_size():
     assert pooled.shape[-2:] == (1, 4)
     torch.testing.assert_close(gate._pooled(features), pooled)
     torch.testing.assert_close(gate(features), paper(features))
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride"),
+    [((14, 14), (11, 5), (4, 2)), ((32, 64), (24, 24), (8, 10)), ((3, 50), (2, 19), (1, 8)), ((1, 1), (1, 1), (1, 1))],
+)
+def test_scaled_pooling_takes_the_papers_shares_to_the_nearest_whole(size, kernel, stride):
+    """49/64 of the height and 49/128 of the width, at steps of 16/64 and 20/128: 10.7 and 5.4, 3.5 and 2.2 of 14."""
+    features = torch.randn(1, 6, *size)
+    torch.testing.assert_close(
+        ContextGate(6, 4, "large_scaled")._pooled(features), F.avg_pool2d(features, kernel, stride)
+    )
 
 
 def test_the_large_pooling_refuses_small_images_with_the_size_that_it_takes():

@@ -74,6 +74,12 @@ def test_a_box_between_the_points_gets_the_nearest():
     assert positive.tolist() == [False, True, False, False, False, False]
 
 
+def test_the_nearest_point_is_so_in_a_straight_line():
+    cells = torch.tensor([[2.0, -4, 10, 4], [0, 0, 8, 8]])  # centres (6, 0) and (4, 4) of a box around (0, 0)
+    positive, *_ = assign([[0, 0, 8, 8]] * 2, [[0.5]] * 2, [[-1, -1, 1, 1]], [0], cells)
+    assert positive.tolist() == [False, True]
+
+
 def test_a_box_that_holds_a_point_gets_no_other_be_it_nearer():
     cells = torch.tensor([[16.0, 0, 24, 8], [4, 0, 20, 16]])  # centres (20, 4) and (12, 8), the box's (12, 4)
     positive, *_ = assign([[0, 0, 24, 16]] * 2, [[0.5]] * 2, [[0, 3, 24, 5]], [0], cells)

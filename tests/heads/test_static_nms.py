@@ -99,6 +99,12 @@ def test_an_overlap_at_the_threshold_counts_as_in_torchvision(width, threshold, 
     assert len(torch.ops.torchvision.nms(boxes[0], torch.tensor([0.9, 0.8]), threshold)) == len(found) == kept
 
 
+def test_a_score_at_the_threshold_does_not_count():
+    boxes = torch.tensor([[[0.0, 0, 9, 9], [20, 20, 29, 29]]])
+    (found,) = selected(boxes, torch.tensor([[[0.5], [0.50001]]]), score_threshold=0.5)
+    assert found.boxes.tolist() == [[20, 20, 29, 29]]
+
+
 def test_boxes_without_an_area_stay_and_padding_is_marked():
     boxes, scores, labels = StaticNMS(**SETTINGS)(
         torch.zeros(1, 5, 4), torch.tensor([0.5, 0, 0.2, 0, 0.1])[None, :, None]

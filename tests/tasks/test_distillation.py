@@ -14,6 +14,7 @@ from tasks.data.base import Classes
 from tasks.distillation import Distillation
 from tasks.fit import fit
 from tests.tasks.conftest import NAMES, composed
+from tests.tasks.test_recipes import column
 
 CLASSES = Classes(NAMES, ((0, 0, 0),) * 3)
 
@@ -73,9 +74,15 @@ def test_the_task_does_not_hold_its_teacher(teacher, small_run):
 
 def test_training_follows_the_teacher_and_only_training_needs_it(teacher, small_run, tmp_path):
     wanted = ["distillation=hard", f"distillation.teacher={teacher}"]
-    alone = fit(small_run("trainer.max_epochs=1", f"output_dir={tmp_path / 'alone'}"))
-    taught = fit(small_run("trainer.max_epochs=1", *wanted))
-    assert taught["val/loss"] != alone["val/loss"]
+    first = ["trainer.max_epochs=1", "trainer.limit_train_batches=1"]  # a step from the same weights
+    fit(small_run(*first, f"output_dir={tmp_path / 'alone'}"))
+    fit(small_run(*first, *wanted, "distillation.weight=0.75"))
+    ((alone,), (own,), (theirs,), (whole,)) = (
+        column(tmp_path / run, f"train/{name}") for run, name in (
+            ("alone", "loss_epoch"), ("run", "cross_entropy"), ("run", "distillation"), ("run", "loss_epoch"))
+    )  # fmt: skip
+    assert own == pytest.approx(alone / 4, rel=1e-4) and theirs > 0
+    assert whole == pytest.approx(own + theirs, rel=1e-4)
     last = tmp_path / "run" / "last.ckpt"
     assert read_checkpoint(last)["config"]["distillation"]["teacher"] == str(teacher)
     teacher.unlink()

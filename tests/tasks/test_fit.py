@@ -9,7 +9,7 @@ import torch
 
 from backbones.mobilenetv3 import mobilenet_v3_small
 from tasks import fit as fit_module
-from tasks.build import build_task
+from tasks.build import build_data, build_task
 from tasks.checkpoint import load_task, read_checkpoint
 from tasks.fit import fit
 
@@ -24,17 +24,22 @@ class StopAfter(L.Callback):
         trainer.should_stop = trainer.current_epoch + 1 >= self.epochs
 
 
-def run_and_stop(monkeypatch, config, epochs: int) -> None:
+def run_with(monkeypatch, config, callback: L.Callback) -> dict:
+    """`fit` with one callback more."""
     make = fit_module.make
 
-    def with_stop(node, **options):
+    def with_it(node, **options):
         if "callbacks" in options:
-            options["callbacks"] = [*options["callbacks"], StopAfter(epochs)]
+            options["callbacks"] = [*options["callbacks"], callback]
         return make(node, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "make", with_stop)
-        fit(config)
+        patch.setattr(fit_module, "make", with_it)
+        return fit(config)
+
+
+def run_and_stop(monkeypatch, config, epochs: int) -> None:
+    run_with(monkeypatch, config, StopAfter(epochs))
 
 
 @pytest.fixture
@@ -132,7 +137,7 @@ def test_an_earlier_run_is_not_overwritten_unless_told(small_run, tmp_path):
         fit(small_run("trainer.max_epochs=1", "seed=1"))
     assert (tmp_path / "run" / "last.ckpt").read_bytes() == before
     fit(small_run("trainer.max_epochs=1", "seed=1", "overwrite=true"))
-    assert (tmp_path / "run" / "last.ckpt").read_bytes() != before
+    assert read_checkpoint(tmp_path / "run" / "last.ckpt")["config"]["seed"] == 1
 
 
 def test_without_a_folder_runs_are_numbered(small_run, tmp_path, monkeypatch):
@@ -166,29 +171,51 @@ def test_checkpoints_that_are_none(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "override",
+    ("override", "look", "expected"),
     [
-        "task.class_weights=[1,2,30]",
-        "task.ohem_threshold=0.2",
-        "task.dice_weight=1.0",
-        "task.label_smoothing=0.3",
-        "task.freeze_norm=true",
-        "task.tta_scales=[0.5,1.0]",
-        "task.tta_flip=true",
-        "trainer.precision=bf16-mixed",
-        "trainer.gradient_clip_val=0.01",
-        "data.scale=[2.0,2.0]",
-        "seed=1",
+        (
+            "task.class_weights=[1,2,30]",
+            lambda task, data: str(task.criterion.class_weights),
+            "tensor([ 1.,  2., 30.])",
+        ),
+        ("task.ohem_threshold=0.2", lambda task, data: task.criterion.ohem_threshold, 0.2),
+        ("task.ohem_min_kept=0.3", lambda task, data: task.criterion.ohem_min_kept, 0.3),
+        ("task.dice_weight=1.5", lambda task, data: task.criterion.dice_weight, 1.5),
+        ("task.label_smoothing=0.3", lambda task, data: task.criterion.label_smoothing, 0.3),
+        ("task.freeze_norm=true", lambda task, data: {norm.training for norm in task.train().norms()}, {False}),
+        ("task.tta_scales=[0.5,1.0]", lambda task, data: task.tta_scales, (0.5, 1.0)),
+        ("task.tta_flip=true", lambda task, data: task.tta_flip, True),
+        ("data.scale=[2.0,2.0]", lambda task, data: [one.scale for one in data.augmentations], [(2.0, 2.0)]),
+        ("data.flip=0", lambda task, data: data.dataset("train").augmentations[0].after_crop[0].p, 0),
+        ("seed=1", lambda task, data: (data.seed, data.dataset("train").seed), (1, 1)),
     ],
 )
-def test_options_of_a_run_change_its_numbers(small_run, tmp_path, override, plain_run):
-    result = fit(small_run("trainer.max_epochs=1", f"output_dir={tmp_path / 'other'}", override))
-    assert result["val/loss"] != plain_run["val/loss"]
+def test_options_reach_what_they_set(small_run, override, look, expected):
+    """What they do there is tested there."""
+    plain, changed = (
+        look(build_task(config, data.classes), data)
+        for config in (small_run(), small_run(override))
+        for data in [build_data(config)]
+    )
+    assert changed == expected != plain
 
 
-@pytest.fixture
-def plain_run(small_run, tmp_path):
-    return fit(small_run("trainer.max_epochs=1", f"output_dir={tmp_path / 'plain'}"))
+def test_options_of_the_trainer_reach_each_step(small_run, monkeypatch):
+    """Convolutions in bfloat16, and the whole gradient of a norm of 0.01."""
+
+    class Look(L.Callback):
+        types, norms = set(), []
+
+        def on_fit_start(self, trainer, task) -> None:
+            task.network.head.classifier.register_forward_hook(lambda layer, x, y: self.types.add(y.dtype))
+
+        def on_train_batch_end(self, trainer, task, *_) -> None:
+            gradients = [parameter.grad.flatten() for parameter in task.parameters() if parameter.grad is not None]
+            self.norms.append(torch.cat(gradients).norm().item())
+
+    options = ["trainer.precision=bf16-mixed", "trainer.gradient_clip_val=0.01", "trainer.max_epochs=1"]
+    run_with(monkeypatch, small_run(*options), Look())
+    assert Look.types == {torch.bfloat16} and Look.norms == pytest.approx([0.01] * 3, rel=1e-3)
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_images_named(small_run):

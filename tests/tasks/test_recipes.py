@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from tasks import fit as fit_module
 from tasks.build import build_task
 from tasks.checkpoint import load_task, read_checkpoint
 from tasks.data.base import Classes
 from tasks.fit import fit
 from tests.tasks.conftest import NAMES
+from tests.tasks.test_fit import run_with
 
 CLASSES = Classes(NAMES, ((0, 0, 0),) * 3)
 
@@ -33,16 +33,7 @@ class Watch(L.Callback):
 
 
 def watched(monkeypatch, config, look) -> dict:
-    make = fit_module.make
-
-    def with_watch(node, **options):
-        if "callbacks" in options:
-            options["callbacks"] = [*options["callbacks"], Watch(look)]
-        return make(node, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "make", with_watch)
-        return fit(config)
+    return run_with(monkeypatch, config, Watch(look))
 
 
 def test_weight_decay_anneals_as_torchs_cosine_in_the_decayed_group_alone(small_run, tmp_path):
@@ -152,7 +143,23 @@ def test_the_equivalent_decay_is_a_summand_and_its_kernels_leave_the_decayed_gro
         build_task(small_run("task.equivalent_decay=true"), CLASSES)
 
 
-def test_adaptive_clipping_changes_a_run(small_run, tmp_path):
-    plain = fit(small_run("optimizer=sgd", f"output_dir={tmp_path / 'plain'}"))
-    clipped = fit(small_run("optimizer=sgd", "task.adaptive_clip=0.0001"))
-    assert clipped["val/loss"] != plain["val/loss"]
+def by_unit(tensor: torch.Tensor) -> torch.Tensor:
+    """The norm of what makes one output: of a filter; of a bias or a norm's weights as a whole."""
+    return tensor.flatten(1).norm(dim=1) if tensor.ndim > 1 else tensor.norm()
+
+
+def test_adaptive_clipping_bounds_every_gradient_of_a_run_by_its_weights(small_run, tmp_path, monkeypatch):
+    """By section 4.1 of "NFNets": at most the factor times the unit's norm, 0.001 at least."""
+    shares = []
+
+    class Look(L.Callback):
+        def on_train_batch_end(self, trainer, task, *_) -> None:  # by steps so small, weights hardly change
+            parts = [by_unit(p.grad) / (1e-4 * by_unit(p).clamp(min=1e-3)) for p in task.network.parameters()]
+            shares.append(torch.cat([part.detach().flatten() for part in parts]))
+
+    common = ["optimizer=sgd", "optimizer.lr=0.0001", "trainer.max_epochs=1", "trainer.limit_train_batches=1"]
+    run_with(monkeypatch, small_run(*common, f"output_dir={tmp_path / 'plain'}"), Look())
+    run_with(monkeypatch, small_run(*common, "task.adaptive_clip=0.0001"), Look())
+    plain, clipped = shares
+    assert (plain > 1.1).double().mean() > 0.5
+    assert clipped.max() == pytest.approx(1, abs=1e-3) and (clipped > 0.999).double().mean() > 0.5

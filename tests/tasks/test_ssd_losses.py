@@ -42,14 +42,14 @@ def gradients(losses, raw):
     return torch.autograd.grad(sum(losses.values()), list(raw.values()))
 
 
-def torchvisions_losses(raw, batch, anchors, negatives):
+def torchvisions_losses(raw, batch, anchors, negatives, threshold=0.5):
     """SSD.compute_loss after its matching."""
     targets, matched = [], []
     for boxes, labels in zip(batch["boxes"], batch["labels"], strict=True):
         boxes, labels = boxes[labels >= 0], labels[labels >= 0]
         targets.append({"boxes": boxes, "labels": labels + 1})
         empty = torch.full((len(anchors),), -1)
-        matched.append(SSDMatcher(0.5)(box_iou(boxes, anchors)) if len(boxes) else empty)
+        matched.append(SSDMatcher(threshold)(box_iou(boxes, anchors)) if len(boxes) else empty)
     ssd = SimpleNamespace(box_coder=BoxCoder((10.0, 10.0, 5.0, 5.0)), neg_to_pos_ratio=negatives)
     outputs = {"bbox_regression": raw["box_deltas"], "cls_logits": raw["class_logits"]}
     losses = SSD.compute_loss(ssd, targets, outputs, [anchors] * len(targets), matched)
@@ -139,7 +139,10 @@ def test_settings_scale_and_match(heads):
     raw = random_raw(head, 1)
     plain, weighted = (MultiboxLoss(box_weight=w)(raw, batch, head, SIZE) for w in (1.0, 0.5))
     torch.testing.assert_close(weighted, {"boxes": plain["boxes"] / 2, "classes": plain["classes"]})
-    assert MultiboxLoss(match_threshold=0.2)(raw, batch, head, SIZE)["classes"] != plain["classes"]
+    for threshold in (0.2, 0.35):
+        losses = MultiboxLoss(match_threshold=threshold)(raw, batch, head, SIZE)
+        torch.testing.assert_close(losses, torchvisions_losses(raw, batch, head.anchors(SIZE), 3.0, threshold))
+        assert losses["boxes"] != plain["boxes"]  # other anchors are matched
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,13 @@ def test_crops_are_distributed_as_torchvisions():
     assert (left[:, 0] + left[:, 2]).max() <= 300 and (left[:, 1] + left[:, 3]).max() <= 500
 
 
+def test_a_crop_reaches_every_place_of_the_image():
+    """9x9 px of 10x11: two places down, three across."""
+    ours, random = ClassAugmentation(scale=(81 / 110, 81 / 110), ratio=(1, 1)), np.random.default_rng(0)
+    crops = {ours.crop((10, 11), random) for _ in range(200)}
+    assert crops == {(top, left, 9, 9) for top in (0, 1) for left in (0, 1, 2)}
+
+
 @pytest.mark.parametrize("size", [(10, 400), (400, 10), (1, 1), (7, 9)])
 def test_images_of_extreme_shape_give_torchvisions_middle(size):
     ours = ClassAugmentation(scale=(1, 1)).crop(size, np.random.default_rng(0))
@@ -128,6 +135,18 @@ def test_images_of_extreme_shape_give_torchvisions_middle(size):
     if max(size) > 9:
         assert ours == tuple(theirs[key] for key in ("top", "left", "height", "width"))
     assert min(ours[2:]) >= 1
+
+
+@pytest.mark.parametrize(("ratio", "reduction"), [((1, 1), 2), ((2.25, 2.25), 1), ((1 / 2.25, 1 / 2.25), 1)])
+def test_the_shorter_side_of_a_crop_decides_the_reduction(ratio, reduction, monkeypatch):
+    """Crops of 360x360, 240x540 and 540x240 px, of which 150x150 are to be seen: half of 240 would be too few."""
+    used, data = [], encoded(photograph((600, 600)), quality=95)
+    monkeypatch.setattr(
+        "tasks.data.class_transforms.decode_image",
+        lambda data, name, *, reduction=1: (used.append(reduction), decode_image(data, name, reduction=reduction))[1],
+    )
+    ClassAugmentation(scale=(0.36, 0.36), ratio=ratio)(data, "", 150, np.random.default_rng(1))
+    assert used == [reduction]
 
 
 @pytest.mark.parametrize("exif", [1, 6])
@@ -181,6 +200,32 @@ def test_a_policy_is_torchvisions_and_leaves_the_generator_alone(policy):
         assert torch.equal(before, torch.random.get_rng_state())
         changed += not np.array_equal(ours, picture)
     assert changed >= 3
+
+
+def test_a_flip_mirrors_left_and_right():
+    picture = photograph((64, 64))
+    augment = ClassAugmentation(scale=(1, 1), ratio=(1, 1), flip=1)
+    view = augment(encoded(picture, "PNG"), "", 64, np.random.default_rng(0))
+    assert np.array_equal(view, picture[:, ::-1])
+
+
+@pytest.mark.parametrize(("strength", "around"), [(1.0, (0.6, 1.4)), (0.5, (0.8, 1.2))])
+def test_color_jitters_brightness_contrast_and_saturation_alike(strength, around):
+    (jitter,) = ClassAugmentation(color=0.4, strength=strength).changes
+    assert [jitter.brightness, jitter.contrast, jitter.saturation] == [pytest.approx(around)] * 3
+    assert jitter.hue is None
+
+
+def test_edges_of_a_crop_fall_on_the_nearest_reduced_pixel(monkeypatch):
+    """A crop of 31 to 96 across and 33 to 98 down, decoded at half the size: 15.5 and 16.5 go up, as 48 and 49 are."""
+    rows, columns = np.indices((60, 60))
+    reduced = np.stack([rows, columns, 0 * rows], axis=2).astype(np.uint8)
+    augmentation = ClassAugmentation()
+    monkeypatch.setattr("tasks.data.class_transforms.jpeg_size", lambda data: (120, 120))
+    monkeypatch.setattr("tasks.data.class_transforms.decode_image", lambda data, name, *, reduction: reduced)
+    monkeypatch.setattr(augmentation, "crop", lambda size, random: (33, 31, 65, 65))
+    seen = augmentation._cropped(b"", "", 32, None)
+    assert seen[0, 0].tolist() == [17, 16, 0] and seen[-1, -1].tolist() == [48, 47, 0]
 
 
 def test_strength_scales_what_it_says():

@@ -112,6 +112,16 @@ def test_what_shrinks_below_a_half_is_the_mean_of_its_pixels(shrink):
     assert np.abs(resize_image(image, means.shape[:2]) - means).max() <= 0.5 + 1e-6
 
 
+def test_a_crop_that_shrinks_is_the_mean_of_its_pixels_and_one_that_grows_is_bilinear():
+    image, mask = noise(96, 96), np.zeros((96, 96), np.uint8)
+    small, _ = SegmentationAugmentation((24, 24), scale=(0.25, 0.25), color=0, flip=0)(image, mask, 0)
+    means = image.reshape(24, 4, 24, 4, 3).mean((1, 3))
+    assert np.abs(small - means).max() <= 0.5 + 1e-6
+    large, _ = SegmentationAugmentation((288, 288), scale=(3.0, 3.0), color=0, flip=0)(image, mask, 0)
+    plain = F.interpolate(torch.from_numpy(image).permute(2, 0, 1)[None].float(), (288, 288), mode="bilinear")
+    assert np.abs(large - plain[0].permute(1, 2, 0).numpy()).max() <= 1
+
+
 @pytest.mark.parametrize("size", [(30, 30), (40, 35), (90, 45), (20, 120), (120, 12)])
 def test_what_shrinks_less_or_grows_along_one_side_is_bilinear(size):
     image = noise(60, 60)

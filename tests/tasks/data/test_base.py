@@ -1,0 +1,43 @@
+"""The order in which samples come: drawn from seed and epoch, each its own."""
+
+import numpy as np
+import pytest
+
+from tasks.data.base import EpochSampler
+from tasks.data.detection import MultiscaleSampler
+
+
+def order(sampler, epoch: int) -> list:
+    sampler.set_epoch(epoch)
+    keys = list(sampler)
+    assert {key[0] for key in keys} == {epoch}
+    return [key[1:] for key in keys]
+
+
+def test_every_seed_and_epoch_has_an_order_of_its_own():
+    """Also those whose sum or product is the same: seed 0 in epoch 1 is not seed 1 in epoch 0."""
+    orders = [tuple(order(EpochSampler(50, shuffle=True, seed=seed), epoch)) for seed in range(4) for epoch in range(5)]
+    assert len(set(orders)) == 20
+    assert all(sorted(one) == [(index,) for index in range(50)] for one in orders)
+    assert orders[0] == tuple(order(EpochSampler(50, shuffle=True, seed=0), 0))
+
+
+def test_without_shuffling_samples_come_as_they_are():
+    sampler = EpochSampler(5, shuffle=False, seed=3)
+    assert [order(sampler, epoch) for epoch in (0, 7)] == [[(0,), (1,), (2,), (3,), (4,)]] * 2
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_batch_has_one_size_on_all_ranks_and_sizes_change_from_batch_to_batch(ranks):
+    sizes, rows = [(32, 32), (48, 32), (64, 64)], []
+    for rank in range(ranks):
+        sampler = MultiscaleSampler(120, batch_size=4, image_sizes=sizes, shuffle=True, seed=0)
+        sampler.rank, sampler.ranks = rank, ranks
+        drawn = np.array([sizes.index(size) for _, size in order(sampler, 2)]).reshape(-1, 4)
+        assert len(drawn) == 30 // ranks and (drawn == drawn[:, :1]).all()
+        rows.append(drawn[:, 0].tolist())
+    assert all(row == rows[0] for row in rows) and np.bincount(rows[0]).min() >= 2
+    plain = EpochSampler(120, shuffle=True, seed=0)
+    plain.rank, plain.ranks = ranks - 1, ranks
+    assert [key[:1] for key in order(sampler, 2)] == order(plain, 2)
+    assert order(sampler, 3) != order(sampler, 2)
