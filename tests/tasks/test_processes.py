@@ -8,14 +8,18 @@ from torch import distributed, nn
 
 from backbones.mobilenetv3 import mobilenet_v3_small
 from heads.classification import LinearClassifier
+from heads.gfl_lite import GFLLite
 from heads.lraspp import LRASPP
 from heads.ssdlite import SSDLite
 from tasks.classification import ClassificationTask
 from tasks.data.base import Classes
 from tasks.detection import DetectionTask
+from tasks.gfl_losses import GFLLoss
+from tasks.losses import SegmentationLoss
 from tasks.network import build_network
 from tasks.processes import share_buffers, shared_count
 from tasks.segmentation import SegmentationTask
+from tasks.ssd_losses import MultiboxLoss, SigmoidFocalLoss
 
 CLASSES = Classes(("a", "b"), ((0, 0, 0), (255, 0, 0)))
 TASKS = {ClassificationTask: LinearClassifier, DetectionTask: SSDLite, SegmentationTask: LRASPP}
@@ -106,3 +110,60 @@ def test_validation_begins_with_the_first_processs_buffers(in_two, kind):
     first, second = in_two(work)
     assert second[1] == first[1] and len(first[1]) > 100
     assert all(b == a + 100 for a, b in zip(first[0], second[0], strict=True))
+
+
+def detection_loss(loss, head, **options):
+    """Of a batch with three boxes in one image and one in the other."""
+    head = head(mobilenet_v3_small().taps, 2, **options)
+    boxes = torch.tensor([
+        [[4.0, 4, 40, 44], [50, 8, 90, 60], [30, 50, 70, 95]], [[20, 20, 76, 70], [0, 0, 0, 0], [0, 0, 0, 0]],
+    ])  # fmt: skip
+    labels, count = torch.tensor([[0, 1, 0], [1, -1, -1]]), len(head.anchors((96, 96)))
+    deltas, columns = ("box_distributions", 32) if isinstance(head, GFLLite) else ("box_deltas", 4)
+    raw = {deltas: torch.randn(2, count, columns), "class_logits": torch.randn(2, count, head_columns(head))}
+
+    def of(part: slice):
+        return loss.train()({key: value[part] for key, value in raw.items()},
+                            {"boxes": boxes[part], "labels": labels[part]}, head, (96, 96))  # fmt: skip
+
+    return of
+
+
+def head_columns(head) -> int:
+    return getattr(head, "class_columns", head.num_classes)
+
+
+def segmentation_loss(**options):
+    """One image is labelled whole, the other in a corner, and not with the same classes."""
+    logits, masks = torch.randn(2, 3, 8, 8), torch.randint(0, 3, (2, 8, 8))
+    masks[1], masks[1, :2, :3] = 255, 1
+    criterion = SegmentationLoss(**options).train()
+    return lambda part: criterion(logits[part], masks[part])
+
+
+def classification_loss(**options):
+    task = ClassificationTask(build_network(mobilenet_v3_small(), LinearClassifier, 2), CLASSES, **options).train()
+    logits, labels = torch.randn(4, 2), torch.tensor([0, 0, 0, 1])
+
+    def of(part: slice):
+        two = slice(2 * part.start, 2 * part.stop)
+        return task.loss(logits[two], {"labels": labels[two]})
+
+    return of
+
+
+@pytest.mark.parametrize("make", [
+    lambda: detection_loss(MultiboxLoss(), SSDLite),
+    lambda: detection_loss(SigmoidFocalLoss(), SSDLite, form="sigmoid"),
+    lambda: detection_loss(GFLLoss(), GFLLite), segmentation_loss,
+    lambda: segmentation_loss(class_weights=[1, 2, 5], label_smoothing=0.1),
+    lambda: classification_loss(class_weights=[1.0, 4.0], label_smoothing=0.1), classification_loss,
+], ids=["multibox", "focal", "gfl", "segmentation", "weighted", "weighted classes", "classes"])  # fmt: skip
+def test_the_mean_of_two_processes_losses_is_the_loss_of_both_parts_in_one(in_two, make):
+    """As gradients are averaged over processes, so is the loss that they follow from."""
+    torch.manual_seed(0)
+    of = make()
+    whole = {name: value.item() for name, value in of(slice(0, 2)).items()}
+    parts = in_two(lambda rank: {name: value.item() for name, value in of(slice(rank, rank + 1)).items()})
+    for name, value in whole.items():
+        assert (parts[0][name] + parts[1][name]) / 2 == pytest.approx(value, rel=1e-5), name

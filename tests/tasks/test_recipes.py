@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from tasks.build import build_task
+from tasks.build import build_data, build_task
 from tasks.checkpoint import load_task, read_checkpoint
 from tasks.data.base import Classes
 from tasks.fit import fit
@@ -78,7 +78,7 @@ def test_the_best_checkpoints_are_averaged_in_float64_and_validated(small_run, t
     assert not all(torch.equal(value, best["state_dict"][key]) for key, value in average["state_dict"].items())
     task = load_task(run / "averaged.ckpt")
     trainer = L.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
-    trainer.validate(task, datamodule=fit_module.build_data(small_run()), verbose=False)
+    trainer.validate(task, datamodule=build_data(small_run()), verbose=False)
     assert result["averaged/mIoU"] == pytest.approx(float(trainer.callback_metrics["val/mIoU"]))
     with pytest.raises(ValueError, match=r"averaged\.ckpt holds weights alone, .*; go on from last\.ckpt"):
         fit(small_run(f"checkpoint={run / 'averaged.ckpt'}", "output_dir=null", "trainer.max_epochs=6"))

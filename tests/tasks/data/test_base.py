@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.data.base import EpochSampler
+from tasks.data.base import Classes, EpochSampler, VisionDataModule
 from tasks.data.detection import MultiscaleSampler
 
 
@@ -41,3 +41,32 @@ def test_a_batch_has_one_size_on_all_ranks_and_sizes_change_from_batch_to_batch(
     plain.rank, plain.ranks = ranks - 1, ranks
     assert [key[:1] for key in order(sampler, 2)] == order(plain, 2)
     assert order(sampler, 3) != order(sampler, 2)
+
+
+class Numbers(VisionDataModule):
+    """Samples that are their own keys."""
+
+    def make_dataset(self, split: str):
+        return self
+
+    def __len__(self) -> int:
+        return 13
+
+    def __getitem__(self, key):
+        return key
+
+    def collate(self, samples: list) -> list:
+        return samples
+
+
+def test_a_loader_goes_on_behind_the_batches_that_are_done():
+    data, resumed = (Numbers(Classes((), ()), (8, 8), batch_size=3, num_workers=0, seed=5) for _ in range(2))
+    resumed.go_on(2, 3)
+    loaders = [one.train_dataloader() for one in (data, resumed)]
+    for epoch, done in ((2, 3), (3, 0)):
+        for loader in loaders:
+            loader.sampler.set_epoch(epoch)
+        whole, rest = map(list, loaders)
+        assert len(whole) == 4 and all(len(batch) == 3 for batch in whole)  # what is left over waits for no batch
+        assert rest == whole[done:]
+    assert [key for batch in data.val_dataloader() for key in batch] == [(0, index) for index in range(13)]
