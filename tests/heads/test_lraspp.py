@@ -74,6 +74,36 @@ def test_multiply_adds_at_the_resolution_of_cityscapes(factory, output_stride, g
     assert profile(network, (1024, 2048)).macs / 1e9 == pytest.approx(giga, abs=0.0006)
 
 
+def test_skips_are_joined_from_deep_to_shallow_with_the_shallowest_last():
+    taps = mobilenet_v3_small(output_stride=16).taps
+    head = randomised(
+        LRASPP(taps, 3, skips=("c1", "c2"), skip_channels=(5, 7), filters=8, pool="global", merge="concat")
+    ).eval()
+    c5, c1, c2 = features = [
+        torch.randn(2, tap.channels, 64 // tap.stride, 96 // tap.stride) for tap in head.taps
+    ]  # fmt: skip
+    with torch.inference_mode():
+        gate = torch.sigmoid(head.gate.conv(c5.mean((2, 3), keepdim=True)))
+        x = head.deep_projection(head.deep(c5) * gate)
+        for skip, convolution, mix in ((c2, head.skips[1], head.mixes[1]), (c1, head.skips[0], head.mixes[0])):
+            x = F.interpolate(x, skip.shape[2:], mode="bilinear")
+            x = mix(torch.cat([x, convolution(skip)], dim=1))
+        expected = F.interpolate(head.classifier(x), (64, 96), mode="bilinear")
+        actual = head({tap.name: feature for tap, feature in zip(head.taps, features, strict=True)}, (64, 96))
+    torch.testing.assert_close(actual, expected)
+
+
+def test_raspp_joins_each_place_with_the_mean_of_all():
+    head = randomised(RASPP(mobilenet_v3_small(output_stride=16).taps, 3, filters=8)).eval()
+    (tap,) = head.taps
+    x = torch.randn(2, tap.channels, 4, 6)
+    with torch.inference_mode():
+        mean = head.context[1](x.mean((2, 3), keepdim=True)).relu().expand(-1, -1, 4, 6)
+        logits = head.classifier(head.projection(torch.cat([head.local(x), mean], dim=1)))
+        actual = head({tap.name: x}, (64, 96))
+    torch.testing.assert_close(actual, F.interpolate(logits, (64, 96), mode="bilinear"))
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_fused_equals_unfused(name):
     backbone = mobilenet_v3_large(output_stride=16).double().eval()

@@ -82,6 +82,23 @@ def test_ohem_picks_over_the_whole_batch_and_keeps_ties():
     assert (gradient(loss(fresh, masks)["cross_entropy"], fresh) != 0).all()
 
 
+def test_ohem_leaves_out_what_is_just_at_the_threshold():
+    """Probabilities of exactly 1/2, and one of 0.27 that is kept in any case."""
+    logits = torch.zeros(1, 2, 1, 4, dtype=torch.float64)
+    logits[0, 0, 0, 0] = -1.0
+    loss = SegmentationLoss(ohem_threshold=0.5, ohem_min_kept=1)(logits, torch.zeros(1, 1, 4, dtype=torch.long))
+    assert loss["cross_entropy"].item() == pytest.approx(math.log(1 + math.e))
+
+
+def test_the_scale_of_class_weights_does_not_matter(logits, masks):
+    """Nor where the weights of all pixels come to less than 1."""
+    plain, small = (
+        SegmentationLoss(class_weights=[factor * weight for weight in WEIGHTS], label_smoothing=0.1)(logits, masks)
+        for factor in (1, 1e-4)
+    )
+    torch.testing.assert_close(small, plain, rtol=1e-6, atol=0)
+
+
 def test_ohem_selects_before_weights_and_smoothing(logits, masks):
     plain = SegmentationLoss(ohem_threshold=0.3, ohem_min_kept=1)
     other = SegmentationLoss(ohem_threshold=0.3, ohem_min_kept=1, class_weights=WEIGHTS, label_smoothing=0.2)

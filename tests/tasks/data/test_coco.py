@@ -104,8 +104,10 @@ def test_crowds_are_not_trained_on_but_given_to_the_evaluation(tmp_path):
     assert [a["iscrowd"] for a in data.ground_truth("val")["annotations"]] == [0, 0, 0, 1]
 
 
-def test_images_without_boxes_are_kept_as_asked(tmp_path):
-    write_coco(tmp_path)
+@pytest.mark.parametrize("crowd", [False, True])  # which is nothing to train on either
+def test_images_without_boxes_are_kept_as_asked(tmp_path, crowd):
+    more = {"id": 5, "image_id": 7, "category_id": 3, "bbox": [2, 2, 9, 9], "area": 81, "iscrowd": 1}
+    write_coco(tmp_path, train=changed(lambda content: content["annotations"].extend([more] if crowd else [])))
     assert len(opened(tmp_path).dataset("train")) == 3
     data = opened(tmp_path, keep_empty=False)
     assert [data.dataset("train")[(0, index)]["image_id"] for index in range(2)] == [9, 4]
