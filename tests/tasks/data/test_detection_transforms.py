@@ -7,7 +7,7 @@ from torchvision import tv_tensors
 from torchvision.ops import box_iou
 from torchvision.transforms import v2
 
-from tasks.data.transforms import MIN_OVERLAPS, DetectionAugmentation, iou_crop, resize_boxed
+from tasks.data.transforms import MIN_OVERLAPS, DetectionAugmentation, _seen, iou_crop, resize_boxed
 
 COLORS = np.array([[230, 0, 0], [0, 230, 0], [0, 0, 230], [230, 230, 0], [230, 0, 230], [0, 230, 230]], np.uint8)
 GROUND = 60  # grey
@@ -105,6 +105,37 @@ def test_what_is_dropped_has_its_centre_outside_and_what_stays_is_clipped():
     assert dropped > 40
 
 
+@pytest.mark.parametrize(("box", "seen"), [
+    ((20, 20, 40, 40), (20, 0, 60, 40)),  # the window begins at (10, 20) and doubles
+    ((0, 20, 30, 40), (0, 0, 40, 40)),  # clipped at the left
+    ((0, 30, 18, 40), None),  # its centre, (9, 35), is outside on the left
+    ((20, 0, 40, 38), None),  # (30, 19): above
+    ((50, 60, 72, 70), None),  # (61, 65): on the right border
+    ((30, 66, 40, 76), None),  # (35, 71): below
+    ((40, 60, 80, 78), (60, 80, 102, 100)),  # (60, 69): still inside
+])  # fmt: skip
+def test_a_box_stays_where_its_centre_is_inside_along_both_axes(box, seen):
+    sample = (scene(0)[0], np.array([box], np.float32), np.array([4]))
+    window, size = (10, 20, 61, 70), (100, 102)
+    _, boxes, labels = DetectionAugmentation(color=0)._view(sample, window, size, np.random.default_rng(0))
+    if seen is None:
+        assert len(boxes) == len(labels) == 0
+    else:
+        assert boxes.tolist() == [list(seen)] and labels.tolist() == [4]
+
+
+@pytest.mark.parametrize("least", [0.3, 0.7])
+def test_the_crop_overlaps_a_box_by_the_iou_that_was_drawn(least, monkeypatch):
+    """And its sides differ by two times at most."""
+    monkeypatch.setattr("tasks.data.transforms.MIN_OVERLAPS", (least,))
+    boxes, random, overlaps = np.array([[60, 40, 260, 200], [5, 5, 25, 30]], np.float32), np.random.default_rng(0), []
+    for _ in range(100):
+        crop = iou_crop(boxes, (220, 300), (0.3, 1.0), random)
+        overlaps.append(box_iou(torch.tensor([crop]).float(), torch.from_numpy(boxes)).max().item())
+        assert 0.5 <= (crop[2] - crop[0]) / (crop[3] - crop[1]) <= 2
+    assert least <= min(overlaps) < least + 0.1
+
+
 def test_the_crop_is_what_ssd_defines():
     """Against torchvision's IoU: some box whose centre is inside overlaps the crop by the least IoU that was drawn."""
     image, boxes, _ = scene(3)
@@ -185,6 +216,72 @@ def test_the_canvas_keeps_its_color_and_boxes_do_not_feel_color():
         image, boxes, _ = augmentation([scene(seed)], (120, 120), np.random.default_rng(seed))
         assert (image == (124, 116, 104)).all(-1).mean() == pytest.approx(8 / 9, abs=0.02)
         assert np.array_equal(boxes, plain([scene(seed)], (120, 120), np.random.default_rng(seed))[1])
+
+
+def test_colors_change_as_far_as_torchvisions():
+    reference = v2.RandomPhotometricDistort()
+    brightness, orders, _ = DetectionAugmentation().recolor.transforms
+    assert tuple(brightness.brightness) == pytest.approx(reference.brightness)
+    for order in orders.transforms:
+        changed = {
+            name: getattr(step, name) for step in order.transforms for name in ("contrast", "saturation", "hue")
+            if tuple(getattr(step, name)) not in ((1, 1), (0, 0))
+        }  # fmt: skip
+        assert {name: pytest.approx(getattr(reference, name)) for name in ("contrast", "saturation", "hue")} == changed
+
+
+class Lowest:
+    """Draws the least."""
+
+    def uniform(self, low: float, high: float) -> float:
+        return low
+
+    def random(self) -> float:
+        return 0.0
+
+
+class Highest(Lowest):
+    """Draws the most."""
+
+    def uniform(self, low: float, high: float) -> float:
+        return high
+
+
+@pytest.mark.parametrize(("draws", "seen"), [
+    # They meet at (40, 25) of 160x100 px, halved: what each shows of 100x100 px is at most its quarter of the canvas.
+    (Lowest, [(0, 0, 40, 25), (40, 0, 90, 25), (0, 25, 40, 75), (40, 25, 90, 75)]),
+    # At (120, 75), half as large again: the last quarter, 40x25 px, shows 27x17 px of the image and no centre.
+    (Highest, [(0, 0, 120, 75), (120, 0, 160, 75), (0, 75, 120, 100)]),
+])  # fmt: skip
+def test_a_mosaic_joins_four_around_a_point_in_its_middle_half(draws, seen):
+    samples = [
+        (np.full((100, 100, 3), COLORS[label]), np.array([[0, 0, 100, 100]], np.float32), np.array([label]))
+        for label in range(4)
+    ]
+    image, boxes, labels = DetectionAugmentation(color=0, mosaic=1)._join(samples, (100, 160), draws())
+    kept = dict(zip(labels.tolist(), boxes.tolist(), strict=True))
+    for label, box in enumerate(seen):
+        if label in kept:
+            assert kept[label] == pytest.approx(box, abs=0.51)
+        assert found(image, label) == pytest.approx(np.array(box), abs=1.01)
+
+
+def test_as_many_mosaics_as_asked_for():
+    random, augmentation = np.random.default_rng(0), DetectionAugmentation(mosaic=0.3)
+    drawn = [augmentation.partners(random, 10) for _ in range(2000)]
+    assert {len(partners) for partners in drawn} == {0, 3}
+    assert np.mean([bool(partners) for partners in drawn]) == pytest.approx(0.3, abs=0.05)
+    assert {index for partners in drawn for index in partners} == set(range(10))
+
+
+@pytest.mark.parametrize(("window", "size", "seen"), [
+    ((-2, 5), 10, ((0, 5), (3, 10))),  # 10/7 px each: it begins at 2.9
+    ((-2, 7), 9, ((0, 5), (2, 7))),
+    ((1, 4), 9, ((1, 4), (0, 9))),
+    ((-1000, 5), 10, ((0, 5), (9, 10))),  # what is smaller than a pixel still has one
+])  # fmt: skip
+def test_what_a_window_shows_comes_to_the_nearest_pixel(window, size, seen):
+    assert _seen(*window, 5, size) == seen
 
 
 def test_images_without_boxes_pass():

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from tasks.data.segmentation import IGNORE_INDEX
-from tasks.data.transforms import SegmentationAugmentation, resize_image
+from tasks.data.transforms import SegmentationAugmentation, _offset, resize_image
 
 
 def scene(height=96, width=128):
@@ -78,6 +78,19 @@ def test_color_changes_the_image_only():
     changed = [np.abs(plain(image, mask, s)[0].astype(int) - jittered(image, mask, s)[0]).mean() > 1 for s in range(20)]
     assert 10 < sum(changed) < 20
     assert all(np.array_equal(plain(image, mask, s)[1], jittered(image, mask, s)[1]) for s in range(5))
+
+
+def test_colors_change_by_the_strength_and_hue_by_a_tenth_of_it():
+    _, jitter = SegmentationAugmentation((8, 8), color=0.4).after_crop.transforms
+    for name in ("brightness", "contrast", "saturation"):
+        assert tuple(getattr(jitter, name)) == pytest.approx((0.6, 1.4)), name
+    assert tuple(jitter.hue) == pytest.approx((-0.04, 0.04)) and jitter.p == 0.8
+
+
+@pytest.mark.parametrize(("window", "extent", "offsets"), [(3, 5, {0, 1, 2}), (5, 5, {0}), (5, 3, {-2, -1, 0})])
+def test_a_crop_begins_anywhere_inside_or_around_the_image(window, extent, offsets):
+    random = np.random.default_rng(0)
+    assert {_offset(random, window, extent) for _ in range(100)} == offsets
 
 
 def test_both_directions_of_a_flip_appear():
