@@ -64,6 +64,19 @@ def test_few_classes_have_no_top5_and_no_images_no_scores():
     assert np.isnan(ClassResults(3).scores().top1)
 
 
+@pytest.mark.parametrize(("classes", "top5"), [(5, None), (6, 0.5)])
+def test_top5_is_for_more_than_five_classes(classes, top5):
+    """Of six, the least likely is the only one that is not among the five."""
+    falling = torch.arange(classes, 0, -1).float().softmax(0).repeat(2, 1)
+    assert counted((falling, torch.tensor([0, classes - 1]), ["x", "y"])).scores().top5 == top5
+
+
+def test_confusions_begin_with_the_most_frequent():
+    guesses, labels = torch.tensor([1, 2, 2, 2, 0, 0, 1]), torch.tensor([0, 0, 1, 1, 2, 1, 1])
+    scores = counted((torch.eye(3)[guesses], labels, list("abcdefg"))).scores()
+    assert scores.confusions() == [(1, 2, 2), (0, 1, 1), (0, 2, 1), (1, 0, 1), (2, 0, 1)]
+
+
 def test_a_label_of_no_class_is_named():
     with pytest.raises(ValueError, match=r"labels \[5\].*x\.png.*expected 0 to 2"):
         ClassResults(3).add(torch.eye(3)[:1], torch.tensor([5]), ["x.png"])

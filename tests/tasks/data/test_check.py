@@ -1,5 +1,6 @@
 """The data gate: every fault is put into a set and has to be found; numbers against torchvision and pycocotools."""
 
+import copy
 import json
 import shutil
 
@@ -15,7 +16,7 @@ from backbones.mobilenetv3 import mobilenet_v3_small
 from heads.gfl_lite import GFLLite
 from heads.point_assignment import _points_inside
 from heads.ssdlite import SSDLite
-from tasks.data.anchor_fit import anchor_fit, boxes_of, iou_clusters
+from tasks.data.anchor_fit import _summary, anchor_fit, boxes_of, iou_clusters
 from tasks.data.check import look_at, open_plain
 from tasks.data.coco import CocoData
 from tasks.data.duplicates import find_duplicates, unnamed_images
@@ -25,6 +26,7 @@ from tasks.data.stats import class_weights, measure_split
 from tasks.data.truth import truth_score
 from tasks.image_files import read_image
 from tests.tasks.conftest import NAMES, write_masks
+from tests.tasks.data.test_coco import CONTENT, write_coco
 from tests.tasks.test_classification import write_folders
 from tests.tasks.test_detection import write_shapes
 
@@ -194,7 +196,9 @@ def test_boxes_that_no_anchor_fits_as_torchvision_matches(options):
         lost += [(place, k) for k in range(len(part)) if k not in owners.tolist()]
     assert report["lost_boxes"] == lost and report["lost"] == len(lost)
     assert 0 < report["forced"] < report["boxes"] == 300
-    assert sum(row["boxes"] for row in report["by_size"].values()) == 300
+    areas = torch.cat([(part[:, 2:] - part[:, :2]).prod(1) for part in scaled(boxes, size)])
+    for name, low, high in (("small", 0, 32**2), ("medium", 32**2, 96**2), ("large", 96**2, torch.inf)):
+        assert report["by_size"][name]["boxes"] == int(((areas >= low) & (areas < high)).sum())
 
 
 def test_what_is_suggested_gives_the_share_that_is_stated():
@@ -229,6 +233,25 @@ def test_boxes_that_no_point_can_describe():
     assert inside.any(1).all()  # the head forces the nearest point on each
 
 
+def test_a_point_on_the_border_of_a_box_is_outside_and_of_two_that_share_one_the_first_is_lost():
+    head = GFLLite(mobilenet_v3_small(width=0.25).taps, 2, channels=8)
+    parts = torch.tensor([
+        [[4.0, 0, 12, 8], [40, 40, 60, 60]],  # between (4, 4) and (12, 4), above (8, 8)
+        [[4.5, 4.5, 6, 6], [4.5, 4.5, 5.5, 5.5]],  # both nearest to (4, 4)
+    ]) / 128  # fmt: skip
+    report = anchor_fit(head, GFL, list(parts), (128, 128), 0.0)
+    assert [row[:2] for row in report["unmatched"]] == [(0, 0), (1, 0), (1, 1)]
+    assert report["lost_boxes"] == [(1, 0)] and (report["forced"], report["lost"]) == (3, 1)
+
+
+def test_a_box_of_just_the_quality_asked_for_is_matched():
+    quality, lost = (
+        [torch.tensor([0.5, 1.0]), torch.tensor([2.0])],
+        [torch.tensor([True, False]), torch.tensor([False])],
+    )
+    assert _summary(quality, lost) == {"boxes": 3, "matched": pytest.approx(2 / 3), "forced": 1, "lost": 1}
+
+
 def test_clusters_are_those_that_boxes_were_drawn_around():
     random = np.random.default_rng(0)
     centres = np.array([[0.05, 0.1], [0.3, 0.1], [0.5, 0.8]])
@@ -249,6 +272,30 @@ def test_the_numbers_of_boxes_are_cocos(real_or_shapes):
         assert report["boxes"]["sizes"][name] == sum(low <= area < high for area in areas)
 
 
+def test_the_numbers_of_a_few_boxes_by_hand(tmp_path):
+    """Two images with boxes, of 40x60 and 30x30 px (H x W), and one without, seen at 64x192 px."""
+    content = copy.deepcopy(CONTENT)
+    content["annotations"] += [
+        {"id": 5, "image_id": 9, "category_id": 3, "bbox": [1, 1, 8, 2], "area": 16},
+        {"id": 6, "image_id": 9, "category_id": 3, "bbox": [1, 1, 0, 2], "area": 0},
+    ]
+    write_coco(tmp_path, val=content)
+    report = measure_split(CocoData(str(tmp_path), image_size=(64, 192), num_workers=0), "val")
+    assert report["classes"] == {
+        "car": {"boxes": 2, "images": 1}, "cat": {"boxes": 1, "images": 1}, "toothbrush": {"boxes": 1, "images": 1},
+    }  # fmt: skip
+    boxes = report["boxes"]
+    assert (boxes["number"], boxes["crowds"], boxes["unusable"], boxes["images without"]) == (4, 1, 1, 1)
+    assert boxes["sizes"] == {"small": 3, "medium": 1, "large": 0}  # 77.5, 200 and 16 px; 1,200 px
+    # 20x10 px become 64x16, just medium; 30x40 px 96x64, 10x20.25 px 64x43.2, 8x2 px 25.6x3.2
+    assert boxes["sizes at 64x192"] == {"small": 1, "medium": 3, "large": 0}
+    ratios, sides = sorted([20 / 10, 30 / 40, 10 / 20.25, 8 / 2]), sorted(np.sqrt([200, 1200, 202.5, 16]))
+    for name, values in (("ratio", ratios), ("side", sides)):
+        assert [boxes[name][key] for key in ("0 %", "100 %")] == pytest.approx([values[0], values[-1]], abs=1e-3)
+        assert boxes[name]["50 %"] == pytest.approx((values[1] + values[2]) / 2, abs=1e-3)
+    assert boxes["an image"]["mean"] == pytest.approx(4 / 3) and boxes["an image"]["100 %"] == 3
+
+
 @pytest.fixture(params=[pytest.param("coco", marks=pytest.mark.data), "shapes"])
 def real_or_shapes(request, tmp_path, real_data):
     if request.param == "coco":
@@ -259,6 +306,10 @@ def real_or_shapes(request, tmp_path, real_data):
 
 def test_pixels_and_weights_of_masks(tmp_path):
     write_masks(tmp_path)
+    file = str(tmp_path / "train/masks/000.png")
+    mask = cv2.imread(file, cv2.IMREAD_UNCHANGED)
+    mask[-6:, :10] = 255
+    cv2.imwrite(file, mask)
     report = measure_split(masks(tmp_path), "train")
     pixels = torch.cat([torch.from_numpy(read_image(f)).flatten(0, 1) for f in (tmp_path / "train/images").iterdir()])
     assert report["pixels"]["mean"] == pytest.approx((pixels / 255).mean(0).tolist(), abs=1e-4)
@@ -267,6 +318,9 @@ def test_pixels_and_weights_of_masks(tmp_path):
     assert [row["px"] for row in report["classes"].values()] == [
         int(sum((m == k).sum() for m in every)) for k in range(3)
     ]
+    shown = [sum(m.size for m in every if (m == k).any()) for k in range(3)]  # px of images that show it, all of them
+    assert [row["px of those images"] for row in report["classes"].values()] == shown
+    assert report["ignored"] == sum(int((m == 255).sum()) for m in every) == 60
     # By hand, as the two papers have it: class b is in one of two images of 100 px.
     rows = {"a": {"px": 150, "px of those images": 200}, "b": {"px": 50, "px of those images": 100}, "c": {"px": 0}}
     weights = class_weights({"unit": "px", "classes": rows})
@@ -277,4 +331,11 @@ def test_pixels_and_weights_of_masks(tmp_path):
 def test_boxes_are_taken_in_parts_of_their_image(shapes):
     data, found = looked(shapes)
     boxes, images = boxes_of(data.annotations("train"), [look.size for look in found["train"].looks])
+    annotated = json.loads((shapes / "annotations" / "instances_train2017.json").read_text())
+    for number, part in zip(images, boxes, strict=True):
+        one = annotated["images"][number]
+        corners = [[x, y, x + w, y + h] for x, y, w, h in (
+            row["bbox"] for row in annotated["annotations"] if row["image_id"] == one["id"])]  # fmt: skip
+        expected = torch.tensor(corners) / torch.tensor([one["width"], one["height"]] * 2)
+        torch.testing.assert_close(part, expected)
     assert images == [1, 2, 3, 4, 5] and all(len(part) == 2 and 0 <= part.min() <= part.max() <= 1 for part in boxes)
