@@ -4,13 +4,14 @@ import time
 from types import SimpleNamespace
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from tasks.callbacks import EMA, DataMonitor
+from tasks.callbacks import EMA, DataMonitor, PredictionSheet
 from tasks.checkpoint import load_task, read_checkpoint
 from tasks.data.segmentation import SegmentationData
 from tasks.fit import fit
@@ -131,3 +132,20 @@ def test_a_slow_loader_shows(small_run, tmp_path, monkeypatch):
     result = fit(small_run("trainer.max_epochs=1"))
     assert result["train/data_wait"] > max(0.3, quick["train/data_wait"])
     assert column(tmp_path / "run", "train/data_wait") == [pytest.approx(result["train/data_wait"], abs=1e-4)]
+
+
+@pytest.mark.parametrize(("batches", "shown"), [(12, [0, 4, 8]), (3, [0, 1, 2]), (2, [0, 1]), (7, [0, 2, 4])])
+def test_a_sheet_takes_batches_from_the_whole_set(tmp_path, batches, shown):
+    drawn = []
+    task = SimpleNamespace(
+        picture_samples=lambda batch, outputs: [batch],
+        draw_sheet=lambda samples: drawn.append(list(samples)) or np.zeros((4, 4, 3), np.uint8),
+    )
+    trainer = SimpleNamespace(num_val_batches=[batches], is_global_zero=True, sanity_checking=False)
+    sheet = PredictionSheet(tmp_path / "predictions.png", count=3)
+    for _ in range(2):  # a second validation begins anew
+        sheet.on_validation_epoch_start(trainer, task)
+        for index in range(batches):
+            sheet.on_validation_batch_end(trainer, task, None, index, index)
+        sheet.on_validation_epoch_end(trainer, task)
+    assert drawn == [shown] * 2 and (tmp_path / "predictions.png").is_file()

@@ -118,3 +118,11 @@ def test_the_tables_name_the_worst_the_best_and_the_confusions():
     _, worst, best, _ = score_tables(results.scores(), many)
     assert len(worst[2]) == len(best[2]) == 10
     assert best[2][0][:2] == ("0", 1.0) and worst[2][0][1] == 0.5
+
+
+@pytest.mark.parametrize(("classes", "tables"), [(20, 1), (21, 2)])
+def test_twenty_classes_are_shown_whole(classes, tables):
+    results = ClassResults(classes)
+    results.add(torch.eye(classes), torch.arange(classes), [str(label) for label in range(classes)])
+    _, *shown = score_tables(results.scores(), [str(label) for label in range(classes)])
+    assert len(shown) == tables and [len(table[2]) for table in shown] == [[20], [10, 10]][tables - 1]

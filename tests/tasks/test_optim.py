@@ -64,7 +64,7 @@ def test_weight_decay_of_its_own_and_an_empty_group():
 class Odd(nn.Module):
     def __init__(self):
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
+        self.scale, self.gains = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(3))
         self.attention_bias, self.table = nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(2, 3))
 
 
@@ -72,7 +72,7 @@ def test_norms_of_several_dimensions_scalars_and_biases_are_free():
     norms = [nn.LayerNorm((2, 3)), nn.RMSNorm((2, 3)), nn.GroupNorm(1, 2), nn.InstanceNorm2d(2, affine=True)]
     decayed, free = parameter_groups(*norms, nn.SyncBatchNorm(2), odd := Odd())
     assert [id(p) for p in decayed["params"]] == [id(odd.table)]
-    assert len(free["params"]) == 2 + 1 + 2 + 2 + 2 + 2
+    assert len(free["params"]) == 2 + 1 + 2 + 2 + 2 + 3
 
 
 def test_spared_parameters_are_free():

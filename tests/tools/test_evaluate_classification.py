@@ -9,7 +9,10 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from torch.nn import functional as F
 from torchvision.models import MobileNet_V2_Weights
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms._presets import ImageClassification
 
 from tasks.checkpoint import load_task, read_checkpoint, save_fused
 from tasks.fit import fit
@@ -49,6 +52,19 @@ def predictions(folder) -> dict[str, dict[str, str]]:
 
 def scores(folder) -> dict:
     return json.loads((folder / "evaluation.json").read_text())
+
+
+def loss_by_torchvision(checkpoint, data, side: int, interpolation: str) -> float:
+    """Of the validation images behind torchvision's own preset."""
+    preset = ImageClassification(
+        crop_size=side, resize_size=int(side / 0.875), interpolation=InterpolationMode(interpolation),
+        mean=(0, 0, 0), std=(1, 1, 1),
+    )  # fmt: skip
+    task, set_of = load_task(checkpoint).eval(), torchvision.datasets.ImageFolder(data / "val", preset)
+    images, labels = zip(*set_of, strict=True)
+    with torch.inference_mode():
+        logits = task(torch.stack(images) * 255)
+    return F.cross_entropy(logits, torch.tensor(labels), label_smoothing=task.label_smoothing).item()
 
 
 @pytest.mark.data
@@ -106,7 +122,8 @@ def test_a_checkpoint_is_scored_at_every_size_asked_for(run_tool, trained, tmp_p
         single = scores(tmp_path / f"e{side}")
         assert single["val/top1"] == swept[f"val/top1@{side}"]
         assert single["val/loss"] == pytest.approx(swept[f"val/loss@{side}"], rel=1e-6)
-    assert scores(tmp_path / "e32")["val/loss"] != scores(tmp_path / "e48")["val/loss"]
+        expected = loss_by_torchvision(trained / "mobileone_s0.ckpt", trained / "data", side, "bicubic")
+        assert single["val/loss"] == pytest.approx(expected, rel=1e-4)
     assert swept["val/loss"] == swept["val/loss@48"]
     for name in ("evaluation.png", "confusion.png", "per_class.csv", "predictions.csv"):
         assert (tmp_path / "sweep" / name).stat().st_size > 0, name
@@ -123,7 +140,9 @@ def test_a_checkpoint_keeps_its_preprocessing_on_other_data(run_tool, trained, t
     assert scores(tmp_path / "e")["data"]["interpolation"] == "bicubic"
     status, _, err = run_tool(f"tools/evaluate.py {checkpoint} output_dir=f data.interpolation=bilinear{CPU}")
     assert status == 0 and scores(tmp_path / "f")["data"]["interpolation"] == "bilinear"
-    assert scores(tmp_path / "e")["val/loss"] != scores(tmp_path / "f")["val/loss"]
+    for folder, interpolation in (("e", "bicubic"), ("f", "bilinear")):
+        expected = loss_by_torchvision(trained / "mobileone_s0.ckpt", trained / "data", 32, interpolation)
+        assert scores(tmp_path / folder)["val/loss"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["mobileone_s0", "repvit_m0_6"])
