@@ -39,7 +39,7 @@ def in_two(tmp_path):
             distributed.barrier()  # neither leaves while the other still connects
             distributed.destroy_process_group()
 
-        both = [context.Process(target=process, args=(rank,)) for rank in (0, 1)]
+        both = [context.Process(target=process, args=(rank,), daemon=True) for rank in (0, 1)]
         for one in both:
             one.start()
         for one in both:
