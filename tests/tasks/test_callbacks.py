@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from tasks.callbacks import EMA, DataMonitor, PredictionSheet
+from tasks.callbacks import EMA, DataMonitor, PredictionSheet, WeightDecay
 from tasks.checkpoint import load_task, read_checkpoint
 from tasks.data.segmentation import SegmentationData
 from tasks.fit import fit
@@ -94,6 +95,27 @@ def test_weights_and_buffers_are_averaged_as_torch_does():
     (validated,) = task.validated
     torch.testing.assert_close(validated, expected)
     torch.testing.assert_close(copied(ema._average_model.module.net), expected)
+
+
+def test_weight_decay_follows_torchs_cosine_by_the_number_of_the_step():
+    """In the first group alone, and at a step of any number: within an epoch, after a resume, behind the end."""
+    weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimizer = torch.optim.SGD([{"params": weights[:1]}, {"params": weights[1:], "weight_decay": 0.0}], 0.1,
+                                weight_decay=1e-4)  # fmt: skip
+    reference = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-4)
+    schedule, expected = CosineAnnealingLR(reference, 8, eta_min=1e-5), []
+    for _ in range(9):
+        expected.append(reference.param_groups[0]["lr"])
+        reference.step()
+        schedule.step()
+    trainer = SimpleNamespace(optimizers=[optimizer], estimated_stepping_batches=8, global_step=0)
+    callback, seen = WeightDecay(1e-5), []
+    callback.on_train_start(trainer, None)
+    for trainer.global_step in (*range(9), 100):
+        callback.on_train_batch_start(trainer, None, {}, trainer.global_step % 3)
+        seen.append(optimizer.param_groups[0]["weight_decay"])
+        assert optimizer.param_groups[1]["weight_decay"] == 0
+    assert seen == pytest.approx([*expected, 1e-5])
 
 
 class Logged(DataMonitor):
