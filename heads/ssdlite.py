@@ -20,6 +20,7 @@ from backbones.weights import load_weights
 from heads.anchors import box_shapes, default_boxes
 from heads.base import DetectionHead
 from heads.box_coding import decode
+from heads.sparse_gradient import SparseGradientConv
 
 FIRST, SECOND = ("c5_exp", "c4"), ("final", "c5")
 EXTRA_CHANNELS = (512, 256, 256, 128)
@@ -153,7 +154,7 @@ def _extra_level(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequenti
 
 def _prediction(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
     depthwise = ConvNormAct(in_channels, in_channels, 3, groups=in_channels, norm=norm, activation=nn.ReLU6)
-    return nn.Sequential(depthwise, nn.Conv2d(in_channels, out_channels, 1))
+    return nn.Sequential(depthwise, SparseGradientConv(in_channels, out_channels))
 
 
 def _rows(layers: nn.ModuleList, maps: Sequence[Tensor], columns: int) -> Tensor:
