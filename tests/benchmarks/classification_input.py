@@ -2,12 +2,13 @@
 
     python tests/benchmarks/classification_input.py [--root folder] [--images 48] [--runs 5] [--json out.json]
 
-torchvision's side is that of its classification references: PIL decoding, RandomResizedCrop(224), flip, a policy where
-there is one, PILToTensor, ToDtype, Normalize, and a float32 batch. Ours ends with the uint8 batch that the device
-normalises. Both read the same files at the same crops, drawn once by ours, and make batches of 16; sides alternate from
-batch to batch in one process, so what else the machine does hits all; medians over the runs. The photographs of --root
-(any folder of images; default: ../shared/data, else drawn) are taken as they are stored, and re-encoded: "500", their
-longer side in px, as most of ImageNet is, and "1600".
+torchvision's sides are those of its classification references, on PIL images and on tensors: decoding,
+RandomResizedCrop(224), flip, a policy where there is one, conversion to float32, Normalize. Ours ends with the uint8
+batch that the device normalises; the third side is torchvision's on tensors that ends so too. All read the same files
+at the same crops, drawn once by ours, and make batches of 16; sides alternate from batch to batch in one process, so
+what else the machine does hits all; medians over the runs. The photographs of --root (any folder of images; default:
+../shared/data, else drawn) are taken as they are stored, and re-encoded: "500", their longer side in px, as most of
+ImageNet is, and "1600".
 """
 
 import argparse
@@ -26,13 +27,16 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import default_collate
+from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import InterpolationMode, v2
 
 from tasks.data.class_transforms import ClassAugmentation
 from tasks.data.classification import ClassificationData, ClassificationDataset, named_classes
 from tasks.image_files import is_image
+from tests.benchmarks.alternating import load
 
 SIDE, BATCH = 224, 16
+PEERS = {"torchvision PIL": "PIL", "torchvision tensor": "tensor", "torchvision uint8": "uint8"}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -88,8 +92,8 @@ def policy_of(name: str | None) -> list:
     return [kinds[name](interpolation=InterpolationMode.BILINEAR)] if name else []
 
 
-def reference(files: list[bytes], policy: str | None, crops: list[tuple[int, int, int, int]]):
-    """torchvision's sample."""
+def reference(files: list[bytes], policy: str | None, crops: list[tuple[int, int, int, int]], form: str):
+    """torchvision's sample, of form "PIL", "tensor" or "uint8" (a tensor that is not normalised)."""
 
     class GivenCrop(v2.RandomResizedCrop):
         def make_params(self, flat_inputs):
@@ -97,14 +101,17 @@ def reference(files: list[bytes], policy: str | None, crops: list[tuple[int, int
             return dict(zip(("top", "left", "height", "width"), self.given, strict=True))
 
     crop = GivenCrop(SIDE)
-    steps = v2.Compose([
-        crop, v2.RandomHorizontalFlip(), *policy_of(policy), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(MEAN, STD),
-    ])  # fmt: skip
+    last = [] if form == "uint8" else [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    first = [v2.PILToTensor()] if form == "PIL" else []
+    steps = v2.Compose([crop, v2.RandomHorizontalFlip(), *policy_of(policy), *first, *last])
 
     def sample(index: int):
         crop.given = crops[index]
-        return steps(Image.open(BytesIO(files[index])).convert("RGB")), 0
+        if form == "PIL":
+            image = Image.open(BytesIO(files[index])).convert("RGB")
+        else:
+            image = decode_image(torch.frombuffer(bytearray(files[index]), dtype=torch.uint8), ImageReadMode.RGB)
+        return steps(image), 0
 
     return sample
 
@@ -123,15 +130,17 @@ def measure(files: list[bytes], policy: str | None, runs: int) -> dict[str, floa
     augmentation = RememberingAugmentation(policy=policy)
     dataset = ClassificationDataset(InMemory(files), None, [augmentation], data.progressive)
     batches = [range(start, min(start + BATCH, len(files))) for start in range(0, len(files), BATCH)]
-    times = {name: [[] for _ in batches] for name in ("torchvision", "ours", "ours, decoding alone")}
+    times = {name: [[] for _ in batches] for name in (*PEERS, "ours", "ours, decoding alone")}
     for run in range(runs + 1):  # the first warms up
         crops = []
         for index in range(len(files)):
             dataset[(run, index)]
             crops.append(augmentation.last)
-        theirs = reference(files, policy, crops)
+        theirs = {name: reference(files, policy, crops, form) for name, form in PEERS.items()}
         sides = {
-            "torchvision": lambda batch, theirs=theirs: default_collate([theirs(index) for index in batch]),
+            name: lambda batch, sample=sample: default_collate([sample(index) for index in batch])
+            for name, sample in theirs.items()
+        } | {
             "ours": lambda batch, run=run: data.collate([dataset[(run, index)] for index in batch]),
             "ours, decoding alone": lambda batch: [dataset.read(index) for index in batch],
         }
@@ -157,14 +166,16 @@ def main() -> int:
     stored = photographs(args.root, args.images)
     sources = {"stored": stored} | {str(side): [re_encoded(d, side) for d in stored] for side in (500, 1600)}
     cases = [(size, None) for size in sources] + [("500", name) for name in ("autoaugment", "randaugment")]
-    print(f"{len(stored)} photographs to {SIDE}x{SIDE} px, one thread, median of {args.runs} runs, images/s")
-    print(f"{'longer side':14}{'policy':16}{'torchvision':>12}{'ours':>10}{'ratio':>8}{'decoding alone':>16}")
+    print(f"{len(stored)} photographs to {SIDE}x{SIDE} px, one thread, median of {args.runs} runs, images/s, {load()}")
+    heads = "".join(f"{name:>20}" for name in PEERS)
+    print(f"{'longer side':14}{'policy':16}{heads}{'ours':>10}{'ratio to best':>15}{'decoding alone':>16}")
     report = []
     for size, policy in cases:
         rates = measure(sources[size], policy, args.runs)
-        ratio = rates["ours"] / rates["torchvision"]
+        ratio = rates["ours"] / max(rates[name] for name in PEERS)
         report.append({"size": size, "policy": policy, "images_per_second": rates, "ratio": ratio})
-        print(f"{size:14}{policy or 'none':16}{rates['torchvision']:12.0f}{rates['ours']:10.0f}{ratio:7.2f}x"
+        theirs = "".join(f"{rates[name]:20.0f}" for name in PEERS)
+        print(f"{size:14}{policy or 'none':16}{theirs}{rates['ours']:10.0f}{ratio:14.2f}x"
               f"{rates['ours, decoding alone']:16.0f}")  # fmt: skip
     if args.json:
         setting = {"images": len(stored), "runs": args.runs, "root": str(args.root)}

@@ -2,18 +2,18 @@
 
     python tests/benchmarks/mobileone_forms.py [--runs 30] [--threads 1] [--formats onnx ...] [--json out.json]
 
-Random weights (int8 ranges come from noise: it is timed, not judged). All sides alternate in one process; medians in
-ms, and the ratio timm as trained / ours. Our train form is quicker than timm's, since its branches run as one wide
-convolution; so the gain against our own train form is smaller, and printed too.
+Random weights (int8 ranges come from noise: it is timed, not judged). timm's network also runs in channels_last, and
+with --compile compiled. All sides alternate in one process; medians in ms, and the ratio timm as trained / ours. Our
+train form is quicker than timm's, since its branches run as one wide convolution; so the gain against our own train
+form is smaller, and printed too.
 """
 
 import argparse
+import copy
 import json
 import sys
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
-from time import perf_counter
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)  # this folder off the path, the repository first on it
@@ -30,6 +30,7 @@ from tasks.deploy.backend import ExportOptions, backend
 from tasks.deploy.deployable import make_deployable
 from tasks.deploy.manifest import Manifest, TensorSpec
 from tasks.network import build_network
+from tests.benchmarks.alternating import load, medians
 from tests.oracles import randomised
 
 SIZE, CLASSES = (224, 224), 1000
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--formats", nargs="+", default=["onnx", "executorch", "litert", "ncnn"])
+    parser.add_argument("--compile", action="store_true", help="compile timm's fused network too")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -64,28 +66,28 @@ def main() -> None:
     peer = timm.create_model("mobileone_s0").eval()
     images = torch.randn(1, 3, *SIZE)
     fused, peer_fused, deployable = task.deployable(), reparameterize_model(peer), make_deployable(task)
+    last = images.to(memory_format=torch.channels_last)
+    peer_last = copy.deepcopy(peer_fused).to(memory_format=torch.channels_last)
+    peer_compiled = torch.compile(copy.deepcopy(peer_last))
     sides = {
         "timm as trained": lambda: peer(images), "timm fused": lambda: peer_fused(images),
+        "timm fused, channels_last": lambda: peer_last(last),
         "ours as trained": lambda: task.network(images), "ours fused": lambda: fused(images),
     }  # fmt: skip
+    if options.compile:
+        sides["timm fused, compiled"] = lambda: peer_compiled(last)
     with TemporaryDirectory() as scratch:
         for name in options.formats:
             for precision in ("fp32", "int8"):
                 if precision in backend(name).precisions:
                     side = f"{name} {precision}"
                     sides[side] = artifact(deployable, name, precision, Path(scratch, side), options.threads)
-        times: dict[str, list[float]] = {name: [] for name in sides}
         with torch.inference_mode():
-            for run in range(options.runs + 3):  # the first three warm up
-                for name, call in sides.items():
-                    start = perf_counter()
-                    call()
-                    if run >= 3:
-                        times[name].append(1e3 * (perf_counter() - start))
-    result = {name: median(values) for name, values in times.items()}
+            result = medians(sides, options.runs, warmup=3)
+    print(f"{options.threads} threads, median of {options.runs} runs, {load()}")
     for name, value in result.items():
         ratios = [result[side] / value for side in ("timm as trained", "ours as trained")]
-        print(f"{name:20} {value:8.2f} ms   ratio {ratios[0]:6.2f}x   to our train form {ratios[1]:6.2f}x")
+        print(f"{name:26} {value:8.2f} ms   ratio {ratios[0]:6.2f}x   to our train form {ratios[1]:6.2f}x")
     if options.json:
         options.json.write_text(json.dumps({"ms": result, "torch": torch.__version__, "timm": timm.__version__}))
 

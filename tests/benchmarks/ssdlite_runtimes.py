@@ -1,20 +1,19 @@
-"""SSDLite320 with MobileNetV3-Large from pixels to boxes through the runtimes, against torchvision's in eager mode.
+"""SSDLite320 with MobileNetV3-Large from pixels to boxes through the runtimes, against torchvision's.
 
-    python tests/benchmarks/ssdlite_runtimes.py [--runs 15] [--threads 1] [--formats onnx executorch] [--json out.json]
+    python tests/benchmarks/ssdlite_runtimes.py [--runs 15] [--threads 1] [--formats onnx executorch] [--compile]
 
 Both have the same random weights, scores spread so that NMS has work. ONNX Runtime gives final detections ("nms"), the
 others the best boxes ("decoded", "raw" in ncnn) that PyTorch finishes inside the timed call. In fp32 the detections are
 compared with torchvision's as sets. int8 ranges come from noise: it is timed, not judged. All sides alternate in one
-process; medians in ms, and the ratio torchvision / ours.
+process; medians in ms, and the ratio torchvision / ours for torchvision's detector in its own layout, in channels_last,
+and with --compile with its backbone and head compiled.
 """
 
 import argparse
 import json
 import sys
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
-from time import perf_counter
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)  # this folder off the path, the repository first on it
@@ -29,7 +28,8 @@ from tasks.deploy.backend import ExportOptions, backend
 from tasks.deploy.deployable import make_deployable
 from tasks.deploy.manifest import Manifest, TensorSpec
 from tasks.detection import DetectionTask
-from tests.benchmarks.ssdlite_inference import CLASSES, SIZE, networks
+from tests.benchmarks.alternating import load, medians
+from tests.benchmarks.ssdlite_inference import CLASSES, SIZE, networks, peers
 from tests.heads.ssd_oracle import SETTINGS, coarse_noise
 
 
@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--formats", nargs="+", default=["onnx", "executorch", "litert"])
     parser.add_argument("--precisions", nargs="+", default=["fp32", "int8"])
+    parser.add_argument("--compile", action="store_true", help="compile torchvision's network too")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -80,7 +81,9 @@ def main() -> None:
     task = DetectionTask(ours, Classes(names, ((0, 0, 0),) * CLASSES), **SETTINGS).eval()
     pixels = (255 * coarse_noise(1, SIZE)).round().to(torch.uint8)
     image = pixels[0].float() / 255
-    sides: dict[str, object] = {"torchvision eager": lambda: oracle([image])[0]}
+    sides: dict[str, object] = {
+        name: lambda peer=peer: peer([image]) for name, peer in peers(oracle, options.compile).items()
+    }
     with TemporaryDirectory() as folder, torch.inference_mode():
         for name in options.formats:
             for precision in options.precisions:
@@ -90,16 +93,12 @@ def main() -> None:
                 if precision == "fp32":
                     share = unmatched(oracle([image])[0], detect(pixels))
                     print(f"{name}: {share:.1%} of torchvision's detections without a partner")
-        times: dict[str, list[float]] = {name: [] for name in sides}
-        for run in range(options.runs + 1):  # the first warms up
-            for name, function in sides.items():
-                start = perf_counter()
-                function()
-                if run:
-                    times[name].append(1e3 * (perf_counter() - start))
-    result = {name: median(values) for name, values in times.items()}
+        result = medians(sides, options.runs)
+    theirs = {name: value for name, value in result.items() if name.startswith("torchvision")}
+    print(f"{options.threads} threads, median of {options.runs} runs, {load()}")
     for name, value in result.items():
-        print(f"{name:24} {value:8.1f} ms   ratio {result['torchvision eager'] / value:5.2f}")
+        ratios = ", ".join(f"{other / value:.2f}" for other in theirs.values())
+        print(f"{name:26} {value:8.1f} ms" + ("" if name in theirs else f"   ratio {ratios}"))
     if options.json:
         options.json.write_text(json.dumps({"ms": result, "threads": options.threads}))
 
