@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.base import Norm
+from backbones.batch_folding import can_fold, fold_batch, is_watched
 from backbones.layers import ConvNormAct, SqueezeExcite, make_activation
 from backbones.moments import PixelLinear, moments
 from backbones.reparam import fold_branches, identity_kernel, single_conv
@@ -64,32 +65,17 @@ class BranchedConv(nn.Module):
     def _has_cheap_moments(self, x: Tensor) -> bool:
         """Whether the batch statistics of all branches can be had from the moments of `x`, exactly and faster."""
         conv = self.convs[0].conv
-        norms = self._norms()
         if conv.groups == 1:
             cheap = conv.kernel_size == (1, 1) or conv.weight[0].numel() <= 64
         else:
             depthwise = conv.groups == conv.in_channels == conv.out_channels
             cheap = depthwise and conv.kernel_size == (3, 3) and conv.stride == (1, 1)
+        branches = [branch for branch in (*self.convs, self.scale) if branch is not None]
+        norms = [*(branch.norm for branch in branches), *([] if self.skip is None else [self.skip])]
         return (
-            cheap and all(type(norm) is nn.BatchNorm2d and norm.training and norm.affine for norm in norms)
-            and all(norm.track_running_stats for norm in norms) and self._is_plain()
-            and x.device.type == "cpu" and x.dtype == conv.weight.dtype in (torch.float32, torch.float64)
-            and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling() and self._positions(x) > 1
+            cheap and self._positions(x) > 1 and not any(map(is_watched, branches))
+            and can_fold(x, [branch.conv for branch in branches], norms)
         )  # fmt: skip
-
-    def _is_plain(self) -> bool:
-        """Whether no branch was replaced or is watched: folded branches do not run as modules."""
-        branches = [branch for branch in (*self.convs, self.scale, self.skip) if branch is not None]
-        parts = [part for branch in branches for part in branch.modules()]
-        convs = [branch.conv for branch in branches if branch is not self.skip]
-        return all(type(conv) is nn.Conv2d and conv.bias is None for conv in convs) and not any(
-            hooks for part in parts for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks,
-                                                  part._backward_pre_hooks)
-        )  # fmt: skip
-
-    def _norms(self) -> list[nn.Module]:
-        named = [branch.norm for branch in (*self.convs, self.scale) if branch is not None]
-        return named if self.skip is None else [*named, self.skip]
 
     def _positions(self, x: Tensor) -> int:
         """Number of px of all outputs together."""
@@ -104,28 +90,7 @@ class BranchedConv(nn.Module):
             x = x[:, :, :: conv.stride[0], :: conv.stride[1]]
         x, mean, covariance = moments(x.contiguous(memory_format=torch.channels_last), conv)
         weights, norms = zip(*self.branches(), strict=True)
-        kernels = torch.stack(weights)  # (B, C_out, C_in / groups, k, k)
-        flat = kernels.flatten(2).to(covariance.dtype)  # (B, C_out, D)
-        if conv.groups > 1:  # C_out products of (B, D)
-            flat = flat.transpose(0, 1)
-            means = (flat @ mean[:, :, None])[..., 0].T
-            variances = (flat @ covariance * flat).sum(-1).T
-        else:  # one plain product: torch's batched one is slower, even for a batch of one
-            flat = flat.flatten(0, 1)
-            means, variances = flat @ mean[0], (flat @ covariance[0] * flat).sum(-1)
-            means, variances = (values.unflatten(0, (len(norms), -1)) for values in (means, variances))
-        variances = variances.clamp(min=0)  # what rounding leaves of none at all may be negative
-        with torch.no_grad():
-            running = torch.stack([means, variances * (count / (count - 1))], 1).to(x.dtype)
-            for norm, (m, v) in zip(norms, running, strict=True):
-                norm.num_batches_tracked += 1
-                factor = norm.momentum if norm.momentum is not None else 1 / norm.num_batches_tracked.item()
-                norm.running_mean.lerp_(m, factor)
-                norm.running_var.lerp_(v, factor)
-        eps = variances.new_tensor([norm.eps for norm in norms])[:, None]
-        scale = torch.stack([norm.weight for norm in norms]) * torch.rsqrt(variances + eps)
-        bias = (torch.stack([norm.bias for norm in norms]) - means * scale).sum(0).to(x.dtype)
-        weight = (scale.to(x.dtype)[:, :, None, None, None] * kernels).sum(0)
+        weight, bias = fold_batch(torch.stack(weights), norms, mean, covariance, count)
         if conv.kernel_size == (1, 1):
             return PixelLinear.apply(x, weight.flatten(1), bias)
         return nn.functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)

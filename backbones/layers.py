@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.base import Norm
+from backbones.batch_folding import can_fold, is_expansion, normed_expansion
 from backbones.reparam import fuse_conv_norm
 
 
@@ -39,7 +40,10 @@ class ConvNormAct(nn.Module):
         self.activation = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.norm(self.conv(x)))
+        conv, norm = self.conv, self.norm
+        if self.training and is_expansion(conv, x) and can_fold(x, [conv], [norm]):
+            return self.activation(normed_expansion(x, conv, norm))
+        return self.activation(norm(conv(x)))
 
     def fuse(self) -> nn.Module:
         twin = copy.copy(self)
