@@ -1,11 +1,11 @@
 """From a configuration to objects: the only library file that imports hydra."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class, get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from backbones.weights import load_weights
@@ -15,18 +15,29 @@ from tasks.data.classification import DEFAULT_PREPROCESSING
 from tasks.network import Network, build_network
 
 Config = DictConfig | Mapping[str, Any]
+NEEDS = {
+    "segmentation": "images with masks: data=masks, camvid, cityscapes or demo",
+    "detection": "images with boxes: data=coco, voc or demo",
+    "classification": "images of one class each: data=folders, imagenet, shards or demo",
+}  # by a task's kind
 
 
-def build_data(config: Config) -> VisionDataModule:
+def build_data(config: Config, *, any_task: bool = False) -> VisionDataModule:
     """Make the data module that `config.data` describes, seeded by `config.seed`.
 
+    Args:
+        config: With the nodes data and task.
+        any_task: Take the data whatever the task, for tools that look at data alone.
+
     Raises:
-        ValueError, FileNotFoundError: As raised by the module; `data` is not chosen.
+        ValueError, FileNotFoundError: As raised by the module; `data` is not chosen, or gives what the task cannot use.
     """
     if not config.get("data"):
         task_kind(config)  # a task would have brought data
         raise ValueError("no data is chosen; give data=<name>")
     check_seed(config)
+    if config.get("task") and not any_task:
+        _check_kinds(get_class(config["task"]["_target_"]), get_object(config["data"]["_target_"]))
     data = make(config["data"], seed=config["seed"])
     return data(kind=task_kind(config)) if not isinstance(data, VisionDataModule) else data
 
@@ -39,6 +50,20 @@ def check_seed(config: Config) -> None:
     """
     if not 0 <= config["seed"] < 2**32:
         raise ValueError(f"seed={config['seed']}: expected a whole number from 0 to {2**32 - 1}")
+
+
+def _check_kinds(task: type[VisionTask], data: type[VisionDataModule] | Callable) -> None:
+    """See that a data module gives what a task needs.
+
+    Raises:
+        ValueError: It gives something else.
+    """
+    given = getattr(data, "kind", None)
+    if given is not None and given != task.kind:
+        raise ValueError(
+            f"task={task.kind} needs {NEEDS.get(task.kind, 'other data')}; {data.__name__} gives {data.content}, for "
+            f"task={given}"
+        )
 
 
 def build_backbone(config: Config):
@@ -90,13 +115,10 @@ def connect(task: VisionTask, data: VisionDataModule) -> None:
     What results is kept in the task's configuration, and so in its checkpoints.
 
     Raises:
-        ValueError: Images of one class each meet another task, or the reverse.
+        ValueError: The data gives what the task cannot use.
     """
-    classified = hasattr(data, "take_preprocessing")
-    if classified != (task.kind == "classification"):
-        wanted = "data with masks or boxes" if classified else "images of one class each, such as data=folders"
-        raise ValueError(f"task={task.kind} cannot take {type(data).__name__}; it needs {wanted}")
-    if not classified:
+    _check_kinds(type(task), type(data))
+    if not hasattr(data, "take_preprocessing"):
         return
     data.take_preprocessing(DEFAULT_PREPROCESSING | task.network.backbone.preprocessing)
     node = task.config["data"]

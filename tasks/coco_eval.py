@@ -7,8 +7,9 @@ here, by name, so neither engine's own summary, which says -1 where there is not
 import contextlib
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import hotcoco
 import numpy as np
@@ -19,6 +20,7 @@ from tasks.detection_results import DetectionResults, GroundTruth
 
 AREAS = ("all", "small", "medium", "large")  # all, under 32 x 32 px, up to 96 x 96 px, above: of the annotated area
 RECALLS = np.linspace(0, 1, 101)  # where COCO reads the precision
+BEYOND = 1e12  # px, above COCO's largest area of 1e10
 _AP50, _AP75 = 0, 5  # of the IoU thresholds 0.50, 0.55 ... 0.95
 
 
@@ -76,7 +78,7 @@ def evaluate_boxes(
     ground_truth: Mapping | GroundTruth, results: DetectionResults, *, engine: str = "pycocotools",
     max_detections: int = 100, curves: bool = False,
 ) -> CocoScores:  # fmt: skip
-    """Judge detections as COCO does: every image of the ground truth once, crowds neither hit nor missed.
+    """Judge detections as COCO does: every image once, crowds (and VOC's difficult objects) neither hit nor missed.
 
     Args:
         ground_truth: A dict in COCO's annotation form, or what was read from it.
@@ -109,7 +111,7 @@ def evaluate_boxes(
     columns["image_ids"] = np.searchsorted(truth.images, columns["image_ids"])
     columns["category_ids"] = np.searchsorted(list(truth.categories), columns["category_ids"])
     limits = sorted({min(limit, max_detections) for limit in (1, 10)} | {max_detections})
-    precision, recall = ENGINES[engine](truth.numbered(), columns, limits)
+    precision, recall = ENGINES[engine](_with_difficult(truth.numbered(), columns), columns, limits)
     precision, recall = (np.where(values > -1, values, math.nan) for values in (precision, recall))
     numbers, classes = _numbers(precision, recall, limits), _classes(truth, precision, recall)
     return CocoScores(
@@ -139,6 +141,25 @@ def format_scores(scores: CocoScores) -> list[tuple[str, tuple[str, ...], list[t
         (title, ("metric", "of", "value"), rows),
         ("each class", ("class", "images", "boxes", "AP", "AP50", "AP75", last), table),
     ]
+
+
+def _with_difficult(truth: GroundTruth, columns: dict[str, np.ndarray]) -> GroundTruth:
+    """Put VOC's difficult objects so that the engines, which know none, judge them by VOC's rule.
+
+    Any number of detections that reach the IoU with one counts neither as hits nor as false alarms. So there is a copy
+    of it for each detection of its image and class, and its area is beyond every range, for which boxes are ignored.
+
+    Source: Everingham et al. 2010, "The Pascal Visual Object Classes (VOC) Challenge", the development kit's
+    VOCevaldet.m.
+    """
+    if not truth.difficult.any():
+        return truth
+    found = Counter(zip(columns["image_ids"].tolist(), columns["category_ids"].tolist(), strict=True))
+    owners = zip(truth.image_ids.tolist(), truth.category_ids.tolist(), strict=True)
+    copies = np.where(truth.difficult, [found[owner] for owner in owners], 1)
+    changed = replace(truth, crowd=truth.crowd & ~truth.difficult, areas=np.where(truth.difficult, BEYOND, truth.areas))
+    names = ("image_ids", "category_ids", "boxes", "areas", "crowd", "difficult")
+    return replace(changed, **{name: getattr(changed, name).repeat(copies, axis=0) for name in names})
 
 
 def _pycocotools(truth: GroundTruth, columns: dict[str, np.ndarray], limits: list[int]) -> tuple:

@@ -65,7 +65,7 @@ class DetectionTask(VisionTask):
             if value < 1:
                 raise ValueError(f"task.{name}={value}: expected 1 or more")
         self.evaluator = evaluator
-        self.category_ids = np.array(classes.ids or range(1, 1 + len(classes)))  # of the results, by label
+        self.category_ids = np.array(classes.numbers)  # of the results, by label
         self.truth: GroundTruth | None = None  # of the validation set, once it is known
         self.scores: CocoScores | None = None
 

@@ -24,6 +24,8 @@ class GroundTruth:
         boxes: (B, 4) float64, xywh px.
         areas: (B,) float64 px, by which COCO calls a box small, medium or large: of the mask where there is one.
         crowd: (B,) bool, regions whose detections count neither as hits nor as false alarms.
+        difficult: (B,) bool, those of `crowd` that are one object of VOC's: a detection has to reach the IoU with it;
+            of others the part of the detection inside the region counts.
     """
 
     images: np.ndarray
@@ -33,6 +35,7 @@ class GroundTruth:
     boxes: np.ndarray
     areas: np.ndarray
     crowd: np.ndarray
+    difficult: np.ndarray
 
     @classmethod
     def from_coco(cls, content: Mapping) -> "GroundTruth":
@@ -75,6 +78,7 @@ class GroundTruth:
             images, categories, boxes=boxes, areas=areas,
             image_ids=owners, category_ids=np.array([one["category_id"] for one in kept], np.int64),
             crowd=np.array([bool(one.get("iscrowd")) for one in kept], bool),
+            difficult=np.array([bool(one.get("iscrowd") and one.get("difficult")) for one in kept], bool),
         )  # fmt: skip
 
     def numbered(self) -> "GroundTruth":
@@ -89,7 +93,8 @@ class GroundTruth:
         """The part of some of the images."""
         chosen = np.array(sorted(images), np.int64)
         kept = np.isin(self.image_ids, chosen)
-        columns = {name: getattr(self, name)[kept] for name in ("image_ids", "category_ids", "boxes", "areas", "crowd")}
+        names = ("image_ids", "category_ids", "boxes", "areas", "crowd", "difficult")
+        columns = {name: getattr(self, name)[kept] for name in names}
         return replace(self, images=self.images[np.isin(self.images, chosen)], **columns)
 
 

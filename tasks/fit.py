@@ -82,6 +82,9 @@ def _fit(config: Config, folder: Path) -> dict[str, float]:
     if aware:
         aware.prepare(task, None if resumed else load_task(aware.checkpoint))
     connect(task, data)
+    if rank_zero_only.rank == 0:
+        for finding in data.findings(task):
+            logger.log(min(finding.level, logging.WARNING), "%s", finding.text)
     if aware and not resumed:
         aware.measure(task, data)
     if rank_zero_only.rank == 0:

@@ -17,13 +17,17 @@ from tasks.data.annotations import Annotations
 
 SIZES = (("small", 0, 32**2), ("medium", 32**2, 96**2), ("large", 96**2, np.inf))  # px of area; COCO's
 MOST_IMAGES = 5_000  # of a set that is looked at, spread evenly
+REACH_IMAGES = 500  # likewise, at the start of a run
+WORST = 3  # classes that are named then
 TRIED_BOXES = 1_500  # by which settings are compared; the best ones are then measured on all
 WORTH = 0.01  # share of boxes by which a suggestion must be better
 
 Boxes = Sequence[Tensor]  # of each image, (M, 4) xyxy, in parts of the image
 
 
-def boxes_of(annotations: Annotations, sizes: Sequence[tuple[int, int]]) -> tuple[Boxes, list[int]]:
+def boxes_of(
+    annotations: Annotations, sizes: Sequence[tuple[int, int]], *, most: int = MOST_IMAGES
+) -> tuple[Boxes, list[int]]:
     """Boxes that are trained on, in parts of their image.
 
     Args:
@@ -31,9 +35,9 @@ def boxes_of(annotations: Annotations, sizes: Sequence[tuple[int, int]]) -> tupl
         sizes: (H, W) px of each image; (0, 0) where unknown.
 
     Returns:
-        (M, 4) xyxy of each image that has some, and those images' numbers; at most `MOST_IMAGES`, spread evenly.
+        (M, 4) xyxy of each image that has some, and those images' numbers; of at most `most` images, spread evenly.
     """
-    step = max(1, -(-len(annotations) // MOST_IMAGES))
+    step = max(1, -(-len(annotations) // most))
     found, images = [], []
     for index in range(0, len(annotations), step):
         height, width = sizes[index]
@@ -63,21 +67,23 @@ def anchor_fit(
     Returns:
         {"boxes": number, "matched": share, "forced", "lost": numbers, "by_size": {"small"...: {"boxes", "matched"}} of
         the areas at the network's input, "unmatched": [(place in `boxes`, place in it, best IoU or distance)],
-        "lost_boxes": likewise without the number, "suggestions": [{"override", "matched", "forced", "lost"}]}, the
-        suggestions measured on the same boxes, best settings of this size and of larger images.
+        "lost_boxes": likewise without the number, "anchors": number, "suggestions":
+        [{"override", "anchors", "matched", "forced", "lost"}]}, the
+        suggestions measured on the same boxes, best settings of this size and of larger images. A share is of boxes
+        as images are resized as a whole; it says what can be learnt as it is meant to be, not what will be.
 
     Raises:
         ValueError: The head is of another kind.
 
     Source: k-means over IoU: Redmon and Farhadi 2017, "YOLO9000", section 2, "Dimension Clusters".
     """
-    kinds = {SSDLite: _AnchorSearch, GFLLite: _PointSearch}
-    kind = next((search for cls, search in kinds.items() if isinstance(head, cls)), None)
+    kind = _kind(head)
     if kind is None:
-        raise ValueError(f"{type(head).__name__}: the fit is known of {', '.join(cls.__name__ for cls in kinds)} only")
+        raise ValueError(f"{type(head).__name__}: the fit is known of SSDLite and GFLLite only")
     search = kind(head, settings, threshold)
     quality, lost = measure(search.match, head, boxes, image_size)
     report = _summary(quality, lost) | {"by_size": _by_size(quality, boxes, image_size)}
+    report["anchors"] = len(head.anchors(image_size))
     report["unmatched"] = [
         (place, k, round(float(value), 3)) for place, values in enumerate(quality)
         for k, value in enumerate(values.tolist()) if value < 1
@@ -87,6 +93,43 @@ def anchor_fit(
     if report["matched"] < 1 - WORTH:
         report["suggestions"] = search.suggest(boxes, image_size, report["matched"])
     return report
+
+
+def anchor_reach(
+    head: DetectionHead, threshold: float, annotations: Annotations, image_size: tuple[int, int], names: Sequence[str]
+) -> str | None:
+    """Say which share of the boxes no anchor or point of a head fits, of a sample of images resized as a whole.
+
+    Args:
+        head, threshold: As in `anchor_fit`.
+        annotations: What is trained on; images of unknown size are passed over.
+        image_size: (H, W) px of the network's input.
+        names: Of the classes.
+
+    Returns:
+        A line; None for a head of another kind, or without boxes.
+    """
+    kind = _kind(head)
+    boxes, images = boxes_of(annotations, annotations.sizes, most=REACH_IMAGES)
+    if kind is None or not boxes:
+        return None
+    quality, _ = measure(kind.of(head, threshold).match, head, boxes, image_size)
+    fits, labels = torch.cat(quality) >= 1, np.concatenate([annotations.targets(index)[1] for index in images])
+    shares = [f"{name} {1 - row['matched']:.1%} of {row['boxes']}"
+              for name, row in _by_size(quality, boxes, image_size).items() if row["boxes"]]  # fmt: skip
+    few = "" if len(images) == len(annotations) else f" in {len(images)} images"
+    missed = np.bincount(labels[~fits], minlength=len(names)) / np.bincount(labels, minlength=len(names)).clip(1)
+    worst = [f"{names[k]} {missed[k]:.0%}" for k in np.argsort(-missed)[:WORST] if missed[k] > 0.5]
+    return (
+        f"{1 - float(fits.double().mean()):.1%} of {len(fits)} boxes{few} fit no {kind.place} at "
+        f"{image_size[0]}x{image_size[1]} px ({', '.join(shares)})"
+        f"{'; more than half of ' + ', '.join(worst) if worst else ''}"
+    )
+
+
+def _kind(head: DetectionHead) -> type["_Search"] | None:
+    kinds = {SSDLite: _AnchorSearch, GFLLite: _PointSearch}
+    return next((search for cls, search in kinds.items() if isinstance(head, cls)), None)
 
 
 def measure(match: Callable, head: DetectionHead, boxes: Boxes, image_size: tuple[int, int]) -> tuple[Boxes, Boxes]:
@@ -118,8 +161,15 @@ def iou_clusters(sizes: np.ndarray, count: int, *, rounds: int = 30, seed: int =
 class _Search:
     """Settings of a head, tried on a part of the boxes."""
 
+    place: str  # what a box has to fit
+
     def __init__(self, head: DetectionHead, settings: Mapping[str, Any], threshold: float) -> None:
         self.head, self.settings, self.threshold = head, settings, threshold
+
+    @classmethod
+    def of(cls, head: DetectionHead, threshold: float) -> "_Search":
+        """To match alone, with the head's own settings."""
+        return cls(head, {}, threshold)
 
     def candidates(self, boxes: Boxes, image_size: tuple[int, int]) -> list[dict[str, Any]]:
         """Settings to try at a size, those of now first."""
@@ -153,11 +203,14 @@ class _Search:
             best = summary["matched"]
             text = [f"head.{key}={_listed(value)}" for key, value in settings.items()]
             text += [f"data.image_size={_listed(size)}"] if factor > 1 else []
-            found.append({"override": " ".join(text), "settings": settings, **summary})
+            anchors = len(measured.head.anchors(size))
+            found.append({"override": " ".join(text), "settings": settings, "anchors": anchors, **summary})
         return [{key: value for key, value in one.items() if key != "settings"} for one in found]
 
 
 class _AnchorSearch(_Search):
+    place = "anchor"
+
     def match(self, anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         labels = torch.zeros(1, len(boxes), dtype=torch.int64)
         matched = match_anchors(anchors, boxes[None], labels, threshold=self.threshold)[0]
@@ -204,6 +257,12 @@ class _AnchorSearch(_Search):
 
 
 class _PointSearch(_Search):
+    place = "point"
+
+    @classmethod
+    def of(cls, head: DetectionHead, threshold: float) -> "_PointSearch":
+        return cls(head, {"reg_max": len(head.bins) - 1}, threshold)
+
     def match(self, anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         limit = self.settings["reg_max"]
         distances = distances_to_boxes(anchors, boxes[:, None].expand(-1, len(anchors), -1))  # (M, A, 4) strides

@@ -1,12 +1,13 @@
 """Boxes of a data set in flat arrays."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from tasks.data.base import Classes, DataError
+from tasks.data.named_files import find_named
 from tasks.data.safe_paths import below
 from tasks.image_files import MAX_PIXELS
 
@@ -26,6 +27,7 @@ class Annotations:
         boxes: (B, 4) float64 left, top, width, height px, as annotated.
         labels: (B,) int32 contiguous labels.
         crowd: (B,) bool: a group, or too difficult: not trained on, and neither right nor wrong in an evaluation.
+        difficult: (B,) bool: those of `crowd` that are one object, which a detection must overlap as it must any other.
         areas: (B,) float64 px, as annotated: the outline's where there is one.
         usable: (B,) bool: finite numbers and a positive size, a part of it inside the image.
     """
@@ -40,6 +42,7 @@ class Annotations:
     boxes: np.ndarray
     labels: np.ndarray
     crowd: np.ndarray
+    difficult: np.ndarray
     areas: np.ndarray
     usable: np.ndarray
 
@@ -47,9 +50,11 @@ class Annotations:
     def gather(
         cls, source: Path, folder: Path, *, names: Sequence[str], image_ids: Sequence[int],
         sizes: Sequence[tuple[int, int]], owners: Sequence[int], boxes: Sequence[Sequence[float]],
-        labels: Sequence[int], crowd: Sequence[bool], areas: Sequence[float],
+        labels: Sequence[int], crowd: Sequence[bool], areas: Sequence[float], difficult: bool = False,
     ) -> "Annotations":  # fmt: skip
         """Flatten lists in which the boxes stand in any order; box j belongs to image `owners[j]`, counted from 0.
+
+        With `difficult`, the crowds are difficult objects.
 
         Raises:
             DataError: A file name leads out of the folder; an image is larger than any that is decoded.
@@ -62,7 +67,7 @@ class Annotations:
                     "it is not known"
                 )
         sizes = np.asarray(sizes, np.int32).reshape(-1, 2)
-        owners = np.asarray(owners, np.int64)
+        owners, crowd = np.asarray(owners, np.int64), np.asarray(crowd, bool)
         order = np.argsort(owners, kind="stable")
         owners, boxes = owners[order], np.asarray(boxes, np.float64).reshape(-1, 4)[order]
         extent = np.where(sizes > 0, sizes, np.inf)[owners, ::-1]  # W, H
@@ -71,7 +76,7 @@ class Annotations:
             source, folder, names=b"".join(encoded), name_ends=np.cumsum([len(name) for name in encoded], dtype=int),
             image_ids=np.asarray(image_ids, np.int64), sizes=sizes,
             offsets=np.searchsorted(owners, np.arange(len(encoded) + 1)), boxes=boxes,
-            labels=np.asarray(labels, np.int32)[order], crowd=np.asarray(crowd, bool)[order],
+            labels=np.asarray(labels, np.int32)[order], crowd=crowd[order], difficult=crowd[order] & difficult,
             areas=np.asarray(areas, np.float64)[order],
             usable=np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1) & inside.all(1),
         )  # fmt: skip
@@ -82,6 +87,27 @@ class Annotations:
     def name(self, index: int) -> str:
         """File name of an image, relative to the folder."""
         return self.names[self.name_ends[index - 1] if index else 0 : self.name_ends[index]].decode()
+
+    @property
+    def trained(self) -> np.ndarray:
+        """(B,) bool: boxes that are trained on."""
+        return self.usable & ~self.crowd
+
+    def located(self, *, by_stem: bool = False) -> tuple["Annotations", dict[str, str], np.ndarray]:
+        """Look for the files, as `find_named` does.
+
+        Returns:
+            The annotations with the names of the files on disk, {name in the source: name on disk} of those that
+            differ, and the numbers of the images whose files are not there.
+        """
+        names = [self.name(index) for index in range(len(self))]
+        found, missing = find_named(names, self.folder, by_stem=by_stem)
+        changed = {names[place]: meant for place, meant in found.items()}
+        if not found:
+            return self, changed, np.array(missing, np.int64)
+        encoded = [found.get(place, name).encode() for place, name in enumerate(names)]
+        ends = np.cumsum([len(name) for name in encoded], dtype=int)
+        return replace(self, names=b"".join(encoded), name_ends=ends), changed, np.array(missing, np.int64)
 
     def targets(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """What is trained on: usable boxes (M, 4) float32 xyxy px, not yet clipped to the image, labels (M,)."""
@@ -104,17 +130,18 @@ class Annotations:
 
     def coco(self, classes: Classes) -> dict[str, list[dict]]:
         """The same in COCO's form: images, annotations (boxes as annotated, NaN aside), categories."""
-        ids = classes.ids or tuple(range(len(classes)))
         finite = np.isfinite(self.boxes).all(1)
         owners = np.repeat(self.image_ids, np.diff(self.offsets))
-        columns = (owners, np.array(ids)[self.labels], self.boxes, self.areas, self.crowd.astype(int))
+        columns = (owners, np.array(classes.numbers)[self.labels], self.boxes, self.areas, self.crowd.astype(int))
         rows = zip(*(column[finite].tolist() for column in columns), strict=True)
+        difficult = self.difficult[finite].tolist()
         images = enumerate(zip(self.image_ids.tolist(), self.sizes.tolist(), strict=True))
         return {
             "images": [{"id": i, "file_name": self.name(k), "height": h, "width": w} for k, (i, (h, w)) in images],
             "annotations": [
                 {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": crowd}
+                | ({"difficult": 1} if difficult[number - 1] else {})
                 for number, (image, category, box, area, crowd) in enumerate(rows, 1)
             ],
-            "categories": [{"id": i, "name": name} for i, name in zip(ids, classes.names, strict=True)],
+            "categories": [{"id": i, "name": name} for i, name in zip(classes.numbers, classes.names, strict=True)],
         }

@@ -19,6 +19,7 @@ from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 
 from tasks.data.errors import DataError
+from tasks.data.label_counts import Finding, LabelCounts
 from tasks.data.progressive import Progressive
 from tasks.data.workers import WatchedDataset, WatchedLoader
 from tasks.image_depth import Lost, lost_parts
@@ -48,6 +49,11 @@ class Classes:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """`ids`, or the labels 0..K-1 where the data set has no numbers of its own."""
+        return self.ids or tuple(range(len(self)))
 
 
 class EpochSampler(Sampler[SampleKey]):
@@ -138,6 +144,8 @@ class VisionDataModule(L.LightningDataModule):
     A subclass makes the sets in `datasets()`, which are indexed by `SampleKey`, and the batches in `collate`.
 
     Attributes:
+        kind: Of the tasks that it is for, as `VisionTask.kind`; None: of any.
+        content: What it gives, for errors.
         classes: Names and colours.
         image_size: (H, W) px of a training image.
 
@@ -149,6 +157,9 @@ class VisionDataModule(L.LightningDataModule):
         progressive: Sizes and strengths of training images that change with the epoch, as in `Progressive`.
         seed: Of the order and the augmentation.
     """
+
+    kind: str | None = None
+    content = "samples"
 
     def __init__(
         self, classes: Classes, image_size: Sequence[int], *, batch_size: int, val_batch_size: int = 1,
@@ -206,6 +217,29 @@ class VisionDataModule(L.LightningDataModule):
         table[-1] = -1
         table[: len(labels)] = torch.tensor(labels)
         self._labels = table
+
+    def label_counts(self, split: str) -> LabelCounts | None:
+        """How often each class occurs in a split, told without delay; None if that is not known."""
+
+    def split_findings(self, split: str) -> list[Finding]:
+        """What is odd about a split, told without reading its images, besides its class counts."""
+        return []
+
+    def notes(self) -> list[Finding]:
+        """What is odd about the data set as a whole."""
+        return []
+
+    def findings(self, task: Any = None) -> list[Finding]:
+        """What is odd about the splits, told in seconds: classes without a sample above all.
+
+        Args:
+            task: What is trained on it, where that is known.
+        """
+        found = self.notes()
+        for split in SPLITS:
+            counts = self.label_counts(split)
+            found += [*self.split_findings(split), *(counts.findings(split, self.classes.names) if counts else ())]
+        return found
 
     def set_image_size(self, image_size: Sequence[int]) -> None:
         """Evaluate at another (H, W) px from the next loader on, where that is not up to the images themselves."""

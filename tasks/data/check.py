@@ -1,6 +1,7 @@
 """A look at every file of a data set before training on it."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset
 
 from tasks.data.base import DataError, VisionDataModule
 from tasks.data.detection import DetectionData, DetectionDataset
+from tasks.data.label_counts import LabelCounts
 from tasks.data.segmentation import IGNORE_INDEX, SegmentationDataset
 from tasks.image_depth import Lost, lost_parts
 from tasks.machine import allowed_cores
@@ -36,6 +38,7 @@ class Look(NamedTuple):
             right; none for an image without any contrast.
         counts: (K, K) int64 confusion of a mask with itself.
         lost: As `lost_parts` gives it.
+        ignored: px of a mask that do not count.
     """
 
     problems: list[str]
@@ -46,6 +49,7 @@ class Look(NamedTuple):
     shades: tuple[int, int] | None = None
     counts: torch.Tensor | None = None
     lost: Sequence[tuple[str, str]] = ()
+    ignored: int = 0
 
 
 @dataclass
@@ -57,6 +61,7 @@ class SplitLooks:
         looks: One a sample.
         problems, warnings: Of the split as a whole.
         counts: (K, K) int64, the sum over the masks.
+        labels: How often each class occurs; none if that is not known.
     """
 
     dataset: Dataset | None
@@ -64,6 +69,7 @@ class SplitLooks:
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     counts: torch.Tensor | None = None
+    labels: LabelCounts | None = None
 
     def all_problems(self) -> list[str]:
         return [*self.problems, *(text for look in self.looks for text in look.problems)]
@@ -95,13 +101,25 @@ def look_at(data: VisionDataModule, split: str) -> SplitLooks:
         return SplitLooks(None, problems=[str(error)])
     found = SplitLooks(dataset)
     found.problems += _split_flaws(data, dataset)
-    lost = Lost()
+    lost, ignored = Lost(), 0
     for look in each(lambda index: _look(data, dataset, index), len(dataset), f"checking {split}"):
         if look.counts is not None:
             found.counts = look.counts if found.counts is None else found.counts + look.counts
+        ignored += look.ignored
         found.looks.append(look._replace(counts=None))
         lost.add(image_file(dataset, len(found.looks) - 1), look.lost)
     found.warnings += [f"{split}: {line}" for line in lost.lines()]
+    if found.counts is not None:
+        pixels = np.append(found.counts.sum(1).numpy(), np.zeros(256 - len(found.counts), np.int64))
+        pixels[IGNORE_INDEX] = ignored
+        found.labels = data.pixel_counts(pixels, len(found.looks), len(found.looks))
+    elif not isinstance(dataset, SegmentationDataset):
+        found.labels = data.label_counts(split)
+    findings = data.split_findings(split)
+    if found.labels is not None:
+        findings += found.labels.findings(split, data.classes.names)
+    found.problems += [finding.text for finding in findings if finding.level >= logging.ERROR]
+    found.warnings += [finding.text for finding in findings if finding.level == logging.WARNING]
     return found
 
 
@@ -151,7 +169,7 @@ def shades(image: np.ndarray) -> tuple[int, int] | None:
 
 def _look(data: VisionDataModule, dataset: Dataset, index: int) -> Look:
     problems = dataset.flaws(index) if hasattr(dataset, "flaws") else []
-    warnings, annotated, counts = [], True, None
+    warnings, annotated, counts, ignored = [], True, None, 0
     try:
         image, *truth = dataset.read(index)
         content = dataset.encoded(index)
@@ -161,14 +179,14 @@ def _look(data: VisionDataModule, dataset: Dataset, index: int) -> Look:
         matrix, mask = ConfusionMatrix(data.num_classes, IGNORE_INDEX), torch.from_numpy(truth[0])[None]
         matrix.update(mask.where(mask != IGNORE_INDEX, 0), mask)
         counts, annotated = matrix.matrix, bool(matrix.matrix.any())
+        ignored = mask.numel() - int(counts.sum())
     elif isinstance(dataset, DetectionDataset):
         annotated = len(truth[1]) > 0
         more = _box_flaws(dataset, index, image.shape[:2])
         problems, warnings = problems + more[0], more[1]
     digest = hashlib.blake2b(content, digest_size=16).digest()
-    return Look(
-        problems, warnings, annotated, image.shape[:2], digest, shades(image), counts, tuple(lost_parts(content))
-    )
+    lost = tuple(lost_parts(content))
+    return Look(problems, warnings, annotated, image.shape[:2], digest, shades(image), counts, lost, ignored)
 
 
 def _box_flaws(dataset: DetectionDataset, index: int, size: tuple[int, int]) -> tuple[list[str], list[str]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.data.base import Classes, Color, DataError, list_files
+from tasks.data.class_names import class_names as read_names
 from tasks.data.segmentation import Pairs, SegmentationData, id_table
 
 # name: (label id in the files, RGB); in the order of the train ids
@@ -43,13 +44,13 @@ class CityscapesData(SegmentationData):
         options: As in `SegmentationData`.
 
     Raises:
-        ValueError: A class name that the data set does not evaluate.
+        ValueError: A class name that the data set does not evaluate, or that repeats.
         DataError: Folders or label files are missing (when the set is opened).
     """
 
     def __init__(self, root: str, *, class_names: Sequence[str] | None = None, **options) -> None:
-        names = tuple(class_names or EVALUATED)
-        unknown = [name for name in names if name not in EVALUATED]
+        names = tuple(EVALUATED) if class_names is None else read_names(class_names, EVALUATED)
+        unknown = [name for name in names if name not in EVALUATED] if names else ["an empty list"]
         if unknown:
             raise ValueError(
                 f"data.class_names: {unknown[0]!r} is no class of Cityscapes; expected {', '.join(EVALUATED)}"

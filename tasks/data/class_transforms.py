@@ -21,7 +21,9 @@ class ClassAugmentation:
     """Random resized crop, flip, a policy, colour change and erasing, drawn from a generator.
 
     The crop is drawn from the size in the file's header, before anything is decoded. A JPEG is then decoded at the
-    smallest of its reduced sizes that still gives the crop as many pixels as the result has.
+    smallest of its reduced sizes that still gives the crop as many pixels as the result has. What remains to shrink is
+    averaged from a factor of 2 on; below that it is bilinear, which aliases where `CenterView` and torchvision do not:
+    by 2 to 5 of 255 (root mean square) at factors of 1.25 to 1.95, at a third to a tenth of the time of averaging.
 
     Args:
         scale: Range of the crop's share of the image's area, uniform.

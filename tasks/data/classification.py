@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from tasks.data.base import Classes, DataError, EpochSampler, SampleKey, VisionDataModule
 from tasks.data.class_transforms import CenterView, ClassAugmentation
+from tasks.data.label_counts import LabelCounts
 from tasks.data.progressive import Progressive
 from tasks.image_files import decode_image
 from tasks.pictures import distinct_colors
@@ -18,7 +19,9 @@ DEFAULT_PREPROCESSING = {"crop_ratio": 0.875, "interpolation": "bilinear"}  # of
 
 
 class Samples(Protocol):
-    """Image files with their labels, wherever they are kept."""
+    """Image files with their labels (N,), wherever they are kept."""
+
+    labels: np.ndarray
 
     def __len__(self) -> int: ...
 
@@ -106,6 +109,10 @@ class ClassificationData(VisionDataModule):
         ValueError: A setting is out of range.
     """
 
+    kind = "classification"
+    content = "images of one class each"
+    few_classes = ""  # what to do about classes without an image
+
     def __init__(
         self, classes: Classes, *, image_size: int | Sequence[int] = 224, crop_ratio: float | None = None,
         interpolation: str | None = None, repeats: int = 1, batch_size: int = 128, val_batch_size: int = 128,
@@ -163,6 +170,10 @@ class ClassificationData(VisionDataModule):
 
     def plain_dataset(self, split: str) -> ClassificationDataset:
         return ClassificationDataset(self._opened(split), self._view())
+
+    def label_counts(self, split: str) -> LabelCounts:
+        counts = np.bincount(self._opened(split).labels, minlength=len(self.classes))
+        return LabelCounts(counts, "image", remedy=self.few_classes)
 
     def _opened(self, split: str) -> Samples:
         if split not in self._samples:

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from tasks.data.anchor_fit import anchor_reach
 from tasks.data.annotations import Annotations
 from tasks.data.base import Classes, DataError, EpochSampler, SampleKey, VisionDataModule
+from tasks.data.label_counts import Finding, LabelCounts
 from tasks.data.progressive import Progressive
 from tasks.data.transforms import BoxedImage, DetectionAugmentation, resize_boxed
 from tasks.image_files import read_image
@@ -18,6 +20,7 @@ from tasks.pictures import distinct_colors
 
 Size = tuple[int, int]  # (H, W) px
 IMAGE_SIZE = (320, 320)  # of what a network sees, where the settings leave it open
+POINT = 2.0  # px: a thinner box is told of
 logger = logging.getLogger(__name__)
 
 
@@ -46,7 +49,7 @@ class DetectionDataset(Dataset):
     ) -> None:  # fmt: skip
         self.annotations, self.image_size = annotations, image_size
         self.augmentations, self.progressive, self.seed = augmentations, progressive, seed
-        counted = np.concatenate([[0], np.cumsum(annotations.usable & ~annotations.crowd)])[annotations.offsets]
+        counted = np.concatenate([[0], np.cumsum(annotations.trained)])[annotations.offsets]
         self.indices = np.arange(len(annotations)) if keep_empty else np.flatnonzero(np.diff(counted))
 
     def __len__(self) -> int:
@@ -87,6 +90,8 @@ class DetectionDataset(Dataset):
         file = self.file(index)
         try:
             image = read_image(file)
+        except FileNotFoundError as error:
+            raise DataError(f"{file} is not there; {self.annotations.source} names it") from error
         except (ValueError, OSError) as error:
             raise DataError(str(error)) from error
         height, width = self.annotations.sizes[place]
@@ -143,6 +148,10 @@ class DetectionData(VisionDataModule):
         augmentation: As in `DetectionAugmentation`.
     """
 
+    kind = "detection"
+    content = "images with boxes"
+    by_stem = False  # the suffix of an image's name is not the annotations' to say
+
     def __init__(
         self, classes: Classes, *, image_size: Sequence[int] = IMAGE_SIZE,
         multiscale: Sequence[int | Sequence[int]] | None = None, keep_empty: bool = True, batch_size: int = 16,
@@ -171,6 +180,7 @@ class DetectionData(VisionDataModule):
             for stage in self.progressive.stages
         ]  # fmt: skip
         self._annotations: dict[str, Annotations] = {}
+        self._missing: dict[str, np.ndarray] = {}  # images whose files are not there
 
     def read_annotations(self, split: str) -> Annotations:
         """Open the annotations of a split; the images may be missing."""
@@ -190,6 +200,13 @@ class DetectionData(VisionDataModule):
         annotations, training = self.annotations(split), split == "train"
         if not annotations.folder.is_dir():
             raise DataError(f"no folder {annotations.folder}; expected the images of {annotations.source} there")
+        annotations, changed, self._missing[split] = annotations.located(by_stem=self.by_stem)
+        self._annotations[split] = annotations
+        if changed:
+            logger.info(
+                "%s: %d file names are read as what lies in %s, the first: %r as %s",
+                annotations.source, len(changed), annotations.folder, *next(iter(changed.items())),
+            )  # fmt: skip
         if training and not annotations.usable.all():
             logger.warning(
                 "%s: %d of %d boxes have no area inside their image and are not trained on; "
@@ -200,6 +217,61 @@ class DetectionData(VisionDataModule):
             annotations, self.image_size, self.augmentations if training else (), self.progressive,
             keep_empty=self.keep_empty or not training, seed=self.seed,
         )  # fmt: skip
+
+    def setup(self, stage: str) -> None:
+        """As `VisionDataModule.setup`; the files that the annotations name have to be there, too."""
+        super().setup(stage)
+        for split in ("train", "val") if stage == "fit" else ("val",):
+            dataset = self.dataset(split)
+            missing = np.intersect1d(self._missing[split], dataset.indices)
+            if len(missing):
+                first = int(missing[0])
+                raise DataError(
+                    f"{self.named_by(split, first)}: {len(missing)} of the {len(dataset)} images of {split} are not in "
+                    f"{dataset.annotations.folder}, the first: {dataset.annotations.name(first)}; put them there, "
+                    "remove them from the annotations, or name another folder (tools/data.py action=check lists all)"
+                )
+
+    def named_by(self, split: str, index: int) -> Path:
+        """File that names an image of the annotations."""
+        return self.annotations(split).source
+
+    def label_counts(self, split: str) -> LabelCounts:
+        annotations = self.annotations(split)
+        kept, total = annotations.trained, len(annotations.labels)
+        groups = (
+            (int(annotations.crowd.sum()), "marked as crowd or difficult"),
+            (int((~annotations.usable & ~annotations.crowd).sum()), "without area inside their image"),
+        )
+        passed = [f"{count} of {total} boxes are {text}" for count, text in groups if count]
+        counts = np.bincount(annotations.labels[kept], minlength=len(self.classes))
+        return LabelCounts(counts, "box", f"in {annotations.source}", ", ".join(passed))
+
+    def split_findings(self, split: str) -> list[Finding]:
+        annotations = self.annotations(split)
+        tiny = np.flatnonzero(annotations.trained & (annotations.boxes[:, 2:].min(1) < POINT))
+        if not len(tiny):
+            return []
+        first = int(np.searchsorted(annotations.offsets, tiny[0], side="right")) - 1
+        left, top, width, height = annotations.boxes[tiny[0]].tolist()
+        parts = annotations.boxes[annotations.trained].max() <= 1
+        return [Finding(
+            logging.WARNING,
+            f"{split}: {len(tiny)} of {len(annotations.boxes)} boxes are less than {POINT:g} px wide or high in their "
+            f"source, the first: {self.named_by(split, first)}: {annotations.name(first)} x={left:g} y={top:g} "
+            f"width={width:g} height={height:g}; "
+            + ("are they parts of the image's sides? expected px" if parts else "points, or slips of a hand?"),
+        )]  # fmt: skip
+
+    def findings(self, task: Any = None) -> list[Finding]:
+        found = super().findings(task)
+        if task is None:
+            return found
+        threshold = getattr(task.criterion, "match_threshold", 0.0)
+        reach = anchor_reach(
+            task.network.head, threshold, self.annotations("train"), self.image_size, self.classes.names
+        )
+        return [*found, Finding(logging.INFO, f"train: {reach}")] if reach else found
 
     def set_image_size(self, image_size: Sequence[int]) -> None:
         self.image_size = (int(image_size[0]), int(image_size[1]))

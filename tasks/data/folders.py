@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.data.base import DataError
+from tasks.data.class_names import class_names as read_names
 from tasks.data.classification import ClassificationData, named_classes
 from tasks.image_files import IMAGE_SUFFIXES, is_image
 from tasks.visible_files import is_hidden, suffix_counts
@@ -75,14 +76,15 @@ class FolderData(ClassificationData):
     ) -> None:  # fmt: skip
         base = Path(root).expanduser()
         self.root, self.folders, self.chosen = base, {"train": base / train, "val": base / val}, class_names is not None
+        source = self.folders["train" if self.folders["train"].is_dir() else "val"]
         if class_names is None:
-            source = self.folders["train" if self.folders["train"].is_dir() else "val"]
             class_names = class_folders(source)
-        self.class_folders = tuple(class_names)
-        shown = class_names.values() if isinstance(class_names, Mapping) else class_names
-        if not self.class_folders or len(set(shown)) < len(self.class_folders):
-            raise ValueError(f"data.class_names={list(shown)}: expected at least one class, each named once")
-        super().__init__(named_classes(tuple(map(str, shown))), **options)
+        there = source.iterdir() if source.is_dir() else ()
+        self.class_folders = read_names(class_names, [path.name for path in there])
+        if not self.class_folders:
+            raise ValueError("data.class_names is empty; name at least one class, or set null for all folders")
+        shown = read_names(class_names.values()) if isinstance(class_names, Mapping) else self.class_folders
+        super().__init__(named_classes(shown), **options)
 
     def samples(self, split: str) -> ImageFiles:
         folder = self.folders[split]

@@ -15,6 +15,7 @@ from tasks.data.check import SplitLooks, image_file, look_at
 from tasks.data.crops import CropSettings, crop_table, write_crops
 from tasks.data.detection import DetectionData
 from tasks.data.duplicates import find_duplicates, unnamed_images
+from tasks.data.label_counts import LabelCounts
 from tasks.data.new_folder import new_folder
 from tasks.data.preview import augmented_sheet, check_sheet
 from tasks.data.shards import shard_table, write_shards
@@ -70,7 +71,7 @@ def run_action(config: Config) -> Outcome:
     if makes and not config["output_dir"]:
         raise ValueError(f"action={action}: no folder to make is given; give output_dir=")
     folder = Path(config["output_dir"]) if makes else report_folder(config)
-    data = build_data(config)
+    data = build_data(config, any_task=True)
     if action == "shards":
         result = write_shards(data, folder, config["splits"], config["shard_size"], config["seed"])
         return Outcome(result, [_titled(config, *shard_table(result))])
@@ -113,7 +114,7 @@ def check_data(config: Config, data: VisionDataModule) -> tuple[Outcome, Any]:
     """Look at every file of the splits, compare them with each other, and the boxes with the head's anchors."""
     found = {split: look_at(data, split) for split in config["splits"]}
     twice = find_duplicates(found)
-    problems, warnings = [], list(twice["warnings"])
+    problems, warnings = [], [*(note.text for note in data.notes()), *twice["warnings"]]
     flawed = {(split, index): look.problems[0] for split, one in found.items()
               for index, look in enumerate(one.looks) if look.problems}  # fmt: skip
     content, rows = {}, []
@@ -125,7 +126,7 @@ def check_data(config: Config, data: VisionDataModule) -> tuple[Outcome, Any]:
         empty = [str(image_file(one.dataset, k)) for k, look in enumerate(one.looks) if not look.annotated]
         problems, warnings = problems + own, warnings + one.all_warnings()
         rows.append((split, len(one.looks), len(own), len(one.all_warnings()), len(empty),
-                     ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()) or "-"))  # fmt: skip
+                     _scores(metrics, one.labels)))  # fmt: skip
         content[split] = {"samples": len(one.looks), "problems": own, "warnings": one.all_warnings()[:LISTED],
                           "without_annotation": len(empty), "images_without_annotation": empty[:LISTED],
                           "truth_as_prediction": metrics}  # fmt: skip
@@ -145,6 +146,15 @@ def check_data(config: Config, data: VisionDataModule) -> tuple[Outcome, Any]:
         _fit_anchors(config, data, found, outcome)
     picture = check_sheet(data, found, flawed, samples=config["samples"], seed=config["seed"])
     return outcome, picture
+
+
+def _scores(metrics: Mapping[str, float], labels: LabelCounts | None) -> str:
+    """Scores as text, with the number of classes that they are of where some do not occur."""
+    text = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()) or "-"
+    there = (labels.counts > 0).sum() if labels else 0
+    return (
+        f"{text} of {there} of {len(labels.counts)} classes" if metrics and labels and not labels.counts.all() else text
+    )
 
 
 def _fit_anchors(config: Config, data: DetectionData, found: Mapping[str, SplitLooks], outcome: Outcome) -> None:
@@ -174,12 +184,13 @@ def _fit_anchors(config: Config, data: DetectionData, found: Mapping[str, SplitL
     report |= {"split": split, "head": config["choices"].get("head"), "image_size": list(data.image_size),
                "images": len(images), "threshold": threshold}  # fmt: skip
     outcome.content["anchors"] = report
-    rows = [("now", report["matched"], report["forced"], report["lost"])]
-    rows += [(hint["override"], hint["matched"], hint["forced"], hint["lost"]) for hint in report["suggestions"]]
+    measured = ("anchors", "matched", "forced", "lost")
+    settings = ({"override": "now"} | report, *report["suggestions"])
+    rows = [(one["override"], *(one[key] for key in measured)) for one in settings]
     size = "x".join(map(str, data.image_size))
     outcome.tables.append((
         f"{report['boxes']} boxes of {split} and head={report['head']} at {size} px",
-        ("settings", "share matched", "only forced", "lost to another box"), rows,
+        ("settings", "anchors", "share matched", "only forced", "lost to another box"), rows,
     ))  # fmt: skip
     by_size = [(name, row["boxes"], "-" if row["matched"] is None else f"{row['matched']:.4f}")
                for name, row in report["by_size"].items()]  # fmt: skip
@@ -189,8 +200,11 @@ def _fit_anchors(config: Config, data: DetectionData, found: Mapping[str, SplitL
             f"{split}: {report['forced']} of {report['boxes']} boxes fit no anchor or point of head={report['head']} "
             f"at {size} px, and {report['lost']} share their nearest with another box and are never learnt"
         )
-    outcome.hints += [f"{hint['override']}   # {hint['matched']:.1%} of the boxes matched, now {report['matched']:.1%}"
-                      for hint in report["suggestions"]]  # fmt: skip
+    outcome.hints += [
+        f"{hint['override']}   # {hint['matched']:.1%} of the boxes matched, now {report['matched']:.1%}, by "
+        f"{hint['anchors']:,} anchors, now {report['anchors']:,}; a match promises no score"
+        for hint in report["suggestions"]
+    ]
 
 
 def _file_box(annotations, image: int, number: int) -> list[float]:

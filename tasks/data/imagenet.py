@@ -5,7 +5,6 @@ imagenet_synsets.txt lists its WordNet ids.
 """
 
 import csv
-import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -16,6 +15,7 @@ from torchvision.models import MobileNet_V2_Weights
 from tasks.data.base import DataError
 from tasks.data.classification import ClassificationData, named_classes
 from tasks.data.folders import ImageFiles, class_folders, image_names, labelled_files
+from tasks.data.text_lists import read_lines
 from tasks.visible_files import is_hidden
 
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
@@ -23,7 +23,6 @@ LABEL_FILES = (
     "val.txt", "LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt", DEVKIT,
     f"ILSVRC2012_devkit_t12/data/{DEVKIT}",
 )  # fmt: skip
-logger = logging.getLogger(__name__)
 
 
 @cache
@@ -58,6 +57,8 @@ class ImageNetData(ClassificationData):
         DataError: A folder is no class, an image has no label, or a label file is not as above (when a set is opened).
     """
 
+    few_classes = "the classifier has all 1000; data=folders would give it those classes alone that have a folder"
+
     def __init__(
         self, root: str, *, train: str = "train", val: str = "val", val_labels: str | None = None, **options
     ) -> None:
@@ -84,11 +85,6 @@ class ImageNetData(ClassificationData):
         files = ImageFiles(folder, labelled_files(folder, [wnid if wnid in found else None for wnid in synsets()]))
         if not len(files):
             raise DataError(f"{folder} holds no images in its {len(found)} class folders")
-        if split == "train" and len(found) < len(synsets()):
-            logger.warning(
-                "%s holds %d of ImageNet's 1000 classes, all of which the classifier will have; data=folders would "
-                "give it those classes alone", folder, len(found),
-            )  # fmt: skip
         return files
 
     def _official(self, folder: Path) -> Iterator[tuple[str, int]]:
@@ -113,7 +109,7 @@ class ImageNetData(ClassificationData):
                 )
             order = range(1, len(names) + 1) if None in numbered else numbered
             labels = {name: labels[n - 1] for name, n in zip(names, order, strict=True) if 0 < n <= len(labels)}
-        keyed = {Path(name).stem: label for name, label in labels.items()}
+        keyed = {Path(name.replace("\\", "/")).stem: label for name, label in labels.items()}
         for name in names:
             if Path(name).stem not in keyed:
                 raise DataError(f"{file} has no label for {folder / name}; expected one for every image")
@@ -127,9 +123,8 @@ def read_labels(file: Path) -> list[int] | dict[str, int]:
         DataError: It is none of them, or a label is no class.
     """
     try:
-        text = file.read_text(encoding="utf-8")
-        rows = list(csv.DictReader(text.splitlines())) if file.suffix.lower() == ".csv" else None
-    except (UnicodeDecodeError, csv.Error) as error:
+        rows = list(csv.DictReader(read_lines(file))) if file.suffix.lower() == ".csv" else None
+    except csv.Error as error:
         raise DataError(f"{file} is no table of labels: {error}") from error
     if rows is not None:
         if not rows or not {"ImageId", "PredictionString"} <= rows[0].keys():
@@ -137,7 +132,7 @@ def read_labels(file: Path) -> list[int] | dict[str, int]:
                 f"{file} has no columns ImageId and PredictionString; expected Kaggle's LOC_val_solution.csv"
             )
         return {row["ImageId"]: _label(file, ((row["PredictionString"] or "").split() or "?")[0]) for row in rows}
-    lines = [line.split() for line in text.splitlines() if line.strip()]
+    lines = [line.rsplit(maxsplit=1) for line in read_lines(file)]  # a file name may have blanks
     if lines and all(len(line) == 2 for line in lines):
         return {name: _label(file, label) for name, label in lines}
     if not lines or any(len(line) != 1 for line in lines):

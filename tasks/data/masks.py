@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.data.base import Classes, DataError, list_files
+from tasks.data.class_names import class_names as read_names
 from tasks.data.segmentation import Pairs, SegmentationData, id_table
 from tasks.image_files import is_image
 from tasks.pictures import distinct_colors
@@ -21,7 +22,7 @@ class MaskFolders(SegmentationData):
         options: As in `SegmentationData`.
 
     Raises:
-        ValueError: No class names; palette and names differ in number.
+        ValueError: No class names, or one that repeats; palette and names differ in number.
         DataError: A folder is missing, an image has no mask or a mask no image (when the set is opened).
     """
 
@@ -30,15 +31,16 @@ class MaskFolders(SegmentationData):
         train_masks: str = "train/masks", val_images: str = "val/images", val_masks: str = "val/masks",
         ignore_ids: Sequence[int] = (), palette: Sequence[Sequence[int]] | None = None, **options,
     ) -> None:  # fmt: skip
-        if not class_names:
+        names = read_names(class_names)
+        if not names:
             raise ValueError(
                 "data.class_names is empty; name the classes in order of their ids: data.class_names=[a,b]"
             )
-        colors = tuple(tuple(map(int, color)) for color in palette or distinct_colors(len(class_names)))
-        if len(colors) != len(class_names):
-            raise ValueError(f"data.palette has {len(colors)} colours for {len(class_names)} classes")
-        table = id_table({label: label for label in range(len(class_names))}, ignored=ignore_ids)
-        super().__init__(Classes(tuple(class_names), colors), table, **options)
+        colors = tuple(tuple(map(int, color)) for color in palette or distinct_colors(len(names)))
+        if len(colors) != len(names):
+            raise ValueError(f"data.palette has {len(colors)} colours for {len(names)} classes")
+        table = id_table({label: label for label in range(len(names))}, ignored=ignore_ids)
+        super().__init__(Classes(names, colors), table, **options)
         self.root = Path(root).expanduser()
         self.folders = {"train": (train_images, train_masks), "val": (val_images, val_masks)}
 

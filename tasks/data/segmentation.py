@@ -12,11 +12,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tasks.data.base import Classes, DataError, SampleKey, VisionDataModule
+from tasks.data.label_counts import LabelCounts
+from tasks.data.mask_formats import lossy_format
 from tasks.data.progressive import Progressive
 from tasks.data.transforms import SegmentationAugmentation
 from tasks.image_files import read_image, read_mask
 
 IGNORE_INDEX = 255
+LOOKED = 100  # masks of a split that are read at the start of a run
 UNKNOWN = 254  # in an id table: an id that the data set does not define
 Pairs = Sequence[tuple[Path, Path]]
 
@@ -111,17 +114,35 @@ class SegmentationDataset(Dataset):
         """Image (H, W, 3) RGB and mask (H, W) of labels, as stored.
 
         Raises:
-            DataError: A file cannot be decoded, sizes differ, or the mask holds an id that the set does not define.
+            DataError: A file cannot be decoded, sizes differ, or the mask is refused by `read_labels`.
         """
         image_file, mask_file = self.pairs[index]
         try:
-            image, ids = read_image(image_file), read_mask(mask_file)
+            image = read_image(image_file)
         except (ValueError, OSError) as error:
             raise DataError(str(error)) from error
-        if image.shape[:2] != ids.shape:
+        mask = self.read_labels(index)
+        if image.shape[:2] != mask.shape:
             raise DataError(
-                f"{mask_file} is {ids.shape[1]}x{ids.shape[0]} px, its image {image_file} is "
+                f"{mask_file} is {mask.shape[1]}x{mask.shape[0]} px, its image {image_file} is "
                 f"{image.shape[1]}x{image.shape[0]} px; both must have one size"
+            )
+        return image, mask
+
+    def read_labels(self, index: int) -> np.ndarray:
+        """Mask (H, W) of labels, without its image.
+
+        Raises:
+            DataError: The file cannot be decoded, is of a lossy format, or holds an id that the set does not define.
+        """
+        mask_file = self.pairs[index][1]
+        try:
+            lossy, ids = lossy_format(mask_file), read_mask(mask_file)
+        except (ValueError, OSError) as error:
+            raise DataError(str(error)) from error
+        if lossy:
+            raise DataError(
+                f"{mask_file} is {lossy}, which alters class ids wherever two classes meet; write the masks anew as PNG"
             )
         mask = cv2.LUT(ids, self.table)
         if (mask == UNKNOWN).any():
@@ -131,7 +152,7 @@ class SegmentationDataset(Dataset):
                 f"{mask_file} holds the class id {', '.join(map(str, unknown[:5]))}; the data set defines "
                 f"{_ranges(known)}, ignored ids aside (a colour-coded mask? expected one class id a pixel)"
             )
-        return image, mask
+        return mask
 
 
 class SegmentationData(VisionDataModule):
@@ -146,6 +167,9 @@ class SegmentationData(VisionDataModule):
         scale, flip, color: As in `SegmentationAugmentation`.
         progressive: As in `VisionDataModule`; `image_size` is that of the crop, and the strength scales `color`.
     """
+
+    kind = "segmentation"
+    content = "images with masks"
 
     def __init__(
         self, classes: Classes, table: np.ndarray, *, crop_size: Sequence[int], scale: Sequence[float] = (0.5, 2.0),
@@ -169,6 +193,28 @@ class SegmentationData(VisionDataModule):
     def make_dataset(self, split: str) -> SegmentationDataset:
         augmentations = self.augmentations if split == "train" else ()
         return SegmentationDataset(self.pairs(split), self.table, augmentations, self.progressive, self.seed)
+
+    def label_counts(self, split: str) -> LabelCounts:
+        """As `VisionDataModule.label_counts`; reads masks drawn from all until each class was seen, `LOOKED` at most.
+
+        Raises:
+            DataError: One of them is not as it should be.
+        """
+        dataset, pixels, looked = self.dataset(split), np.zeros(256, np.int64), 0
+        for index in np.random.default_rng(0).permutation(len(dataset))[:LOOKED].tolist():
+            pixels += np.bincount(dataset.read_labels(index).ravel(), minlength=256)
+            looked += 1
+            if pixels[: len(self.classes)].all():
+                break
+        return self.pixel_counts(pixels, looked, len(dataset))
+
+    def pixel_counts(self, pixels: np.ndarray, looked: int, total: int) -> LabelCounts:
+        """Say what pixels (256,) by label were found in `looked` of `total` masks."""
+        share = pixels[IGNORE_INDEX] / max(1, pixels.sum())
+        where = f"in {looked:,} of {total:,} masks looked at" if looked < total else f"in {total:,} masks"
+        passed = f"{share:.0%} of the pixels are 255 or in data.ignore_ids and never count" if share else ""
+        remedy = "a class that masks mark by 255 needs another id" if share else ""
+        return LabelCounts(pixels[: len(self.classes)], "pixel", where, passed, remedy)
 
     def collate(self, samples: list[dict]) -> dict[str, Tensor | list[str]]:
         """{"images": (N, 3, H, W) uint8 in channels_last memory, "masks": (N, H, W) uint8, "names": N file names}."""

@@ -148,6 +148,8 @@ def _check_classes(names: Any, palette: Any, ids: Any) -> None:
     colors = all(len(color) == 3 and all(type(c) is int and 0 <= c < 256 for c in color) for color in palette)
     if not names or not all(isinstance(name, str) for name in names) or len(palette) != len(names) or not colors:
         raise ValueError("a class has no name or no colour")
+    if len(set(names)) < len(names):
+        raise ValueError("two classes have one name")
     if ids is not None and not (len(ids) == len(names) and all(type(i) is int and abs(i) < 2**63 for i in ids)):
         raise ValueError("a class has no id")
 

@@ -1,5 +1,7 @@
 """Ground truth as if it had been predicted: a data set whose own annotations do not score 1.0 cannot be judged by."""
 
+import math
+
 import numpy as np
 import torch
 
@@ -28,7 +30,7 @@ def truth_score(data: VisionDataModule, split: str, found: SplitLooks) -> tuple[
         found: What `look_at` gave.
 
     Returns:
-        {metric: value}, and a text for each class that has less than 1.0.
+        {metric: value}, without those that nothing defines, and a text for each class that has less than 1.0.
     """
     names = data.classes.names
     if isinstance(found.dataset, DetectionDataset):
@@ -53,7 +55,7 @@ def truth_score(data: VisionDataModule, split: str, found: SplitLooks) -> tuple[
         low = [
             (name, f"{value:.3f} of IoU") for name, value in zip(names, result.iou.tolist(), strict=True) if value < 1
         ]
-    return metrics, [
+    return {key: value for key, value in metrics.items() if not math.isnan(value)}, [
         f"{split}: the ground truth of {name}, taken as a prediction, scores {text}; expected 1.0: no network could "
         "reach it (look for boxes without area, beyond their image, or more than 100 of a class in one)"
         for name, text in low
@@ -62,7 +64,7 @@ def truth_score(data: VisionDataModule, split: str, found: SplitLooks) -> tuple[
 
 def _boxes(data: VisionDataModule, split: str, found: SplitLooks) -> CocoScores:
     annotations, results = found.dataset.annotations, DetectionResults("the ground truth")
-    ids = np.array(data.classes.ids or range(len(data.classes)))
+    ids = np.array(data.classes.numbers)
     for index, look in enumerate(found.looks):
         boxes, labels = annotations.targets(index)
         height, width = look.size if min(look.size) else annotations.sizes[index].tolist()

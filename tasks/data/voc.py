@@ -6,13 +6,15 @@ Source: Everingham et al. 2010, "The Pascal Visual Object Classes (VOC) Challeng
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from tasks.data.annotations import Annotations
 from tasks.data.base import SPLITS, DataError
+from tasks.data.class_names import class_names as read_names
 from tasks.data.detection import DetectionData, numbered_classes
 from tasks.data.safe_paths import below
+from tasks.data.text_lists import read_lines
 from tasks.image_files import is_image
 
 VOC_CLASSES = (
@@ -26,8 +28,9 @@ class VocData(DetectionData):
     """Pascal VOC, or a user's own images annotated in its form.
 
     Pixel coordinates in the files count from 1 and include the last pixel; here a box begins at 0 and ends behind it.
-    Objects marked difficult are treated as crowds: not trained on, neither right nor wrong in an evaluation. Classes
-    have the ids 1..K, images the ids 1..N in order of the lists.
+    Objects marked difficult are not trained on. In an evaluation they are neither found nor missed, and what overlaps
+    one as it would have to overlap another object is neither right nor wrong, as by VOC's own rule. Classes have the
+    ids 1..K, images the ids 1..N in order of the lists.
 
     Args:
         root: Folder with JPEGImages, Annotations and ImageSets, or with several such folders.
@@ -39,6 +42,8 @@ class VocData(DetectionData):
         DataError: A list, an annotation or an object's box is missing or not as it should be (when a set is opened).
     """
 
+    by_stem = True
+
     def __init__(
         self, root: str, *, train_sets: Sequence[str] = ("train",), val_sets: Sequence[str] = ("val",),
         class_names: Sequence[str] | None = None, **options,
@@ -47,10 +52,14 @@ class VocData(DetectionData):
         sets = {"train": train_sets, "val": val_sets}
         self.sets = {split: (names,) if isinstance(names, str) else tuple(names) for split, names in sets.items()}
         self.strict = class_names is None
-        names = tuple(class_names or VOC_CLASSES)
-        if len(set(names)) < len(names):
-            raise ValueError(f"data.class_names={list(names)}: a name repeats")
+        names = VOC_CLASSES if class_names is None else read_names(class_names)
+        if not names:
+            raise ValueError("data.class_names is empty; name the classes to keep, or set null for VOC's 20")
         super().__init__(numbered_classes(names, range(1, len(names) + 1)), **options)
+
+    def named_by(self, split: str, index: int) -> Path:
+        file = self.annotations(split).name(index).replace("JPEGImages/", "Annotations/", 1)
+        return self.root / PurePosixPath(file).with_suffix(".xml")
 
     def read_annotations(self, split: str) -> Annotations:
         if split not in SPLITS:
@@ -79,7 +88,8 @@ class VocData(DetectionData):
         owners, boxes, kinds, difficult = zip(*rows, strict=True) if rows else ((),) * 4
         return Annotations.gather(
             self.root, self.root, names=names, image_ids=range(1, len(names) + 1), sizes=sizes, owners=owners,
-            boxes=boxes, labels=kinds, crowd=difficult, areas=[width * height for _, _, width, height in boxes],
+            boxes=boxes, labels=kinds, crowd=difficult, difficult=True,
+            areas=[width * height for _, _, width, height in boxes],
         )  # fmt: skip
 
     def _files(self, split: str) -> Iterator[tuple[Path, str, str]]:
@@ -92,14 +102,20 @@ class VocData(DetectionData):
                 raise DataError(
                     f"no file {images}; expected the names of images there (set data.root, data.{split}_sets)"
                 )
-            for line in _lines(images):
-                if not line.strip():
-                    continue
-                stem = below(line.split()[0], images)  # lists of one class have a second column
-                file = self.root / folder / "Annotations" / f"{stem}.xml"
-                if not file.is_file():
-                    raise DataError(f"{images} lists {stem}, but there is no {file}")
-                yield file, folder, stem
+            for line in read_lines(images):
+                yield self._annotated(line, folder, images)
+
+    def _annotated(self, line: str, folder: str, images: Path) -> tuple[Path, str, str]:
+        """As `_files`, of a line of a list; one of a class has a second column, -1, 0 or 1."""
+        name = line.replace("\\", "/")
+        first, *column = name.rsplit(maxsplit=1)
+        stems = [name, *([first] if column and column[0] in ("-1", "0", "1") else [])]
+        stems += [str(PurePosixPath(stem).with_suffix("")) for stem in stems if is_image(stem)]
+        for stem in stems:
+            file = self.root / folder / "Annotations" / f"{below(stem, images)}.xml"
+            if file.is_file():
+                return file, folder, stem
+        raise DataError(f"{images} lists {line}, but there is no {file}")
 
 
 def read_objects(file: Path) -> tuple[str, tuple[int, int], list[tuple[str, list[float], bool]]]:
@@ -124,13 +140,6 @@ def read_objects(file: Path) -> tuple[str, tuple[int, int], list[tuple[str, list
     except (ElementTree.ParseError, ValueError, OverflowError, LookupError, RecursionError) as error:
         raise DataError(f"{file}: {error}") from error
     return (tree.findtext("filename") or "").strip(), size, objects
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is no text: {error}") from error
 
 
 class _PlainTree(ElementTree.TreeBuilder):

@@ -201,7 +201,7 @@ def test_ground_truth_as_predictions_scores_one(shapes, run_tool, tmp_path):
     assert status == 0, err
     assert json.loads((tmp_path / "evaluation.json").read_text())["val/mAP"] == pytest.approx(1)
     status, _, err = run_tool("tools/evaluate.py predictions=truth.json data=masks data.root=x data.class_names=[a]")
-    assert status == 1 and "give data=coco or data=voc" in err
+    assert status == 1 and "task=detection needs images with boxes: data=coco, voc or demo" in err
     status, _, err = run_tool(f"tools/evaluate.py predictions=absent.json data=coco data.root={shapes}")
     assert status == 1 and "no predictions at absent.json" in err
 

@@ -16,7 +16,7 @@ from backbones.mobilenetv3 import mobilenet_v3_small
 from heads.gfl_lite import GFLLite
 from heads.point_assignment import _points_inside
 from heads.ssdlite import SSDLite
-from tasks.data.anchor_fit import _summary, anchor_fit, boxes_of, iou_clusters
+from tasks.data.anchor_fit import _summary, anchor_fit, anchor_reach, boxes_of, iou_clusters
 from tasks.data.check import look_at, open_plain
 from tasks.data.coco import CocoData
 from tasks.data.duplicates import find_duplicates, unnamed_images
@@ -212,6 +212,21 @@ def test_what_is_suggested_gives_the_share_that_is_stated():
         assert hint["matched"] == pytest.approx(share_by_torchvision(ssd(**options), boxes, tuple(there)))
         shares.append(hint["matched"])
     assert len(shares) > 1 and shares == sorted(shares) and shares[-1] > shares[0] + 0.1
+
+
+@pytest.mark.parametrize("kind", ["anchor", "point"])
+def test_a_run_says_which_share_of_boxes_no_anchor_or_point_reaches(shapes, kind):
+    data = CocoData(str(shapes), image_size=(96, 96), num_workers=0)
+    annotations = data.annotations("train")
+    boxes, _ = boxes_of(annotations, annotations.sizes)
+    head, threshold = (ssd(), 0.5) if kind == "anchor" else (GFLLite(mobilenet_v3_small(width=0.25).taps, 2), 0.0)
+    report = anchor_fit(head, SSD if kind == "anchor" else GFL, boxes, (96, 96), threshold)
+    text = anchor_reach(head, threshold, annotations, (96, 96), data.classes.names)
+    share, number = 1 - report["matched"], report["boxes"]
+    assert text.startswith(f"{share:.1%} of {number} boxes") and f"fit no {kind} at 96x96 px" in text
+    few = anchor_reach(ssd(scales=(0.01, 0.02)), 0.5, annotations, (96, 96), data.classes.names)
+    assert few.startswith("100.0% of") and "; more than half of " in few and f"{data.classes.names[0]} 100%" in few
+    assert anchor_reach(torch.nn.Identity(), 0.5, annotations, (96, 96), data.classes.names) is None
 
 
 def test_boxes_that_no_point_can_describe():

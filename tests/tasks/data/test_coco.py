@@ -133,7 +133,7 @@ FAULTS = {
     "unknown category": (lambda c: c["annotations"][3].update(category_id=2), r"annotation with id 4 is of category 2"),
     "category twice": (lambda c: c["categories"][0].update(id=3), r"two categories have the id 3"),
     "name twice": (lambda c: c["categories"][0].update(name="cat"), r"two categories have the name 'cat'"),
-    "text id": (lambda c: c["images"][0].update(id="9"), r"has id='9'; expected a whole number"),
+    "text id": (lambda c: c["images"][0].update(id="b"), r"has id='b'; expected a whole number"),
     "three numbers": (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), r"bbox \[1, 2, 3\]; expected 4 numbers"),
     "text width": (lambda c: c["images"][1].update(width="30"), r"image with id 4 has a width that is no number"),
     "parent": (lambda c: c["images"][0].update(file_name="../b.png"), r"'\.\./b\.png' leads out of the image folder"),

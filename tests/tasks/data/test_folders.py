@@ -79,7 +79,7 @@ def test_classes_can_be_chosen_and_named(root):
     data.setup("fit")
     assert data.classes.names == ("Canis familiaris",) and len(data.dataset("train")) == 3
     assert len(data.dataset("val")) == 1
-    with pytest.raises(ValueError, match=r"data\.class_names=\['dog', 'dog'\]: expected"):
+    with pytest.raises(ValueError, match=r"data\.class_names: 'dog' is named twice"):
         opened(root, class_names=["dog", "dog"])
 
 

@@ -228,7 +228,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
 WRONG = {
     "list": lambda c: c["images"].__setitem__(0, [1, 2]),
     "huge id": lambda c: c["images"][0].update(id=BIG),
-    "float id": lambda c: c["images"][0].update(id=9.0),
+    "float id": lambda c: c["images"][0].update(id=9.5),
     "null id": lambda c: c["annotations"][0].update(image_id=None),
     "true id": lambda c: c["categories"][0].update(id=True),
     "huge height": lambda c: c["images"][0].update(height=BIG),

@@ -1,0 +1,85 @@
+"""Files that annotations name, found among those that lie in a folder."""
+
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+from tasks.data.errors import DataError
+from tasks.data.safe_paths import below
+from tasks.image_files import is_image
+
+
+def find_named(names: Sequence[str], folder: Path, *, by_stem: bool = False) -> tuple[dict[int, str], list[int]]:
+    """Look for files by their names, with one listing of each folder that is named.
+
+    A name that is not there is read as it may be meant: with "\\" for "/", URL-encoded ("%20"), in another letter
+    case or Unicode form. A file that another name spells exactly is not taken, nor any where several fit.
+
+    Args:
+        names: Relative to `folder`, none of which leads out of it.
+        folder: Where they lie.
+        by_stem: Take an image of the same stem, too, whatever its suffix.
+
+    Returns:
+        {place in `names`: name on disk} of those that differ, and the places of those that are not there.
+    """
+    listings = _Listings(folder, by_stem=by_stem)
+    absent = [place for place, name in enumerate(names) if not listings.has(name)]
+    found, missing = {}, []
+    if absent:
+        exact = set(names).difference(names[place] for place in absent)
+        for place in absent:
+            meant = next((name for name in listings.alike(names[place]) if name not in exact), None)
+            if meant is None:
+                missing.append(place)
+            else:
+                found[place] = meant
+    return found, missing
+
+
+class _Listings:
+    """Names of the files in folders below a folder, each read once."""
+
+    def __init__(self, folder: Path, *, by_stem: bool) -> None:
+        self.folder, self.by_stem = folder, by_stem
+        self.names, self.keyed = cache(self._names), cache(self._keyed)
+
+    def has(self, name: str) -> bool:
+        parent, _, last = name.rpartition("/")
+        return last in self.names(parent)
+
+    def alike(self, name: str) -> Iterator[str]:
+        """Files that a name may mean, the likeliest first."""
+        for spelled in dict.fromkeys((name, unquote(name), name.replace("\\", "/"), unquote(name).replace("\\", "/"))):
+            try:
+                plain = str(PurePosixPath(below(spelled, "")))  # without "./" and "//"
+            except DataError:
+                continue  # it leads out of the folder
+            if self.has(plain):
+                yield plain
+            parent, _, last = plain.rpartition("/")
+            files = self.keyed(parent).get(self._key(last), ())
+            if len(files) == 1:
+                yield f"{parent}/{files[0]}" if parent else files[0]
+
+    def _names(self, parent: str) -> frozenset[str]:
+        try:
+            with os.scandir(self.folder / parent) as entries:
+                return frozenset(entry.name for entry in entries)
+        except OSError:
+            return frozenset()
+
+    def _keyed(self, parent: str) -> dict[str, list[str]]:
+        found = defaultdict(list)
+        for name in self.names(parent):
+            if not self.by_stem or is_image(name):
+                found[self._key(name)].append(name)
+        return found
+
+    def _key(self, name: str) -> str:
+        plain = unicodedata.normalize("NFC", name).casefold()
+        return PurePosixPath(plain).stem if self.by_stem else plain
