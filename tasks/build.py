@@ -1,6 +1,7 @@
 """From a configuration to objects: the only library file that imports hydra."""
 
 import copy
+import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from tasks.base import VisionTask
 from tasks.data.base import Classes, VisionDataModule
 from tasks.data.classification import DEFAULT_PREPROCESSING
 from tasks.network import Network, build_network
+from tasks.whole_numbers import whole_numbers
 
 Config = DictConfig | Mapping[str, Any]
 NEEDS = {
@@ -127,7 +129,9 @@ def connect(task: VisionTask, data: VisionDataModule) -> None:
 
 
 def make(node: Config, **options: Any) -> Any:
-    """Instantiate a `_target_` node; what it raises comes out as it was raised."""
+    """Instantiate a `_target_` node, integer settings by `whole_numbers`; what it raises comes out as it was raised."""
+    where = f"{node._get_full_key(None)}." if isinstance(node, DictConfig) else ""
+    node = _with_whole_numbers(plain(node), where.removeprefix("."))
     try:
         return instantiate(node, _convert_="all", **options)
     except InstantiationException as error:
@@ -138,6 +142,19 @@ def make(node: Config, **options: Any) -> Any:
         raise error.__cause__ from None
     except TypeError as error:
         raise ValueError(f"{node.get('_target_')} does not take its settings: {error}") from error
+
+
+def _with_whole_numbers(node: dict[str, Any], where: str) -> dict[str, Any]:
+    """A node and those within it, with integers where their targets take integers."""
+    node = {
+        key: _with_whole_numbers(value, f"{where}{key}.") if isinstance(value, dict) else value
+        for key, value in node.items()
+    }
+    try:
+        target = pkgutil.resolve_name(node["_target_"])
+    except Exception:  # not a node that is built; or its own error, which instantiating it tells
+        return node
+    return whole_numbers(target, node, where)
 
 
 def task_kind(config: Config) -> str:

@@ -78,9 +78,9 @@ class PredictConfig(TrainConfig):
         overwrite: Allow `output_dir` to hold the predictions of another source.
         opacity: Of the colours over the picture, 0 to 1.
         min_score: Boxes of lower score are not drawn; the JSON holds them all.
-        image_size: (H, W) px to resize the pictures to for the network; none: segmentation takes their own size,
-            detection that of its validation. Results always have the pictures' own size. Of a classifier one number,
-            the side of the square cut out of the picture's middle; none: that of its validation.
+        image_size: (H, W) px to resize the pictures to for the network, or the side of a square; none: segmentation
+            takes their own size, detection that of its validation. Results always have the pictures' own size. Of a
+            classifier the side of the square cut out of the picture's middle; none: that of its validation.
         artifact, threads: As in `EvaluateConfig`.
     """
 
@@ -99,13 +99,13 @@ class DescribeConfig(TrainConfig):
 
     Attributes:
         all: Every backbone of conf/backbone as one table.
-        image_size: (H, W) px of the profiled image.
+        image_size: (H, W) px of the profiled image, or the side of a square.
         num_classes: Classes of the head; none: the checkpoint's, or 19.
         output_json: File for the same numbers.
     """
 
     all: bool = False
-    image_size: list[int] = field(default_factory=lambda: [224, 224])
+    image_size: Any = field(default_factory=lambda: [224, 224])
     num_classes: int | None = None
     output_json: str | None = None
 
@@ -201,7 +201,7 @@ class ExportSettings:
             times task.max_detections.
         probabilities: A classifier gives these instead of logits.
         input: Type of the pixels, "uint8" or "float32"; none: the format's default.
-        image_size: (H, W) px of the input; none: what the task was trained or validated at.
+        image_size: (H, W) px of the input, or the side of a square; none: what the task was trained or validated at.
         batch: Images a call.
         dynamic_batch: Any number of images, where the format can.
         calibration_images: Training images that int8 ranges are taken from.
@@ -287,7 +287,8 @@ class BenchmarkConfig(TrainConfig):
         precisions: Of the formats; PyTorch's own forms have fp32.
         threads: CPU threads of a call.
         batch: Images a call.
-        image_size: (H, W) px; none: 224x224 for classification, 512x1024 for segmentation, 320x320 for detection.
+        image_size: (H, W) px, or the side of a square; none: 224x224 for classification, 512x1024 for segmentation,
+            320x320 for detection.
         dtype: Type of the pixels, "uint8" or "float32"; a format that has no such input gets its default.
         form: What comes out, as in `Manifest`; none: what the network alone gives.
         num_classes: Of random weights; none: 1000, 19 and 80.

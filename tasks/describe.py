@@ -1,7 +1,7 @@
 """A backbone, or a task's whole network, in numbers: taps and costs, as trained and fused."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,15 +11,16 @@ from backbones.reparam import fuse_model
 from tasks.build import Config, build_backbone, build_whole_network, make, plain
 from tasks.checkpoint import classes_of, read_checkpoint
 from tasks.deploy.profile import profile
+from tasks.sizes import parse_size
 
 ZOO_COSTS = ("parameters", "macs", "activations", "memory_access_bytes", "depth")
 
 
-def describe_zoo(image_size: tuple[int, int], configs: Mapping[str, Config]) -> dict[str, Any]:
+def describe_zoo(image_size: int | Sequence[int], configs: Mapping[str, Config]) -> dict[str, Any]:
     """Profile backbones, without a classifier, beside what was published with one.
 
     Args:
-        image_size: (H, W) px.
+        image_size: (H, W) px, or the side of a square.
         configs: {name: configuration of the backbone}.
 
     Returns:
@@ -27,16 +28,16 @@ def describe_zoo(image_size: tuple[int, int], configs: Mapping[str, Config]) -> 
         "trained": {cost: number}, "fused": the same, "published": {"parameters", "macs" (both in M), "top1" (%),
         "resolution" (px), "source"}}}.
     """
-    rows = []
+    size, rows = parse_size(image_size, "image_size"), []
     for name, config in track(configs.items(), "profiling", transient=True):
         backbone = make(plain(config) | {"weights": None}).eval()
         family = sys.modules[type(backbone).__module__]
         row = {"backbone": name, "family": family.__name__.rpartition(".")[2]}
         for form, network in (("trained", backbone), ("fused", fuse_model(backbone))):
-            cost = profile(network, image_size, in_channels=backbone.in_channels)
+            cost = profile(network, size, in_channels=backbone.in_channels)
             row[form] = {key: getattr(cost, key) for key in ZOO_COSTS}
         rows.append(row | {"published": asdict(family.PUBLISHED[name])})
-    return {"image_size": list(image_size), "costs": list(ZOO_COSTS), "backbones": rows}
+    return {"image_size": list(size), "costs": list(ZOO_COSTS), "backbones": rows}
 
 
 def describe(config: Config) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def describe(config: Config) -> dict[str, Any]:
     Raises:
         ValueError: As raised by what is built.
     """
-    size = tuple(config["image_size"])
+    size = parse_size(config["image_size"], "image_size")
     backbone = build_backbone(config)
     taps = [asdict(tap) | {"size": [-(-extent // tap.stride) for extent in size]} for tap in backbone.taps]
     classes = config["num_classes"] or (

@@ -117,7 +117,7 @@ def _task(config: Config) -> tuple[VisionTask, Config]:
     runtime = load_runtime(config["artifact"], threads=config["threads"])
     fixed_settings(config, runtime.manifest)
     task, size = deployed_task(runtime, runtime.manifest, config), runtime.manifest.image_size
-    if config["image_size"]:
+    if config["image_size"] is not None:
         raise ValueError(f"the artifact sees {size[0]}x{size[1]} px; leave image_size= out")
     return task, plain(config) | {"image_size": size[0] if task.kind == "classification" else list(size)}
 
@@ -127,7 +127,7 @@ def _predictor(task: VisionTask, config: Config) -> Predictor:
         return SegmentationPredictor(task, config["image_size"], opacity=config["opacity"])
     if task.kind == "classification":
         return ClassificationPredictor(task, config["image_size"])
-    size = config["image_size"] or stored_image_size(config)
+    size = stored_image_size(config) if config["image_size"] is None else config["image_size"]
     return DetectionPredictor(task, size, min_score=config["min_score"])
 
 

@@ -24,6 +24,7 @@ from tasks.detection_pictures import draw_boxes
 from tasks.image_files import write_image
 from tasks.pictures import overlay, with_legend
 from tasks.segmentation import SegmentationTask
+from tasks.sizes import parse_side, parse_size
 
 
 class Predictor(ABC):
@@ -31,13 +32,16 @@ class Predictor(ABC):
 
     Args:
         task: In eval mode.
-        image_size: (H, W) px of what the network sees; none: the picture as it is.
+        image_size: (H, W) px of what the network sees, or the side of a square; none: the picture as it is.
+
+    Raises:
+        ValueError: `image_size` is no size.
     """
 
     heading: str  # of the summary's column
 
-    def __init__(self, task: Any, image_size: Sequence[int] | None) -> None:
-        self.task, self.image_size = task, tuple(image_size) if image_size else None
+    def __init__(self, task: Any, image_size: int | Sequence[int] | None) -> None:
+        self.task, self.image_size = task, None if image_size is None else parse_size(image_size, "image_size")
 
     @abstractmethod
     def find(self, image: np.ndarray) -> Any:
@@ -77,7 +81,7 @@ class SegmentationPredictor(Predictor):
 
     heading = "largest classes"
 
-    def __init__(self, task: SegmentationTask, image_size: Sequence[int] | None, *, opacity: float) -> None:
+    def __init__(self, task: SegmentationTask, image_size: int | Sequence[int] | None, *, opacity: float) -> None:
         super().__init__(task, image_size)
         self.opacity = opacity
         self.pixels: dict[str, np.ndarray] = {}
@@ -130,7 +134,7 @@ class DetectionPredictor(Predictor):
 
     heading = "drawn"
 
-    def __init__(self, task: DetectionTask, image_size: Sequence[int], *, min_score: float) -> None:
+    def __init__(self, task: DetectionTask, image_size: int | Sequence[int], *, min_score: float) -> None:
         super().__init__(task, image_size)
         self.min_score = min_score
         self.entries: list[dict[str, Any]] = []
@@ -185,12 +189,10 @@ class ClassificationPredictor(Predictor):
 
     heading = "likeliest classes"
 
-    def __init__(self, task: ClassificationTask, image_size: int | None) -> None:
+    def __init__(self, task: ClassificationTask, image_size: int | Sequence[int] | None) -> None:
         super().__init__(task, None)
         known = stored_preprocessing(task.config) or {}
-        side = image_size or known.get("image_size")
-        if not isinstance(side, int):
-            raise ValueError(f"image_size={side}: a classifier sees a square; give its side in px, such as 224")
+        side = parse_side(known.get("image_size") if image_size is None else image_size, "image_size")
         self.view = CenterView(side, **{key: known[key] for key in ("crop_ratio", "interpolation") if key in known})
         self.total: dict[str, Tensor] = {}  # source -> sum of the probabilities over its frames
         self.frames: dict[str, int] = {}

@@ -2,8 +2,7 @@
 
 from tasks.build import Config, plain, task_kind
 from tasks.data.detection import IMAGE_SIZE
-
-Size = tuple[int, int]
+from tasks.sizes import Size, parse_sides, parse_size
 
 
 def stored_image_size(config: Config) -> Size | None:
@@ -15,8 +14,8 @@ def stored_image_size(config: Config) -> Size | None:
     data = data[kind] if isinstance(data.get(kind), dict) else data  # data=demo holds the options of every task
     size = data.get("image_size")
     if kind == "detection":
-        return (size, size) if isinstance(size, int) else tuple(size or IMAGE_SIZE)
+        return parse_size(IMAGE_SIZE if size is None else size, "data.image_size")
     if kind == "classification":
-        side = 224 if size is None else size if isinstance(size, int) else size[0]
-        return (side, side)
+        side = parse_sides(224 if size is None else size, "data.image_size")[0]
+        return side, side
     return None

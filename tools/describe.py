@@ -27,25 +27,26 @@ def one(config: DictConfig) -> dict:
     pairs = zip(*(cost_cells(result["costs"][form], COSTS) for form in ("trained", "fused")), strict=True)
     labels = [f"{label} [{unit}]" if unit else label for label, unit, _ in COSTS.values()]
     rows = [(label, *pair) for label, pair in zip(labels, pairs, strict=True)]
-    print_table(f"{what} at {'x'.join(map(str, config.image_size))} px, batch 1", ("cost", "as trained", "fused"), rows)
+    size = "x".join(map(str, result["image_size"]))
+    print_table(f"{what} at {size} px, batch 1", ("cost", "as trained", "fused"), rows)
     return result
 
 
 def zoo(config: DictConfig) -> dict:
     configs = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "backbone").glob("*.yaml"))}
-    found = describe_zoo(tuple(config.image_size), configs)
+    found = describe_zoo(config.image_size, configs)
     rows, sources, published = [], [], ("parameters", "macs", "top1")
     for row in found["backbones"]:
         pairs = zip(*(cost_cells(row[form], found["costs"], 2) for form in ("trained", "fused")), strict=True)
         costs = [trained if trained == fused else f"{trained} > {fused}" for trained, fused in pairs]
         stated = [row["published"][key] for key in published]
-        if stated[1] is not None and row["published"]["resolution"] != config.image_size[0]:
+        if stated[1] is not None and row["published"]["resolution"] != found["image_size"][0]:
             stated[1] = f"{stated[1]:g} at {row['published']['resolution']} px"
         sources += [row["published"]["source"]] * (row["published"]["source"] not in sources)
         note = f"[{1 + sources.index(row['published']['source'])}]"
         rows.append((row["backbone"], *costs, *("-" if value is None else str(value) for value in stated), note))
     costs = "params M|MACs M|activations M|memory MiB|depth|params M|MACs M|top-1 %|"
-    size = "x".join(map(str, config.image_size))
+    size = "x".join(map(str, found["image_size"]))
     print_table(
         f"{size} px, batch 1, no classifier, as trained > fused; then published", ["backbone", *costs.split("|")], rows
     )

@@ -23,6 +23,7 @@ from tasks.data.label_counts import Finding, LabelCounts
 from tasks.data.progressive import Progressive
 from tasks.data.workers import WatchedDataset, WatchedLoader
 from tasks.image_depth import Lost, lost_parts
+from tasks.sizes import Size, parse_size
 from tasks.visible_files import suffix_counts, visible_files
 
 Color = tuple[int, int, int]
@@ -151,7 +152,7 @@ class VisionDataModule(L.LightningDataModule):
 
     Args:
         classes: Names and colours.
-        image_size: (H, W) px of a training image.
+        image_size: (H, W) px of a training image, or the side of a square.
         batch_size, val_batch_size: Images a step on each device.
         num_workers: Loader processes, 0 for none; None: `default_workers()`.
         progressive: Sizes and strengths of training images that change with the epoch, as in `Progressive`.
@@ -162,12 +163,12 @@ class VisionDataModule(L.LightningDataModule):
     content = "samples"
 
     def __init__(
-        self, classes: Classes, image_size: Sequence[int], *, batch_size: int, val_batch_size: int = 1,
+        self, classes: Classes, image_size: int | Sequence[int], *, batch_size: int, val_batch_size: int = 1,
         num_workers: int | None = None, progressive: Mapping[str, Any] | None = None, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.classes = classes
-        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.image_size: Size = parse_size(image_size, "data.image_size")
         self.progressive = Progressive(self.image_size, progressive)
         self.batch_size = _whole("batch_size", batch_size, least=1)
         self.val_batch_size, self.seed = _whole("val_batch_size", val_batch_size, least=1), seed
@@ -241,7 +242,7 @@ class VisionDataModule(L.LightningDataModule):
             found += [*self.split_findings(split), *(counts.findings(split, self.classes.names) if counts else ())]
         return found
 
-    def set_image_size(self, image_size: Sequence[int]) -> None:
+    def set_image_size(self, image_size: int | Sequence[int]) -> None:
         """Evaluate at another (H, W) px from the next loader on, where that is not up to the images themselves."""
 
     def make_sampler(self, size: int, *, shuffle: bool) -> EpochSampler:

@@ -14,6 +14,7 @@ from tasks.data.label_counts import LabelCounts
 from tasks.data.progressive import Progressive
 from tasks.image_files import decode_image
 from tasks.pictures import distinct_colors
+from tasks.sizes import parse_side, parse_sides
 
 DEFAULT_PREPROCESSING = {"crop_ratio": 0.875, "interpolation": "bilinear"}  # of the first ImageNet weights of all
 
@@ -118,21 +119,16 @@ class ClassificationData(VisionDataModule):
         interpolation: str | None = None, repeats: int = 1, batch_size: int = 128, val_batch_size: int = 128,
         num_workers: int | None = None, progressive: Mapping[str, Any] | None = None, seed: int = 0, **augmentation,
     ) -> None:  # fmt: skip
-        sides = (image_size,) if isinstance(image_size, int) else tuple(image_size)
-        if not sides or not all(isinstance(side, int) and side > 0 for side in sides):
-            raise ValueError(
-                f"data.image_size={image_size}: expected the side of a square in px, or some to evaluate at"
-            )
+        sides = parse_sides(image_size, "data.image_size")
         if repeats < 1:
             raise ValueError(f"data.repeats={repeats}: expected 1 or more copies")
         self.image_sizes = sides
         super().__init__(
-            classes, (sides[0], sides[0]), batch_size=batch_size, val_batch_size=val_batch_size,
+            classes, sides[0], batch_size=batch_size, val_batch_size=val_batch_size,
             num_workers=num_workers, progressive=progressive, seed=seed,
         )  # fmt: skip
         for stage in self.progressive.stages:
-            if stage.image_size[0] != stage.image_size[1]:
-                raise ValueError(f"data.progressive.image_size: {list(stage.image_size)} is no square; expected sides")
+            parse_side(stage.image_size, "data.progressive.image_size")
         self.crop_ratio, self.interpolation, self.repeats = crop_ratio, interpolation, repeats
         self.augmentations = [
             ClassAugmentation(**augmentation, strength=stage.strength) for stage in self.progressive.stages
@@ -150,10 +146,9 @@ class ClassificationData(VisionDataModule):
         self.interpolation = self.interpolation or preprocessing.get("interpolation")
         self._sets.pop("val", None)
 
-    def set_image_size(self, image_size: Sequence[int]) -> None:
-        if image_size[0] != image_size[1]:
-            raise ValueError(f"image_size={list(image_size)}: a classifier sees a square; give two equal sides")
-        self.image_size = (int(image_size[0]), int(image_size[1]))
+    def set_image_size(self, image_size: int | Sequence[int]) -> None:
+        side = parse_side(image_size, "image_size")
+        self.image_size = (side, side)
         self._sets.pop("val", None)
 
     def make_dataset(self, split: str) -> ClassificationDataset:

@@ -1,5 +1,6 @@
 """The embedded demo data: drawn once, in the layouts of the real data sets, and read by the code that reads those."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from tasks.data.coco import CocoData
 from tasks.data.demo_files import IMAGENET_CLASSES
 from tasks.data.demo_scenes import draw_demo_data, draw_more_objects
 from tasks.data.folders import FolderData
+from tasks.whole_numbers import whole_numbers
 
 DEMO_CLASSES = ("road", "sidewalk", "building", "traffic sign", "vegetation", "sky", "person", "car")
 
@@ -33,19 +35,23 @@ def demo_data(
     Raises:
         ValueError: There is no demo data for the kind; `root` holds something else.
     """
-    modules = {
-        "segmentation": lambda **options: CityscapesData(
-            str(folder / "cityscapes"), class_names=DEMO_CLASSES, **options
-        ),
-        "detection": lambda **options: CocoData(str(folder / "coco"), **options),
-        "classification": lambda **options: FolderData(str(folder / "imagenet"), class_names=names, **options),
+    names = {synset: name for synset, (name, _) in IMAGENET_CLASSES.items()}
+    modules: dict[str, tuple[type[VisionDataModule], str, dict[str, Any]]] = {
+        "segmentation": (CityscapesData, "cityscapes", {"class_names": DEMO_CLASSES}),
+        "detection": (CocoData, "coco", {}),
+        "classification": (FolderData, "imagenet", {"class_names": names}),
     }
     if kind not in modules:
         raise ValueError(f"data=demo serves {', '.join(modules)}, not {kind}")
     folder = draw_demo_data(Path(root).expanduser(), seed=draw_seed, num_train=num_train, num_val=num_val)
-    names = {synset: name for synset, (name, _) in IMAGENET_CLASSES.items()}
     if kind == "classification":
         draw_more_objects(folder, seed=draw_seed, num_train=num_objects[0], num_val=num_objects[1])
     given = {key: value for key, value in options.items() if value is not None}
     kinds = {"segmentation": segmentation, "detection": detection, "classification": classification}
-    return modules[kind](**{**(kinds[kind] or {}), **given})
+    module, part, fixed = modules[kind]
+    own = kinds[kind] or {}
+    try:
+        return module(str(folder / part), **fixed, **{**whole_numbers(module, own, f"data.{kind}."), **given})
+    except ValueError as error:  # which names the setting as it is called where there is one kind
+        text = re.sub(r"\bdata\.(\w+)", lambda key: f"data.{kind}.{key[1]}" if key[1] in own else key[0], str(error))
+        raise (ValueError(text) if text != str(error) else error) from error.__cause__

@@ -17,8 +17,8 @@ from tasks.data.progressive import Progressive
 from tasks.data.transforms import BoxedImage, DetectionAugmentation, resize_boxed
 from tasks.image_files import read_image
 from tasks.pictures import distinct_colors
+from tasks.sizes import Size, parse_size, parse_sizes
 
-Size = tuple[int, int]  # (H, W) px
 IMAGE_SIZE = (320, 320)  # of what a network sees, where the settings leave it open
 POINT = 2.0  # px: a thinner box is told of
 logger = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class DetectionData(VisionDataModule):
 
     Args:
         classes, batch_size, val_batch_size, num_workers, seed: As in `VisionDataModule`.
-        image_size: (H, W) px that images are resized to, whatever their shape.
+        image_size: (H, W) px that images are resized to, whatever their shape, or the side of a square.
         multiscale: Sizes that training batches are drawn at instead, each an (H, W) or the side of a square.
         keep_empty: Train on images without boxes too; an evaluation always counts them.
         progressive: As in `VisionDataModule`; the strength scales `color` and `mosaic`.
@@ -153,7 +153,7 @@ class DetectionData(VisionDataModule):
     by_stem = False  # the suffix of an image's name is not the annotations' to say
 
     def __init__(
-        self, classes: Classes, *, image_size: Sequence[int] = IMAGE_SIZE,
+        self, classes: Classes, *, image_size: int | Sequence[int] = IMAGE_SIZE,
         multiscale: Sequence[int | Sequence[int]] | None = None, keep_empty: bool = True, batch_size: int = 16,
         val_batch_size: int = 16, num_workers: int | None = None, progressive: Mapping[str, Any] | None = None,
         seed: int = 0, **augmentation,
@@ -162,16 +162,12 @@ class DetectionData(VisionDataModule):
             classes, image_size, batch_size=batch_size, val_batch_size=val_batch_size, num_workers=num_workers,
             progressive=progressive, seed=seed,
         )  # fmt: skip
-        sides = [(side, side) if isinstance(side, int) else tuple(side) for side in multiscale or ()]
-        if any(len(side) != 2 or min(side) < 1 for side in (*sides, self.image_size)):
-            raise ValueError(
-                f"data.image_size={list(image_size)}, data.multiscale={multiscale}: expected positive (H, W) px"
-            )
-        if multiscale and (progressive or {}).get("image_size"):
+        sizes = () if multiscale is None else parse_sizes(multiscale, "data.multiscale")
+        if sizes and (progressive or {}).get("image_size"):
             raise ValueError(
                 "data.multiscale and data.progressive.image_size both set the size of training images; give one of them"
             )
-        self.multiscale, self.keep_empty = tuple(sides), keep_empty
+        self.multiscale, self.keep_empty = sizes, keep_empty
         self.augmentation = DetectionAugmentation(**augmentation)
         self.augmentations = [
             DetectionAugmentation(**augmentation | {
@@ -273,8 +269,8 @@ class DetectionData(VisionDataModule):
         )
         return [*found, Finding(logging.INFO, f"train: {reach}")] if reach else found
 
-    def set_image_size(self, image_size: Sequence[int]) -> None:
-        self.image_size = (int(image_size[0]), int(image_size[1]))
+    def set_image_size(self, image_size: int | Sequence[int]) -> None:
+        self.image_size = parse_size(image_size, "image_size")
         self._sets.pop("val", None)
 
     def make_sampler(self, size: int, *, shuffle: bool) -> EpochSampler:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Size = tuple[int, int]  # (H, W) px
+from tasks.sizes import Size, parse_size
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,10 @@ class Progressive:
             if not isinstance(strength, int | float) or not 0 <= strength <= 1:
                 raise ValueError(f"data.progressive.strength={strengths}: expected shares of the full strength, 0 to 1")
         self.epochs = tuple(epochs)
-        self.stages = tuple(Stage(_size(size), float(part)) for size, part in zip(sizes, strengths, strict=True))
+        self.stages = tuple(
+            Stage(parse_size(size, "data.progressive.image_size"), float(part))
+            for size, part in zip(sizes, strengths, strict=True)
+        )
 
     def number(self, epoch: int) -> int:
         """Which stage, counted from 0, an epoch belongs to."""
@@ -78,10 +81,3 @@ def _column(stages: Mapping[str, Any], key: str, number: int, default: Sequence)
     if isinstance(values, int | float | str) or len(values) != number:
         raise ValueError(f"data.progressive.{key}={values}: expected {number} values, one for each of epochs")
     return list(values)
-
-
-def _size(size: int | Sequence[int]) -> Size:
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ValueError(f"data.progressive.image_size: {size} is no size; expected a side, or [H, W], in px")
-    return sides

@@ -17,6 +17,7 @@ from tasks.data.mask_formats import lossy_format
 from tasks.data.progressive import Progressive
 from tasks.data.transforms import SegmentationAugmentation
 from tasks.image_files import read_image, read_mask
+from tasks.sizes import parse_size
 
 IGNORE_INDEX = 255
 LOOKED = 100  # masks of a split that are read at the start of a run
@@ -163,7 +164,7 @@ class SegmentationData(VisionDataModule):
     Args:
         classes, batch_size, val_batch_size, num_workers, seed: As in `VisionDataModule`.
         table: From `id_table`.
-        crop_size: (H, W) px of a training image.
+        crop_size: (H, W) px of a training image, or the side of a square.
         scale, flip, color: As in `SegmentationAugmentation`.
         progressive: As in `VisionDataModule`; `image_size` is that of the crop, and the strength scales `color`.
     """
@@ -172,13 +173,14 @@ class SegmentationData(VisionDataModule):
     content = "images with masks"
 
     def __init__(
-        self, classes: Classes, table: np.ndarray, *, crop_size: Sequence[int], scale: Sequence[float] = (0.5, 2.0),
-        flip: float = 0.5, color: float = 0.4, batch_size: int = 8, val_batch_size: int = 1,
-        num_workers: int | None = None, progressive: Mapping[str, Any] | None = None, seed: int = 0,
+        self, classes: Classes, table: np.ndarray, *, crop_size: int | Sequence[int],
+        scale: Sequence[float] = (0.5, 2.0), flip: float = 0.5, color: float = 0.4, batch_size: int = 8,
+        val_batch_size: int = 1, num_workers: int | None = None, progressive: Mapping[str, Any] | None = None,
+        seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(
-            classes, crop_size, batch_size=batch_size, val_batch_size=val_batch_size, num_workers=num_workers,
-            progressive=progressive, seed=seed,
+            classes, parse_size(crop_size, "data.crop_size"), batch_size=batch_size, val_batch_size=val_batch_size,
+            num_workers=num_workers, progressive=progressive, seed=seed,
         )  # fmt: skip
         self.table = table
         self.augmentations = [

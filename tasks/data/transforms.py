@@ -7,6 +7,8 @@ from random import Random
 import cv2
 import numpy as np
 
+from tasks.sizes import parse_size
+
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version
 import albumentations as A
 
@@ -24,7 +26,7 @@ class SegmentationAugmentation:
     and the mask with `ignore_index`.
 
     Args:
-        crop_size: (H, W) px of the result.
+        crop_size: (H, W) px of the result, or the side of a square.
         scale: Range of the resize factor, uniform in its logarithm.
         flip: Probability of a horizontal flip.
         color: Strength of the jitter of brightness, contrast and saturation (0: none); hue gets a tenth of it.
@@ -32,19 +34,19 @@ class SegmentationAugmentation:
         ignore_index: Mask value of padded pixels.
 
     Raises:
-        ValueError: `scale` is not a range of positive factors.
+        ValueError: `crop_size` is no size, `scale` no range of positive factors.
     """
 
     def __init__(
-        self, crop_size: Sequence[int], *, scale: Sequence[float] = (0.5, 2.0), flip: float = 0.5, color: float = 0.4,
-        fill: Sequence[int] = (124, 116, 104), ignore_index: int = 255,
+        self, crop_size: int | Sequence[int], *, scale: Sequence[float] = (0.5, 2.0), flip: float = 0.5,
+        color: float = 0.4, fill: Sequence[int] = (124, 116, 104), ignore_index: int = 255,
     ) -> None:  # fmt: skip
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise ValueError(f"scale={list(scale)}: expected two positive factors, the smaller first")
         for name, value in (("flip", flip), ("color", color)):
             if not 0 <= value <= 1:
                 raise ValueError(f"data.{name}={value}: expected a number from 0 to 1")
-        self.crop_size, self.scale = tuple(crop_size), tuple(scale)
+        self.crop_size, self.scale = parse_size(crop_size, "crop_size"), tuple(scale)
         self.fill, self.ignore_index = tuple(fill), ignore_index
         steps = [A.HorizontalFlip(p=flip)]
         if color:

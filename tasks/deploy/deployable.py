@@ -16,6 +16,7 @@ from heads.static_nms import StaticNMS, best_anchors, default_limit
 from tasks.base import VisionTask
 from tasks.deploy.backend import Deployable
 from tasks.network import Network
+from tasks.sizes import parse_size
 
 FORMS = {  # by the task's kind, the default first
     "classification": ("logits", "probabilities"),
@@ -113,15 +114,15 @@ class DetectionDeployable(Deployable):
 
 
 def make_deployable(
-    task: VisionTask, *, form: str | None = None, image_size: Sequence[int] | None = None, limit: int | None = None,
-    **selection: Any,
+    task: VisionTask, *, form: str | None = None, image_size: int | Sequence[int] | None = None,
+    limit: int | None = None, **selection: Any,
 ) -> Deployable:  # fmt: skip
     """Prepare a task's network for export.
 
     Args:
         task: Trained; it stays unchanged.
         form: One of `FORMS[task.kind]`; none: the first, what the network itself computes.
-        image_size: (H, W) px of the images; only detection has to know.
+        image_size: (H, W) px of the images, or the side of a square; only detection has to know.
         limit: Of detection, the best anchors that are decoded, or the best (box, class) pairs that NMS looks at; none:
             four times `max_detections`, and 300 at least.
         selection: score_threshold, candidates, iou_threshold, max_detections of NMS, where they are not the task's own;
@@ -149,7 +150,8 @@ def make_deployable(
         raise ValueError("detection has anchors for images of one size; give image_size=(H, W)")
     chosen = task.selection | selection
     limit = default_limit(chosen["max_detections"]) if limit is None else limit
-    return DetectionDeployable(network, form, tuple(image_size), limit, chosen, task.classes.names).eval()
+    size = parse_size(image_size, "image_size")
+    return DetectionDeployable(network, form, size, limit, chosen, task.classes.names).eval()
 
 
 class _Decoder(nn.Module):

@@ -27,6 +27,7 @@ from tasks.deploy.instruction_set import instruction_set
 from tasks.deploy.manifest import Manifest, TensorSpec, sha256
 from tasks.deploy.parity import compare, worst
 from tasks.evaluate import needed_checkpoint
+from tasks.sizes import parse_size
 from tasks.stored_sizes import stored_image_size
 from tasks.trainer_settings import evaluation_settings
 
@@ -65,9 +66,11 @@ class Original:
     def __init__(self, config: Config) -> None:
         self.config: dict[str, Any] = plain(config)
         self.settings = self.config["export"]
+        given = self.settings["image_size"]
+        size = None if given is None else parse_size(given, "export.image_size")
         self.checkpoint = Path(needed_checkpoint(config)).expanduser()
         self.task: VisionTask = load_task(self.checkpoint, config)
-        self.image_size = tuple(self.settings["image_size"] or self._validated_size())
+        self.image_size = size or self._validated_size()
         if self.task.kind == "classification" and len({*self.image_size}) > 1:
             raise ValueError(f"export.image_size={list(self.image_size)}: a classifier sees a square")
         noise = torch.randint(0, 256, (1, 3, *self.image_size), generator=torch.Generator().manual_seed(0))

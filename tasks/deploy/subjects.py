@@ -19,6 +19,7 @@ from tasks.data.base import Classes
 from tasks.deploy.backend import BACKENDS, Deployable, Runtime
 from tasks.deploy.deployable import make_deployable
 from tasks.deploy.profile import profile
+from tasks.sizes import parse_size
 
 TORCH_FORMS = ("eager", "fused", "channels_last", "compile")
 # kind: classes and (H, W) px where nothing is given, what the network alone gives, what a whole task gives
@@ -127,8 +128,8 @@ def make_case(config: Config) -> Case:
     height, width = _image_size(config, size)
     generator = torch.Generator().manual_seed(config["seed"])
     shape = (config["batch"], 3, height, width)
-    if min(shape) < 1:
-        raise ValueError(f"batch={config['batch']} image_size={[height, width]}: expected at least 1 of each")
+    if config["batch"] < 1:
+        raise ValueError(f"batch={config['batch']}: expected at least 1 image")
     if config["dtype"] not in ("uint8", "float32"):
         raise ValueError(f"dtype={config['dtype']}: expected uint8 or float32")
     images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).to(getattr(torch, config["dtype"]))
@@ -209,13 +210,7 @@ def _task(config: Config) -> VisionTask | None:
 
 
 def _image_size(config: Config, default: tuple[int, int]) -> tuple[int, int]:
-    size = config["image_size"]
-    if size is None:
-        return default
-    size = [size, size] if isinstance(size, int) else list(size)
-    if len(size) != 2 or not all(isinstance(extent, int) for extent in size):
-        raise ValueError(f"image_size={size}: expected [H,W] in px, or one number for both")
-    return size[0], size[1]
+    return default if config["image_size"] is None else parse_size(config["image_size"], "image_size")
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from tasks.deploy.subjects import COSTS, checked_names
 from tasks.deploy.zoo_pictures import draw_zoo
 from tasks.deploy.zoo_scores import correlations
 from tasks.logs import write_json
+from tasks.sizes import parse_size
 
 OWN = ("sweep", "output_dir", "store", "again", "runtimes", "precisions", "backbone", "task", "head", "checkpoint")
 CLASSIFIERS = (  # beginning of a backbone's name: its published classifier; the others' is linear
@@ -47,6 +48,8 @@ def sweep(config: Config, backbones: Sequence[str], run: Callable[[list[str]], s
     Raises:
         ValueError: The sweep names nothing, or what is not there; nothing could be timed.
     """
+    if config["image_size"] is not None:
+        parse_size(config["image_size"], "image_size")
     folder = output_folder(config)
     plan = _plan(config, backbones)
     here = machine(environment())

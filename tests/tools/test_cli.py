@@ -63,8 +63,8 @@ QUICK = " trainer.accelerator=cpu data.batch_size=2 data.crop_size=[32,32] train
         ("tools/import_weights.py output=x.pth", "no source is given; give source=<file>"),
         ("tools/import_weights.py source=absent.pth output=x.pth", "no weights at absent.pth"),
         (
-            "tools/data.py data=masks data.root=data data.class_names=[a] data.crop_size=64",
-            "MaskFolders does not take its settings",
+            "tools/data.py data=masks data.root=data data.class_names=[a] data.crop_size=64x64",
+            "data.crop_size=64x64: expected a number of px for a square, or [H, W]",
         ),
         (f"{MASKS} trainer.devices=0", "devices"),
         (f"{MASKS} head=lraspp_paddle", "set backbone.output_stride=8"),

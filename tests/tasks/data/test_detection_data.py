@@ -104,7 +104,7 @@ def test_all_ranks_draw_the_same_sizes():
 
 
 def test_settings_out_of_range_are_named(root):
-    with pytest.raises(ValueError, match=r"data\.multiscale=\[0, 32\]: expected positive"):
+    with pytest.raises(ValueError, match=r"data\.multiscale=0: expected a number of px"):
         opened(root, multiscale=[0, 32])
     with pytest.raises(DataError, match=r"batch_size=8 is more than the 7 training images"):
         opened(root, batch_size=8).setup("fit")

@@ -35,8 +35,8 @@ def test_what_is_left_out_stays():
     ({"strength": [0.3, 1.0]}, r"progressive\.strength=\[0\.3, 1\.0\]: expected 3 values"),
     ({"strength": [0.3, 0.7, 1.2]}, r"progressive\.strength.*expected shares"),
     ({"image_size": 160}, r"progressive\.image_size=160: expected 3 values"),
-    ({"image_size": [160, 192, 0]}, r"progressive\.image_size: 0 is no size"),
-    ({"image_size": [160, 192, [1, 2, 3]]}, r"progressive\.image_size: \[1, 2, 3\] is no size"),
+    ({"image_size": [160, 192, 0]}, r"progressive\.image_size=0: expected a number of px for a square, or \[H, W\]"),
+    ({"image_size": [160, 192, [1, 2, 3]]}, r"progressive\.image_size=\[1, 2, 3\]: expected a number"),
 ])  # fmt: skip
 def test_what_is_wrong_is_named(change, message):
     with pytest.raises(ValueError, match=message):

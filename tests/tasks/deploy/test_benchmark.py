@@ -194,7 +194,8 @@ def test_a_measurement_says_how_the_session_was_set(precision, said, tmp_path, m
     [
         ("runtimes=[eager,tensorrt]", "runtimes=tensorrt: expected some of eager, fused"),
         ("target=windows", "target=windows: expected one of host, android, ios"),
-        ("image_size=[64]", "image_size=\\[64\\]: expected \\[H,W\\]"),
+        ("image_size=64x64", "image_size=64x64: expected a number of px for a square, or \\[H, W\\]"),
+        ("image_size=[64,64,3]", "image_size=\\[64, 64, 3\\]: expected a number"),
         ("batch=0", "batch=0"),
         ("threads=0", "threads=0: expected at least 1"),
         ("dtype=int8", "dtype=int8: expected uint8 or float32"),

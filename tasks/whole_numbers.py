@@ -1,0 +1,57 @@
+"""Give integer settings integers: 1e1 and 10.0 become 10, what is no whole number is refused by name."""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def whole_numbers(target: Callable, settings: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Turn whole floats into integers where the target takes integers and no floats.
+
+    Args:
+        target: Class or function; of a class the constructors of its bases count too, which options travel on to.
+        settings: Its keyword arguments.
+        where: What their names follow in errors, such as "trainer.".
+
+    Returns:
+        The settings; whatever is annotated otherwise is as it was.
+
+    Raises:
+        ValueError: A setting that is an integer or None is given a fraction, true or false, or a text.
+
+    >>> def repeat(count: int, share: float): ...
+    >>> whole_numbers(repeat, {"count": 1e1, "share": 1.0})
+    {'count': 10, 'share': 1.0}
+    """
+    return {name: _whole(value, _types(target, name), where + name) for name, value in settings.items()}
+
+
+def _whole(value: Any, taken: frozenset, name: str) -> Any:
+    if int not in taken or float in taken:
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, float | bool | str) and taken <= {int, type(None)}:
+        text = str(value).lower() if isinstance(value, bool) else value
+        raise ValueError(f"{name}={text}: expected a whole number")
+    return value
+
+
+def _types(target: Callable, name: str) -> frozenset:
+    """The types that an argument is annotated with; none where nothing is known of it."""
+    constructors = [cls.__init__ for cls in target.__mro__] if inspect.isclass(target) else [target]
+    for function in constructors:
+        try:
+            hints = typing.get_type_hints(function)
+        except Exception:  # names that only a type checker knows
+            continue
+        if name in hints:
+            return frozenset(_members(hints[name]))
+    return frozenset()
+
+
+def _members(hint: Any) -> list:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return [member for part in typing.get_args(hint) for member in _members(part)] if union else [hint]
