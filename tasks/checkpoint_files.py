@@ -28,7 +28,7 @@ class CheckpointFiles(TorchCheckpointIO):
         write_checkpoint(path, checkpoint, keep=path.with_name(PREVIOUS) if path.name == LAST else None)
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict:
-        return load(Path(path))
+        return load(Path(path).expanduser())
 
 
 def write_checkpoint(path: Path, content: dict[str, Any], *, keep: Path | None = None) -> None:

@@ -45,7 +45,7 @@ def _memory(settings: Mapping[str, Any]) -> Iterator[Finding]:
         )
     else:
         yield Finding("memory", OK, f"{limit / GIB:.1f} GiB")
-    shared = Path(settings["shared_memory"])
+    shared = Path(settings["shared_memory"]).expanduser()
     if not shared.is_dir():
         yield Finding("shared memory", OK, f"no {shared} here")
         return
@@ -109,7 +109,7 @@ def _disk(settings: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _adb(settings: Mapping[str, Any]) -> Iterator[Finding]:
-    found = shutil.which(settings["adb"])
+    found = shutil.which(str(Path(settings["adb"]).expanduser()))
     if found:
         yield Finding("adb", OK, found)
     else:

@@ -124,7 +124,7 @@ def check_resumable(config: Config, resumed: dict[str, Any]) -> None:
     if (limit := _reached(config, resumed)) and not config.get("resume"):
         raise ValueError(f"{path} has reached trainer.{limit}={limits[limit]}; set a higher one to go on")
     last = path.with_name(LAST)
-    elsewhere = config["output_dir"] and Path(config["output_dir"]).resolve() != path.resolve().parent
+    elsewhere = config["output_dir"] and Path(config["output_dir"]).expanduser().resolve() != path.resolve().parent
     if path.name != LAST and not elsewhere and last_good(path.parent)[0] == last:
         later = read_checkpoint(last)
         places = [f"epoch {content['epoch'] + 1}" for content in (later, resumed)]

@@ -38,8 +38,8 @@ class CocoData(DetectionData):
     ) -> None:  # fmt: skip
         base = Path(root).expanduser()
         self.root = base
-        self.files = {"train": base / train_json, "val": base / val_json}
-        self.folders = {"train": base / train_images, "val": base / val_images}
+        self.files = {"train": base / Path(train_json).expanduser(), "val": base / Path(val_json).expanduser()}
+        self.folders = {"train": base / Path(train_images).expanduser(), "val": base / Path(val_images).expanduser()}
         first = "val" if self.files["val"].is_file() else "train"  # COCO's own val file is a twentieth of the other
         if not self.files[first].is_file():
             raise DataError(

@@ -75,7 +75,8 @@ class FolderData(ClassificationData):
         class_names: Sequence[str] | Mapping[str, str] | None = None, **options,
     ) -> None:  # fmt: skip
         base = Path(root).expanduser()
-        self.root, self.folders, self.chosen = base, {"train": base / train, "val": base / val}, class_names is not None
+        self.folders = {"train": base / Path(train).expanduser(), "val": base / Path(val).expanduser()}
+        self.root, self.chosen = base, class_names is not None
         source = self.folders["train" if self.folders["train"].is_dir() else "val"]
         if class_names is None:
             class_names = class_folders(source)

@@ -64,7 +64,7 @@ class ImageNetData(ClassificationData):
     ) -> None:
         super().__init__(named_classes(readable_names()), **options)
         self.root = Path(root).expanduser()
-        self.folders = {"train": self.root / train, "val": self.root / val}
+        self.folders = {"train": self.root / Path(train).expanduser(), "val": self.root / Path(val).expanduser()}
         self.val_labels = val_labels
 
     def samples(self, split: str) -> ImageFiles:
@@ -92,7 +92,9 @@ class ImageNetData(ClassificationData):
         names = list(image_names(folder))
         if not names:
             raise DataError(f"{folder} holds no images; expected val/<WordNet id>/ or the official validation images")
-        places = [self.root / name for name in ([self.val_labels] if self.val_labels else LABEL_FILES)]
+        places = [
+            self.root / Path(name).expanduser() for name in ([self.val_labels] if self.val_labels else LABEL_FILES)
+        ]
         file = next((place for place in places if place.is_file()), None)
         if file is None:
             raise DataError(

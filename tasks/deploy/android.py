@@ -141,7 +141,7 @@ def run_on_android(config: Config, folder: Path) -> tuple[list[Row], list[Table]
             f"of {', '.join(RUNNERS)}"
         )
     options, rows = dict(config["android"]), []
-    adb = [options["adb"], *(["-s", options["serial"]] if options["serial"] else [])]
+    adb = [str(Path(options["adb"]).expanduser()), *(["-s", options["serial"]] if options["serial"] else [])]
     phone = {} if config["dry_run"] else phone_of(adb)
     for path in paths:
         place, manifest = read_manifest(path)

@@ -50,7 +50,7 @@ def run_on_ios(config: Config, folder: Path) -> tuple[list[Row], list[Table]]:
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "target": "ios", "notes": [],
             "batch": manifest.batch, "size": _size(place, manifest.hashes), "threads": None,
         }  # fmt: skip
-        row |= read_report(Path(config["ios_report"]))
+        row |= read_report(Path(config["ios_report"]).expanduser())
         append_row(store_path(config), row)
         return [row], []
     target = folder / "ios"
