@@ -218,7 +218,9 @@ def _dilated(name: str, options: dict[str, Any], pretrained: bool, output_stride
     options.pop("output_stride")
     model = _create(name, options, pretrained)
     if not twin.state_dict() or not set(twin.state_dict()) <= set(model.state_dict()):
-        raise ValueError(f"timm's {name} takes no output_stride={output_stride} ({reason}); take 32") from reason
+        raise ValueError(
+            f"timm's {name} takes no output_stride={output_stride} ({reason}); set backbone.output_stride=32"
+        ) from reason
     for part, module in twin.named_children():
         if type(module) is type(getattr(model, part, None)):  # else the same weights around other activations
             setattr(model, part, module)

@@ -130,8 +130,11 @@ class VisionTask(L.LightningModule, ABC):
         return
 
     @abstractmethod
-    def picture_samples(self, batch: dict, outputs: dict) -> list:
-        """What a sheet shows of a validated batch, one sample an image; `outputs` came from `validation_step`."""
+    def picture_samples(self, batch: dict, outputs: dict, places: Sequence[int]) -> list:
+        """What a sheet shows of the images at some places of a validated batch, one sample an image.
+
+        `outputs` came from `validation_step`.
+        """
 
     @abstractmethod
     def draw_sheet(self, samples: Sequence) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import copy
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -130,8 +131,11 @@ def connect(task: VisionTask, data: VisionDataModule) -> None:
 
 def make(node: Config, **options: Any) -> Any:
     """Instantiate a `_target_` node, integer settings by `whole_numbers`; what it raises comes out as it was raised."""
-    where = f"{node._get_full_key(None)}." if isinstance(node, DictConfig) else ""
-    node = _with_whole_numbers(plain(node), where.removeprefix("."))
+    where = ""
+    if isinstance(node, DictConfig):
+        where = f"{node._get_full_key(None)}.".removeprefix(".")
+        node = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    node = _with_whole_numbers(node, where)
     try:
         return instantiate(node, _convert_="all", **options)
     except InstantiationException as error:
@@ -144,7 +148,7 @@ def make(node: Config, **options: Any) -> Any:
         raise ValueError(f"{node.get('_target_')} does not take its settings: {error}") from error
 
 
-def _with_whole_numbers(node: dict[str, Any], where: str) -> dict[str, Any]:
+def _with_whole_numbers(node: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A node and those within it, with integers where their targets take integers."""
     node = {
         key: _with_whole_numbers(value, f"{where}{key}.") if isinstance(value, dict) else value
@@ -162,6 +166,19 @@ def task_kind(config: Config) -> str:
     if not config.get("task"):
         raise ValueError("no task is chosen; give task=segmentation")
     return get_class(config["task"]["_target_"]).kind
+
+
+def monitored(config: Config) -> str:
+    """The metric that the task's checkpoints are chosen by, such as "val/mIoU"."""
+    task_kind(config)  # says so where no task is chosen
+    return get_class(config["task"]["_target_"]).monitor
+
+
+def label(config: Config, group: str) -> str:
+    """How folders, tables and pictures name what a group has chosen: "mnv3_large", of timm's models "timm-resnet18"."""
+    choice = str((config.get("choices") or {}).get(group, group))
+    name = (config.get(group) or {}).get("name")
+    return choice if name is None else re.sub(r"[/:\s]+", "-", f"{choice}-{name}")
 
 
 def plain(config: Config) -> dict[str, Any]:

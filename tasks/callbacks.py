@@ -6,7 +6,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
 from torch import Tensor
 
 from tasks.curves import draw_curves
@@ -144,7 +144,7 @@ class LossLog(L.Callback):
 
 
 class PredictionSheet(L.Callback):
-    """Leaves predictions.png after each validation: images with ground truth and prediction.
+    """Leaves predictions.png after each validation: images with ground truth and prediction, spread over the set.
 
     Args:
         path: The picture.
@@ -159,10 +159,12 @@ class PredictionSheet(L.Callback):
         self.samples = []
 
     def on_validation_batch_end(self, trainer, task, outputs, batch, batch_index, dataloader_index=0) -> None:
-        apart = max(1, int(trainer.num_val_batches[0]) // self.count)  # spread over the set
-        if not trainer.is_global_zero or batch_index % apart or len(self.samples) >= self.count:
+        if not trainer.is_global_zero:
             return
-        self.samples += task.picture_samples(batch, outputs)
+        batches, images = int(trainer.num_val_batches[0]), len(batch["images"])
+        shares = [(number + 0.5) / self.count * batches - batch_index for number in range(self.count)]
+        if places := sorted({int(share * images) for share in shares if 0 <= share < 1}):
+            self.samples += task.picture_samples(batch, outputs, places)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         if trainer.is_global_zero and self.samples and not trainer.sanity_checking:
@@ -182,8 +184,20 @@ class Curves(L.Callback):
     on_train_end = on_train_epoch_end
 
 
+class TerminalBar(RichProgressBar):
+    """Lightning's bar for a terminal, with epochs counted from 1 and without a logger's version among the metrics."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        last = f"/{self.trainer.max_epochs}" if (self.trainer.max_epochs or -1) > 0 else ""
+        return f"Epoch {current_epoch + 1}{last}".ljust(len(self.validation_description))
+
+    def get_metrics(self, trainer: L.Trainer, task: L.LightningModule) -> dict[str, Any]:
+        """What stands beside the bar, by name."""
+        return {name: value for name, value in super().get_metrics(trainer, task).items() if name != "v_num"}
+
+
 class EpochLine(L.Callback):
-    """Prints one line an epoch: what a log file or a pipe can hold of the progress."""
+    """Prints one line an epoch: what stays of the progress, in a log file, in a pipe and above a terminal's bar."""
 
     def on_fit_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         self.began, self.first = time.perf_counter(), trainer.current_epoch

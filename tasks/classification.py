@@ -126,8 +126,8 @@ class ClassificationTask(VisionTask):
             each = zip(self.classes.names, self.scores.accuracy.tolist(), strict=True)
             self.log_dict({f"val/accuracy/{name}": value for name, value in each if math.isfinite(value)})
 
-    def picture_samples(self, batch: dict, outputs: dict) -> list[list[ClassificationSample]]:
-        """One list for the batch, of samples spread over it: a set is often in order of the classes."""
+    def picture_samples(self, batch: dict, outputs: dict, places: Sequence[int]) -> list[list[ClassificationSample]]:
+        """One list for the batch, a row of the sheet, of samples spread over all of it, whatever `places`."""
         count = len(batch["names"])
         row = []
         for at in np.unique(np.linspace(0, count - 1, min(PICTURED, count)).round().astype(int)).tolist():

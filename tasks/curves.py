@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tasks.image_files import write_bytes
+from tasks.pictures import distinct_colors
 
+_DASHES = ("-", "--", ":", "-.")
 _COLORS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#0891b2", "#db2777", "#ca8a04", "#475569")
 _INK, _MUTED, _GRID = "#1f2937", "#6b7280", "#e5e7eb"
 SMALL = {"color": _MUTED, "fontsize": 9}
@@ -150,17 +151,17 @@ def panel(axes: Axes, title: str, series: Series, faint: Series | None = None) -
         axes.set_yticks([])
         return
     for place, (name, (steps, values)) in enumerate(series.items()):
-        look = {"color": _COLORS[place % len(_COLORS)], "linestyle": ("-", "--", ":")[place // len(_COLORS) % 3]}
+        look = {"color": _COLORS[place % len(_COLORS)], "linestyle": _DASHES[place // len(_COLORS) % len(_DASHES)]}
         if len(values) > _NOISY and name.startswith("train/"):  # the steps stay visible behind their running mean
             axes.plot(steps, values, color=look["color"], linewidth=0.8, alpha=0.25)
             values = _running_mean(values, len(values) // 40)
         axes.plot(steps, values, **look, linewidth=2, marker=_marker(values), markersize=4, label=name, zorder=3)
     for place, (name, (steps, values)) in enumerate(faint.items()):
-        look = {"color": hsv_to_rgb((place / len(faint), 0.7, 0.8)), "marker": _marker(values), "markersize": 2}
-        axes.plot(steps, values, **look, linewidth=1, alpha=0.5, label=name)
+        look = {"color": distinct_colors(len(faint))[place] / 255, "linestyle": _DASHES[place % len(_DASHES)]}
+        axes.plot(steps, values, **look, linewidth=1.2, alpha=0.9, marker=_marker(values), markersize=2.5, label=name)
     columns = 1 + (len(series) + len(faint)) // 20
     place = {"loc": "upper left", "bbox_to_anchor": (1.005, 1.02)}
-    axes.legend(**place, ncols=columns, frameon=False, fontsize=9, labelcolor=_INK, handlelength=1.4)
+    axes.legend(**place, ncols=columns, frameon=False, fontsize=9, labelcolor=_INK, handlelength=2.4)
 
 
 def _marker(values: np.ndarray) -> str:

@@ -13,6 +13,7 @@ from heads.detections import Detections, select_detections
 from heads.static_nms import select_from_decoded, unpadded
 from tasks.base import Table, VisionTask
 from tasks.coco_eval import CocoScores, evaluate_boxes, format_scores
+from tasks.counted import counted
 from tasks.data.base import Classes
 from tasks.detection_pictures import DetectionSample, detection_sheet, precision_recall_picture
 from tasks.detection_results import DetectionResults, GroundTruth
@@ -140,13 +141,12 @@ class DetectionTask(VisionTask):
         limited = limit is not None and (isinstance(limit, int) or limit < 1)
         return self.truth.of_images(self.results.images) if limited else self.truth
 
-    def picture_samples(self, batch: dict, outputs: dict) -> list[DetectionSample]:
+    def picture_samples(self, batch: dict, outputs: dict, places: Sequence[int]) -> list[DetectionSample]:
         samples = []
         height, width = batch["images"].shape[-2:]
-        for image, size, boxes, labels, found, name in zip(
-            batch["images"], batch["image_sizes"], batch["boxes"], batch["labels"], outputs["detections"],
-            batch["names"], strict=True,
-        ):  # fmt: skip
+        columns = (batch["images"], batch["image_sizes"], batch["boxes"], batch["labels"], outputs["detections"],
+                   batch["names"])  # fmt: skip
+        for image, size, boxes, labels, found, name in ([column[place] for column in columns] for place in places):
             picture = cv2.resize(image.permute(1, 2, 0).cpu().numpy(), size[::-1])
             factor = np.tile(np.divide(size[::-1], (width, height)), 2)
             there = (labels >= 0).cpu().numpy()
@@ -154,7 +154,7 @@ class DetectionTask(VisionTask):
             predicted_boxes, predicted_labels, scores = (values.float().cpu().numpy() for values in arrays)
             samples.append(DetectionSample(
                 picture, boxes.cpu().numpy()[there] * factor, labels.cpu().numpy()[there], predicted_boxes,
-                predicted_labels.astype(int), scores, f"{name}  {there.sum()} boxes",
+                predicted_labels.astype(int), scores, f"{name}  {counted(int(there.sum()), 'box', 'boxes')}",
             ))  # fmt: skip
         return samples
 

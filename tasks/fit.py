@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from tasks.base import VisionTask
 from tasks.build import Config, build_data, build_task, check_seed, connect, make, plain, save_config
-from tasks.callbacks import EMA, Curves, DataMonitor, EpochLine, LossLog, PredictionSheet, WeightDecay
+from tasks.callbacks import EMA, Curves, DataMonitor, EpochLine, LossLog, PredictionSheet, TerminalBar, WeightDecay
 from tasks.checkpoint import average_checkpoints, load_task, read_checkpoint
 from tasks.checkpoint_files import LAST, CheckpointFiles
 from tasks.data.base import VisionDataModule
@@ -117,9 +117,9 @@ def _fit(config: Config, folder: Path) -> dict[str, float]:
         LearningRateMonitor("step", log_weight_decay=final is not None), PredictionSheet(folder / "predictions.png"),
         Curves(log, folder / "curves.png"), DataMonitor(), *additions(settings, "callbacks"),
     ]  # fmt: skip
-    progress = sys.stderr.isatty() and settings.get("enable_progress_bar") is not False
+    progress = sys.stdout.isatty() and settings.get("enable_progress_bar") is not False
     if not any(isinstance(callback, ProgressBar) for callback in callbacks):
-        callbacks.append(RichProgressBar() if progress else EpochLine())
+        callbacks += [EpochLine(), TerminalBar()] if progress else [EpochLine()]
     loggers = [log]
     if config["tensorboard"]:
         loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))

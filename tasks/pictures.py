@@ -5,9 +5,14 @@ the RGB of each class, (K, 3) uint8; ignore_index is the id of pixels without a 
 """
 
 from collections.abc import Iterable, Sequence
+from io import BytesIO
+from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
+
+from tasks.image_files import write_bytes
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray, str]  # image, target mask, predicted mask, caption
 
@@ -58,6 +63,24 @@ def colorize(mask: np.ndarray, palette: np.ndarray, ignore_index: int = 255) -> 
     rows, columns = np.nonzero(ignored)
     picture[rows, columns] = np.where((rows + columns) % 12 < 3, 150, 105)[:, None]
     return picture
+
+
+def write_class_ids(path: str | Path, mask: np.ndarray, palette: np.ndarray) -> None:
+    """Writes class ids as an indexed PNG, which viewers show in the classes' colours; atomic as `write_bytes`.
+
+    Pillow and `read_mask` read the ids back; OpenCV gives the colours.
+
+    Args:
+        path: a .png file to write or replace.
+        mask: (H, W) uint8.
+        palette: of the first ids; the others are grey.
+    """
+    colors = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    colors[: len(palette)] = palette
+    picture, buffer = Image.fromarray(mask), BytesIO()
+    picture.putpalette(colors.tobytes())
+    picture.save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())
 
 
 def overlay(

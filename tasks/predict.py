@@ -32,8 +32,8 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
     """Look at an image, a video, or every image and video of a folder.
 
     Leaves in `output_dir` (or predictions/ beside checkpoint or artifact; predictions-2, -3 ... where that holds those
-    of another source): {name}_overlay.png (or .mp4) with what was
-    found drawn over the picture; for segmentation {name}_classes.png with the class id of every pixel (images only);
+    of another source): {name}_overlay.png (or .mp4) with what was found drawn over the picture; for segmentation
+    {name}_classes.png, an indexed PNG whose pixels are class ids and which is shown in the classes' colours (images only);
     and predictions.json: each class's share, detections in COCO's results form, or the likeliest classes.
 
     Args:

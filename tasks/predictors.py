@@ -21,8 +21,7 @@ from tasks.data.class_transforms import CenterView
 from tasks.data.transforms import resize_image
 from tasks.detection import DetectionTask
 from tasks.detection_pictures import draw_boxes
-from tasks.image_files import write_image
-from tasks.pictures import overlay, with_legend
+from tasks.pictures import overlay, with_legend, write_class_ids
 from tasks.segmentation import SegmentationTask
 from tasks.sizes import parse_side, parse_size
 
@@ -104,7 +103,7 @@ class SegmentationPredictor(Predictor):
         return with_legend(picture, classes.names, classes.palette, present=present)
 
     def write(self, found: np.ndarray, name: Path) -> None:
-        write_image(name.with_name(f"{name.name}_classes.png"), found)
+        write_class_ids(name.with_name(f"{name.name}_classes.png"), found, self.task.classes.palette)
 
     def add(self, found: np.ndarray, source: str, frame: int | None = None) -> None:
         counts = np.bincount(found.ravel(), minlength=len(self.task.classes))

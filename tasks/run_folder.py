@@ -14,7 +14,7 @@ from pathlib import Path
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
-from tasks.build import Config
+from tasks.build import Config, label
 from tasks.checkpoint_files import LAST, PREVIOUS, remove_leftovers
 from tasks.finite import FILE as NOT_FINITE
 
@@ -60,7 +60,7 @@ def run_folder(config: Config) -> Iterator[Path]:
         folder = Path(given).expanduser() if given else Path(checkpoint).expanduser().resolve().parent
         made = _make(folder)
     else:
-        name = "-".join(str(config["choices"].get(group, group)) for group in ("task", "backbone"))
+        name = "-".join(label(config, group) for group in ("task", "backbone"))
         folder, made = _numbered(Path("runs") / name)
     try:
         with _locked(folder) if rank_zero_only.rank == 0 else nullcontext():

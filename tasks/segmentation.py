@@ -107,15 +107,14 @@ class SegmentationTask(VisionTask):
         self.log_dict({"val/pixel_accuracy": scores.pixel_accuracy, "val/mean_accuracy": scores.mean_accuracy})
         self.log_dict({f"val/IoU/{name}": iou for name, iou in zip(self.classes.names, scores.iou, strict=True)})
 
-    def picture_samples(self, batch: dict, outputs: dict) -> list[tuple]:
+    def picture_samples(self, batch: dict, outputs: dict, places: Sequence[int]) -> list[tuple]:
         samples = []
-        for image, mask, predicted, name in zip(
-            batch["images"], batch["masks"], outputs["predicted"], batch["names"], strict=True
-        ):
+        for place in places:
+            image, mask, predicted = batch["images"][place], batch["masks"][place], outputs["predicted"][place]
             confusion = ConfusionMatrix(len(self.classes))
             confusion.update(predicted[None], mask[None])
             picture = image.permute(1, 2, 0).cpu().numpy()
-            caption = f"{name}  mIoU {confusion.scores().miou:.3f}"
+            caption = f"{batch['names'][place]}  mIoU {confusion.scores().miou:.3f}"
             samples.append((picture, mask.cpu().numpy(), predicted.cpu().numpy(), caption))
         return samples
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tasks.build import Config
+from tasks.build import Config, label
 from tasks.deploy.backend import BACKENDS, backend
 from tasks.deploy.manifest import Manifest
 from tasks.logs import to_json
@@ -121,7 +121,7 @@ def artifact_paths(config: Config) -> list[str]:
 def described_artifact(manifest: Manifest, path: str | Path) -> Row:
     """What an artifact's certificate tells of a measurement."""
     choices = dict(manifest.config.get("choices") or {})
-    parts = [str(choices[key]) for key in ("backbone", "head") if choices.get(key)]
+    parts = [label(manifest.config, key) for key in ("backbone", "head") if choices.get(key)]
     return {
         "network": " + ".join(parts) or Path(path).name, **{key: choices[key] for key in CHOICES if choices.get(key)},
         "source": str(path), "config": manifest.hashes[manifest.artifact], "work": work_of(manifest.form, False),

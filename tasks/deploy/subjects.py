@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.reparam import fuse_model
 from tasks.base import VisionTask
-from tasks.build import Config, build_backbone, build_task, plain, task_kind
+from tasks.build import Config, build_backbone, build_task, label, plain, task_kind
 from tasks.checkpoint import load_task
 from tasks.data.base import Classes
 from tasks.deploy.backend import BACKENDS, Deployable, Runtime
@@ -141,7 +141,7 @@ def make_case(config: Config) -> Case:
             task.network.load_state_dict(model.state_dict())
     described = {key: plain(config)[key] for key in ("backbone", "head", "task") if config.get(key)}
     return Case(
-        network=" + ".join(choices[key] for key in ("backbone", "head") if choices.get(key)) or kind,
+        network=" + ".join(label(config, key) for key in ("backbone", "head") if choices.get(key)) or kind,
         source=str(config["checkpoint"] or "random weights"),
         config=hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:12],
         choices=choices,

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from tasks.callbacks import EMA, DataMonitor, PredictionSheet, WeightDecay
+from tasks.callbacks import EMA, DataMonitor, PredictionSheet, TerminalBar, WeightDecay
 from tasks.checkpoint import load_task, read_checkpoint
 from tasks.data.segmentation import SegmentationData
 from tasks.fit import fit
@@ -140,6 +140,33 @@ def test_waiting_is_measured_between_batches_without_validation(monkeypatch):
     monitor.on_train_batch_end(trainer, None, None, {}, 1)
     monitor.on_train_epoch_end(trainer, None)
     assert monitor.values == {"train/data_wait": pytest.approx(5 / 7), "progress/image_size": 167.0}
+
+
+@pytest.mark.parametrize(("sizes", "shown"), [
+    ([16, 16, 4], [(0, 4), (0, 12), (1, 4), (1, 12), (2, 1), (2, 3)]),
+    ([1] * 12, [(1, 0), (3, 0), (5, 0), (7, 0), (9, 0), (11, 0)]),
+    ([40], [(0, 3), (0, 10), (0, 16), (0, 23), (0, 30), (0, 36)]), ([2], [(0, 0), (0, 1)]), ([1, 1], [(0, 0), (1, 0)]),
+])  # fmt: skip
+def test_a_sheet_shows_images_from_all_over_the_set(tmp_path, sizes, shown):
+    class Task:
+        def picture_samples(self, batch, outputs, places):
+            return [(batch["number"], place) for place in places]
+
+    sheet = PredictionSheet(tmp_path / "sheet.png")
+    trainer = SimpleNamespace(is_global_zero=True, num_val_batches=[len(sizes)])
+    for number, size in enumerate(sizes):
+        batch = {"images": torch.zeros(size, 1), "number": number}
+        sheet.on_validation_batch_end(trainer, Task(), {}, batch, number)
+    assert sheet.samples == shown
+
+
+@pytest.mark.parametrize(("epochs", "text"), [(3, "Epoch 3/3"), (-1, "Epoch 3"), (None, "Epoch 3")])
+def test_a_terminals_bar_counts_epochs_from_1_and_shows_no_version(epochs, text):
+    bar = TerminalBar()
+    version = SimpleNamespace(version="tensorboard")
+    bar._trainer = SimpleNamespace(max_epochs=epochs, loggers=[version], progress_bar_metrics={"val/mIoU": 0.5})
+    assert bar._get_train_description(2).strip() == text
+    assert bar.get_metrics(bar._trainer, None) == {"val/mIoU": 0.5}
 
 
 def test_a_slow_loader_shows(small_run, tmp_path, monkeypatch):

@@ -122,7 +122,7 @@ def test_predictions_are_probabilities():
 
 def test_a_row_of_pictures_is_spread_over_its_batch():
     made, sample = task(), batch(30)
-    (row,) = made.picture_samples(sample, {"probabilities": torch.eye(3)[torch.arange(30) % 3]})
+    (row,) = made.picture_samples(sample, {"probabilities": torch.eye(3)[torch.arange(30) % 3]}, [15])
     assert len(row) == 12
     assert row[0].name == "0.png" and row[-1].name == "29.png"
     assert np.array_equal(row[-1].image, sample["images"][29].permute(1, 2, 0).numpy())

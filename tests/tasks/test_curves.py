@@ -4,9 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from lightning.pytorch.loggers import CSVLogger
+from matplotlib.colors import to_rgb
 
 from tasks.curves import curves_figure, draw_curves
 from tasks.image_files import read_image
@@ -63,6 +65,21 @@ def test_classes_are_fainter_than_the_mean(training):
     shown = lines(curves_figure(training).axes[1])
     assert shown["val/IoU/road"].get_alpha() < 1 and shown["val/mIoU"].get_alpha() is None
     assert shown["val/IoU/road"].get_linewidth() < shown["val/mIoU"].get_linewidth()
+
+
+@pytest.mark.parametrize("count", [2, 11, 30])
+def test_curves_of_classes_are_told_apart(tmp_path, count):
+    names = [f"val/IoU/{k}" for k in range(count)]
+    rows = [",".join(["step", "epoch", *names]), *(",".join([str(step), "0", *["0.5"] * count]) for step in (1, 2))]
+    (tmp_path / "metrics.csv").write_text("\n".join(rows))
+    shown = [line for name, line in lines(curves_figure(tmp_path / "metrics.csv").axes[1]).items() if name in names]
+    assert len(shown) == count
+    colors = np.array([to_rgb(line.get_color()) for line in shown], np.float32)
+    lab = cv2.cvtColor(colors[None], cv2.COLOR_RGB2LAB)[0]
+    apart = np.linalg.norm(lab[:, None] - lab, axis=-1) + np.where(np.eye(count), np.inf, 0)
+    styles = np.array([line.get_linestyle() for line in shown])
+    assert apart.min() > 15, "CIELAB: 2.3 is just seen side by side"
+    assert apart[styles[:, None] == styles].min() > 20
 
 
 def test_ticks_count_finished_epochs(training):

@@ -3,8 +3,10 @@
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from tasks.pictures import colorize, distinct_colors, overlay, segmentation_sheet, with_legend
+from tasks.image_files import read_mask
+from tasks.pictures import colorize, distinct_colors, overlay, segmentation_sheet, with_legend, write_class_ids
 
 PALETTE = np.array([[200, 30, 40], [20, 160, 60], [30, 60, 220]], dtype=np.uint8)
 NAMES = ["road", "tree", "sky"]
@@ -71,6 +73,17 @@ def halves():
     mask = np.zeros((40, 60), dtype=np.uint8)
     mask[:, 30:], mask[30:] = 2, 255
     return image, mask
+
+
+def test_class_ids_are_written_in_their_colors_and_read_back_as_ids(tmp_path):
+    ids = np.array([[0, 1, 2], [2, 255, 0]], np.uint8)
+    write_class_ids(tmp_path / "deep" / "ids.png", ids, PALETTE)
+    stored = Image.open(tmp_path / "deep" / "ids.png")
+    assert stored.mode == "P" and np.array_equal(np.asarray(stored), ids)
+    assert np.array_equal(read_mask(tmp_path / "deep" / "ids.png"), ids), "as training reads masks"
+    shown = np.asarray(stored.convert("RGB"))
+    assert np.array_equal(shown[ids < 3], PALETTE[ids[ids < 3]]) and shown[1, 1].tolist() == [255] * 3
+    assert {path.name for path in (tmp_path / "deep").iterdir()} == {"ids.png"}
 
 
 def test_overlay_blends_inside_darkens_borders_and_leaves_ignored_pixels(halves):
