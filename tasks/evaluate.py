@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks.base import Table, VisionTask
 from tasks.box_forms import box_form_notes, box_form_shares
-from tasks.build import Config, build_data, build_task, connect, make, plain
+from tasks.build import Config, build_data, build_task, connect, label, make, plain
 from tasks.callbacks import PredictionSheet
 from tasks.checkpoint import load_task, read_checkpoint
 from tasks.class_matching import match_classes
@@ -20,6 +20,7 @@ from tasks.deploy.deployed import deployed_task, fixed_settings
 from tasks.deploy.profile import profile
 from tasks.detection import score_report
 from tasks.detection_results import DetectionResults, GroundTruth
+from tasks.evaluated_split import evaluated_split, renamed
 from tasks.fit import quiet
 from tasks.input_sizes import InputSizes, size_text
 from tasks.logs import write_json
@@ -91,7 +92,7 @@ def evaluate_weights(config: Config) -> tuple[dict[str, float | str], list[Table
         )
     data = build_data(config)
     task = build_task(config, data.classes).eval()
-    name = "-".join(str(config["choices"].get(group, group)) for group in ("task", "backbone"))
+    name = "-".join(label(config, group) for group in ("task", "backbone"))
     folder = Path(config["output_dir"] or Path("runs") / f"evaluation-{name}").expanduser()
     origin = {key: str(source) for key, source in weights.items()}
     return _validate(task, data, config, folder, origin, task.config)
@@ -148,6 +149,7 @@ def _validate(
     elif tables:  # a task without has all of the result printed
         seen_at = ("evaluated", ("images", "input size (H x W) [px]"), [(result["images"], result["input_size"])])
         tables = [*tables, seen_at]
+    result = renamed(result, evaluated_split(task.config["data"]))
     write_json(folder / RECORD, {**result, **settings})
     logger.info("written: %s", folder / RECORD)
     return result, tables
@@ -186,7 +188,7 @@ def evaluate_predictions(config: Config) -> tuple[dict[str, float | str], list[T
     folder = _evaluation_folder(config, path.parent, settings, settings)
     folder.mkdir(parents=True, exist_ok=True)
     result, tables = score_report(scores, folder)
-    result |= {"images": scores.images}
+    result = renamed(result | {"images": scores.images}, evaluated_split(plain(config["data"])))
     told = {"notes": list(scores.notes), "box_forms": box_form_shares(results, sizes)}
     write_json(folder / RECORD, {**result, **told, **settings})
     logger.info("written: %s", folder / RECORD)

@@ -33,8 +33,8 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
 
     Leaves in `output_dir` (or predictions/ beside checkpoint or artifact; predictions-2, -3 ... where that holds those
     of another source): {name}_overlay.png (or .mp4) with what was found drawn over the picture; for segmentation
-    {name}_classes.png, an indexed PNG whose pixels are class ids and which is shown in the classes' colours (images only);
-    and predictions.json: each class's share, detections in COCO's results form, or the likeliest classes.
+    {name}_classes.png, an indexed PNG whose pixels are class ids and which is shown in the classes' colours (images
+    only); and predictions.json: each class's share, detections in COCO's results form, or the likeliest classes.
 
     Args:
         config: As stored in the checkpoint, with `source`, `opacity`, `min_score`, `image_size`.

@@ -10,7 +10,7 @@ import numpy as np
 
 from tasks.build import Config
 
-MONITORS = ("val/top1", "val/mAP", "val/mIoU")
+MONITORS = tuple(f"{split}/{name}" for split in ("val", "test") for name in ("top1", "mAP", "mIoU"))
 
 
 def score_of(config: Config) -> dict[str, Any] | None:
