@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from tasks.counted import counted
 from tasks.curves import SMALL
 from tasks.image_files import write_bytes
 
@@ -98,7 +99,7 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str], path: Path
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     accuracy = matrix.trace() / max(1, matrix.sum())
-    title = f"{matrix.sum():,} images, {accuracy:.1%} right"
+    title = f"{counted(int(matrix.sum()), 'image')}, {accuracy:.1%} right"
     title += "" if whole else f"\nthe {len(shown)} of {len(matrix)} classes that are most often taken for each other"
     axes.set_title(title, loc="left", **SMALL)
     for row, column in zip(*np.nonzero(counts), strict=True):

@@ -16,6 +16,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from tasks.counted import counted
 from tasks.detection_results import DetectionResults, GroundTruth
 
 AREAS = ("all", "small", "medium", "large")  # all, under 32 x 32 px, up to 96 x 96 px, above: of the annotated area
@@ -135,7 +136,7 @@ def format_scores(scores: CocoScores) -> list[tuple[str, tuple[str, ...], list[t
         (one.name, one.images, one.boxes, *map(_cell, (one.ap, one.ap50, one.ap75, one.ar)))
         for one in sorted(scores.classes, key=lambda one: not one.boxes)
     ]
-    title = f"COCO scores of {scores.detections:,} detections in {scores.images:,} images"
+    title = f"COCO scores of {counted(scores.detections, 'detection')} in {counted(scores.images, 'image')}"
     last = f"AR_{scores.max_detections}"
     return [
         (title, ("metric", "of", "value"), rows),
@@ -235,7 +236,8 @@ def _notes(truth: GroundTruth, results: DetectionResults, numbers: dict, classes
         notes.append(f"no box is {' or '.join(sizes)}: AP and AR of that size are not defined")
     if flat := int((~truth.crowd & (truth.boxes[:, 2:] <= 0).any(axis=1)).sum()):
         notes.append(
-            f"{flat} boxes of the ground truth have no area; no detection can match them, so they count as missed"
+            f"{counted(flat, 'box of the ground truth has', 'boxes of the ground truth have')} no area; no detection "
+            "can match that, so it counts as missed"
         )
     if missing := len(truth.images) - len(results.images):
         notes.append(

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tasks.config import DoctorConfig
+from tasks.counted import counted
 from tasks.finding import FAILED, OK, WARNING, Finding, reason
 from tasks.hardware import CHECKS as HARDWARE
 from tasks.software import CHECKS as SOFTWARE
@@ -38,7 +39,7 @@ def table(findings: list[Finding]) -> str:
         if one.remedy:
             lines.append(f"{'':<8} {'':<{wide}}  -> {one.remedy}")
     count = {state: sum(one.state == state for one in findings) for state in (OK, WARNING, FAILED)}
-    return "\n".join([*lines, "", f"{count[OK]} ok, {count[WARNING]} warnings, {count[FAILED]} failed"])
+    return "\n".join([*lines, "", f"{count[OK]} ok, {counted(count[WARNING], 'warning')}, {count[FAILED]} failed"])
 
 
 def to_json(findings: list[Finding]) -> dict[str, Any]:

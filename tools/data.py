@@ -7,6 +7,8 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages ca
 
 from omegaconf import DictConfig
 
+import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
+from tasks.counted import counted
 from tasks.data.gate import run_action
 from tasks.logs import write_json
 from tools.cli import main
@@ -23,15 +25,17 @@ def report(config: DictConfig) -> None:
         for text in texts[:SHOWN]:
             print(f"{kind}: {text}")
         if len(texts) > SHOWN:
-            print(f"... and {len(texts) - SHOWN} {kind}s more")
+            print(f"... and {counted(len(texts) - SHOWN, f'more {kind}')}")
     for text in outcome.hints:
         print(f"try: {text}")
     if config.output_json:
-        write_json(Path(config.output_json), outcome.content)
+        write_json(Path(config.output_json).expanduser(), outcome.content)
     if outcome.folder:
         print(f"written to {outcome.folder}: {', '.join(sorted(path.name for path in outcome.folder.iterdir()))}")
     if outcome.problems:
-        raise ValueError(f"{len(outcome.problems)} problems; {outcome.folder / 'report.json'} has all of them")
+        raise ValueError(
+            f"{counted(len(outcome.problems), 'problem')}; {outcome.folder / 'report.json'} has all of them"
+        )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import torch
 from rich.progress import track
 from torch.utils.data import Dataset
 
+from tasks.counted import counted
 from tasks.data.base import DataError, VisionDataModule
 from tasks.data.detection import DetectionData, DetectionDataset
 from tasks.data.label_counts import LabelCounts
@@ -204,7 +205,8 @@ def _box_flaws(dataset: DetectionDataset, index: int, size: tuple[int, int]) -> 
                 )
     rows = Counter(map(tuple, np.column_stack([boxes, annotations.labels[part]]).tolist()))
     twice = sum(count - 1 for count in rows.values())
-    return problems, [f"{where} has {twice} boxes that repeat another of the same class"] if twice else []
+    repeating = counted(twice, "box that repeats", "boxes that repeat")
+    return problems, [f"{where} has {repeating} another of the same class"] if twice else []
 
 
 def _split_flaws(data: VisionDataModule, dataset: Dataset) -> list[str]:

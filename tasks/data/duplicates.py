@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.counted import counted
 from tasks.data.base import SPLITS, DataError, VisionDataModule
 from tasks.data.check import SplitLooks, image_file, open_plain
 from tasks.data.classification import ClassificationDataset
@@ -50,7 +51,8 @@ def find_duplicates(found: Mapping[str, SplitLooks]) -> dict[str, Any]:
     if between:
         pair = [next(m for m in between[0] if m[0] == split) for split in dict.fromkeys(s for s, _ in between[0])]
         problems.append(
-            f"{len(between)} images are in {' and '.join(found)} alike, byte for byte, the first: {place(pair[0])} = "
+            f"{counted(len(between), 'image is', 'images are')} in {' and '.join(found)} alike, byte for byte, the "
+            f"first: {place(pair[0])} = "
             f"{place(pair[1])}; keep each in one split, or the evaluation counts what was trained on"
         )
         flawed += [member for group in between for member in group if member[0] != pair[0][0]]
@@ -61,12 +63,13 @@ def find_duplicates(found: Mapping[str, SplitLooks]) -> dict[str, Any]:
             a, b = list(labels.values())[:2]
             problems.append(f"{place(a)} and {place(b)} are one image in two classes; keep it in one of them")
             flawed += [a, b]
-    for groups_found, text in ((within, "are in one split more than once, byte for byte"),
-                               (near, "may be near-duplicates: as good as equal at 8x8 px")):  # fmt: skip
+    for groups_found, text in ((within, "in one split more than once, byte for byte"),
+                               (near, "that may be near-duplicates: as good as equal at 8x8 px")):  # fmt: skip
         if groups_found:
             a, b = groups_found[0][:2]
-            what = "groups of images" if groups_found is within else "pairs of images"
-            warnings.append(f"{len(groups_found)} {what} {text}, the first: {place(a)} = {place(b)}")
+            kinds = ("group", "groups") if groups_found is within else ("pair", "pairs")
+            what = counted(len(groups_found), *(f"{kind} of images" for kind in kinds))
+            warnings.append(f"{what} {text}, the first: {place(a)} = {place(b)}")
     listed = {name: [[place(member) for member in group] for group in part]
               for name, part in (("between", between), ("within", within), ("near", near))}  # fmt: skip
     return {"problems": problems, "warnings": warnings, "flawed": flawed, **listed}

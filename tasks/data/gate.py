@@ -9,6 +9,7 @@ from typing import Any
 from heads.base import DetectionHead
 from tasks.base import Table
 from tasks.build import Config, build_data, build_whole_network, plain
+from tasks.counted import counted
 from tasks.data.anchor_fit import anchor_fit, boxes_of
 from tasks.data.base import DataError, VisionDataModule
 from tasks.data.check import SplitLooks, image_file, look_at
@@ -70,7 +71,7 @@ def run_action(config: Config) -> Outcome:
     makes = action in ("shards", "crops")
     if makes and not config["output_dir"]:
         raise ValueError(f"action={action}: no folder to make is given; give output_dir=")
-    folder = Path(config["output_dir"]) if makes else report_folder(config)
+    folder = Path(config["output_dir"]).expanduser() if makes else report_folder(config)
     data = build_data(config, any_task=True)
     if action == "shards":
         result = write_shards(data, folder, config["splits"], config["shard_size"], config["seed"])
@@ -102,7 +103,7 @@ def report_folder(config: Config) -> Path:
         while folder.exists():
             folder, number = name.with_name(f"{name.name}-{number + 1}"), number + 1
         return folder
-    folder = Path(config["output_dir"])
+    folder = Path(config["output_dir"]).expanduser()
     replaced = config["overwrite"] and (folder / "report.json").is_file()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not replaced):
         remedy = "replace that report with overwrite=true" if (folder / "report.json").is_file() else "delete it"
@@ -135,7 +136,9 @@ def check_data(config: Config, data: VisionDataModule) -> tuple[Outcome, Any]:
                if member not in flawed}  # fmt: skip
     unnamed = unnamed_images(data)
     if unnamed:
-        warnings.append(f"{len(unnamed)} images on disk are in no split, the first: {unnamed[0]}")
+        warnings.append(
+            f"{counted(len(unnamed), 'image on disk is', 'images on disk are')} in no split, the first: {unnamed[0]}"
+        )
     columns = ("split", "samples", "problems", "warnings", "without annotation", "ground truth as prediction")
     outcome = Outcome(content, [_titled(config, columns, rows)], problems, warnings)
     content["duplicates"] = {key: {"groups": len(twice[key]), "files": twice[key][:LISTED]}
@@ -189,7 +192,7 @@ def _fit_anchors(config: Config, data: DetectionData, found: Mapping[str, SplitL
     rows = [(one["override"], *(one[key] for key in measured)) for one in settings]
     size = "x".join(map(str, data.image_size))
     outcome.tables.append((
-        f"{report['boxes']} boxes of {split} and head={report['head']} at {size} px",
+        f"{counted(report['boxes'], 'box', 'boxes')} of {split} and head={report['head']} at {size} px",
         ("settings", "anchors", "share matched", "only forced", "lost to another box"), rows,
     ))  # fmt: skip
     by_size = [(name, row["boxes"], "-" if row["matched"] is None else f"{row['matched']:.4f}")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from tasks.counted import counted
 from tasks.data.base import Classes, DataError, list_files
 from tasks.data.class_names import class_names as read_names
 from tasks.data.segmentation import Pairs, SegmentationData, id_table
@@ -45,7 +46,7 @@ class MaskFolders(SegmentationData):
         self.folders = {"train": (train_images, train_masks), "val": (val_images, val_masks)}
 
     def pairs(self, split: str) -> Pairs:
-        image_folder, mask_folder = (self.root / folder for folder in self.folders[split])
+        image_folder, mask_folder = (self.root / Path(folder).expanduser() for folder in self.folders[split])
         images = _by_stem(image_folder, "images")
         masks = _by_stem(mask_folder, "masks (PNG, one class id a pixel)")
         for kind, without, having, folder in (
@@ -56,7 +57,8 @@ class MaskFolders(SegmentationData):
                 other = "mask" if kind == "image" else "image"
                 first = having[min(without)]
                 raise DataError(
-                    f"{len(without)} {kind}s have no {other}, the first: {first}; expected {first.stem}.* in {folder}"
+                    f"{counted(len(without), f'{kind} has', f'{kind}s have')} no {other}, the first: {first}; "
+                    f"expected {first.stem}.* in {folder}"
                 )
         return [(images[stem], masks[stem]) for stem in images]
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tasks.base import Table
+from tasks.counted import counted
 from tasks.data.anchor_fit import SIZES
 from tasks.data.base import VisionDataModule
 from tasks.data.check import each, open_plain
@@ -133,7 +134,7 @@ def stats_tables(split: str, report: dict[str, Any]) -> list[Table]:
     rows = [(name, f"{row[unit]:,}", f"{100 * row[unit] / total:.2f}", row["images"])
             for name, row in sorted(report["classes"].items(), key=lambda item: -item[1][unit])]  # fmt: skip
     if len(rows) > 2 * SHOWN_CLASSES:
-        left_out = (f"... {len(rows) - 2 * SHOWN_CLASSES} classes more", "", "", "")
+        left_out = (f"... {counted(len(rows) - 2 * SHOWN_CLASSES, 'more class', 'more classes')}", "", "", "")
         rows = [*rows[:SHOWN_CLASSES], left_out, *rows[-SHOWN_CLASSES:]]
     tables: list[Table] = [(f"classes of {split}", ("class", unit, "% of all", "images that show it"), rows)]
     general = [("images", report["images"]), ("image sizes (H x W px), the most frequent", ", ".join(
@@ -141,8 +142,10 @@ def stats_tables(split: str, report: dict[str, Any]) -> list[Table]:
     if "ignored" in report:
         general.append(("ignored px", f"{100 * report['ignored'] / max(1, total + report['ignored']):.2f} %"))
     pixels = report["pixels"]
-    general += [(f"{key} of RGB in 0..1, {pixels['images']} images", ", ".join(f"{v:.3f}" for v in pixels[key]))
-                for key in ("mean", "std")]  # fmt: skip
+    seen = counted(pixels["images"], "image")
+    general += [
+        (f"{key} of RGB in 0..1, {seen}", ", ".join(f"{v:.3f}" for v in pixels[key])) for key in ("mean", "std")
+    ]
     for key, value in report.get("boxes", {}).items():
         text = ", ".join(f"{k}: {v:.3g}" if isinstance(v, float) else f"{k}: {v}" for k, v in value.items()) if (
             isinstance(value, dict)) else value  # fmt: skip
