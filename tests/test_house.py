@@ -14,7 +14,7 @@ DOORS = {
     "albumentations": {"tasks/data/transforms.py"},
     "pycocotools": {"tasks/coco_eval.py"},
     "hotcoco": {"tasks/coco_eval.py"},
-    "hydra": {"tasks/build.py", "tools/cli.py"},
+    "hydra": {"tasks/build.py", "tools/cli.py", "tools/command_line.py", "tools/stored_config.py"},
     "webdataset": {"tasks/data/shards.py"},
     "onnx": {"tasks/deploy/onnx_backend.py", "tasks/deploy/onnx_quantization.py"},
     "onnxruntime": {"tasks/deploy/onnx_backend.py", "tasks/deploy/onnx_quantization.py"},

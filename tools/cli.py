@@ -3,25 +3,28 @@
 import difflib
 import os
 import re
+import shlex
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from tasks.checkpoint import read_checkpoint
 from tasks.config import SCHEMAS
-from tasks.deploy.manifest import read_manifest
-from tasks.inference_settings import inference_settings
+from tasks.counted import counted
+from tools.command_line import CommandLine, composed_as_far_as_possible
+from tools.hints import unknown_key
+from tools.starting import done_starting
+from tools.stored_config import SOURCES, store_config
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -33,34 +36,115 @@ EXPECTED = (
 GROUPS = tuple(sorted(path.name for path in CONF.iterdir() if path.is_dir()))
 
 
-def main(name: str, job: Callable[[DictConfig], None]) -> None:
+def main(name: str, job: Callable[[DictConfig], Any]) -> None:
     """Compose conf/{name}.yaml, or the configuration in `checkpoint=`, with the command line, and run the job.
+
+    With -m a job that fails does not end the others; the score that a job returns is what Hydra's sweepers optimise.
 
     Args:
         name: Of the tool.
-        job: Gets the configuration.
+        job: Gets the configuration; returns a score, or None.
 
     Raises:
         SystemExit: Status 1, after one or two lines on stderr, on bad input. With MOBILE_DENSE_TRACEBACK=1 the error
             itself.
     """
-    store = ConfigStore.instance()
+    done_starting()
     for schema, cls in SCHEMAS.items():
-        store.store(schema, cls)
-
-    def run(config: DictConfig) -> None:
-        chosen = HydraConfig.get().runtime.choices
-        config.choices = dict(config.choices) | {group: chosen[group] for group in GROUPS if chosen.get(group)}
-        guarded(lambda: job(config))
-
-    given = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
-    values = dict(argument.split("=", 1) for argument in given)
+        ConfigStore.instance().store(schema, cls)
+    line = guarded(lambda: CommandLine(sys.argv[1:]))
+    values, primary, jobs = guarded(line.values), name, Jobs(name, job)
+    guarded(lambda: check_groups(values))
     if name == "evaluate" and "predictions" in values and not {"task", "experiment", "checkpoint"} & values.keys():
         sys.argv.append("task=detection")  # they are boxes; a task has a place for the data
-    if any(values.get(key, "null") not in ("null", "") for key in ("checkpoint", "artifact")):
-        name = guarded(lambda: _store_checkpoint(store, name, values))
+    if any(values.get(key) for key in SOURCES):
+        primary, same = guarded(lambda: store_config(name, values, CONF, GROUPS))
+        jobs.kept = [word for group in same for word in line.words_of(group)]
+        for word in jobs.kept:
+            sys.argv.remove(word)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to `guarded`
-    guarded(hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(run), name)
+    run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=primary)(jobs)
+    guarded(lambda: jobs.end(run), primary)
+
+
+def check_groups(values: Mapping[str, Any]) -> None:
+    """See that groups are chosen by name, as Hydra's own error names no key.
+
+    Raises:
+        ValueError: One is a number, true or false.
+    """
+    for group in {*GROUPS} & {*values}:
+        if isinstance(values[group], int | float):
+            raise ValueError(f"{group}={values[group]}: expected the name of one, or null")
+
+
+class Jobs:
+    """Runs one job, or those of a sweep one after the other, and keeps account of those that fail.
+
+    Args:
+        name: Of the tool.
+        job: As in `main`.
+
+    Attributes:
+        kept: Arguments that chose what the first checkpoint holds anyway, and were taken off the command line.
+    """
+
+    def __init__(self, name: str, job: Callable[[DictConfig], Any]) -> None:
+        self.name, self.job, self.kept = name, job, []
+        self.begun, self.failed = 0, []
+
+    def __call__(self, config: DictConfig) -> Any:
+        """Called by Hydra for each job. Where one of a sweep fails, Hydra begins the next one."""
+        if not self.is_sweep():
+            return guarded(lambda: self.job(self.with_choices(config)))
+        self.begun += 1
+        words = list(HydraConfig.get().overrides.task)
+        try:
+            return self.job(self.with_choices(self.of_its_checkpoint(config, words)))
+        except Exception as error:
+            self.failed.append(" ".join(words))
+            tell(error, f"error in {self.failed[-1]}")
+            raise
+
+    def end(self, run: Callable[[], None]) -> None:
+        """Run all jobs.
+
+        Raises:
+            ValueError: Some jobs of a sweep failed.
+        """
+        try:
+            run()
+        except Exception as error:
+            if not self.failed or os.environ.get("MOBILE_DENSE_TRACEBACK"):
+                raise
+            raise ValueError(
+                f"{len(self.failed)} of {counted(self.begun, 'job')} failed: {'; '.join(self.failed)}"
+            ) from error
+
+    def is_sweep(self) -> bool:
+        return HydraConfig.get().mode is not None and HydraConfig.get().mode.name == "MULTIRUN"
+
+    def with_choices(self, config: DictConfig) -> DictConfig:
+        """The configuration with `choices`: which file of each group was chosen.
+
+        Raises:
+            ValueError: "+" has added a setting that the tool has no use for.
+        """
+        if added := [key for key in config if key not in SCHEMAS[f"{self.name}_schema"].__dataclass_fields__]:
+            raise ValueError(unknown_key(added[0], OmegaConf.masked_copy(config, [*{*config} - {*added}]), ()))
+        chosen = HydraConfig.get().runtime.choices
+        config.choices = dict(config.choices) | {group: chosen[group] for group in GROUPS if chosen.get(group)}
+        return config
+
+    def of_its_checkpoint(self, config: DictConfig, words: list[str]) -> DictConfig:
+        """The configuration of one job of a sweep, by its own checkpoint; Hydra's is by the first one."""
+        line = CommandLine([*words, *self.kept])
+        values = line.values()
+        if not any(values.get(key) for key in SOURCES):
+            return config
+        primary, same = store_config(self.name, values, CONF, GROUPS)
+        dropped = [word for group in same for word in line.words_of(group)]
+        return hydra.compose(primary, [word for word in words if word not in dropped])
 
 
 def guarded(job: Callable, primary: str | None = None):
@@ -78,12 +162,17 @@ def guarded(job: Callable, primary: str | None = None):
     except Exception as error:
         if os.environ.get("MOBILE_DENSE_TRACEBACK"):
             raise
-        print(f"error: {message(error, primary)}", file=sys.stderr)
-        if not isinstance(error, EXPECTED) and not PEER_LOST.search(str(error)):
-            with tempfile.NamedTemporaryFile("w", prefix="mobile-dense-", suffix=".txt", delete=False) as file:
-                traceback.print_exc(file=file)
-            print(f"({type(error).__name__}; its traceback is in {file.name})", file=sys.stderr)
+        tell(error, "error", primary)
         sys.exit(1)
+
+
+def tell(error: Exception, heading: str, primary: str | None = None) -> None:
+    """Say on stderr what went wrong; leave the traceback of an unforeseen error in a file."""
+    print(f"{heading}: {message(error, primary)}", file=sys.stderr)
+    if not isinstance(error, EXPECTED) and not PEER_LOST.search(str(error)):
+        with tempfile.NamedTemporaryFile("w", prefix="mobile-dense-", suffix=".txt", delete=False) as file:
+            traceback.print_exception(error, file=file)
+        print(f"({type(error).__name__}; its traceback is in {file.name})", file=sys.stderr)
 
 
 def message(error: BaseException, primary: str | None = None) -> str:
@@ -98,8 +187,14 @@ def message(error: BaseException, primary: str | None = None) -> str:
         return f"{group}={name}: there is no such {group}; {hint}choose one of {', '.join(error.options)}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set; give {error.full_key}=<value>"
+    if sweep := re.match(r"Ambiguous value for argument '(.*)'\n", text):
+        key, _, value = sweep[1].partition("=")
+        quoted = shlex.quote(f'{key}="{value}"')
+        return f"{sweep[1]}: commas list the jobs of a sweep (-m); give {key}=[{value}] for a list, {quoted} for a text"
     if unknown := re.match(r"Could not override '([\w./@]+)'", text):
         return _unknown_key(unknown[1], primary)
+    if (merged := re.match(r"Error merging override (.*)", text)) and error.__cause__:
+        return f"{merged[1]}: {str(error.__cause__).splitlines()[0]}"
     if "Original Traceback" in text:
         text = re.split(r"\n[\w.]+: ", text)[-1]
     return " ".join(text.split("\n\n")[0].split()[:60]) or type(error).__name__
@@ -107,51 +202,14 @@ def message(error: BaseException, primary: str | None = None) -> str:
 
 def _unknown_key(key: str, primary: str | None) -> str:
     """Name the misspelt key and those that it may have meant."""
-    parent, _, leaf = key.rpartition(".")
-    config = _composed_without(key, primary)
-    if key in GROUPS and "task" in config and not config.task:
-        return f"{key}= goes with a task, and none is chosen; give task=<name>"
-    siblings = list(OmegaConf.select(config, parent) or {}) if parent else sorted({*map(str, config), *GROUPS})
-    close = difflib.get_close_matches(leaf, [str(name) for name in siblings], n=3)
-    where = f" in {parent}" if parent else ""
-    remedy = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(map(str, siblings)) or 'none'}"
-    return f"{key}=: no key {leaf}{where}; {remedy}"
-
-
-def _composed_without(key: str, primary: str | None) -> DictConfig:
-    """The configuration that the command line gives when one key's override is left out."""
-    overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith(("-", key))]
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
-            return hydra.compose(primary, overrides)
-        except HydraException:
-            return OmegaConf.create()
-
-
-def _store_checkpoint(store: ConfigStore, name: str, values: dict[str, str]) -> str:
-    """Register the configuration of `checkpoint=` or `artifact=` as a primary one; the command line then changes it."""
-    source = values.get("checkpoint") or values["artifact"]
-    stored = read_checkpoint(source)["config"] if values.get("checkpoint") else read_manifest(source)[1].config
-    chosen = stored.get("choices", {})
-    primary = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
-    given = {*stored, "experiment"}  # a choice of the tool's own would leave its keys among the stored ones
-    defaults = [entry for entry in primary.pop("defaults") if isinstance(entry, str) or not given & entry.keys()]
-    for group in GROUPS:
-        if group not in values or group not in given:
-            continue
-        if group == "data" and name != "train":
-            stored = stored | {"data": None}
-            defaults.append({"data": None})
-        elif values[group] == chosen.get(group):
-            sys.argv.remove(f"{group}={values[group]}")
-        else:
-            remedy = "; a new run starts from its weights with backbone.weights=" if name == "train" else ""
-            raise ValueError(
-                f"{group}={values[group]}: {source} was trained with {group}={chosen.get(group)}, which stays{remedy}"
-            )
-    if name != "train":
-        stored["trainer"] = inference_settings(stored["trainer"])
-    own = {"checkpoint": None, "output_dir": None, "overwrite": False}
-    store.store("from_checkpoint", OmegaConf.create({**primary, "defaults": defaults, **stored, **own}))
-    return "from_checkpoint"
+    tool = Path(sys.argv[0]).stem
+    entries = OmegaConf.load(CONF / f"{tool}.yaml").defaults if (CONF / f"{tool}.yaml").is_file() else []
+    offered = {str(group) for entry in entries if isinstance(entry, DictConfig) for group in entry}
+    config = composed_as_far_as_possible(sys.argv[1:], primary, CONF)
+    if "task" in offered:  # which brings these
+        offered |= {"head", "data", "optimizer", "scheduler"}
+        if key in offered and not config.get("task"):
+            return f"{key}= goes with a task, and none is chosen; give task=<name>"
+    if key in GROUPS and key not in offered:
+        return f"{key}=: tools/{tool}.py takes the {key} of its checkpoint or artifact; leave {key}= out"
+    return unknown_key(key, config, sorted(offered))

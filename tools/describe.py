@@ -7,6 +7,8 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages ca
 
 from omegaconf import DictConfig, OmegaConf
 
+import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
+from tasks.build import label
 from tasks.describe import describe, describe_zoo
 from tasks.logs import write_json
 from tools.cli import CONF, main
@@ -16,14 +18,14 @@ from tools.tables import COSTS, cost_cells, print_table
 def report(config: DictConfig) -> None:
     result = zoo(config) if config.all else one(config)
     if config.output_json:
-        write_json(Path(config.output_json), result)
+        write_json(Path(config.output_json).expanduser(), result)
 
 
 def one(config: DictConfig) -> dict:
     result = describe(config)
     taps = [(tap["name"], tap["channels"], tap["stride"], "x".join(map(str, tap["size"]))) for tap in result["taps"]]
-    what = " ".join(f"{group}={name}" for group, name in config.choices.items() if group in ("backbone", "head"))
-    print_table(f"taps of {config.choices.backbone}", ("tap", "channels", "stride", "size"), taps)
+    what = " ".join(f"{group}={label(config, group)}" for group in config.choices if group in ("backbone", "head"))
+    print_table(f"taps of {label(config, 'backbone')}", ("tap", "channels", "stride", "size"), taps)
     pairs = zip(*(cost_cells(result["costs"][form], COSTS) for form in ("trained", "fused")), strict=True)
     labels = [f"{label} [{unit}]" if unit else label for label, unit, _ in COSTS.values()]
     rows = [(label, *pair) for label, pair in zip(labels, pairs, strict=True)]

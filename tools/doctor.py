@@ -6,6 +6,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages called tasks or tools exist
 
+import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
 from tasks.doctor import examine, plain_settings, table, to_json
 
 try:
@@ -18,7 +19,7 @@ def report(config) -> None:
     findings = examine(config)
     print(table(findings))
     if config["output_json"]:
-        file = Path(config["output_json"])
+        file = Path(config["output_json"]).expanduser()
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(to_json(findings), indent=2) + "\n")
     if not to_json(findings)["healthy"]:

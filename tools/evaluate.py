@@ -7,12 +7,14 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages ca
 
 from omegaconf import DictConfig
 
+import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
+from tasks.build import monitored
 from tasks.evaluate import evaluate
 from tools.cli import main
 from tools.tables import print_scores, print_table
 
 
-def report(config: DictConfig) -> None:
+def report(config: DictConfig) -> float | None:
     scores, tables = evaluate(config)
     if not tables:
         print_scores(
@@ -20,6 +22,8 @@ def report(config: DictConfig) -> None:
         )
     for table in tables:
         print_table(*table)
+    monitor = monitored(config)
+    return scores.get(monitor, scores.get(monitor.replace("val/", "test/")))
 
 
 if __name__ == "__main__":

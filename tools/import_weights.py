@@ -7,6 +7,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages ca
 
 from omegaconf import DictConfig
 
+import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
 from tasks.import_weights import import_weights
 from tasks.logs import write_json
 from tools.cli import main
@@ -28,7 +29,7 @@ def report(config: DictConfig) -> None:
     ]
     print_table(f"{result['source']} -> {config.output}", ("", "value"), rows)
     if config.output_json:
-        write_json(Path(config.output_json), result)
+        write_json(Path(config.output_json).expanduser(), result)
 
 
 if __name__ == "__main__":

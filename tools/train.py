@@ -7,13 +7,18 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages ca
 
 from omegaconf import DictConfig
 
+import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
+from tasks.build import monitored
 from tasks.fit import fit
 from tools.cli import main
 from tools.tables import print_scores
 
 
-def train(config: DictConfig) -> None:
-    print_scores(fit(config))
+def train(config: DictConfig) -> float | None:
+    scores = fit(config)
+    print_scores(scores)
+    monitor = monitored(config)
+    return scores.get(monitor.replace("val/", "best/"), scores.get(monitor))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from tasks.build import build_whole_network
 from tasks.checkpoint import read_checkpoint, save_fused
 from tasks.describe import describe_zoo
+from tasks.image_files import read_mask
 from tests.conftest import ROOT
 from tests.oracles import randomised
 from tests.tasks.conftest import composed, write_masks
@@ -33,6 +36,17 @@ QUICK = " trainer.accelerator=cpu data.batch_size=2 data.crop_size=[32,32] train
         ),
         ("tools/train.py task=segmentation backbone=mnv3_larg", "there is no such backbone; did you mean mnv3_large"),
         ("tools/train.py task=segmentation seeed=1", "no key seeed; did you mean seed?"),
+        ("tools/train.py task=segmentation +seeed=1", "no key seeed; did you mean seed?"),
+        ("tools/train.py task=segmentation lr=1", "lr=: no key lr; did you mean optimizer.lr?"),
+        (
+            "tools/predict.py task=segmentation source=x",
+            "the task of its checkpoint or artifact; leave task= out",
+        ),
+        ("tools/train.py head=lraspp", "head= goes with a task, and none is chosen; give task=<name>"),
+        ("tools/train.py task=3", "task=3: expected the name of one"),
+        ("tools/train.py task=segmentation seed=1.5", "seed=1.5: Value '1.5' of type 'float' could not be converted"),
+        ("tools/evaluate.py checkpoint=runs/e=3/x", "it needs quotes, within those of the shell: 'checkpoint="),
+        ("tools/train.py task=segmentation data=masks data.root=a,b", """for a list, 'data.root="a,b"' for a text"""),
         ("tools/train.py task=segmentation backbone.widht=1", "no key widht in backbone; did you mean width"),
         ("tools/train.py task=segmentation trainer.max_epoch=1", "did you mean max_epochs"),
         ("tools/train.py task=segmentation data=cityscapes data.root=nowhere", "no folder nowhere/leftImg8bit/train"),
@@ -125,12 +139,12 @@ def test_train_resume_evaluate_predict(run_tool, tmp_path):
 
     status, _, err = run_tool("tools/predict.py checkpoint=run/best.ckpt source=data/val/images/000.png output_dir=p")
     assert status == 0, err
-    mask = cv2.imread(str(tmp_path / "p/000_classes.png"), cv2.IMREAD_UNCHANGED)
+    mask = read_mask(tmp_path / "p/000_classes.png")
     assert mask.shape == (48, 64) and mask.max() <= 2
     shares = json.loads((tmp_path / "p/predictions.json").read_text())["000.png"]
     assert sum(shares.values()) == pytest.approx(1, abs=0.001)
     assert run_tool("tools/predict.py checkpoint=run/best.ckpt source=data/val image_size=[32,32] output_dir=q")[0] == 0
-    assert cv2.imread(str(tmp_path / "q/images/001_classes.png"), cv2.IMREAD_UNCHANGED).shape == (48, 64)
+    assert read_mask(tmp_path / "q/images/001_classes.png").shape == (48, 64)
 
 
 def test_a_shortened_training_does_not_shorten_the_evaluation(run_tool, tmp_path):
@@ -262,6 +276,43 @@ def test_help_lists_the_choices(run_tool):
     assert status == 0
     choices = next(line for line in out.splitlines() if line.startswith("backbone: "))
     assert {"mnv3_large", "mobileone_s0"} <= set(choices.removeprefix("backbone: ").split(", "))
+
+
+def test_jobs_of_a_sweep_go_by_their_own_checkpoints_and_outlive_one_another(run_tool, tmp_path):
+    write_masks(tmp_path / "data")
+    for backbone in ("mnv3_small", "mnv1_025"):
+        assert run_tool(f"{MASKS}{QUICK} backbone={backbone} 'output_dir=\"{backbone}=a, b\"'")[0] == 0
+    paths = [f"\\'{backbone}=a, b/best.ckpt\\'" for backbone in ("mnv3_small", "mnv1_025")]
+    status, _, err = run_tool(f'tools/evaluate.py -m "checkpoint={paths[0]},absent.ckpt,{paths[1]}"'.replace("\\", ""))
+    assert status == 1
+    assert "error in checkpoint=absent.ckpt: no checkpoint at absent.ckpt" in err
+    assert err.splitlines()[-1] == "error: 1 of 3 jobs failed: checkpoint=absent.ckpt" and "Traceback" not in err
+    for backbone in ("mnv3_small", "mnv1_025"):
+        scored = json.loads((tmp_path / f"{backbone}=a, b" / "evaluation.json").read_text())
+        trained = json.loads((tmp_path / f"{backbone}=a, b" / "metrics.json").read_text())
+        assert scored["val/mIoU"] == pytest.approx(trained["best/mIoU"], abs=1e-6), "by its own network"
+    status, _, err = run_tool(
+        f'tools/evaluate.py -m backbone=mnv1_025 "checkpoint={paths[1]},{paths[0]}"'.replace("\\", "")
+    )
+    assert status == 1 and "was trained with backbone=mnv3_small, which stays" in err and "1 of 2 jobs failed" in err
+
+
+def test_train_and_evaluate_return_the_score_that_a_sweeper_optimises(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MOBILE_DENSE_RUN", raising=False)
+    monkeypatch.setattr(sys, "path", [str(ROOT / "tools"), *sys.path])
+    write_masks(tmp_path / "data")
+    (tmp_path / "data" / "val").rename(tmp_path / "data" / "test")
+    words = f"{MASKS}{QUICK} backbone=mnv3_small output_dir=run".split()[1:]
+    test = ["data.val_images=test/images", "data.val_masks=test/masks"]
+    score = runpy.run_path(str(ROOT / "tools" / "train.py"))["train"](composed("train", *words, *test))
+    assert score == json.loads((tmp_path / "run" / "metrics.json").read_text())["best/mIoU"]
+    stored = read_checkpoint(tmp_path / "run" / "best.ckpt")["config"]
+    config = OmegaConf.create({**composed("evaluate"), **stored, "checkpoint": "run/best.ckpt", "output_dir": "scores"})
+    report = runpy.run_path(str(ROOT / "tools" / "evaluate.py"))["report"]
+    assert report(config) == pytest.approx(score, abs=1e-6)
+    scores = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
+    assert scores["test/mIoU"] == pytest.approx(score, abs=1e-6) and not any(key.startswith("val/") for key in scores)
 
 
 def test_a_tool_works_as_a_script_from_any_folder(tmp_path):

@@ -74,7 +74,7 @@ def test_a_check_leaves_a_report_and_a_sheet_and_overwrites_nothing(run_tool, tm
     (tmp_path / "data/val/images/001.png").write_bytes((tmp_path / "data/train/images/001.png").read_bytes())
     status, _, err = run_tool(f"tools/data.py {MASKS} output_json=all.json")
     assert status == 1 and "1 problem; runs/data-masks-check-2/report.json" in err  # a leak
-    assert "are in train and val alike" in json.loads((tmp_path / "all.json").read_text())["problems"][0]
+    assert "1 image is in train and val alike" in json.loads((tmp_path / "all.json").read_text())["problems"][0]
     assert json.loads((folder / "report.json").read_text()) == report
     status, _, err = run_tool(f"tools/data.py {MASKS} output_dir={folder}")
     assert status == 1 and "holds files already" in err and "overwrite=true" in err

@@ -1,0 +1,48 @@
+"""Keys that no configuration has: what is suggested exists, and is what others call by that name."""
+
+import functools
+import re
+
+import pytest
+from omegaconf import OmegaConf
+
+from tests.tasks.conftest import composed
+from tools.hints import ALIASES, ALSO, unknown_key
+
+DETECTION = ("task=detection", "data=coco")
+trained = functools.cache(lambda *overrides: composed("train", *overrides))
+GROUPS = ("backbone", "data", "head", "optimizer", "scheduler", "task", "trainer")
+
+
+@pytest.mark.parametrize(("key", "overrides", "meant"), [
+    ("lr", DETECTION, "optimizer.lr"), ("learning_rate", DETECTION, "optimizer.lr"),
+    ("epochs", DETECTION, "trainer.max_epochs"), ("max_epochs", DETECTION, "trainer.max_epochs"),
+    ("batch_size", DETECTION, "data.batch_size"), ("bs", DETECTION, "data.batch_size"),
+    ("weights", DETECTION, "backbone.weights or head.weights"), ("image_size", DETECTION, "data.image_size"),
+    ("imgsz", ("task=segmentation", "data=cityscapes"), "data.crop_size"),
+    ("image_size", ("task=segmentation",), "data.segmentation.crop_size"),
+    ("image_size", ("task=classification",), "data.classification.image_size"),
+    ("workers", DETECTION, "data.num_workers"), ("model", DETECTION, "backbone"), ("dataset", DETECTION, "data"),
+    ("model.lr", DETECTION, "optimizer.lr"), ("trainer.epochs", DETECTION, "max_epochs"),
+    ("optimizer.learning_rate", DETECTION, "lr"), ("seeed", DETECTION, "seed"), ("backbonne", DETECTION, "backbone"),
+    ("data.batchsize", DETECTION, "batch_size or val_batch_size"), ("iou", DETECTION, "task.iou_threshold"),
+    ("root", DETECTION, "data.root"), ("output", DETECTION, "output_dir"),
+])  # fmt: skip
+def test_a_key_of_another_place_or_name_is_suggested(key, overrides, meant):
+    text = unknown_key(key, trained(*overrides), GROUPS)
+    assert text.startswith(f"{key}=: no key ") and text.endswith(f"; did you mean {meant}?"), text
+
+
+def test_what_is_far_from_all_lists_what_there_is():
+    text = unknown_key("xyz", trained(*DETECTION), GROUPS)
+    assert "did you mean" not in text and {"seed", "output_dir"} <= {*re.split(", | are ", text)}
+    assert unknown_key("xyz.lrr", trained(*DETECTION), GROUPS).startswith("xyz.lrr=: no key xyz; there are")
+
+
+def test_every_alias_leads_to_a_key_or_group_of_some_task():
+    found = {*GROUPS}
+    for overrides in (DETECTION, ("task=segmentation", "data=masks"), ("task=classification", "data=folders")):
+        keys = OmegaConf.to_container(trained(*overrides, "data.root=x"), throw_on_missing=False)
+        found |= {*keys, *(name for node in keys.values() if isinstance(node, dict) for name in node)}
+    found |= {*composed("predict")}
+    assert {*ALIASES.values(), *ALSO} <= found | {"gradient_clip_val"}

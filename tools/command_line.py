@@ -1,0 +1,128 @@
+"""The command line by Hydra's own grammar; what the grammar refuses is named and shown as a shell takes it."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+_UNKNOWN = re.compile(r"Could not override '([^']+)'")
+_PARTS = re.compile(r"\"(?:\\.|[^\"])*\"|'(?:\\.|[^'])*'|[\[\]{},:]|[^\[\]{},:]+")  # of a list or dictionary
+
+
+class CommandLine:
+    """What stands behind the name of a tool.
+
+    Args:
+        words: Arguments as a shell hands them over.
+
+    Attributes:
+        overrides: Those that set something.
+        multirun: Is it a sweep (-m)?
+        config_dir: A folder of further configurations (--config-dir), or None.
+
+    Raises:
+        ValueError: Hydra's grammar refuses one; the message names its key and shows the quotes that it needs.
+    """
+
+    def __init__(self, words: list[str]) -> None:
+        given = get_args_parser().parse_known_args(words)[0]
+        self.overrides: list[Override] = [_parsed(word) for word in given.overrides]
+        self.multirun: bool = given.multirun
+        self.config_dir: str | None = given.config_dir
+
+    def values(self) -> dict[str, Any]:
+        """Every key or group that is set and its value, that of the first job in a sweep; interpolations resolved."""
+        chosen = {one.key_or_group: self._value(one) for one in self.overrides if not one.is_delete()}
+        known = OmegaConf.create()
+        for key, value in chosen.items():
+            if "." not in key and "/" not in key:
+                known[key] = value
+        return chosen | OmegaConf.to_container(known) | {
+            key: _resolved(known, key) for key in known if isinstance(chosen[key], str)
+        }  # fmt: skip
+
+    def words_of(self, key: str) -> list[str]:
+        """The arguments that set a key or group."""
+        return [one.input_line for one in self.overrides if one.key_or_group == key]
+
+    def _value(self, override: Override) -> Any:
+        if self.multirun and override.is_discrete_sweep():
+            first = next(iter(override.sweep_string_iterator()))
+            return _parsed(f"{override.key_or_group}={first}").value()
+        return None if override.is_sweep_override() else override.value()
+
+
+def composed_as_far_as_possible(words: list[str], primary: str | None, conf: Path) -> DictConfig:
+    """The configuration that a command line gives without the overrides that nothing takes.
+
+    Args:
+        words: Arguments as a shell hands them over.
+        primary: Name of the primary configuration.
+        conf: Folder of our configurations; those in --config-dir come first.
+    """
+    given = get_args_parser().parse_known_args(words)[0]
+    overrides = [word for word in given.overrides if "=" in word]
+    GlobalHydra.instance().clear()
+    path = create_config_search_path(str(conf))
+    if given.config_dir:
+        folder = Path(given.config_dir).resolve()
+        path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
+    Hydra.create_main_hydra2("hints", path)
+    try:
+        while True:
+            try:
+                return hydra.compose(primary, overrides)
+            except HydraException as error:
+                unknown = _UNKNOWN.search(str(error))
+                kept = [word for word in overrides if unknown and word.partition("=")[0].lstrip("+~") != unknown[1]]
+                if len(kept) == len(overrides) or not unknown:
+                    return OmegaConf.create()
+                overrides = kept
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _parsed(word: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        key, _, value = word.partition("=")
+        if not value:
+            raise ValueError(f"{word}: expected key=value") from error
+        quoted = f"{key}={_quoted(value)}"
+        if _is_taken(quoted):
+            remedy = f"quotes, within those of the shell: {shlex.quote(quoted)}"
+        else:
+            remedy = "quotes around the texts in it"
+        raise ValueError(f"{word}: Hydra's grammar does not take this value; it needs {remedy}") from error
+
+
+def _quoted(value: str) -> str:
+    """A value in Hydra's quotes; of a list or dictionary each text that needs them."""
+    if value[0] not in "[{" or value[-1] not in "]}":
+        return '"' + re.sub(r'(\\*)"', r'\1\1\\"', re.sub(r"(\\+)$", r"\1\1", value)) + '"'
+    return "".join(
+        part if part[0] in "[]{},:\"'" or _is_taken(f"x={part.strip()}") else _quoted(part.strip())
+        for part in _PARTS.findall(value)
+    )
+
+
+def _is_taken(word: str) -> bool:
+    try:
+        return not OverridesParser.create().parse_override(word).is_sweep_override()
+    except HydraException:
+        return False
+
+
+def _resolved(values: DictConfig, key: str) -> str | None:
+    return OmegaConf.select(values, key, throw_on_missing=False)

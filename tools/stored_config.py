@@ -1,0 +1,60 @@
+"""The configuration that a checkpoint or artifact holds as a primary one, which the command line changes."""
+
+from collections.abc import Collection, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from tasks.checkpoint import read_checkpoint
+from tasks.deploy.manifest import read_manifest
+from tasks.inference_settings import inference_settings
+
+SOURCES = ("checkpoint", "artifact")
+_numbers = count()
+
+
+def store_config(tool: str, values: Mapping[str, Any], conf: Path, groups: Collection[str]) -> tuple[str, list[str]]:
+    """Register the configuration of `checkpoint=` or `artifact=`.
+
+    Args:
+        tool: Name of the tool, whose own settings are added.
+        values: What the command line sets: keys, groups.
+        conf: Folder of configurations.
+        groups: Of configurations.
+
+    Returns:
+        The name of the new primary configuration, and the groups on the command line that choose what is stored anyway,
+        which nothing takes any more.
+
+    Raises:
+        ValueError, FileNotFoundError: The file is not as it should be; a group is not as it was trained with.
+    """
+    source = str(values.get("checkpoint") or values["artifact"])
+    stored = read_checkpoint(source)["config"] if values.get("checkpoint") else read_manifest(source)[1].config
+    chosen = stored.get("choices", {})
+    primary = OmegaConf.to_container(OmegaConf.load(conf / f"{tool}.yaml"))
+    given = {*stored, "experiment"}  # a choice of the tool's own would leave its keys among the stored ones
+    defaults = [entry for entry in primary.pop("defaults") if isinstance(entry, str) or not given & entry.keys()]
+    same = []
+    for group in groups:
+        if group not in values or group not in given:
+            continue
+        if group == "data" and tool != "train":
+            stored = stored | {"data": None}
+            defaults.append({"data": None})
+        elif values[group] == chosen.get(group):
+            same.append(group)
+        else:
+            remedy = "; a new run starts from its weights with backbone.weights=" if tool == "train" else ""
+            raise ValueError(
+                f"{group}={values[group]}: {source} was trained with {group}={chosen.get(group)}, which stays{remedy}"
+            )
+    if tool != "train":
+        stored["trainer"] = inference_settings(stored["trainer"])
+    own = {"checkpoint": None, "output_dir": None, "overwrite": False}
+    name = f"from_checkpoint_{next(_numbers)}"  # Hydra reads each name once
+    ConfigStore.instance().store(name, OmegaConf.create({**primary, "defaults": defaults, **stored, **own}))
+    return name, same
