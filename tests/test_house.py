@@ -59,7 +59,7 @@ def test_files_stay_small_and_are_named_for_what_they_hold():
         assert len(path.read_text().splitlines()) <= 400, path
         assert path.stem not in ("utils", "common", "misc", "helpers"), path
     for path in (ROOT / "tools").glob("*.py"):
-        if path.stem not in ("cli", "tables"):
+        if path.stem not in ("cli", "command_line", "hints", "tables"):  # what the scripts share
             assert len(path.read_text().splitlines()) < 60, path
 
 

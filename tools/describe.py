@@ -17,8 +17,8 @@ from tools.tables import COSTS, cost_cells, print_table
 
 def report(config: DictConfig) -> None:
     result = zoo(config) if config.all else one(config)
-    if config.output_json:
-        write_json(Path(config.output_json).expanduser(), result)
+    if file := config.output_json:
+        write_json(Path(file).expanduser(), result)
 
 
 def one(config: DictConfig) -> dict:
@@ -27,10 +27,10 @@ def one(config: DictConfig) -> dict:
     what = " ".join(f"{group}={label(config, group)}" for group in config.choices if group in ("backbone", "head"))
     print_table(f"taps of {label(config, 'backbone')}", ("tap", "channels", "stride", "size"), taps)
     pairs = zip(*(cost_cells(result["costs"][form], COSTS) for form in ("trained", "fused")), strict=True)
-    labels = [f"{label} [{unit}]" if unit else label for label, unit, _ in COSTS.values()]
-    rows = [(label, *pair) for label, pair in zip(labels, pairs, strict=True)]
-    size = "x".join(map(str, result["image_size"]))
-    print_table(f"{what} at {size} px, batch 1", ("cost", "as trained", "fused"), rows)
+    names = [f"{name} [{unit}]" if unit else name for name, unit, _ in COSTS.values()]
+    rows = [(name, *pair) for name, pair in zip(names, pairs, strict=True)]
+    what += f" at {'x'.join(map(str, result['image_size']))} px, batch 1"
+    print_table(what, ("cost", "as trained", "fused"), rows)
     return result
 
 
@@ -48,9 +48,10 @@ def zoo(config: DictConfig) -> dict:
         note = f"[{1 + sources.index(row['published']['source'])}]"
         rows.append((row["backbone"], *costs, *("-" if value is None else str(value) for value in stated), note))
     costs = "params M|MACs M|activations M|memory MiB|depth|params M|MACs M|top-1 %|"
-    size = "x".join(map(str, found["image_size"]))
     print_table(
-        f"{size} px, batch 1, no classifier, as trained > fused; then published", ["backbone", *costs.split("|")], rows
+        f"{'x'.join(map(str, found['image_size']))} px, batch 1, no classifier, as trained > fused; then published",
+        ["backbone", *costs.split("|")],
+        rows,
     )
     print("\n".join(f"[{number}] {source}" for number, source in enumerate(sources, start=1)))
     return found
