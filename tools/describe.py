@@ -28,9 +28,8 @@ def one(config: DictConfig) -> dict:
     print_table(f"taps of {label(config, 'backbone')}", ("tap", "channels", "stride", "size"), taps)
     pairs = zip(*(cost_cells(result["costs"][form], COSTS) for form in ("trained", "fused")), strict=True)
     names = [f"{name} [{unit}]" if unit else name for name, unit, _ in COSTS.values()]
-    rows = [(name, *pair) for name, pair in zip(names, pairs, strict=True)]
     what += f" at {'x'.join(map(str, result['image_size']))} px, batch 1"
-    print_table(what, ("cost", "as trained", "fused"), rows)
+    print_table(what, ("cost", "as trained", "fused"), [(n, *pair) for n, pair in zip(names, pairs, strict=True)])
     return result
 
 
@@ -48,11 +47,8 @@ def zoo(config: DictConfig) -> dict:
         note = f"[{1 + sources.index(row['published']['source'])}]"
         rows.append((row["backbone"], *costs, *("-" if value is None else str(value) for value in stated), note))
     costs = "params M|MACs M|activations M|memory MiB|depth|params M|MACs M|top-1 %|"
-    print_table(
-        f"{'x'.join(map(str, found['image_size']))} px, batch 1, no classifier, as trained > fused; then published",
-        ["backbone", *costs.split("|")],
-        rows,
-    )
+    title = f"{'x'.join(map(str, found['image_size']))} px, batch 1, no classifier, as trained > fused; then published"
+    print_table(title, ["backbone", *costs.split("|")], rows)
     print("\n".join(f"[{number}] {source}" for number, source in enumerate(sources, start=1)))
     return found
 
