@@ -15,7 +15,7 @@ from tasks.checkpoint import load_task
 from tasks.data.base import list_files
 from tasks.deploy.backend import load_runtime
 from tasks.deploy.deployed import deployed_task, fixed_settings
-from tasks.evaluate import needed_checkpoint, output_folder
+from tasks.evaluate import needed_checkpoint, one_source, output_folder
 from tasks.image_depth import Lost, lost_parts
 from tasks.image_files import VideoWriter, decode_image, frame_rate, frames, is_image, is_video, write_image
 from tasks.logs import write_json
@@ -44,8 +44,10 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
 
     Raises:
         ValueError, FileNotFoundError: The checkpoint, the source or a setting is not as it should be, or `output_dir`
-            holds the predictions of another source, which `overwrite` does not allow to be replaced.
+            holds the predictions of another source, or files of other origin under the names of predictions, which
+            `overwrite` does not allow to be replaced.
     """
+    one_source(config)
     if not config["artifact"]:
         needed_checkpoint(config)
     for key, what in (("min_score", "scores are"), ("opacity", "it is")):
@@ -58,7 +60,7 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
         raise FileNotFoundError(f"no image, folder or video at {source}")
     files = _files(source)
     predictor = _predictor(*_task(config))
-    folder = _folder(config, source)
+    folder = _folder(config, source, files)
     failures, lost = _predict(predictor, source, files, folder)
     for line in lost.lines():
         logger.warning("%s", line)
@@ -89,11 +91,12 @@ def _is_made(path: Path, source: Path) -> bool:
     return path.name.endswith(MADE) and marked
 
 
-def _folder(config: Config, source: Path) -> Path:
+def _folder(config: Config, source: Path, files: list[Path]) -> Path:
     """The output folder, marked as that of this source.
 
     Raises:
-        ValueError: `output_dir` holds the predictions of another source.
+        ValueError: `output_dir` holds the predictions of another source; or a file that no prediction left there would
+            be replaced.
     """
     origin = {"source": str(source.resolve())}
     folder = output_folder(config, "predictions")
@@ -105,8 +108,21 @@ def _folder(config: Config, source: Path) -> Path:
         raise ValueError(
             f"{folder} holds the predictions of another source; give another output_dir=, or overwrite=true"
         )
+    targets = [Path(f"{folder / name}{end}") for name in _names(source, files).values() for end in MADE]
+    if is_of(folder / RECORD, origin) or config["overwrite"]:
+        pictures = {path.resolve() for path in files}
+        targets = [target for target in targets if target.resolve() in pictures]
+    if lost := next((target for target in targets if target.exists()), None):
+        raise ValueError(f"{lost} would be replaced and is no prediction; give another output_dir=, or rename it")
     write_json(folder / RECORD, origin)
     return folder
+
+
+def _names(source: Path, files: list[Path]) -> dict[Path, Path]:
+    """How the names of what is written of each file begin, relative to the output folder: without suffix if unique."""
+    stems = Counter(path.with_suffix("") for path in files)
+    names = {path: path.relative_to(source) if source.is_dir() else Path(path.name) for path in files}
+    return {path: name.with_suffix("") if stems[path.with_suffix("")] == 1 else name for path, name in names.items()}
 
 
 def _task(config: Config) -> tuple[VisionTask, Config]:
@@ -133,11 +149,10 @@ def _predictor(task: VisionTask, config: Config) -> Predictor:
 
 def _predict(predictor: Predictor, source: Path, files: list[Path], folder: Path) -> tuple[list[str], Lost]:
     """Look at all files; return what cannot be read, and what is lost of the pictures."""
-    stems = Counter(path.with_suffix("") for path in files)
+    targets = _names(source, files)
     failures, lost = [], Lost()
     for path in track(files, description="predicting", transient=True):
-        name = path.relative_to(source) if source.is_dir() else Path(path.name)
-        target = name.with_suffix("") if stems[path.with_suffix("")] == 1 else name
+        name, target = path.relative_to(source) if source.is_dir() else path.name, targets[path]
         try:
             if is_video(path):
                 _video(predictor, path, str(name), folder / f"{target}_overlay.mp4")

@@ -130,6 +130,28 @@ def test_predictions_are_no_source(look, photos, caplog):
     assert "my_overlay.png" in look("photos/deep")[1]
 
 
+@pytest.mark.parametrize("name", ["a_overlay.png", "a_classes.png", "a_overlay.mp4"])
+def test_a_users_own_file_is_not_replaced(look, photos, name):
+    shutil.copy(photos / "b.png", photos / name)
+    before = (photos / name).read_bytes()
+    for folder in ("photos", str(photos)):
+        with pytest.raises(
+            ValueError, match=f"{name} would be replaced and is no prediction; give another output_dir="
+        ):
+            look("photos/a.png", output_dir=folder)
+    assert (photos / name).read_bytes() == before and not (photos / "predictions.json").exists()
+    assert [*look("photos/a.png", output_dir="photos", overwrite=True)[1]] == ["a.png"]
+
+
+def test_a_picture_that_is_looked_at_is_never_replaced(look, photos):
+    shutil.copy(photos / "b.png", photos / "a_overlay.png")
+    before = (photos / "a_overlay.png").read_bytes()
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"a_overlay\.png would be replaced"):
+            look("photos", output_dir=str(photos), overwrite=overwrite)
+    assert (photos / "a_overlay.png").read_bytes() == before
+
+
 def test_predictions_of_another_source_stay(look, photos, tmp_path):
     shutil.copytree(photos, tmp_path / "other" / "photos")
     for source, folder in (("photos", "predictions"), ("other/photos", "predictions-2"), ("photos", "predictions"),
