@@ -113,6 +113,15 @@ def _write(target: str | Path, content: dict[str, Any], state: dict[str, Tensor]
     write_checkpoint(Path(target).expanduser(), kept | {"state_dict": state, "fused": fused})
 
 
+def stored_classes(source: str | Path) -> Classes | None:
+    """Classes of weights that are a checkpoint of this toolkit; None of any others."""
+    try:
+        content = load(Path(source).expanduser())
+        return classes_of(content) if isinstance(content, dict) and "classes" in content else None
+    except (ValueError, OSError, LookupError, TypeError):
+        return None
+
+
 def classes_of(content: dict[str, Any]) -> Classes:
     """Names, colours and ids that a checkpoint was trained with."""
     classes = content["classes"]

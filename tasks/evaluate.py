@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from tasks.base import Table, VisionTask
 from tasks.box_forms import box_form_notes, box_form_shares
 from tasks.build import Config, build_data, build_task, connect, label, make, plain
 from tasks.callbacks import PredictionSheet
-from tasks.checkpoint import load_task, read_checkpoint
+from tasks.checkpoint import load_task, read_checkpoint, stored_classes
 from tasks.class_matching import match_classes
 from tasks.coco_eval import evaluate_boxes
 from tasks.data.base import VisionDataModule
@@ -53,6 +55,7 @@ def evaluate(config: Config) -> tuple[dict[str, float | str], list[Table]]:
             differ.
     """
     quiet()
+    one_source(config, "predictions")
     if config["predictions"]:
         return evaluate_predictions(config)
     if config["artifact"]:
@@ -81,7 +84,10 @@ def evaluate_artifact(config: Config) -> tuple[dict[str, float | str], list[Tabl
 
 
 def evaluate_weights(config: Config) -> tuple[dict[str, float | str], list[Table]]:
-    """As `evaluate`, of the weights that `config.backbone` and `config.head` name; the classes are the data's."""
+    """As `evaluate`, of the weights that `config.backbone` and `config.head` name.
+
+    The classes are the data's; where the head's weights are a checkpoint of ours, they are its own.
+    """
     if not config["task"]:
         needed_checkpoint(config)
     weights = {f"{part}.weights": config[part].get("weights") for part in ("backbone", "head")}
@@ -91,7 +97,7 @@ def evaluate_weights(config: Config) -> tuple[dict[str, float | str], list[Table
             "backbone.weights= and head.weights= (they may name the same file)"
         )
     data = build_data(config)
-    task = build_task(config, data.classes).eval()
+    task = build_task(config, stored_classes(weights["head.weights"]) or data.classes).eval()
     name = "-".join(label(config, group) for group in ("task", "backbone"))
     folder = Path(config["output_dir"] or Path("runs") / f"evaluation-{name}").expanduser()
     origin = {key: str(source) for key, source in weights.items()}
@@ -118,6 +124,7 @@ def _validate(
         settings["limit_val_batches"] = config["trainer"]["limit_val_batches"]
     folder = _evaluation_folder(config, folder, settings, stored)
     data.setup("validate")
+    _tell_absent(data)
     folder.mkdir(parents=True, exist_ok=True)
     seen = InputSizes()
     trainer = make(
@@ -155,6 +162,14 @@ def _validate(
     return result, tables
 
 
+@rank_zero_only
+def _tell_absent(data: VisionDataModule) -> None:
+    """Say which classes do not occur in the validation set, and so have no score."""
+    counts = data.label_counts("val")
+    for finding in counts.findings("val", data.classes.names) if counts else ():
+        logger.warning("%s", finding.text)
+
+
 def _sweep_table(task: VisionTask, sweep: list[tuple[int, dict, float]]) -> tuple[Table, dict[str, int]]:
     """Scores and costs, a row a size; and the multiply-adds of the deployed network by "macs@{size}"."""
     deployed = task.deployable()
@@ -173,8 +188,6 @@ def evaluate_predictions(config: Config) -> tuple[dict[str, float | str], list[T
     path = Path(config["predictions"]).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no predictions at {path}; expected a JSON file in COCO's results form")
-    if config["checkpoint"]:
-        raise ValueError("checkpoint= and predictions= are both given; give one of them")
     data = build_data(config)
     if not hasattr(data, "ground_truth"):
         raise ValueError("predictions= holds boxes, which this data has none of; give data=coco or data=voc")
@@ -234,6 +247,17 @@ def output_folder(config: Config, default: str = "") -> Path:
     folder = Path(config["output_dir"] or beside / default).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def one_source(config: Config, *more: str) -> None:
+    """See that not both a checkpoint and an artifact are given, nor what else `more` names.
+
+    Raises:
+        ValueError: They are.
+    """
+    given = [key for key in ("checkpoint", "artifact", *more) if config[key]]
+    if len(given) > 1:
+        raise ValueError(f"{'= and '.join(given)}= are both given; give one of them")
 
 
 def needed_checkpoint(config: Config) -> str:

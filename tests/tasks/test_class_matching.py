@@ -75,6 +75,19 @@ def test_a_detector_scores_alike_whatever_the_ids(trained, run_tool, tmp_path, i
     assert {one["category_id"] for one in written} <= set(ids.values())
 
 
+def test_weights_of_a_checkpoint_know_its_classes(trained, run_tool, tmp_path):
+    root, run = trained
+    renumbered(root, tmp_path / "other", {18: 2, 44: 1})
+    scores = []
+    for given in (f"checkpoint={run}/last.ckpt", "task=detection backbone=mnv3_small data=coco "
+                  f"backbone.weights={run}/last.ckpt head.weights={run}/last.ckpt {QUICK}"):  # fmt: skip
+        status, _, err = run_tool(f"tools/evaluate.py {given} data.root={tmp_path}/other output_dir=e overwrite=true")
+        assert status == 0, err
+        content = json.loads((tmp_path / "e" / "evaluation.json").read_text())
+        scores.append({key: value for key, value in content.items() if key.startswith("val/A")})
+    assert scores[0] == pytest.approx(scores[1], abs=1e-9, nan_ok=True) and scores[0]["val/AR_100"] > 0
+
+
 def test_batches_give_the_tasks_labels(tmp_path):
     write_shapes(tmp_path / "coco")
     data = CocoData(str(tmp_path / "coco"), num_workers=0)

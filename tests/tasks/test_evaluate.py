@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.evaluate import _evaluation_folder
+from tasks.evaluate import _evaluation_folder, evaluate
 from tasks.fit import fit
 from tests.tasks.conftest import composed
 from tests.tasks.test_detection import QUICK, write_shapes
@@ -105,6 +105,28 @@ def test_detections_of_a_run_do_not_replace_its_evaluation(detector, run_tool, t
     assert (tmp_path / "run/evaluation.json").read_bytes() == own
     assert evaluation(tmp_path / "run/evaluation-2")["val/mAP"] == evaluation(tmp_path / "run")["val/mAP"]
     assert not (tmp_path / "run/evaluation-3").exists()
+
+
+def test_classes_without_a_box_are_told(detector, run_tool, tmp_path):
+    shutil.copytree(detector / "data", tmp_path / "data")
+    file = tmp_path / "data/annotations/instances_val2017.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"annotations": []}))
+    status, out, err = run_tool(
+        f"tools/evaluate.py checkpoint={detector / 'run'}/best.ckpt data.root=data output_dir=e"
+    )
+    assert status == 0, err
+    assert "val: no box of any class in data/annotations/instances_val2017.json: there is nothing to score" in out
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"checkpoint": "a.ckpt", "artifact": "b"}, {"artifact": "b", "predictions": "c.json"},
+     {"checkpoint": "a.ckpt", "predictions": "c.json"}],
+)  # fmt: skip
+def test_one_thing_is_scored(given):
+    with pytest.raises(ValueError, match=f"^{'= and '.join(given)}= are both given; give one of them$"):
+        evaluate({"checkpoint": None, "artifact": None, "predictions": None} | given)
 
 
 def test_predictions_that_name_files_and_categories_find_them(detector, run_tool, tmp_path):
