@@ -123,7 +123,7 @@ def read_manifest(path: str | Path) -> tuple[Path, Manifest]:
     folder = path if path.is_dir() else path.parent
     file = folder / FILE
     if not file.is_file():
-        raise FileNotFoundError(f"no {FILE} at {folder}; expected the folder of an artifact that tools/export.py wrote")
+        raise FileNotFoundError(f"no {FILE} at {path}; expected the folder of an artifact that tools/export.py wrote")
     try:
         content = json.loads(file.read_bytes())
         if content.get("format") != FORMAT:

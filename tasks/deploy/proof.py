@@ -191,7 +191,13 @@ class Original:
     def _prove_metric(self, runtime: Runtime, manifest: Manifest) -> None:
         """Measure what of the checkpoint's own metric is left."""
         name, precision = self.task.monitor, manifest.precision
-        before, plain = self.checkpoint_metric()[name], self.metric(manifest.form)[name]
+        before = self.checkpoint_metric()[name]
+        if math.isnan(before):
+            raise ValueError(
+                f"{name} of the checkpoint is not defined on this data, which holds nothing to score; give other data, "
+                "or export.evaluate=false"
+            )
+        plain = self.metric(manifest.form)[name]
         after = self.measure(runtime, manifest)
         shares = self._shares(manifest.form, before, plain) | {"runtime": plain - after[name]}
         budget = self.max_drop(precision)

@@ -74,6 +74,11 @@ def test_the_budget_is_the_budget(budget):
         beyond.proven()
 
 
+def test_a_score_of_nothing_is_told():
+    with pytest.raises(ValueError, match=r"val/score of the checkpoint is not defined .* or export\.evaluate=false"):
+        Measured(checkpoint=math.nan, eager=math.nan, runtime=math.nan).proven()
+
+
 @pytest.mark.parametrize(("precision", "budget"), [("fp32", 0.001), ("fp16", 0.001), ("int8", 0.01)])
 def test_budgets_where_none_is_given(precision, budget):
     assert Measured(runtime=0.9 - 0.9 * budget).proven(precision).metric["max_drop"] == budget
