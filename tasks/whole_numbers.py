@@ -1,9 +1,9 @@
-"""Give integer settings integers: 1e1 and 10.0 become 10, what is no whole number is refused by name."""
+"""Give integer settings integers, and lists of numbers lists: what is none is refused by name; 1e1 and 10.0 are 10."""
 
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -19,7 +19,8 @@ def whole_numbers(target: Callable, settings: Mapping[str, Any], where: str = ""
         The settings; whatever is annotated otherwise is as it was.
 
     Raises:
-        ValueError: A setting that is an integer or None is given a fraction, true or false, or a text.
+        ValueError: A setting that is an integer or None is given a fraction, true or false, or a text; one that is a
+            list, not of texts, is given a single value.
 
     >>> def repeat(count: int, share: float): ...
     >>> whole_numbers(repeat, {"count": 1e1, "share": 1.0})
@@ -29,6 +30,9 @@ def whole_numbers(target: Callable, settings: Mapping[str, Any], where: str = ""
 
 
 def _whole(value: Any, taken: frozenset, name: str) -> Any:
+    lists = taken - {type(None)}
+    if lists and all(map(_is_list, lists)) and isinstance(value, bool | int | float | str):
+        raise ValueError(f"{name}={value}: expected a list, in brackets")
     if int not in taken or float in taken:
         return value
     if isinstance(value, float) and value.is_integer():
@@ -37,6 +41,11 @@ def _whole(value: Any, taken: frozenset, name: str) -> Any:
         text = str(value).lower() if isinstance(value, bool) else value
         raise ValueError(f"{name}={text}: expected a whole number")
     return value
+
+
+def _is_list(hint: Any) -> bool:
+    """Whether a type is a list of something else than texts, of which one alone may stand for its list."""
+    return typing.get_origin(hint) in (Sequence, list, tuple) and str not in typing.get_args(hint)
 
 
 def _types(target: Callable, name: str) -> frozenset:

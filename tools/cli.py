@@ -55,7 +55,7 @@ def main(name: str, job: Callable[[DictConfig], Any]) -> None:
     line = guarded(lambda: CommandLine(sys.argv[1:]))
     values, primary, jobs = guarded(line.values), name, Jobs(name, job)
     guarded(lambda: check_groups(values))
-    if name == "evaluate" and "predictions" in values and not {"task", "experiment", "checkpoint"} & values.keys():
+    if name == "evaluate" and "predictions" in values and not {"task", "experiment", *SOURCES} & values.keys():
         sys.argv.append("task=detection")  # they are boxes; a task has a place for the data
     if any(values.get(key) for key in SOURCES):
         primary, same = guarded(lambda: store_config(name, values, CONF, GROUPS))
@@ -185,6 +185,8 @@ def message(error: BaseException, primary: str | None = None) -> str:
         close = difflib.get_close_matches(name, error.options, n=2)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         return f"{group}={name}: there is no such {group}; {hint}choose one of {', '.join(error.options)}"
+    if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
+        return message(MissingConfigException("", error.missing_cfg_file, _choices(error.missing_cfg_file)), primary)
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is not set; give {error.full_key}=<value>"
     if sweep := re.match(r"Ambiguous value for argument '(.*)'\n", text):
@@ -198,6 +200,11 @@ def message(error: BaseException, primary: str | None = None) -> str:
     if "Original Traceback" in text:
         text = re.split(r"\n[\w.]+: ", text)[-1]
     return " ".join(text.split("\n\n")[0].split()[:60]) or type(error).__name__
+
+
+def _choices(file: str) -> list[str]:
+    """Names of the configurations beside one that is missing."""
+    return sorted(path.stem for path in (CONF / file).parent.glob("*.yaml")) or ["none"]
 
 
 def _unknown_key(key: str, primary: str | None) -> str:

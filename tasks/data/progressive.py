@@ -41,13 +41,15 @@ class Progressive:
         self.changing = stages is not None
         if stages is None:
             return
+        if not isinstance(stages, Mapping):
+            raise ValueError(f"data.progressive={stages}: expected {{epochs: [0, 10], image_size: [160, 224]}} or null")
         unknown = stages.keys() - {"epochs", "image_size", "strength"}
-        if unknown or not stages.get("epochs"):
+        if unknown or stages.get("epochs") in (None, [], ()):
             raise ValueError(
                 f"data.progressive has the keys {', '.join(stages) or 'none'}; expected epochs, image_size, strength"
             )
-        epochs = list(stages["epochs"])
-        if not all(isinstance(epoch, int) for epoch in epochs) or epochs[0] != 0 or epochs != sorted(set(epochs)):
+        epochs = stages["epochs"] if isinstance(stages["epochs"], list | tuple) else [stages["epochs"]]
+        if not all(type(epoch) is int for epoch in epochs) or epochs[0] != 0 or epochs != sorted(set(epochs)):
             raise ValueError(
                 f"data.progressive.epochs={epochs}: expected the first epoch of each stage: 0, then rising"
             )

@@ -1,5 +1,7 @@
 """Settings that are integers take whole floats and refuse the rest by name."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -32,6 +34,17 @@ def test_whole_floats_become_integers_where_integers_are_taken():
 def test_what_is_no_whole_number_is_named(value, text):
     with pytest.raises(ValueError, match=f"^trainer.count={text}: expected a whole number$"):
         whole_numbers(Derived, {"count": value}, "trainer.")
+
+
+def folder(ids: Sequence[int] = (), sizes: tuple[float, float] | None = None, names: Sequence[str] = ()): ...
+
+
+@pytest.mark.parametrize(("name", "value"), [("ids", 255), ("ids", "1,2"), ("sizes", 0.5), ("sizes", True)])
+def test_a_single_value_is_no_list_of_numbers(name, value):
+    with pytest.raises(ValueError, match=f"^data.{name}={value}: expected a list, in brackets$"):
+        whole_numbers(folder, {name: value}, "data.")
+    taken = {"ids": [255], "sizes": None, "names": "cat"}
+    assert whole_numbers(folder, taken) == taken
 
 
 @pytest.mark.parametrize("value", ["1e0", "1.0", "1"])

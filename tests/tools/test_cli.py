@@ -62,6 +62,10 @@ QUICK = " trainer.accelerator=cpu data.batch_size=2 data.crop_size=[32,32] train
         ("tools/evaluate.py checkpoint=absent.ckpt", "no checkpoint at absent.ckpt"),
         ("tools/predict.py checkpoint=data/text.ckpt source=x", "cannot be read as a checkpoint"),
         ("tools/describe.py backbone=resnet", "there is no such backbone"),
+        (
+            "tools/export.py export=[onnx,litrt]",
+            "export=litrt: there is no such export; did you mean litert? choose one of all, coreml",
+        ),
         ("tools/data.py data=masks data.root=data data.class_names=[a] action=clean", "action=clean: expected check"),
         ("tools/data.py data=masks data.root=data data.class_names=[a]", "problems"),
         (

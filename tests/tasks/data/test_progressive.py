@@ -43,6 +43,16 @@ def test_what_is_wrong_is_named(change, message):
         Progressive((224, 224), MOBILEONE | change)
 
 
+@pytest.mark.parametrize(("stages", "message"), [
+    (64, "progressive=64: expected {epochs: "), ([0, 1], r"progressive=\[0, 1\]: expected {epochs: "),
+    ({"epochs": 5}, r"epochs=\[5\]: expected the first epoch"),
+    ({"epochs": [0, True]}, r"epochs=\[0, True\]: expected"),
+])  # fmt: skip
+def test_what_has_no_stages_is_named(stages, message):
+    with pytest.raises(ValueError, match=message):
+        Progressive((64, 64), stages)
+
+
 TWO = {"epochs": [0, 3], "image_size": [16, [24, 32]], "strength": [0, 1]}
 
 
