@@ -27,6 +27,7 @@ GROUPS = ("backbone", "data", "head", "optimizer", "scheduler", "task", "trainer
     ("optimizer.learning_rate", DETECTION, "lr"), ("seeed", DETECTION, "seed"), ("backbonne", DETECTION, "backbone"),
     ("data.batchsize", DETECTION, "batch_size or val_batch_size"), ("iou", DETECTION, "task.iou_threshold"),
     ("root", DETECTION, "data.root"), ("output", DETECTION, "output_dir"),
+    ("threshold", DETECTION, "task.score_threshold"),
 ])  # fmt: skip
 def test_a_key_of_another_place_or_name_is_suggested(key, overrides, meant):
     text = unknown_key(key, trained(*overrides), GROUPS)
@@ -46,3 +47,8 @@ def test_every_alias_leads_to_a_key_or_group_of_some_task():
         found |= {*keys, *(name for node in keys.values() if isinstance(node, dict) for name in node)}
     found |= {*composed("predict")}
     assert {*ALIASES.values(), *ALSO} <= found | {"gradient_clip_val"}
+
+
+@pytest.mark.parametrize("key", ["threshold", "conf", "score_threshold"])
+def test_the_score_of_drawn_boxes_is_found_by_the_names_of_others(key):
+    assert "; did you mean min_score" in unknown_key(key, composed("predict"), ())
