@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import lightning as L
+
 from tasks.build import Config, make, plain
+from tasks.whole_numbers import whole_numbers
 
 # of Lightning's Trainer: what a run does itself, and why another value is refused
 OWN = {
@@ -12,10 +15,6 @@ OWN = {
     "use_distributed_sampler": (False, "the data modules share the images among processes themselves, none twice"),
     "barebones": (False, "a run logs, validates and leaves checkpoints"),
 }
-WHOLE = (
-    "max_epochs", "min_epochs", "max_steps", "min_steps", "num_nodes", "accumulate_grad_batches",
-    "check_val_every_n_epoch", "log_every_n_steps", "num_sanity_val_steps",
-)  # fmt: skip
 ADDED = ("callbacks", "logger", "plugins")  # beside the run's own
 TRIED = ("overfit_batches", "fast_dev_run")  # which would cut an evaluation short
 
@@ -26,12 +25,7 @@ def checked_trainer(node: Config) -> dict[str, Any]:
     Raises:
         ValueError: A number of steps or epochs is not whole, or a key is one that a run sets itself.
     """
-    settings = plain(node)
-    for key in WHOLE:
-        value = settings.get(key)
-        if isinstance(value, float) and not value.is_integer():
-            raise ValueError(f"trainer.{key}={value}: expected a whole number")
-        settings |= {key: int(value)} if isinstance(value, float) else {}
+    settings = whole_numbers(L.Trainer, plain(node), "trainer.")
     for key, (own, why) in OWN.items():
         if settings.get(key, own) not in (own, None):
             raise ValueError(f"trainer.{key}={settings[key]} cannot be: {why}")
