@@ -59,10 +59,12 @@ def test_counts_with_the_classifier(variant):
 
 
 @pytest.mark.parametrize("variant", ["mobileone_s0", "mobileone_s4"])
-@pytest.mark.parametrize("output_stride", [8, 16, 32])
+@pytest.mark.parametrize(
+    "output_stride", [pytest.param(8, marks=pytest.mark.slow), pytest.param(16, marks=pytest.mark.slow), 32]
+)
 def test_training_is_timms_and_so_is_what_is_fused_afterwards(variant, output_stride, tmp_path):
     error = worst_error_after_training(getattr(mobileone, variant), reference(variant), tmp_path, output_stride)
-    assert error < 1e-8
+    assert error < 1e-6  # norms of 12 px at stride 32 amplify rounding to 2e-8; a count off by one would give 5e-3
 
 
 @pytest.mark.parametrize("variant", ["mobileone_s0", "mobileone_s4"])

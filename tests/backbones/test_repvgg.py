@@ -79,7 +79,9 @@ def test_multiply_adds_of_the_fused_network():
 
 
 @small
-@pytest.mark.parametrize("output_stride", [8, 16, 32])
+@pytest.mark.parametrize(
+    "output_stride", [pytest.param(8, marks=pytest.mark.slow), pytest.param(16, marks=pytest.mark.slow), 32]
+)
 def test_training_is_timms_and_so_is_what_is_fused_afterwards(variant, output_stride, tmp_path):
     error = worst_error_after_training(getattr(repvgg, variant), reference(variant), tmp_path, output_stride)
     assert error < 1e-8
