@@ -105,7 +105,7 @@ def test_the_tool_checks_every_file(root, run_tool):
     assert status == 0 and "train" in out
     (root / "train/cat/a.jpeg").write_bytes(b"\xff\xd8 damaged")
     status, out, error = run_tool(command)
-    assert status == 1 and "train/cat/a.jpeg cannot be decoded" in out and "1 problems" in error
+    assert status == 1 and "train/cat/a.jpeg cannot be decoded" in out and "1 problem;" in error
 
 
 def test_demo_data_is_topped_up_where_it_was_drawn_for_less(tmp_path):

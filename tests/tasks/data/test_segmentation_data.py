@@ -71,7 +71,7 @@ def test_missing_folders_and_labels_are_named(tmp_path, root):
         CityscapesData(str(tmp_path), **OPTIONS).setup("validate")
     (root / "train/masks/003.png").unlink()
     with pytest.raises(
-        DataError, match=r"1 images have no mask, the first: .*003\.png; expected 003\.\* in .*train/masks"
+        DataError, match=r"1 image has no mask, the first: .*003\.png; expected 003\.\* in .*train/masks"
     ):
         opened(root).setup("fit")
     (root / "val/images/001.png").unlink()
