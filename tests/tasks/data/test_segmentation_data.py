@@ -75,7 +75,7 @@ def test_missing_folders_and_labels_are_named(tmp_path, root):
     ):
         opened(root).setup("fit")
     (root / "val/images/001.png").unlink()
-    with pytest.raises(DataError, match=r"1 masks have no image, the first: .*001\.png"):
+    with pytest.raises(DataError, match=r"1 mask has no image, the first: .*001\.png"):
         opened(root).setup("validate")
 
 
