@@ -39,9 +39,7 @@ def store_config(tool: str, values: Mapping[str, Any], conf: Path, groups: Colle
     given = {*stored, "experiment"}  # a choice of the tool's own would leave its keys among the stored ones
     defaults = [entry for entry in primary.pop("defaults") if isinstance(entry, str) or not given & entry.keys()]
     same = []
-    for group in groups:
-        if group not in values or group not in given:
-            continue
+    for group in (one for one in groups if one in values and one in given):
         if group == "data" and tool != "train":
             stored = stored | {"data": None}
             defaults.append({"data": None})
