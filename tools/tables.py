@@ -1,5 +1,6 @@
 """Numbers as readable tables on the terminal."""
 
+import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 # field of a network's profile: label, unit, divisor
 COSTS = {
@@ -23,14 +25,26 @@ COSTS = {
 
 @rank_zero_only
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows under their columns: text to the left, numbers to the right."""
-    table = Table(title=title, title_justify="left")
+    """Print rows under their columns: text to the left, numbers to the right, "-" for NaN.
+
+    Nothing is cut off: long cells go on in the next line, and the title is a line of its own, however narrow the table.
+    """
+    table = Table()
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if rows and isinstance(rows[0][index], str) else "right")
+        text = bool(rows) and isinstance(rows[0][index], str)
+        table.add_column(column, justify="left" if text else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else escape(str(cell)) for cell in row))
+        table.add_row(*map(_cell, row))
     wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160  # characters: no terminal to fit
-    Console(width=wide).print(table)
+    console = Console(width=wide)
+    console.print(Text(title, style="italic"), soft_wrap=True)
+    console.print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.4f}"
+    return escape(str(value))
 
 
 def print_scores(scores: Mapping[str, float], title: str = "scores") -> None:
