@@ -1,6 +1,5 @@
 """From a command line to a configuration: Hydra's, or a checkpoint's own; bad input fails in a line or two."""
 
-import difflib
 import os
 import re
 import shlex
@@ -22,7 +21,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tasks.config import SCHEMAS
 from tasks.counted import counted
 from tools.command_line import CommandLine, composed_as_far_as_possible
-from tools.hints import unknown_key
+from tools.hints import meant_options, unknown_key
 from tools.starting import done_starting
 from tools.stored_config import SOURCES, store_config
 
@@ -182,7 +181,7 @@ def message(error: BaseException, primary: str | None = None) -> str:
         return "another process of this run has died; its own error, if it could say one, is among these lines"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        close = difflib.get_close_matches(name, error.options, n=2)
+        close = meant_options(name, error.options)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         return f"{group}={name}: there is no such {group}; {hint}choose one of {', '.join(error.options)}"
     if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):

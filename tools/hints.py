@@ -1,6 +1,7 @@
 """What a key may have meant that no configuration has."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from omegaconf import DictConfig, OmegaConf
@@ -45,6 +46,16 @@ def unknown_key(key: str, config: DictConfig, groups: Sequence[str]) -> str:
     missing = leaf if known else parent.partition(".")[0]
     remedy = f"did you mean {' or '.join(found)}?" if found else f"there are {', '.join(siblings) or 'none'}"
     return f"{key}=: no key {missing}{f' in {parent}' if parent and known else ''}; {remedy}"
+
+
+def meant_options(name: str, options: Sequence[str]) -> list[str]:
+    """Options that a name may have meant: the paper's name of a family, the start of a name, or a misspelling."""
+    short = re.sub(r"^mobilenet[_-]?v?(?=\d)", "mnv", name.lower()).replace("-", "_")
+    short = re.sub(r"^shufflenet[_-]?v?(?=\d)", "snv", short)
+    if short in options:
+        return [short]
+    begun = [option for option in options if option.startswith(short)]
+    return begun[:MOST] or difflib.get_close_matches(short, options, n=2)
 
 
 def _nested(leaf: str, config: DictConfig, groups: Sequence[str]) -> list[str]:

@@ -7,7 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.tasks.conftest import composed
-from tools.hints import ALIASES, ALSO, unknown_key
+from tools.cli import CONF
+from tools.hints import ALIASES, ALSO, meant_options, unknown_key
 
 DETECTION = ("task=detection", "data=coco")
 trained = functools.cache(lambda *overrides: composed("train", *overrides))
@@ -52,3 +53,19 @@ def test_every_alias_leads_to_a_key_or_group_of_some_task():
 @pytest.mark.parametrize("key", ["threshold", "conf", "score_threshold"])
 def test_the_score_of_drawn_boxes_is_found_by_the_names_of_others(key):
     assert "; did you mean min_score" in unknown_key(key, composed("predict"), ())
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("mnv3", ["mnv3_large", "mnv3_large_075", "mnv3_large_minimalistic"]),
+        ("mobilenetv2", ["mnv2"]),
+        ("MobileNet_V3_Large", ["mnv3_large"]),
+        ("mobilenet-v3-small", ["mnv3_small"]),
+        ("shufflenet_v2_100", ["snv2_100"]),
+        ("mnv3_larg", ["mnv3_large", "mnv3_large_075", "mnv3_large_minimalistic"]),
+        ("vgg19", []),
+    ],
+)
+def test_options_that_a_name_may_have_meant(name, meant):
+    assert meant_options(name, [path.stem for path in sorted((CONF / "backbone").glob("*.yaml"))]) == meant
