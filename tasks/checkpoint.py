@@ -25,6 +25,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ValueError: It is no checkpoint of this toolkit, or damaged; its configuration is missing or calls foreign code.
     """
     path = Path(path).expanduser()
+    if (inside := path / "best.ckpt").is_file():
+        raise FileNotFoundError(f"{path} is a run's folder; give one of its checkpoints, checkpoint={inside}")
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; expected a best.ckpt or last.ckpt of a training run")
     content = load(path)

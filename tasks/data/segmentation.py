@@ -151,7 +151,8 @@ class SegmentationDataset(Dataset):
             known = np.flatnonzero(self.table < UNKNOWN).tolist()
             raise DataError(
                 f"{mask_file} holds the class id {', '.join(map(str, unknown[:5]))}; the data set defines "
-                f"{_ranges(known)}, ignored ids aside (a colour-coded mask? expected one class id a pixel)"
+                f"{_ranges(known)}, ignored ids aside (a colour-coded mask? expected one class id a "
+                "pixel; ids that shall not count go into data.ignore_ids=[...] of data=masks)"
             )
         return mask
 

@@ -297,3 +297,9 @@ def test_overwriting_replaces_the_whole_run(small_run, tmp_path):
     assert best["config"]["trainer"]["check_val_every_n_epoch"] == 2, "not validated, but of the new run"
     assert not (tmp_path / "run" / "tensorboard").exists()
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_folder_in_place_of_its_checkpoint_is_told(tmp_path):
+    (tmp_path / "best.ckpt").touch()
+    with pytest.raises(FileNotFoundError, match=r"is a run's folder; give .*best\.ckpt"):
+        read_checkpoint(tmp_path)

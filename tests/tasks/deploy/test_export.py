@@ -296,7 +296,7 @@ def test_an_artifact_that_was_changed_is_refused(runs, run_tool, tmp_path):
     with pytest.raises(ValueError, match="is no manifest of this toolkit"):
         load_runtime(folder)
     status, _, err = run_tool("tools/evaluate.py artifact=nowhere")
-    assert status == 1 and "no manifest.json at nowhere" in err
+    assert status == 1 and "no manifest.json at nowhere;" in err
 
 
 @pytest.mark.slow
