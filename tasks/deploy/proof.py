@@ -1,7 +1,6 @@
 """What an artifact is held against: the network in eager mode, on the same images, in the same form."""
 
 import copy
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -290,9 +289,19 @@ def share_text(shares: Mapping[str, float]) -> str:
 
 
 def _other_outputs(differences: Mapping[str, Mapping[str, float]], allowed: float | None) -> ValueError:
+    stated = "; ".join(
+        f"{name}: {', '.join(f'{key} {value:.3g}' for key, value in numbers.items())}"
+        for name, numbers in differences.items()
+    )
+    ties = any(numbers.get("unmatched") for numbers in differences.values())
+    remedy = (
+        "export.detections=decoded, if all scores are nearly equal (few steps of training)"
+        if ties
+        else ("another export.detections= or export.tail=")
+    )
     return ValueError(
-        f"the artifact computes something else than the network: {json.dumps(differences)}, at most "
-        f"{allowed or 'what is finite'} is allowed; try another export.detections= or export.tail=, and report it"
+        f"the artifact computes something else than the network: {stated}, at most "
+        f"{allowed or 'what is finite'} is allowed; try {remedy}, and report it"
         + ("; or let the metric decide, by export.evaluate=true" if allowed == HALF else "")
     )
 
