@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,18 +11,63 @@ from torchvision.ops import box_iou
 Difference = dict[str, float]
 SAME_BOX = 0.95  # IoU of one detection in two runs
 TIE = 1e-3  # scores nearer than this may change places, and fall on either side of a cut
+SLACK = 0.01  # of an IoU, by which boxes of two runs may fall on either side of the threshold of suppression
 INFINITE = {"absolute": math.inf, "relative": math.inf}
 
 
+@dataclass(frozen=True)
+class Suppression:
+    """What the network's own NMS chose from: of scores that are nearly equal, another order keeps other boxes.
+
+    Attributes:
+        boxes, scores: (N, A, 4) xyxy px and (N, A, K) of eager, the best anchors.
+        score_threshold, iou_threshold: As in `select_detections`.
+        limit: Number of (box, class) pairs that are looked at.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    score_threshold: float
+    iou_threshold: float
+    limit: int
+
+    def excuses(self, image: int, alone: Tensor, here: tuple[Tensor, ...], there: tuple[Tensor, ...]) -> Tensor:
+        """Which detections of one side may be missing on the other, since a tie decided.
+
+        Both sides then are what NMS keeps of the network's own boxes: each has the place and score of an anchor, none
+        overlaps a better one of its side, and one that is missing is at the cut of the pairs looked at, or a box of the
+        other side suppresses it that is no more than a tie worse.
+
+        Args:
+            image: Which one.
+            alone: (D,) whether a detection is without a partner.
+            here: Boxes (D, 4), scores (D,) and labels (D,) of one side.
+            there: The same of the other side.
+        """
+        scores = here[1]
+        pairs = self.scores[image].flatten()
+        cut = pairs.topk(self.limit).values[-1] if len(pairs) > self.limit else 0.0
+        suppressed = _overlap(here, there) >= self.iou_threshold - SLACK
+        suppressed &= (there[1] >= scores[:, None] - TIE) & self._own(image, there)
+        twice = (_overlap(here, here) > self.iou_threshold + SLACK).sum(1) > 1  # itself is one
+        return alone & self._own(image, here) & ~twice & ((scores <= cut + TIE) | suppressed.any(1))
+
+    def _own(self, image: int, side: tuple[Tensor, ...]) -> Tensor:
+        """(D,) whether a detection has the place and the score of an anchor."""
+        boxes, scores, labels = side
+        same = (self.scores[image].float()[:, labels].T - scores[:, None]).abs() <= TIE
+        return (_same_place(boxes, self.boxes[image].float()) & same).any(1)
+
+
 def compare(
-    form: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor], *, score_threshold: float = 0.0
+    form: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor], *, suppression: Suppression | None = None
 ) -> dict[str, Difference]:
     """Compare the outputs of one set of images.
 
     Args:
         form: As in `Manifest`.
         expected, found: By name; of eager and of the artifact.
-        score_threshold: Of "nms": a detection may be missing that is no more than a tie above it.
+        suppression: Of "nms": excuses what ties decided; without, only those at a full list's end are.
 
     Returns:
         {output: {"absolute": largest difference, "relative": that in parts of the largest expected magnitude}}; for
@@ -42,7 +88,7 @@ def compare(
     if form in ("nms", "decoded"):
         name, compared = ("detections", _detections) if form == "nms" else ("anchors", _anchors)
         finite = all(tensor.isfinite().all() for side in (expected, found) for tensor in side.values())
-        more = {"score_threshold": score_threshold} if form == "nms" else {}
+        more = {"suppression": suppression} if form == "nms" else {}
         return {name: compared(expected, found, **more) if finite else INFINITE}
     return {name: _values(tensor, found[name]) for name, tensor in expected.items()}
 
@@ -77,8 +123,11 @@ def _anchors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Dif
     return {"absolute": furthest * max(scale.item() for scale in scales), "relative": furthest}
 
 
-def _detections(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], *, score_threshold: float) -> Difference:
+def _detections(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], *, suppression: Suppression | None
+) -> Difference:
     total = unmatched = 0
+    threshold = suppression.score_threshold if suppression else 0.0
     furthest = 0.0
     for image in range(len(expected["labels"])):
         sides, cuts = [], []
@@ -86,7 +135,7 @@ def _detections(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], *, 
             kept = side["labels"][image] >= 0
             boxes, scores, labels = (side[name][image][kept] for name in ("boxes", "scores", "labels"))
             sides.append((boxes.float(), scores.float(), labels))
-            cuts.append(scores.min().item() if len(scores) and kept.all() else score_threshold)
+            cuts.append(scores.min().item() if len(scores) and kept.all() else threshold)
         partners = _partners(*sides)
         furthest = max([furthest, *((sides[0][1][i] - sides[1][1][j]).abs().item() for i, j in partners)])
         for place, (_, scores, _) in enumerate(sides):
@@ -94,7 +143,10 @@ def _detections(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], *, 
             alone[[pair[place] for pair in partners]] = False
             total += len(scores)
             # the last of them may have come in, or stayed out, by a tie at the other side's cut
-            unmatched += int((scores[alone] > cuts[1 - place] + TIE).sum())
+            alone &= scores > cuts[1 - place] + TIE
+            if suppression and alone.any():
+                alone &= ~suppression.excuses(image, alone, sides[place], sides[1 - place])
+            unmatched += int(alone.sum())
     share = unmatched / max(total, 1)
     return {"detections": len(expected["labels"][expected["labels"] >= 0]), "unmatched": share, "absolute": furthest,
             "relative": furthest}  # fmt: skip
@@ -106,11 +158,9 @@ def _partners(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> list[tuple[
     Args:
         one, other: Boxes (D, 4) xyxy px, scores (D,) and labels (D,) of one image.
     """
-    boxes, scores, labels = ((a[:, None], b[None]) for a, b in zip(one, other, strict=True))
+    scores, labels = ((a[:, None], b[None]) for a, b in zip(one[1:], other[1:], strict=True))
     gaps = (scores[0] - scores[1]).abs()
-    fits = box_iou(one[0], other[0]) >= SAME_BOX
-    fits |= (boxes[0] - boxes[1]).abs().amax(-1) < 0.5  # px; boxes without area have no IoU
-    fits &= (labels[0] == labels[1]) & (gaps <= TIE)
+    fits = _same_place(one[0], other[0]) & (labels[0] == labels[1]) & (gaps <= TIE)
     pairs, taken = [], (set(), set())
     for i, j in sorted(fits.nonzero().tolist(), key=lambda pair: gaps[pair[0], pair[1]].item()):
         if i not in taken[0] and j not in taken[1]:
@@ -118,3 +168,14 @@ def _partners(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> list[tuple[
             taken[0].add(i)
             taken[1].add(j)
     return pairs
+
+
+def _same_place(boxes: Tensor, others: Tensor) -> Tensor:
+    """(D, E): whether boxes (D, 4) and (E, 4) xyxy px are the same in two runs."""
+    near = (boxes[:, None] - others).abs().amax(-1) < 0.5  # px; boxes without area have no IoU
+    return near | (box_iou(boxes, others) >= SAME_BOX)
+
+
+def _overlap(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> Tensor:
+    """(D, E) IoU of the boxes of two sets of detections, 0 where their classes differ."""
+    return box_iou(one[0], other[0]) * (one[2][:, None] == other[2])

@@ -24,7 +24,7 @@ from tasks.deploy.deployable import FORMS, make_deployable
 from tasks.deploy.deployed import Run, deployed_task
 from tasks.deploy.instruction_set import instruction_set
 from tasks.deploy.manifest import Manifest, TensorSpec, sha256
-from tasks.deploy.parity import compare, worst
+from tasks.deploy.parity import Suppression, compare, worst
 from tasks.evaluate import needed_checkpoint
 from tasks.sizes import parse_size
 from tasks.stored_sizes import stored_image_size
@@ -167,10 +167,9 @@ class Original:
         precision, form = manifest.precision, manifest.form
         manifest.measured_on = {"instruction_set": instruction_set(), "session": format.session(precision)}
         model = self.model(form)
-        threshold = model.nms.score_threshold if form == "nms" else 0.0
         differences = compare(
-            form, eager(model)(self.examples), runtime(self.examples), score_threshold=threshold
-        )  # fmt: skip
+            form, eager(model)(self.examples), runtime(self.examples), suppression=self._suppression(form)
+        )
         manifest.parity = {"images": len(self.examples), "outputs": differences}
         allowed = SHARE_OF_PIXELS if any("differing" in one for one in differences.values()) else format.tolerance
         if precision == "fp32" and not worst(differences) <= allowed:
@@ -186,6 +185,15 @@ class Original:
         if not manifest.certified:
             manifest.notes += (NOT_CERTIFIED.format(precision),)
             logger.warning("%s: %s", format.name, manifest.notes[-1])
+
+    def _suppression(self, form: str) -> Suppression | None:
+        """What the network's NMS chooses from in the images that are compared."""
+        if form != "nms":
+            return None
+        nms, decoded = self.model(form).nms, eager(self.model("decoded"))(self.examples)
+        return Suppression(
+            decoded["boxes"], decoded["scores"], nms.score_threshold, self.task.selection["iou_threshold"], nms.limit
+        )
 
     def _prove_metric(self, runtime: Runtime, manifest: Manifest) -> None:
         """Measure what of the checkpoint's own metric is left."""

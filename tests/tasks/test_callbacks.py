@@ -183,11 +183,11 @@ def test_a_slow_loader_shows(small_run, tmp_path, monkeypatch):
     assert column(tmp_path / "run", "train/data_wait") == [pytest.approx(result["train/data_wait"], abs=1e-4)]
 
 
-@pytest.mark.parametrize(("batches", "shown"), [(12, [0, 4, 8]), (3, [0, 1, 2]), (2, [0, 1]), (7, [0, 2, 4])])
+@pytest.mark.parametrize(("batches", "shown"), [(12, [2, 6, 10]), (3, [0, 1, 2]), (2, [0, 1]), (7, [1, 3, 5])])
 def test_a_sheet_takes_batches_from_the_whole_set(tmp_path, batches, shown):
     drawn = []
     task = SimpleNamespace(
-        picture_samples=lambda batch, outputs: [batch],
+        picture_samples=lambda batch, outputs, places: [batch["images"][place] for place in places],
         draw_sheet=lambda samples: drawn.append(list(samples)) or np.zeros((4, 4, 3), np.uint8),
     )
     trainer = SimpleNamespace(num_val_batches=[batches], is_global_zero=True, sanity_checking=False)
@@ -195,6 +195,6 @@ def test_a_sheet_takes_batches_from_the_whole_set(tmp_path, batches, shown):
     for _ in range(2):  # a second validation begins anew
         sheet.on_validation_epoch_start(trainer, task)
         for index in range(batches):
-            sheet.on_validation_batch_end(trainer, task, None, index, index)
+            sheet.on_validation_batch_end(trainer, task, None, {"images": [index]}, index)
         sheet.on_validation_epoch_end(trainer, task)
     assert drawn == [shown] * 2 and (tmp_path / "predictions.png").is_file()

@@ -3,12 +3,18 @@
 import pytest
 import torch
 
-from tasks.deploy.parity import compare, worst
+from tasks.deploy.parity import Suppression, compare, worst
 
 
 def detections(scores, labels, shift=0.0):
     boxes = torch.tensor([[10.0 * i, 10.0, 10.0 * i + 30, 50.0] for i in range(len(scores))]) + shift
     return {"boxes": boxes[None], "scores": torch.tensor([scores]), "labels": torch.tensor([labels])}
+
+
+def chosen_from(score_threshold=0.0, boxes=(), scores=(), limit=9) -> Suppression:
+    """What NMS at an IoU of 1/2 chose from in one image of two classes."""
+    boxes, scores = torch.tensor(boxes).reshape(1, -1, 4), torch.tensor(scores).reshape(1, -1, 2)
+    return Suppression(boxes, scores, score_threshold, 0.5, limit)
 
 
 def test_values_are_held_against_the_largest_magnitude():
@@ -94,7 +100,7 @@ def test_a_part_of_the_detections_is_not_all_of_them():
     repeated = {name: tensor[:, :1].expand(-1, 50, *[-1] * (tensor.ndim - 2)) for name, tensor in expected.items()}
     for found, unmatched in ((best, 49 / 51), (none, 1.0), (repeated, 49 / 100)):
         for one, other in ((expected, found), (found, expected)):
-            difference = compare("nms", one, other, score_threshold=0.3)["detections"]
+            difference = compare("nms", one, other, suppression=chosen_from(0.3))["detections"]
             assert difference["unmatched"] == pytest.approx(unmatched)
     assert compare("nms", expected, best)["detections"]["detections"] == 50
 
@@ -104,7 +110,7 @@ def test_a_detection_at_the_score_threshold_may_be_missing():
     found = detections([0.9, 0.0, 0.0], [1, -1, -1])
     for threshold, unmatched in ((0.2995, 0.0), (0.25, 1 / 3)):
         for one, other in ((expected, found), (found, expected)):
-            difference = compare("nms", one, other, score_threshold=threshold)["detections"]
+            difference = compare("nms", one, other, suppression=chosen_from(threshold))["detections"]
             assert difference["unmatched"] == pytest.approx(unmatched)
 
 
@@ -115,6 +121,58 @@ def test_the_last_detection_may_come_in_by_a_tie():
     assert compare("nms", detections([0.9, 0.5, 0.3], [1, 1, 1]), detections([0.9, 0.5, 0.3], [1, 0, 1]))["detections"][
         "unmatched"
     ] == pytest.approx(2 / 6)
+
+
+# two boxes that overlap by 0.6, one beside them, and their scores of two classes
+ANCHORS = [[0.0, 0.0, 40.0, 40.0], [0.0, 10.0, 40.0, 50.0], [80.0, 0.0, 120.0, 40.0]]
+SCORES = [[0.1, 0.7000001], [0.1, 0.7], [0.1, 0.4]]
+
+
+def kept(*places: int, label: int = 1, shift: float = 0.0) -> dict[str, torch.Tensor]:
+    """Detections of some of the anchors, of one class."""
+    padding = 3 - len(places)
+    boxes = torch.tensor([ANCHORS[place] for place in places] + [[0.0] * 4] * padding) + shift
+    scores = torch.tensor([SCORES[place][label] for place in places] + [0.0] * padding)
+    labels = torch.tensor([label] * len(places) + [-1] * padding)
+    return {"boxes": boxes[None], "scores": scores[None], "labels": labels[None]}
+
+
+@pytest.mark.parametrize(
+    ("found", "unmatched"),
+    [
+        (kept(0, 2), 0.0),
+        (kept(1, 2), 0.0),  # the other of the two that tie came first
+        (kept(1, 2, shift=3.0), 4 / 4),  # no anchor has such boxes
+        (kept(1, 2, label=0), 4 / 4),
+        (kept(2, 2), 2 / 4),  # nothing stands where the first was
+        (kept(2), 1 / 3),
+    ],
+)
+def test_what_a_tie_suppressed_is_no_difference(found, unmatched):
+    choice = chosen_from(boxes=ANCHORS, scores=SCORES)
+    for one, other in ((kept(0, 2), found), (found, kept(0, 2))):
+        assert compare("nms", one, other, suppression=choice)["detections"]["unmatched"] == pytest.approx(unmatched)
+
+
+def test_what_is_clearly_worse_suppresses_nothing():
+    scores = [[0.1, 0.8], *SCORES[1:]]
+    expected, found = kept(0, 2), kept(1, 2)
+    expected["scores"][0, 0] = 0.8
+    choice = chosen_from(boxes=ANCHORS, scores=scores)
+    assert compare("nms", expected, found, suppression=choice)["detections"]["unmatched"] == pytest.approx(1 / 4)
+
+
+def test_pairs_at_the_limit_may_be_looked_at_or_not():
+    """The worst of the two or three that are looked at."""
+    for limit, unmatched in ((2, 0.0), (3, 1 / 3)):
+        choice = chosen_from(boxes=ANCHORS, scores=[[0.0, 0.7], [0.0, 0.2], [0.0, 0.4]], limit=limit)
+        expected = kept(0, 2)
+        expected["scores"][0, 0] = 0.7
+        found = {"boxes": expected["boxes"], "scores": torch.tensor([[0.7, 0.0, 0.0]]),
+                 "labels": torch.tensor([[1, -1, -1]])}  # fmt: skip
+        assert compare("nms", expected, found, suppression=choice)["detections"]["unmatched"] == pytest.approx(
+            unmatched
+        )
 
 
 @pytest.mark.parametrize("brightness", [1.0, 1e-3])  # scores of a network that has not learned lie close together

@@ -130,7 +130,8 @@ def test_what_is_not_measured_is_certified_by_its_outputs_or_says_that_nothing_d
 def test_detections_of_nothing_certify_nothing():
     original = Measured(kind="detection", evaluate=False)
     original.made = Model()
-    original.made.outputs, original.made.nms = ("boxes", "scores", "labels"), SimpleNamespace(score_threshold=0.05)
+    original.made.outputs = ("boxes", "scores", "labels")
+    original._suppression = lambda form: None
     nothing = torch.zeros(1, 2, 4), torch.zeros(1, 2), torch.full((1, 2), -1)
     original.made.forward = lambda images: nothing
     manifest = Manifest("any", "m", "detection", "nms", "fp32", TensorSpec("images", (1, 3, 8, 8), "uint8"), (), {}, {})
@@ -155,7 +156,6 @@ def test_a_drop_is_counted_from_the_checkpoint_and_its_causes_stand_apart(kind, 
     found = original._shares(form, 0.9, eager[form])
     assert found == pytest.approx(shares)
     original.made = Model()
-    original.made.nms = SimpleNamespace(score_threshold=0.05)
     manifest = Manifest("any", "m", kind, form, "fp32", TensorSpec("images", (1, 3, 8, 8), "uint8"), (), {}, {})
     original._prove_metric(None, manifest)
     metric = manifest.metric
