@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from backbones.weights import load_weights
 from tasks.base import VisionTask
@@ -134,7 +134,8 @@ def make(node: Config, **options: Any) -> Any:
     where = ""
     if isinstance(node, DictConfig):
         where = f"{node._get_full_key(None)}.".removeprefix(".")
-        node = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        given_later = bool(node.get("_partial_"))  # what is not set there is the target's to say
+        node = OmegaConf.to_container(node, resolve=True, throw_on_missing=not given_later)
     node = _with_whole_numbers(node, where)
     try:
         return instantiate(node, _convert_="all", **options)
@@ -158,7 +159,7 @@ def _with_whole_numbers(node: Mapping[str, Any], where: str) -> dict[str, Any]:
         target = pkgutil.resolve_name(node["_target_"])
     except Exception:  # not a node that is built; or its own error, which instantiating it tells
         return node
-    return whole_numbers(target, node, where)
+    return node | whole_numbers(target, {key: value for key, value in node.items() if value != MISSING}, where)
 
 
 def task_kind(config: Config) -> str:

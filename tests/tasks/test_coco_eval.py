@@ -173,7 +173,7 @@ def test_ground_truth_of_val2017_as_predictions(real_data, engine):
     content = json.loads((real_data / "results" / "val2017_boxes_from_text.json").read_text())
     scores = evaluate_boxes(content, as_predictions(GroundTruth.from_coco(content)), engine=engine)
     assert scores.images == 4952 and f"{scores.numbers['AP']:.3f}" == "1.000"
-    assert scores.notes[0].startswith("1 boxes of the ground truth have no area")  # 5 x 0 px: no detection finds it
+    assert scores.notes[0].startswith("1 box of the ground truth has no area")  # 5 x 0 px: no detection finds it
     content["annotations"] = [one for one in content["annotations"] if min(one["bbox"][2:]) > 0]
     scores = evaluate_boxes(content, as_predictions(GroundTruth.from_coco(content)), engine=engine)
     assert {scores.numbers[name] for name in NAMES if name not in ("AR_1", "AR_10")} == {1.0} and not scores.notes
@@ -307,7 +307,7 @@ def test_what_cannot_be_judged_is_named_and_never_minus_one(engine):
         "2 of 3 images are not in the detections; their boxes count as missed",
     )
     title, columns, rows = format_scores(scores)[0]
-    assert [row[0] for row in rows] == list(NAMES) and len(columns) == 3 and "1 detections in 3 images" in title
+    assert [row[0] for row in rows] == list(NAMES) and len(columns) == 3 and "1 detection in 3 images" in title
     assert {row[0]: row[2] for row in rows}["AP_large"] == "-"
     assert format_scores(scores)[1][2] == [("cat", 1, 1, ONE, ONE, ONE, ONE), ("dog", 0, 0, "-", "-", "-", "-")]
 

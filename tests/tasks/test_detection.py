@@ -143,8 +143,8 @@ def test_a_sheet_shows_boxes_in_the_px_of_the_image():
         "boxes": torch.tensor([[[10.0, 20.0, 30.0, 35.0], [0.0, 0.0, 0.0, 0.0]]]), "labels": torch.tensor([[1, -1]]),
     }  # fmt: skip
     found = Detections(torch.tensor([[1.0, 2.0, 150.0, 110.0]]), torch.tensor([0.5]), torch.tensor([0]))
-    (sample,) = DetectionTask(network(), CLASSES).picture_samples(batch, {"detections": [found]})
-    assert sample.image.shape == (120, 160, 3) and sample.caption == "a.jpg  1 boxes"
+    (sample,) = DetectionTask(network(), CLASSES).picture_samples(batch, {"detections": [found]}, [0])
+    assert sample.image.shape == (120, 160, 3) and sample.caption == "a.jpg  1 box"
     assert sample.boxes.tolist() == [[20.0, 60.0, 60.0, 105.0]] and sample.labels.tolist() == [1]
     assert sample.predicted_boxes.tolist() == [[1.0, 2.0, 150.0, 110.0]] and sample.predicted_labels.tolist() == [0]
 
