@@ -228,7 +228,7 @@ def test_classes_in_another_order_are_refused():
         QuantizationAware("x.ckpt").prepare(built, source)
 
 
-def test_what_is_rounded_in_training_is_what_the_export_rounds(tmp_path, monkeypatch):
+def test_what_is_rounded_in_training_is_what_the_export_rounds(tmp_path):
     torch.manual_seed(2)
     built, pictures = task_of("mnv1_025", "classification"), Pictures(4, 96)
     aware = QuantizationAware("unused", batches=4)
@@ -237,15 +237,11 @@ def test_what_is_rounded_in_training_is_what_the_export_rounds(tmp_path, monkeyp
     images = torch.cat([batch["images"] for batch in Pictures(24, 96).batches[4:]])
     with torch.no_grad():
         rounded = built.eval().network(images)
-        with monkeypatch.context() as patch:
-            patch.setattr(quantization_aware, "rounded_input", lambda values, low, high: values)
-            weights_alone = built.network(images)
     built.network = without_rounding(built.network)
     model = make_deployable(built)
     calibration = [image for batch in pictures.batches for image in batch["images"].split(1)]
     _, manifest = exported(OnnxBackend(), model, images[:1], tmp_path, precision="int8", calibration=calibration)
     found = OnnxBackend().load(tmp_path, manifest)(images)["logits"]
-    assert signal_to_noise(found, rounded) > signal_to_noise(found, weights_alone) + 1
     with torch.no_grad():
         assert signal_to_noise(found, rounded) > signal_to_noise(found, model(images)[0]) + 10
 
