@@ -214,7 +214,7 @@ def test_pictures_and_videos_are_classified_as_in_the_validation(run_tool, train
         1, abs=1e-5
     )
     status, _, err = run_tool(f"tools/predict.py {checkpoint} source=clip.mp4 image_size=[32,48]")
-    assert status == 1 and "a classifier sees a square; give its side in px" in err
+    assert status == 1 and "expected one number of px, since a classifier sees a square" in err
 
 
 def test_published_weights_of_a_whole_segmenter_are_scored_too(run_tool, tmp_path):
