@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from backbones.moments import moments
 
-EXPANSION = 2  # times as many outputs as inputs, from which a 1x1 convolution's outputs cost more than its moments
+# from so many px in a batch, and times as many outputs as inputs, a 1x1 convolution's outputs cost more than its moments
+PIXELS, EXPANSION = 2**14, 2
 
 
 def can_fold(x: Tensor, convs: Sequence[nn.Module], norms: Sequence[nn.Module]) -> bool:
@@ -80,7 +81,7 @@ def is_expansion(conv: nn.Conv2d, x: Tensor) -> bool:
     return (
         conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1
         and conv.out_channels >= EXPANSION * conv.in_channels and x.is_contiguous(memory_format=torch.channels_last)
-        and x[:, 0].numel() > 1
+        and x[:, 0].numel() >= PIXELS
     )  # fmt: skip
 
 

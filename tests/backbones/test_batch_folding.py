@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backbones import layers
+from backbones import batch_folding, layers
 from backbones.layers import ConvNormAct
 
 
@@ -38,6 +38,12 @@ def of_a_step(block: ConvNormAct, x: Tensor, forward) -> dict[str, Tensor]:
 def plain(block: ConvNormAct, x: Tensor) -> Tensor:
     """As the paper has it, the norm over the convolution's outputs."""
     return torch.relu(block.norm(block.conv(x)))
+
+
+@pytest.fixture(autouse=True)
+def few_pixels(monkeypatch):
+    """Small maps are folded too."""
+    monkeypatch.setattr(batch_folding, "PIXELS", 2)
 
 
 @pytest.fixture
@@ -114,3 +120,11 @@ def test_is_plain_for_other_norms_shapes_and_layouts(folded):
     assert not folded
     expansion(4, 8)(x)
     assert len(folded) == 1
+
+
+def test_small_maps_are_plain(monkeypatch, folded):
+    x = images(2, 4, 6, 6)
+    for pixels, taken in ((73, 0), (72, 1)):
+        monkeypatch.setattr(batch_folding, "PIXELS", pixels)
+        expansion()(x)
+        assert len(folded) == taken
