@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from backbones.moments import moments
 
-# from so many px in a batch, and times as many outputs as inputs, a 1x1 convolution's outputs cost more than its moments
+# Px in a batch, and outputs for each input, from which a 1x1 convolution's outputs cost more than its moments.
 PIXELS, EXPANSION = 2**14, 2
 
 
