@@ -1,6 +1,7 @@
 """From a checkpoint to certified artifacts and back to scores; what is wrong leaves nothing behind."""
 
 import json
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -84,9 +85,12 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture
-def broken_backends(monkeypatch):
-    for name in ("Wrong", "Lossy", "Curable", "Crashing"):
-        monkeypatch.setitem(backends.BACKENDS, name.lower(), (__name__, name))
+def broken_backends():
+    """Four more formats; afterwards all formats are there as before, in their order too."""
+    with mock.patch.dict(backends.BACKENDS):
+        for name in ("Wrong", "Lossy", "Curable", "Crashing"):
+            backends.BACKENDS[name.lower()] = (__name__, name)
+        yield
 
 
 @pytest.mark.parametrize(("kind", "form"), [("classification", "logits"), ("detection", "nms")])
@@ -227,10 +231,10 @@ def test_several_formats_at_once(choice, formats, every):
 
 
 def test_of_all_formats_those_without_are_passed_over_and_one_that_fails_ends_no_other(
-    runs, run_tool, tmp_path, broken_backends, monkeypatch
+    runs, run_tool, tmp_path, broken_backends
 ):
     for name in ("onnx", "executorch", "coreml", "litert", "ncnn", "wrong", "curable"):
-        monkeypatch.delitem(backends.BACKENDS, name)
+        del backends.BACKENDS[name]
     command = f"tools/export.py checkpoint={runs}/classification/last.ckpt export.calibration_images=4 output_dir=out"
 
     def names():
