@@ -9,9 +9,9 @@ from functools import partial
 from torch import nn
 
 from backbones.base import Backbone, Norm, Published
-from backbones.layers import ConvNormAct, InvertedResidual, init_weights, make_divisible
-from backbones.weight_names import timm_names, timm_places
-from backbones.weights import apply_weights
+from backbones.blocks.layers import ConvNormAct, InvertedResidual, init_weights, make_divisible
+from backbones.weights.loading import apply_weights
+from backbones.weights.names import timm_names, timm_places
 
 PUBLISHED = {  # by the name of the configuration
     "mnasnet_050": Published(2.22, 104, 67.734, "torchvision MNASNet0_5_Weights.IMAGENET1K_V1"),

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from torch import nn
 
 from backbones.base import Backbone, Norm, Published
-from backbones.layers import ConvNormAct, init_weights, make_divisible
-from backbones.weight_names import timm_names, timm_places
-from backbones.weights import apply_weights
+from backbones.blocks.layers import ConvNormAct, init_weights, make_divisible
+from backbones.weights.loading import apply_weights
+from backbones.weights.names import timm_names, timm_places
 
 _SLIM = "tensorflow/models research/slim/nets/mobilenet_v1.md"
 PUBLISHED = {  # by the name of the configuration

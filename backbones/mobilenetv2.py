@@ -6,9 +6,9 @@ Source: Sandler et al. 2018, "MobileNetV2", table 2; BatchNorm and rounding as i
 from torch import nn
 
 from backbones.base import Backbone, Norm, Published
-from backbones.layers import ConvNormAct, InvertedResidual, init_weights, make_divisible
-from backbones.weight_names import conv_norm_names, timm_names, timm_places
-from backbones.weights import apply_weights
+from backbones.blocks.layers import ConvNormAct, InvertedResidual, init_weights, make_divisible
+from backbones.weights.loading import apply_weights
+from backbones.weights.names import conv_norm_names, timm_names, timm_places
 
 _SLIM = "tensorflow/models research/slim/nets/mobilenet/README.md"
 PUBLISHED = {  # by the name of the configuration; parameters without those of the norms

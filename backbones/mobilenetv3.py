@@ -13,9 +13,9 @@ from types import MappingProxyType
 from torch import nn
 
 from backbones.base import Backbone, Norm, Published
-from backbones.layers import ConvNormAct, InvertedResidual, init_weights, make_divisible
-from backbones.weight_names import conv_norm_names, inverted_residual_names, timm_names, timm_places
-from backbones.weights import apply_weights
+from backbones.blocks.layers import ConvNormAct, InvertedResidual, init_weights, make_divisible
+from backbones.weights.loading import apply_weights
+from backbones.weights.names import conv_norm_names, inverted_residual_names, timm_names, timm_places
 
 _SLIM = "tensorflow/models research/slim/nets/mobilenet/README.md"
 PUBLISHED = {  # by the name of the configuration

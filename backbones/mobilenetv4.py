@@ -9,9 +9,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from backbones.base import Backbone, Norm, Published
-from backbones.layers import ConvNormAct, init_weights, make_divisible
-from backbones.weight_names import timm_names, timm_places
-from backbones.weights import apply_weights
+from backbones.blocks.layers import ConvNormAct, init_weights, make_divisible
+from backbones.weights.loading import apply_weights
+from backbones.weights.names import timm_names, timm_places
 
 _CARD = "timm's model card of {}; its training"
 PUBLISHED = {  # by the name of the configuration

@@ -6,9 +6,9 @@ Source: Vasu et al. 2022, "MobileOne: An Improved One millisecond Mobile Backbon
 from torch import Tensor, nn
 
 from backbones.base import Backbone, Norm, Published
-from backbones.branches import BranchedConv
-from backbones.layers import init_weights, make_divisible
-from backbones.weights import apply_weights
+from backbones.blocks.branched_conv import BranchedConv
+from backbones.blocks.layers import init_weights, make_divisible
+from backbones.weights.loading import apply_weights
 
 _SOURCE = "apple/ml-mobileone README.md, fused"
 PUBLISHED = {  # by the name of the configuration

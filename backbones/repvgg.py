@@ -6,9 +6,9 @@ Source: Ding et al. 2021, "RepVGG: Making VGG-style ConvNets Great Again", table
 from torch import nn
 
 from backbones.base import Backbone, Norm, Published
-from backbones.branches import BranchedConv
-from backbones.layers import init_weights, make_divisible
-from backbones.weights import apply_weights
+from backbones.blocks.branched_conv import BranchedConv
+from backbones.blocks.layers import init_weights, make_divisible
+from backbones.weights.loading import apply_weights
 
 _SOURCE = "open-mmlab/mmpretrain configs/repvgg/README.md: the authors' weights, fused"
 PUBLISHED = {  # by the name of the configuration

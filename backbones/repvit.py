@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone, Norm, Published
-from backbones.layers import ConvNormAct, SqueezeExcite, init_weights, make_divisible
-from backbones.reparam import fold_bn_into_conv, identity_kernel, single_conv
-from backbones.weights import apply_weights
+from backbones.blocks.fusion import fold_bn_into_conv, identity_kernel, single_conv
+from backbones.blocks.layers import ConvNormAct, SqueezeExcite, init_weights, make_divisible
+from backbones.weights.loading import apply_weights
 
 _SOURCE = "THU-MIG/RepViT README.md, fused, 300 epochs with distillation"
 PUBLISHED = {  # by the name of the configuration

@@ -9,8 +9,8 @@ from functools import partial
 from torch import Tensor, nn
 
 from backbones.base import Backbone, Norm, Published
-from backbones.layers import ConvNormAct, init_weights, make_divisible
-from backbones.weights import apply_weights
+from backbones.blocks.layers import ConvNormAct, init_weights, make_divisible
+from backbones.weights.loading import apply_weights
 
 TORCHVISION = "torchvision IMAGENET1K_V1"
 PUBLISHED = {  # by the name of the configuration

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbones.base import Backbone, Norm, Published
-from backbones.layers import ConvNormAct, channel_shuffle, init_weights, make_divisible
-from backbones.weight_names import conv_norm_names
-from backbones.weights import apply_weights
+from backbones.blocks.layers import ConvNormAct, channel_shuffle, init_weights, make_divisible
+from backbones.weights.loading import apply_weights
+from backbones.weights.names import conv_norm_names
 
 PAPER = "Zhang et al. 2018, tables 1 (multiply-adds, without the classifier) and 2; parameters: pytorchcv"
 AUTHORS = "megvii-model/ShuffleNet-Series, ShuffleNetV1/README.md"

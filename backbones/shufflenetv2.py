@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone, Norm, Published
-from backbones.layers import ConvNormAct, channel_shuffle, init_weights, make_divisible
-from backbones.weight_names import conv_norm_names
-from backbones.weights import apply_weights
+from backbones.blocks.layers import ConvNormAct, channel_shuffle, init_weights, make_divisible
+from backbones.weights.loading import apply_weights
+from backbones.weights.names import conv_norm_names
 
 TORCHVISION = "torchvision IMAGENET1K_V1"
 PUBLISHED = {  # by the name of the configuration

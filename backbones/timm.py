@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from backbones.base import Backbone, Published, Tap, select_taps, spread
-from backbones.reparam import fold_bn_into_conv
-from backbones.weight_names import efficientnet_names
-from backbones.weights import apply_weights
+from backbones.blocks.fusion import fold_bn_into_conv
+from backbones.weights.loading import apply_weights
+from backbones.weights.names import efficientnet_names
 
 logger = logging.getLogger(__name__)
 

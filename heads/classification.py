@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Tap, select_taps
-from backbones.layers import ConvNormAct, init_weights, make_activation
-from backbones.weights import load_weights
+from backbones.blocks.layers import ConvNormAct, init_weights, make_activation
+from backbones.weights.loading import load_weights
 from heads.base import Head
 from heads.lraspp import DEEPEST
 

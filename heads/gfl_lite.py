@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Norm, Tap, select_taps
-from backbones.layers import init_weights
-from backbones.weights import load_weights
+from backbones.blocks.layers import init_weights
+from backbones.weights.loading import load_weights
 from heads.base import DetectionHead
 from heads.box_coding import clip
 from heads.lite_pan import LitePAN, depthwise_separable

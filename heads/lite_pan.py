@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbones.base import Norm
-from backbones.layers import ConvNormAct
+from backbones.blocks.layers import ConvNormAct
 
 
 class LitePAN(nn.Module):

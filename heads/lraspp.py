@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbones.base import Norm, Tap, select_taps
-from backbones.layers import ConvNormAct
-from backbones.weights import load_weights
+from backbones.blocks.layers import ConvNormAct
+from backbones.weights.loading import load_weights
 from heads.base import Head
 
 DEEPEST = ("final", "c5")

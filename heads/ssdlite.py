@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Norm, Tap, select_taps
-from backbones.layers import ConvNormAct
-from backbones.weight_names import conv_norm_names
-from backbones.weights import load_weights
+from backbones.blocks.layers import ConvNormAct
+from backbones.weights.loading import load_weights
+from backbones.weights.names import conv_norm_names
 from heads.anchors import box_shapes, default_boxes
 from heads.base import DetectionHead
 from heads.box_coding import decode

@@ -1,12 +1,12 @@
 """Non-maximum suppression whose shapes do not depend on what is found, in plain operators that mobile runtimes have.
 
-`heads.detections.select_detections` is faster in PyTorch, but its shapes follow the pixels: no exporter takes it.
+`heads.nms.select_detections` is faster in PyTorch, but its shapes follow the pixels: no exporter takes it.
 """
 
 import torch
 from torch import Tensor, nn
 
-from heads.detections import Detections, float32_bound, select_detections
+from heads.nms import Detections, float32_bound, select_detections
 
 LOOKED_AT, FEWEST = 4, 300  # best (box, class) pairs for each detection, and in any case
 

@@ -1,0 +1,12 @@
+"""What is done with networks: a room a task, and rooms for data, training, export and measurement.
+
+A room uses only what stands below it; `make lint` holds that. From the top:
+
+    evaluate, describe                              flat files that a tool calls
+    predict, doctor, benchmark
+    inspection (looks at data), deploy (exports)
+    detection, segmentation, classification, training, import_weights
+    base                                            what every task shares: contract, network, building, checkpoints
+    data, quantization
+    files, pictures, demo, values                   know nothing of networks
+"""

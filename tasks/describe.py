@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.progress import track
 
-from backbones.reparam import fuse_model
-from tasks.build import Config, build_backbone, build_whole_network, make, plain
-from tasks.checkpoint import classes_of, read_checkpoint
-from tasks.deploy.profile import profile
-from tasks.sizes import parse_size
+from backbones.blocks.fusion import fuse_model
+from tasks.base.build import Config, build_backbone, build_whole_network, make, plain
+from tasks.base.checkpoint import classes_of, read_checkpoint
+from tasks.benchmark.costs import profile
+from tasks.values.sizes import parse_size
 
 ZOO_COSTS = ("parameters", "macs", "activations", "memory_access_bytes", "depth")
 

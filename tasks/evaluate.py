@@ -9,25 +9,27 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from tasks.base import Table, VisionTask
-from tasks.box_forms import box_form_notes, box_form_shares
-from tasks.build import Config, build_data, build_task, connect, label, make, plain
-from tasks.callbacks import PredictionSheet
-from tasks.checkpoint import load_task, read_checkpoint, stored_classes
-from tasks.class_matching import match_classes
-from tasks.coco_eval import evaluate_boxes
-from tasks.data.base import VisionDataModule
+from tasks.base.build import Config, build_data, build_task, connect, label, make, plain
+from tasks.base.checkpoint import load_task, read_checkpoint, stored_classes
+from tasks.base.class_matching import match_classes
+from tasks.base.input_sizes import InputSizes, size_text
+from tasks.base.quiet import quiet
+from tasks.base.result_folders import free_folder, is_of, same_settings
+from tasks.base.run_folders import needed_checkpoint, one_source, output_folder
+from tasks.base.tables import Table
+from tasks.base.task import VisionTask
+from tasks.benchmark.costs import profile
+from tasks.data.datamodule import VisionDataModule
+from tasks.data.evaluated_split import evaluated_split, renamed
 from tasks.deploy.backend import load_runtime
 from tasks.deploy.deployed import deployed_task, fixed_settings
-from tasks.deploy.profile import profile
-from tasks.detection import score_report
-from tasks.detection_results import DetectionResults, GroundTruth
-from tasks.evaluated_split import evaluated_split, renamed
-from tasks.fit import quiet
-from tasks.input_sizes import InputSizes, size_text
-from tasks.logs import write_json
-from tasks.result_folders import free_folder, is_of, same_settings
-from tasks.trainer_settings import evaluation_settings
+from tasks.detection.box_forms import box_form_notes, box_form_shares
+from tasks.detection.coco_scores import evaluate_boxes
+from tasks.detection.results import DetectionResults, GroundTruth
+from tasks.detection.task import score_report
+from tasks.files.writing import write_json
+from tasks.training.callbacks import PredictionSheet
+from tasks.training.trainer_settings import evaluation_settings
 
 RECORD = "evaluation.json"
 logger = logging.getLogger(__name__)
@@ -236,32 +238,3 @@ def _evaluation_folder(config: Config, beside: Path, settings: Mapping[str, Any]
     if own:
         return free_folder(beside, beside / "evaluation", RECORD, settings)
     return free_folder(beside / "evaluation-2", beside / "evaluation", RECORD, settings)
-
-
-def output_folder(config: Config, default: str = "") -> Path:
-    """`output_dir`, or a folder beside the checkpoint or artifact; made where it is missing."""
-    if artifact := config.get("artifact"):
-        beside = Path(artifact) if Path(artifact).expanduser().is_dir() else Path(artifact).parent
-    else:
-        beside = Path(config["checkpoint"]).parent
-    folder = Path(config["output_dir"] or beside / default).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def one_source(config: Config, *more: str) -> None:
-    """See that not both a checkpoint and an artifact are given, nor what else `more` names.
-
-    Raises:
-        ValueError: They are.
-    """
-    given = [key for key in ("checkpoint", "artifact", *more) if config[key]]
-    if len(given) > 1:
-        raise ValueError(f"{'= and '.join(given)}= are both given; give one of them")
-
-
-def needed_checkpoint(config: Config) -> str:
-    """The checkpoint of the configuration; an error where none is given."""
-    if not config["checkpoint"]:
-        raise ValueError("no checkpoint is given; give checkpoint=runs/<run>/best.ckpt")
-    return config["checkpoint"]

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone
-from backbones.reparam import fuse_model
-from backbones.weight_sources import Source, read_source
-from backbones.weights import LoadReport, load_weights
-from tasks.build import Config, build_backbone, plain
-from tasks.image_files import write_bytes
+from backbones.blocks.fusion import fuse_model
+from backbones.weights.loading import LoadReport, load_weights
+from backbones.weights.sources import Source, read_source
+from tasks.base.build import Config, build_backbone, plain
+from tasks.files.writing import write_bytes
 
 IMAGE_SIZE = (224, 224)  # px, of the images that networks are compared on
 PARITY, FUSED_PARITY = 1e-3, 1e-6  # relative: of rounding in float32 through some 60 layers, and in float64

@@ -9,19 +9,24 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from tasks.base import Table, VisionTask
-from tasks.build import Config, plain
-from tasks.checkpoint import load_task
-from tasks.data.base import list_files
+from tasks.base.build import Config, plain
+from tasks.base.checkpoint import load_task
+from tasks.base.predictor import Predictor
+from tasks.base.result_folders import free_folder, is_of
+from tasks.base.run_folders import needed_checkpoint, one_source, output_folder
+from tasks.base.stored_sizes import stored_image_size
+from tasks.base.tables import Table
+from tasks.base.task import VisionTask
+from tasks.classification.predictor import ClassificationPredictor
+from tasks.data.datamodule import list_files
 from tasks.deploy.backend import load_runtime
 from tasks.deploy.deployed import deployed_task, fixed_settings
-from tasks.evaluate import needed_checkpoint, one_source, output_folder
-from tasks.image_depth import Lost, lost_parts
-from tasks.image_files import VideoWriter, decode_image, frame_rate, frames, is_image, is_video, write_image
-from tasks.logs import write_json
-from tasks.predictors import ClassificationPredictor, DetectionPredictor, Predictor, SegmentationPredictor
-from tasks.result_folders import free_folder, is_of
-from tasks.stored_sizes import stored_image_size
+from tasks.detection.predictor import DetectionPredictor
+from tasks.files.image_depth import Lost, lost_parts
+from tasks.files.images import decode_image, is_image
+from tasks.files.videos import VideoWriter, frame_rate, frames, is_video
+from tasks.files.writing import write_image, write_json
+from tasks.segmentation.predictor import SegmentationPredictor
 
 SUMMARY, RECORD = "predictions.json", "predictions_source.json"
 MADE = ("_overlay.png", "_overlay.mp4", "_classes.png")  # how the names of what is written end

@@ -9,12 +9,12 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import get_class, get_method
 from omegaconf import OmegaConf
 
-from tasks.build import build_backbone, build_data, build_whole_network, make, task_kind
-from tasks.fit import fit
+from tasks.base.build import build_backbone, build_data, build_whole_network, make, task_kind
+from tasks.training.fit import fit
 from tests.conftest import ROOT
+from tests.tasks.classification.test_task import write_folders
 from tests.tasks.conftest import composed, write_masks
-from tests.tasks.test_classification import write_folders
-from tests.tasks.test_detection import write_shapes
+from tests.tasks.detection.test_task import write_shapes
 
 CONF = ROOT / "conf"
 TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))

@@ -14,19 +14,19 @@ import torch
 from torch import nn
 
 from backbones.mobilenetv3 import mobilenet_v3_small
-from backbones.weights import load_weights
-from tasks.checkpoint import read_checkpoint
+from backbones.weights.loading import load_weights
+from tasks.base.checkpoint import read_checkpoint
+from tasks.base.trusted_targets import TRUSTED, check_targets
 from tasks.deploy.backend import load_runtime
+from tasks.deploy.formats.pt2 import exported_program
+from tasks.deploy.formats.pt2_safety import check_pt2
 from tasks.deploy.manifest import FILE, read_manifest
-from tasks.deploy.pt2_backend import exported_program
-from tasks.deploy.pt2_check import check_pt2
-from tasks.stored_targets import TRUSTED, check_targets
 from tests.conftest import ROOT
 from tests.test_house import FILES
 
 FORBIDDEN = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 # A module that a process hands to another one, which it starts itself, in a file that nobody else can write.
-OWN_PICKLES = {"tasks/deploy/peak_memory.py": 2}
+OWN_PICKLES = {"tasks/benchmark/peak_memory.py": 2}
 
 
 def dangers(source: str) -> list[str]:
@@ -284,10 +284,10 @@ def test_files_beside_the_artifact_stay_beside_it(program, tmp_path):
 
 
 STRANGE = (
-    "os.system", "subprocess.run", "builtins.eval", "torch.load", "torch.hub.load", "numpy.load", "tasks.build.make",
-    "hydra.utils.instantiate", "tasks.image_files.write_bytes", "tasks.data.shards.os.system", "torch.nn.os.system",
-    "backbones.timm.torch.load", "tasks.optim.math.sqrt", "torch.optim.os.system", "lightning.os.system", ["os.system"],
-    None,
+    "os.system", "subprocess.run", "builtins.eval", "torch.load", "torch.hub.load", "numpy.load",
+    "tasks.base.build.make", "hydra.utils.instantiate", "tasks.files.writing.write_bytes",
+    "tasks.data.shard_writer.os.system", "torch.nn.os.system", "backbones.timm.torch.load",
+    "tasks.base.optim.math.sqrt", "torch.optim.os.system", "lightning.os.system", ["os.system"], None,
 )  # fmt: skip
 
 

@@ -8,8 +8,8 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages ca
 from omegaconf import DictConfig
 
 import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
-from tasks.deploy.benchmark import benchmark
-from tasks.deploy.zoo_report import request_of, run_as_process, sweep
+from tasks.benchmark.benchmark import benchmark
+from tasks.benchmark.sweep import request_of, run_as_process, sweep
 from tools.cli import CONF, main
 from tools.tables import print_table
 

@@ -18,8 +18,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from tasks.config import SCHEMAS
-from tasks.counted import counted
+from tasks.base.config import SCHEMAS
+from tasks.values.counted import counted
 from tools.command_line import CommandLine, composed_as_far_as_possible
 from tools.hints import meant_options, unknown_key
 from tools.starting import done_starting

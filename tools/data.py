@@ -8,9 +8,9 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages ca
 from omegaconf import DictConfig
 
 import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
-from tasks.counted import counted
-from tasks.data.gate import run_action
-from tasks.logs import write_json
+from tasks.files.writing import write_json
+from tasks.inspection.actions import run_action
+from tasks.values.counted import counted
 from tools.cli import main
 from tools.tables import print_table
 

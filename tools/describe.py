@@ -8,9 +8,9 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages ca
 from omegaconf import DictConfig, OmegaConf
 
 import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
-from tasks.build import label
+from tasks.base.build import label
 from tasks.describe import describe, describe_zoo
-from tasks.logs import write_json
+from tasks.files.writing import write_json
 from tools.cli import CONF, main
 from tools.tables import COSTS, cost_cells, print_table
 

@@ -7,16 +7,18 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages called tasks or tools exist
 
 import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
-from tasks.doctor import examine, plain_settings, table, to_json
+from tasks.doctor.doctor import examine, plain_settings, table, to_json
 
 try:
     from tools.cli import main
-except Exception:  # whatever a broken installation raises; the doctor then reads its settings itself
-    main = None
+except Exception as error:  # whatever a broken installation raises; the doctor then reads its settings itself
+    main, broken = None, error
+else:
+    broken = None
 
 
 def report(config) -> None:
-    findings = examine(config)
+    findings = examine(config, broken)
     print(table(findings))
     if config["output_json"]:
         file = Path(config["output_json"]).expanduser()

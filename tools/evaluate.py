@@ -8,7 +8,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages ca
 from omegaconf import DictConfig
 
 import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
-from tasks.build import monitored
+from tasks.base.build import monitored
 from tasks.evaluate import evaluate
 from tools.cli import main
 from tools.tables import print_scores, print_table

@@ -8,8 +8,8 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages ca
 from omegaconf import DictConfig
 
 import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
+from tasks.files.writing import write_json
 from tasks.import_weights import import_weights
-from tasks.logs import write_json
 from tools.cli import main
 from tools.tables import print_table
 

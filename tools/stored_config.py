@@ -8,9 +8,9 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from tasks.checkpoint import read_checkpoint
+from tasks.base.checkpoint import read_checkpoint
+from tasks.base.inference_settings import inference_settings
 from tasks.deploy.manifest import read_manifest
-from tasks.inference_settings import inference_settings
 
 SOURCES = ("checkpoint", "artifact")
 _numbers = count()

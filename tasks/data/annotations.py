@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.data.base import Classes, DataError
+from tasks.data.classes import Classes
+from tasks.data.errors import DataError
 from tasks.data.named_files import find_named
 from tasks.data.safe_paths import below
-from tasks.image_files import MAX_PIXELS
+from tasks.files.images import MAX_PIXELS
 
 
 @dataclass(frozen=True, eq=False)

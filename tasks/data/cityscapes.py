@@ -6,8 +6,10 @@ Source: Cordts et al. 2016, "The Cityscapes Dataset"; ids and colours as defined
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.data.base import Classes, Color, DataError, list_files
 from tasks.data.class_names import class_names as read_names
+from tasks.data.classes import Classes, Color
+from tasks.data.datamodule import list_files
+from tasks.data.errors import DataError
 from tasks.data.segmentation import Pairs, SegmentationData, id_table
 
 # name: (label id in the files, RGB); in the order of the train ids

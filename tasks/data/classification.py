@@ -8,13 +8,16 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from tasks.data.base import Classes, DataError, EpochSampler, SampleKey, VisionDataModule
-from tasks.data.class_transforms import CenterView, ClassAugmentation
+from tasks.data.classes import Classes
+from tasks.data.classification_transforms import CenterView, ClassAugmentation
+from tasks.data.datamodule import VisionDataModule
+from tasks.data.errors import DataError
 from tasks.data.label_counts import LabelCounts
 from tasks.data.progressive import Progressive
-from tasks.image_files import decode_image
-from tasks.pictures import distinct_colors
-from tasks.sizes import parse_side, parse_sides
+from tasks.data.samplers import EpochSampler, SampleKey
+from tasks.files.images import decode_image
+from tasks.pictures.colors import distinct_colors
+from tasks.values.sizes import parse_side, parse_sides
 
 DEFAULT_PREPROCESSING = {"crop_ratio": 0.875, "interpolation": "bilinear"}  # of the first ImageNet weights of all
 

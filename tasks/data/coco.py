@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.data.annotations import Annotations
-from tasks.data.base import SPLITS, DataError
 from tasks.data.class_names import class_names as read_names
 from tasks.data.coco_json import Content, check_names, flatten, read_categories, read_json, unused_parents
+from tasks.data.datamodule import SPLITS
 from tasks.data.detection import DetectionData, numbered_classes
+from tasks.data.errors import DataError
 from tasks.data.label_counts import Finding
 
 

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.data.base import VisionDataModule
 from tasks.data.cityscapes import CityscapesData
 from tasks.data.coco import CocoData
-from tasks.data.demo_files import IMAGENET_CLASSES
-from tasks.data.demo_scenes import draw_demo_data, draw_more_objects
+from tasks.data.datamodule import VisionDataModule
 from tasks.data.folders import FolderData
-from tasks.whole_numbers import whole_numbers
+from tasks.demo.files import IMAGENET_CLASSES
+from tasks.demo.scenes import draw_demo_data, draw_more_objects
+from tasks.values.whole_numbers import whole_numbers
 
 DEMO_CLASSES = ("road", "sidewalk", "building", "traffic sign", "vegetation", "sky", "person", "car")
 

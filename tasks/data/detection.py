@@ -9,15 +9,17 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from tasks.data.anchor_fit import anchor_reach
 from tasks.data.annotations import Annotations
-from tasks.data.base import Classes, DataError, EpochSampler, SampleKey, VisionDataModule
+from tasks.data.classes import Classes
+from tasks.data.datamodule import VisionDataModule
+from tasks.data.errors import DataError
 from tasks.data.label_counts import Finding, LabelCounts
 from tasks.data.progressive import Progressive
+from tasks.data.samplers import EpochSampler, SampleKey
 from tasks.data.transforms import BoxedImage, DetectionAugmentation, resize_boxed
-from tasks.image_files import read_image
-from tasks.pictures import distinct_colors
-from tasks.sizes import Size, parse_size, parse_sizes
+from tasks.files.images import read_image
+from tasks.pictures.colors import distinct_colors
+from tasks.values.sizes import Size, parse_size, parse_sizes
 
 IMAGE_SIZE = (320, 320)  # of what a network sees, where the settings leave it open
 POINT = 2.0  # px: a thinner box is told of
@@ -258,16 +260,6 @@ class DetectionData(VisionDataModule):
             f"width={width:g} height={height:g}; "
             + ("are they parts of the image's sides? expected px" if parts else "points, or slips of a hand?"),
         )]  # fmt: skip
-
-    def findings(self, task: Any = None) -> list[Finding]:
-        found = super().findings(task)
-        if task is None:
-            return found
-        threshold = getattr(task.criterion, "match_threshold", 0.0)
-        reach = anchor_reach(
-            task.network.head, threshold, self.annotations("train"), self.image_size, self.classes.names
-        )
-        return [*found, Finding(logging.INFO, f"train: {reach}")] if reach else found
 
     def set_image_size(self, image_size: int | Sequence[int]) -> None:
         self.image_size = parse_size(image_size, "image_size")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.data.base import DataError
 from tasks.data.class_names import class_names as read_names
 from tasks.data.classification import ClassificationData, named_classes
-from tasks.image_files import IMAGE_SUFFIXES, is_image
-from tasks.visible_files import is_hidden, suffix_counts
+from tasks.data.errors import DataError
+from tasks.files.images import IMAGE_SUFFIXES, is_image
+from tasks.files.visible_files import is_hidden, suffix_counts
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from torchvision.models import MobileNet_V2_Weights
 
-from tasks.data.base import DataError
 from tasks.data.classification import ClassificationData, named_classes
+from tasks.data.errors import DataError
 from tasks.data.folders import ImageFiles, class_folders, image_names, labelled_files
 from tasks.data.text_lists import read_lines
-from tasks.visible_files import is_hidden
+from tasks.files.visible_files import is_hidden
 
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
 LABEL_FILES = (

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.counted import counted
-from tasks.data.base import Classes, DataError, list_files
 from tasks.data.class_names import class_names as read_names
+from tasks.data.classes import Classes
+from tasks.data.datamodule import list_files
+from tasks.data.errors import DataError
 from tasks.data.segmentation import Pairs, SegmentationData, id_table
-from tasks.image_files import is_image
-from tasks.pictures import distinct_colors
+from tasks.files.images import is_image
+from tasks.pictures.colors import distinct_colors
+from tasks.values.counted import counted
 
 
 class MaskFolders(SegmentationData):

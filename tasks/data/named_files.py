@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from tasks.data.errors import DataError
 from tasks.data.safe_paths import below
-from tasks.image_files import is_image
+from tasks.files.images import is_image
 
 
 def find_named(names: Sequence[str], folder: Path, *, by_stem: bool = False) -> tuple[dict[int, str], list[int]]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.sizes import Size, parse_size
+from tasks.values.sizes import Size, parse_size
 
 
 @dataclass(frozen=True)

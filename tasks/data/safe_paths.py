@@ -2,7 +2,7 @@
 
 from pathlib import Path, PurePosixPath
 
-from tasks.data.base import DataError
+from tasks.data.errors import DataError
 
 
 def below(name: str, source: str | Path, *, what: str = "the file name", folder: str = "the image folder") -> str:

@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tasks.data.base import Classes, DataError, SampleKey, VisionDataModule
+from tasks.data.classes import Classes
+from tasks.data.datamodule import VisionDataModule
+from tasks.data.errors import DataError
 from tasks.data.label_counts import LabelCounts
 from tasks.data.mask_formats import lossy_format
 from tasks.data.progressive import Progressive
+from tasks.data.samplers import SampleKey
 from tasks.data.transforms import SegmentationAugmentation
-from tasks.image_files import read_image, read_mask
-from tasks.sizes import parse_size
+from tasks.files.images import read_image, read_mask
+from tasks.values.sizes import parse_size
 
 IGNORE_INDEX = 255
 LOOKED = 100  # masks of a split that are read at the start of a run

@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from tasks.data.base import Classes, DataError, EpochSampler, SampleKey
+from tasks.data.classes import Classes
 from tasks.data.classification import ClassificationData
-from tasks.data.shards import COLUMNS, INDEX, Store, checksum_of
+from tasks.data.errors import DataError
+from tasks.data.samplers import EpochSampler, SampleKey
+from tasks.data.shard_writer import COLUMNS, INDEX, Store, checksum_of
 
 OPEN_SHARDS = 64  # files that a process keeps open
 

@@ -7,7 +7,7 @@ from random import Random
 import cv2
 import numpy as np
 
-from tasks.sizes import parse_size
+from tasks.values.sizes import parse_size
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version
 import albumentations as A

@@ -10,12 +10,13 @@ from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from tasks.data.annotations import Annotations
-from tasks.data.base import SPLITS, DataError
 from tasks.data.class_names import class_names as read_names
+from tasks.data.datamodule import SPLITS
 from tasks.data.detection import DetectionData, numbered_classes
+from tasks.data.errors import DataError
 from tasks.data.safe_paths import below
 from tasks.data.text_lists import read_lines
-from tasks.image_files import is_image
+from tasks.files.images import is_image
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",

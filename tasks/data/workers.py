@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing import connection
 from typing import Any
 
+import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
@@ -102,3 +103,16 @@ def _reason(code: int | None) -> str:
     if code is None or code >= 0:
         return f"exit status {code}"
     return signal.Signals(-code).name
+
+
+def one_thread(worker: int) -> None:
+    """Keep a loader process on one core; OpenCV would take them all in each."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def default_workers() -> int:
+    """Loader processes: none on the CPU, where they would take the cores that train, else one a core up to 8."""
+    if not torch.cuda.is_available():
+        return 0
+    return min(8, max(1, (os.cpu_count() or 1) // torch.cuda.device_count()))

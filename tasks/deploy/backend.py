@@ -7,39 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from tasks.base.network import Deployable
 from tasks.deploy.manifest import Manifest, read_manifest
 
 # name: module and class; none is imported before it is used, so that each is an optional extra
 BACKENDS = {
-    "pt2": ("tasks.deploy.pt2_backend", "Pt2Backend"),
-    "onnx": ("tasks.deploy.onnx_backend", "OnnxBackend"),
-    "executorch": ("tasks.deploy.executorch_backend", "ExecuTorchBackend"),
-    "coreml": ("tasks.deploy.coreml_backend", "CoreMLBackend"),
-    "litert": ("tasks.deploy.litert_backend", "LiteRTBackend"),
-    "ncnn": ("tasks.deploy.ncnn_backend", "NcnnBackend"),
+    "pt2": ("tasks.deploy.formats.pt2", "Pt2Backend"),
+    "onnx": ("tasks.deploy.formats.onnx", "OnnxBackend"),
+    "executorch": ("tasks.deploy.formats.executorch", "ExecuTorchBackend"),
+    "coreml": ("tasks.deploy.formats.coreml", "CoreMLBackend"),
+    "litert": ("tasks.deploy.formats.litert", "LiteRTBackend"),
+    "ncnn": ("tasks.deploy.formats.ncnn", "NcnnBackend"),
 }
 
 
 class Unsupported(ValueError):
     """A format has no such precision, input or batch, whatever the network is; `export=all` passes over the format."""
-
-
-class Deployable(nn.Module):
-    """What is exported: pixels in, a tuple of named outputs out; in eval mode, fused, without Lightning.
-
-    Attributes:
-        form: As in `Manifest`.
-        outputs: Names of the outputs, in order.
-    """
-
-    form: str
-    outputs: tuple[str, ...]
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(N, 3, H, W) RGB in 0..255, uint8 or float32 -> the outputs."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

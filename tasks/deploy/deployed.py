@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.base import VisionTask
-from tasks.build import Config, build_task, plain
+from tasks.base.build import Config, build_task, plain
+from tasks.base.network import Network
+from tasks.base.task import VisionTask
 from tasks.deploy.manifest import Manifest
-from tasks.network import Network
 
 SELECTION = ("score_threshold", "candidates", "iou_threshold", "max_detections")  # of a DetectionTask
 logger = logging.getLogger(__name__)

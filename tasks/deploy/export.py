@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from tasks.base import Table
-from tasks.build import Config
+from tasks.base.build import Config
+from tasks.base.quiet import quiet
+from tasks.base.tables import Table
 from tasks.deploy.backend import BACKENDS, Backend, ExportOptions, Unsupported, backend
 from tasks.deploy.manifest import Manifest, sha256
+from tasks.deploy.original import Original, share_text
 from tasks.deploy.parity import worst
-from tasks.deploy.proof import Original, share_text
-from tasks.deploy.quantization_doctor import Drop, doctor
-from tasks.fit import quiet
+from tasks.deploy.quantization_diagnosis import Drop, doctor
 
 DETECTIONS = ("raw", "decoded", "nms")  # each needs more operators of a format than the one before
 COLUMNS = (
@@ -36,7 +36,7 @@ def export(config: Config) -> tuple[list[Table], list[str]]:
     appears whole, with its manifest.json, once it agrees with eager and keeps the metric; else not at all. A format
     that cannot hold the detections asked for gets the next form that it can; of "all" formats those are passed over,
     with a line, that have no such precision, input or batch. With `config.export.doctor` no artifact is
-    left, but int8 is looked into (`tasks.deploy.quantization_doctor.doctor`).
+    left, but int8 is looked into (`tasks.deploy.quantization_diagnosis.doctor`).
 
     Args:
         config: As stored in the checkpoint, with `export`.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tasks.base import Table
+from tasks.base.tables import Table
 
 SHOWN, NAMED = 20, 3  # layers in the table, modules in a line of it; the file has all
 

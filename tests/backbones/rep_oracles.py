@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone
-from backbones.reparam import fuse_model
-from backbones.weights import load_weights
-from tasks.deploy.profile import profile
+from backbones.blocks.fusion import fuse_model
+from backbones.weights.loading import load_weights
+from tasks.benchmark.costs import profile
 from tests.backbones.references import parameters
 from tests.oracles import relative_error
 

@@ -8,8 +8,8 @@ import torch
 from omegaconf import OmegaConf
 
 from backbones.base import OUTPUT_STRIDES, select_taps
-from backbones.reparam import fuse_model
-from tasks.build import make
+from backbones.blocks.fusion import fuse_model
+from tasks.base.build import make
 from tests.conftest import ROOT
 from tests.oracles import randomised, relative_error
 

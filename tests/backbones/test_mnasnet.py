@@ -6,7 +6,7 @@ import torch
 import torchvision
 
 from backbones import mnasnet
-from tasks.deploy.profile import profile
+from tasks.benchmark.costs import profile
 from tests.backbones.references import PRECISIONS, parameters, worst_error
 from tests.oracles import randomised
 

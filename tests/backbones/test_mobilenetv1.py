@@ -6,7 +6,7 @@ import torch
 from timm.models.efficientnet import _gen_mobilenet_v1
 
 from backbones.mobilenetv1 import PUBLISHED, mobilenet_v1
-from tasks.deploy.profile import profile
+from tasks.benchmark.costs import profile
 from tests.backbones.references import PRECISIONS, parameters, worst_error
 from tests.oracles import randomised
 

@@ -6,8 +6,8 @@ import torch
 import torchvision
 
 from backbones.mobilenetv2 import PUBLISHED, mobilenet_v2
-from backbones.weights import load_weights
-from tasks.deploy.profile import profile
+from backbones.weights.loading import load_weights
+from tasks.benchmark.costs import profile
 from tests.backbones.references import PRECISIONS, outputs, parameters, worst_error
 from tests.oracles import randomised
 

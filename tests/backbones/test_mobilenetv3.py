@@ -15,9 +15,9 @@ from backbones.mobilenetv3 import (
     mobilenet_v3_small,
     mobilenet_v3_small_minimalistic,
 )
-from backbones.weights import load_weights
-from tasks.build import make
-from tasks.deploy.profile import profile
+from backbones.weights.loading import load_weights
+from tasks.base.build import make
+from tasks.benchmark.costs import profile
 from tests.backbones.references import PRECISIONS, parameters, worst_error
 from tests.conftest import ROOT
 from tests.oracles import randomised, relative_error

@@ -5,7 +5,7 @@ import timm
 import torch
 
 from backbones import mobilenetv4
-from tasks.deploy.profile import profile
+from tasks.benchmark.costs import profile
 from tests.backbones.references import PRECISIONS, parameters, worst_error
 from tests.oracles import randomised
 

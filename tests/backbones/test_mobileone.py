@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from backbones import mobileone
-from backbones.reparam import fuse_model
-from backbones.weights import load_weights
-from tasks.deploy.profile import profile
+from backbones.blocks.fusion import fuse_model
+from backbones.weights.loading import load_weights
+from tasks.benchmark.costs import profile
 from tests.backbones.references import PRECISIONS, parameters, worst_error
 from tests.backbones.rep_oracles import published_numbers, renamed, timm_dilated, worst_error_after_training
 from tests.oracles import randomised

@@ -5,7 +5,7 @@ import torch
 import torchvision
 
 from backbones.resnet import resnet18, resnet50, resnext50_32x4d
-from tasks.deploy.profile import profile
+from tasks.benchmark.costs import profile
 from tests.oracles import randomised, relative_error
 
 FACTORIES = {f.__name__: f for f in (resnet18, resnet50, resnext50_32x4d)}

@@ -6,7 +6,7 @@ from pytorchcv.models.shufflenet import get_shufflenet
 from torch.nn import functional as F
 
 from backbones.shufflenetv1 import CHANNELS, DEPTHS, PUBLISHED, average_pool, shufflenet_v1
-from tasks.deploy.profile import profile
+from tasks.benchmark.costs import profile
 from tests.oracles import randomised, relative_error
 
 precisions = pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])

@@ -5,7 +5,7 @@ import torch
 import torchvision
 
 from backbones.shufflenetv2 import shufflenet_v2_x0_5, shufflenet_v2_x1_0, shufflenet_v2_x1_5, shufflenet_v2_x2_0
-from tasks.deploy.profile import profile
+from tasks.benchmark.costs import profile
 from tests.oracles import randomised, relative_error
 
 FACTORIES = {f.__name__: f for f in (shufflenet_v2_x0_5, shufflenet_v2_x1_0, shufflenet_v2_x1_5, shufflenet_v2_x2_0)}

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import backbones.timm as adapter
-from backbones.reparam import fuse_model
+from backbones.blocks.fusion import fuse_model
 from backbones.timm import timm_model
-from backbones.weights import load_weights
+from backbones.weights.loading import load_weights
 from tests.oracles import randomised, relative_error
 
 # model -> first tap, output strides that it can take

@@ -30,9 +30,9 @@ from torch.utils.data import default_collate
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import InterpolationMode, v2
 
-from tasks.data.class_transforms import ClassAugmentation
 from tasks.data.classification import ClassificationData, ClassificationDataset, named_classes
-from tasks.image_files import is_image
+from tasks.data.classification_transforms import ClassAugmentation
+from tasks.files.images import is_image
 from tests.benchmarks.alternating import load
 
 SIDE, BATCH = 224, 16

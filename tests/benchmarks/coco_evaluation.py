@@ -22,8 +22,8 @@ sys.path[0] = str(ROOT)  # this folder off the path, the repository first on it
 
 import numpy as np
 
-from tasks.coco_eval import ENGINES, evaluate_boxes
-from tasks.detection_results import DetectionResults
+from tasks.detection.coco_scores import ENGINES, evaluate_boxes
+from tasks.detection.results import DetectionResults
 
 
 def synthetic(images: int, detections: int, classes: int) -> tuple[dict, DetectionResults]:

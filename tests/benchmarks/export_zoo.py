@@ -26,14 +26,14 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tasks.build import build_task
-from tasks.config import SCHEMAS
-from tasks.data.base import Classes
+from tasks.base.build import build_task
+from tasks.base.config import SCHEMAS
+from tasks.data.classes import Classes
 from tasks.deploy.backend import ExportOptions, backend
 from tasks.deploy.deployable import make_deployable
 from tasks.deploy.manifest import Manifest, TensorSpec
+from tasks.deploy.original import eager
 from tasks.deploy.parity import compare, worst
-from tasks.deploy.proof import eager
 from tests.oracles import randomised
 from tools.tables import print_table
 

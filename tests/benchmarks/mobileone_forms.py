@@ -24,12 +24,12 @@ from timm.utils import reparameterize_model
 
 from backbones.mobileone import mobileone_s0
 from heads.classification import LinearClassifier
-from tasks.classification import ClassificationTask
-from tasks.data.base import Classes
+from tasks.base.network import build_network
+from tasks.classification.task import ClassificationTask
+from tasks.data.classes import Classes
 from tasks.deploy.backend import ExportOptions, backend
 from tasks.deploy.deployable import make_deployable
 from tasks.deploy.manifest import Manifest, TensorSpec
-from tasks.network import build_network
 from tests.benchmarks.alternating import load, medians
 from tests.oracles import randomised
 

@@ -20,7 +20,7 @@ import cv2
 import torch
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from tasks.metrics import ConfusionMatrix, predicted_classes
+from tasks.segmentation.confusion_matrix import ConfusionMatrix, predicted_classes
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 

@@ -25,12 +25,12 @@ from torch import Tensor
 
 from backbones.mobilenetv3 import mobilenet_v3_large
 from heads.lraspp import LRASPP
-from tasks.data.base import Classes
-from tasks.deploy.backend import Deployable, ExportOptions, backend
+from tasks.base.network import Deployable, build_network
+from tasks.data.classes import Classes
+from tasks.deploy.backend import ExportOptions, backend
 from tasks.deploy.deployable import FORMS, make_deployable
 from tasks.deploy.manifest import Manifest, TensorSpec
-from tasks.network import build_network
-from tasks.segmentation import SegmentationTask
+from tasks.segmentation.task import SegmentationTask
 from tests.heads.ssd_oracle import coarse_noise
 from tests.oracles import randomised
 from tools.tables import print_table

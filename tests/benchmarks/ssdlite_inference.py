@@ -26,13 +26,13 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from backbones.blocks.fusion import fuse_model
 from backbones.mobilenetv3 import mobilenet_v3_large
-from backbones.reparam import fuse_model
-from backbones.weights import load_weights
-from heads.detections import Detections, select_detections
+from backbones.weights.loading import load_weights
+from heads.nms import Detections, select_detections
 from heads.ssdlite import SSDLite
-from tasks.network import Network
-from tasks.ssd_losses import MultiboxLoss
+from tasks.base.network import Network
+from tasks.detection.ssd_losses import MultiboxLoss
 from tests.benchmarks.alternating import load, medians
 from tests.heads.ssd_oracle import SETTINGS, coarse_noise, postprocess, torchvision_detector
 

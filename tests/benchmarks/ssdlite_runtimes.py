@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from heads.detections import Detections
-from tasks.data.base import Classes
+from heads.nms import Detections
+from tasks.data.classes import Classes
 from tasks.deploy.backend import ExportOptions, backend
 from tasks.deploy.deployable import make_deployable
 from tasks.deploy.manifest import Manifest, TensorSpec
-from tasks.detection import DetectionTask
+from tasks.detection.task import DetectionTask
 from tests.benchmarks.alternating import load, medians
 from tests.benchmarks.ssdlite_inference import CLASSES, SIZE, networks, peers
 from tests.heads.ssd_oracle import SETTINGS, coarse_noise

@@ -23,9 +23,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import CocoDetection
 
-from tasks.data.base import EpochSampler, one_thread
 from tasks.data.coco import CocoData
 from tasks.data.detection import DetectionDataset
+from tasks.data.samplers import EpochSampler
+from tasks.data.workers import one_thread
 
 WORKERS, PICTURES = 2, 16
 

@@ -26,11 +26,11 @@ from backbones import (
     shufflenetv2,
 )  # fmt: skip
 from backbones.base import Tap
-from backbones.reparam import fuse_model
-from backbones.weights import load_weights
+from backbones.blocks.fusion import fuse_model
+from backbones.weights.loading import load_weights
 from heads.classification import LinearClassifier, MobileNetV3Classifier
-from tasks.build import make
-from tasks.network import build_network
+from tasks.base.build import make
+from tasks.base.network import build_network
 from tests.backbones.references import PRECISIONS, parameters
 from tests.backbones.rep_oracles import renamed
 from tests.heads.test_lraspp import head_config

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from backbones.reparam import fuse_model
-from tasks.build import make
+from backbones.blocks.fusion import fuse_model
+from tasks.base.build import make
 from tests.backbones.test_contract import build, each_backbone, each_stride
 from tests.heads.test_lraspp import HEADS, head_config
 

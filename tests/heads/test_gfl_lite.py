@@ -7,13 +7,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
+from backbones.blocks.fusion import fuse_model
 from backbones.mobilenetv2 import mobilenet_v2
 from backbones.mobilenetv3 import mobilenet_v3_large, mobilenet_v3_small
-from backbones.reparam import fuse_model
 from heads.gfl_lite import GFLLite, boxes_from_distances, distances_to_boxes
-from tasks.build import make
-from tasks.deploy.profile import profile
-from tasks.network import build_network
+from tasks.base.build import make
+from tasks.base.network import build_network
+from tasks.benchmark.costs import profile
 from tests.backbones.test_contract import CONFIGS, build
 from tests.conftest import ROOT
 from tests.oracles import randomised, relative_error

@@ -9,12 +9,12 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 from torch.nn import functional as F
 
+from backbones.blocks.fusion import fuse_model
 from backbones.mobilenetv3 import mobilenet_v3_large, mobilenet_v3_small
-from backbones.reparam import fuse_model
 from heads.lraspp import LRASPP, RASPP, ContextGate
-from tasks.build import make
-from tasks.deploy.profile import profile
-from tasks.network import build_network
+from tasks.base.build import make
+from tasks.base.network import build_network
+from tasks.benchmark.costs import profile
 from tests.conftest import ROOT
 from tests.oracles import randomised, relative_error
 

@@ -8,14 +8,14 @@ from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
 from backbones.base import Tap
+from backbones.blocks.fusion import fuse_model
 from backbones.mobilenetv2 import mobilenet_v2
 from backbones.mobilenetv3 import mobilenet_v3_large, mobilenet_v3_small
 from backbones.mobileone import mobileone_s0
-from backbones.reparam import fuse_model
-from heads.detections import select_detections
+from heads.nms import select_detections
 from heads.ssdlite import SSDLite
-from tasks.build import make
-from tasks.network import Network
+from tasks.base.build import make
+from tasks.base.network import Network
 from tests.conftest import ROOT
 from tests.heads.ssd_oracle import SETTINGS, coarse_noise, torchvision_detector
 from tests.oracles import randomised, relative_error

@@ -6,11 +6,11 @@ import torchvision
 from torch import Tensor
 
 from heads.box_coding import decode
-from heads.detections import Detections, select_detections
+from heads.nms import Detections, select_detections
 from heads.static_nms import StaticNMS, best_anchors, select_from_decoded, unpadded
 from tests.heads.ssd_oracle import SETTINGS, postprocess
-from tests.heads.test_detections import assert_same
-from tests.heads.test_matching import random_boxes
+from tests.heads.test_anchor_matching import random_boxes
+from tests.heads.test_nms import assert_same
 
 
 def selected(boxes: Tensor, scores: Tensor, **settings) -> list[Detections]:

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
-from tasks.config import SCHEMAS
+from tasks.base.config import SCHEMAS
 from tests.conftest import ROOT
 
 NAMES = ("background", "disc", "bar")

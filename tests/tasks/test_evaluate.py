@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tasks.evaluate import _evaluation_folder, evaluate
-from tasks.fit import fit
+from tasks.training.fit import fit
 from tests.tasks.conftest import composed
-from tests.tasks.test_detection import QUICK, write_shapes
+from tests.tasks.detection.test_task import QUICK, write_shapes
 
 
 def evaluation(folder) -> dict:

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torchvision
 
-from backbones import weights
 from backbones.mobilenetv2 import mobilenet_v2
+from backbones.weights import loading as weights
 from tasks.import_weights import import_weights
 from tests.oracles import randomised, relative_error
 

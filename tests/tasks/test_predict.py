@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from tasks import predict as prediction
-from tasks.fit import fit
-from tasks.image_files import write_image
-from tasks.predictors import Predictor
+from tasks.base.predictor import Predictor
+from tasks.files.writing import write_image
+from tasks.training.fit import fit
+from tests.tasks.classification.test_task import write_folders
 from tests.tasks.conftest import composed, write_masks
-from tests.tasks.test_classification import write_folders
-from tests.tasks.test_detection import write_shapes
+from tests.tasks.detection.test_task import write_shapes
 
 PARTS = {
     "detection": (write_shapes, ["data=coco", "data.image_size=[64,96]"]),

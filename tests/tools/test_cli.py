@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from tasks.build import build_whole_network
-from tasks.checkpoint import read_checkpoint, save_fused
+from tasks.base.build import build_whole_network
+from tasks.base.checkpoint import read_checkpoint, save_fused
 from tasks.describe import describe_zoo
-from tasks.image_files import read_mask
+from tasks.files.images import read_mask
 from tests.conftest import ROOT
 from tests.oracles import randomised
 from tests.tasks.conftest import composed, write_masks
@@ -187,7 +187,7 @@ def test_an_unforeseen_error_leaves_its_traceback_in_a_file():
 
 
 def test_predict_takes_a_video(run_tool, tmp_path):
-    from tasks.image_files import VideoWriter, frames
+    from tasks.files.videos import VideoWriter, frames
 
     write_masks(tmp_path / "data")
     assert run_tool(f"{MASKS}{QUICK} output_dir=run")[0] == 0
@@ -326,4 +326,4 @@ def test_a_tool_works_as_a_script_from_any_folder(tmp_path):
     command = [sys.executable, str(ROOT / "tools" / "train.py"), "task=segmentation", "--cfg", "job"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "_target_: tasks.segmentation.SegmentationTask" in done.stdout
+    assert "_target_: tasks.segmentation.task.SegmentationTask" in done.stdout

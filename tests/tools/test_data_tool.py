@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from tasks.data.folders import FolderData
-from tasks.data.preview import augmented_sheet
-from tasks.image_files import read_image
+from tasks.files.images import read_image
+from tasks.inspection.preview import augmented_sheet
+from tests.tasks.classification.test_task import write_folders
 from tests.tasks.conftest import NAMES, write_masks
-from tests.tasks.data.test_crops import write_coco
 from tests.tasks.data.test_voc import write_voc
-from tests.tasks.test_classification import write_folders
-from tests.tasks.test_detection import write_shapes
+from tests.tasks.detection.test_task import write_shapes
+from tests.tasks.inspection.test_crops import write_coco
 
 COCO = (
     "data=coco data.root=. data.train_images=images data.val_images=images data.train_json=boxes.json "

@@ -14,13 +14,13 @@ from torchvision.models import MobileNet_V2_Weights
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
-from tasks.checkpoint import load_task, read_checkpoint, save_fused
-from tasks.fit import fit
-from tasks.image_files import VideoWriter, frames
+from tasks.base.checkpoint import load_task, read_checkpoint, save_fused
+from tasks.files.videos import VideoWriter, frames
+from tasks.training.fit import fit
 from tests.oracles import randomised
+from tests.tasks.classification.test_task import CLASSES, write_folders
 from tests.tasks.conftest import composed
-from tests.tasks.test_classification import CLASSES, write_folders
-from tests.tasks.test_detection import write_shapes
+from tests.tasks.detection.test_task import write_shapes
 
 WNIDS = ("n01440764", "n02510455", "n04254680")  # labels 0, 388, 805
 CPU = " trainer.accelerator=cpu data.num_workers=0"

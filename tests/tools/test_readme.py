@@ -13,9 +13,9 @@ import torch
 import torchvision
 
 from tests.conftest import ROOT
+from tests.tasks.classification.test_task import write_folders
 from tests.tasks.conftest import write_masks
-from tests.tasks.test_classification import write_folders
-from tests.tasks.test_detection import write_shapes
+from tests.tasks.detection.test_task import write_shapes
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)

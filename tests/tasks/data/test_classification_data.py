@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.data.base import DataError, EpochSampler
-from tasks.data.class_transforms import CenterView, ClassAugmentation
 from tasks.data.classification import ClassificationData
+from tasks.data.classification_transforms import CenterView, ClassAugmentation
+from tasks.data.errors import DataError
 from tasks.data.folders import FolderData
+from tasks.data.samplers import EpochSampler
 from tests.conftest import ROOT
 from tests.tasks.conftest import composed
-from tests.tasks.data.test_class_transforms import encoded, photograph
+from tests.tasks.data.test_classification_transforms import encoded, photograph
 from tests.tasks.data.test_folders import OPTIONS
 
 

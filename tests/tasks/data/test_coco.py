@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from tasks.data.base import DataError
-from tasks.data.check import check
 from tasks.data.coco import CocoData
+from tasks.data.errors import DataError
+from tasks.inspection.check import check
 
 CONTENT = {
     "images": [

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from tasks.data.base import DataError
 from tasks.data.coco import CocoData
+from tasks.data.errors import DataError
 from tests.tasks.data.test_coco import CONTENT, OPTIONS, changed, write_coco
 
 

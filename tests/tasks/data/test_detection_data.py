@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.build import build_data, make
-from tasks.data.base import DataError
-from tasks.data.check import check
+from tasks.base.build import build_data, make
 from tasks.data.coco import CocoData
 from tasks.data.demo import demo_data
 from tasks.data.detection import DetectionData, MultiscaleSampler
+from tasks.data.errors import DataError
 from tasks.data.transforms import DetectionAugmentation
+from tasks.inspection.check import check
 from tests.conftest import ROOT
 from tests.tasks.conftest import composed
 from tests.tasks.data.test_coco import write_coco

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torchvision.datasets import ImageFolder
 
-from tasks.build import build_data
-from tasks.data.base import DataError
+from tasks.base.build import build_data
 from tasks.data.demo import demo_data
+from tasks.data.errors import DataError
 from tasks.data.folders import FolderData, ImageFiles
 from tests.tasks.conftest import composed
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.io import savemat
 from timm.data import ImageNetInfo
 
-from tasks.data.base import DataError
+from tasks.data.errors import DataError
 from tasks.data.imagenet import DEVKIT, ImageNetData, readable_names, synsets
 from tests.tasks.data.test_folders import OPTIONS, put
 

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.build import build_data
-from tasks.data.base import DataError
-from tasks.data.check import look_at
+from tasks.base.build import build_data
 from tasks.data.coco import CocoData
+from tasks.data.errors import DataError
 from tasks.data.folders import FolderData
 from tasks.data.label_counts import LabelCounts
 from tasks.data.mask_formats import lossy_format
 from tasks.data.masks import MaskFolders
 from tasks.data.segmentation import LOOKED, SegmentationDataset
-from tasks.data.truth import truth_score
 from tasks.data.voc import VocData
+from tasks.inspection.check import look_at
+from tasks.inspection.ground_truth import truth_score
 from tests.conftest import ROOT
 from tests.tasks.conftest import NAMES, composed, write_masks
 from tests.tasks.data.test_coco import OPTIONS, changed, write_coco

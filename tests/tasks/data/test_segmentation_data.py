@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.data.base import DataError, EpochSampler
-from tasks.data.check import check
 from tasks.data.cityscapes import EVALUATED, CityscapesData
+from tasks.data.errors import DataError
 from tasks.data.masks import MaskFolders
+from tasks.data.samplers import EpochSampler
 from tasks.data.segmentation import IGNORE_INDEX
+from tasks.inspection.check import check
 from tests.tasks.conftest import write_masks
 
 OPTIONS = {"crop_size": [32, 48], "batch_size": 2, "num_workers": 0}
@@ -165,7 +166,7 @@ def test_a_batch_larger_than_the_set_is_refused(root):
 
 @pytest.mark.data
 def test_camvid_as_delivered(real_data):
-    from tasks.build import build_data
+    from tasks.base.build import build_data
     from tests.tasks.conftest import composed
 
     config = composed("train", "task=segmentation", "data=camvid", f"data.root={real_data / 'camvid'}")

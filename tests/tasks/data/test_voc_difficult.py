@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from tasks.coco_eval import ENGINES, evaluate_boxes
-from tasks.data.base import Classes
+from tasks.data.classes import Classes
 from tasks.data.voc import VocData
-from tasks.detection_results import DetectionResults
+from tasks.detection.coco_scores import ENGINES, evaluate_boxes
+from tasks.detection.results import DetectionResults
 from tests.tasks.data.test_voc import OPTIONS, entry, write_voc
 
 

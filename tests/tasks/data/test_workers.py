@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from tasks.data.base import Classes, DataError, VisionDataModule
+from tasks.data.classes import Classes
+from tasks.data.datamodule import VisionDataModule
+from tasks.data.errors import DataError
 
 
 class Samples(Dataset):

@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional as F
 
 from heads.static_nms import select_from_decoded, unpadded
-from tasks.base import VisionTask
-from tasks.build import build_task
-from tasks.data.base import Classes
+from tasks.base.build import build_task
+from tasks.base.task import VisionTask
+from tasks.data.classes import Classes
 from tasks.deploy.deployable import FORMS, make_deployable
-from tasks.deploy.onnx_backend import open_session, write_onnx
+from tasks.deploy.formats.onnx import open_session, write_onnx
 from tests.heads.ssd_oracle import coarse_noise
 from tests.oracles import randomised, relative_error
 from tests.tasks.conftest import composed

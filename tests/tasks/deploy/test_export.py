@@ -11,12 +11,12 @@ import torch
 from tasks.deploy import backend as backends
 from tasks.deploy.backend import load_runtime
 from tasks.deploy.export import chosen_formats, detections_form
+from tasks.deploy.formats.pt2 import Pt2Backend
 from tasks.deploy.manifest import read_manifest
-from tasks.deploy.pt2_backend import Pt2Backend
-from tasks.fit import fit
+from tasks.training.fit import fit
+from tests.tasks.classification.test_task import write_folders
 from tests.tasks.conftest import composed
-from tests.tasks.test_classification import write_folders
-from tests.tasks.test_detection import write_shapes
+from tests.tasks.detection.test_task import write_shapes
 
 QUICK = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "tensorboard=false", "data.num_workers=0"]
 

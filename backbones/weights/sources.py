@@ -1,0 +1,198 @@
+"""Where weights are read from: torchvision's and timm's published ones, and files of many origins."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from backbones.weights.files import read_pickled
+
+TORCH_EPS = 1e-5  # of a BatchNorm of torch, where nothing else is said
+LIBRARIES = ("torchvision", "timm")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights as they were found.
+
+    Attributes:
+        name: File, or the library's name of the weights.
+        tensors: By the names of their origin.
+        mean, std: Normalisation of RGB in [0, 1] that they expect; none where the source does not say.
+        preprocessing: As in `Backbone`; none where the source does not say.
+        norm_eps: {"backbone", "head": eps of the norms, or None for the family's own}, where the source says it.
+        layout: Order of channels, where families have several and a checkpoint says which.
+    """
+
+    name: str
+    tensors: dict[str, Tensor]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    preprocessing: Mapping[str, Any] | None = None
+    norm_eps: Mapping[str, float | None] | None = None
+    layout: str | None = None
+
+
+def read_source(weights: str, known_as: Mapping[str, str]) -> Source:
+    """Read weights.
+
+    Args:
+        weights: "torchvision" or "timm" (the library's default for the architecture), "torchvision:IMAGENET1K_V1",
+            "timm:lamb_in1k" (a certain entry), or a file: a state dict (.pth, .safetensors), a checkpoint of a
+            training run, or what tools/import_weights.py wrote.
+        known_as: What each library calls the architecture.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The library has no such weights; the file holds none, or fused ones, which cannot be trained.
+        ImportError: timm or safetensors is not installed.
+        OSError: Published weights could not be downloaded.
+    """
+    library, _, tag = weights.partition(":")
+    if library in LIBRARIES:
+        if library not in known_as:
+            architecture = next(iter(known_as.values()), "this architecture")
+            raise ValueError(f"{library} publishes no weights of {architecture}; give a file")
+        return (_torchvision if library == "torchvision" else _timm)(known_as[library], tag)
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}; expected a file, or one of {', '.join(LIBRARIES)}")
+    return _safetensors(path) if path.suffix == ".safetensors" else _pickled(path, known_as)
+
+
+def _torchvision(variant: str, tag: str) -> Source:
+    from torchvision.models import get_model_weights
+
+    try:
+        entries = get_model_weights(variant)
+    except ValueError as error:
+        raise ValueError(f"torchvision publishes no weights of {variant}; give a file") from error
+    name = tag or entries.DEFAULT.name
+    if name not in entries.__members__:
+        raise ValueError(f"torchvision has no weights {name} of {variant}; it has {', '.join(entries.__members__)}")
+    entry = entries[name]
+    try:
+        state = entry.get_state_dict(progress=True, check_hash=True)
+    except OSError as error:
+        raise OSError(f"could not download {entry.url} ({error}); fetch it by hand and give the file") from error
+    return Source(str(entry), state, *_preset(entry))
+
+
+def _preset(entry: Enum) -> tuple[tuple[float, ...], tuple[float, ...], dict[str, Any]]:
+    """Mean, std and preprocessing of torchvision's weights."""
+    preset = entry.transforms()
+    (crop,), (resize,) = preset.crop_size, preset.resize_size
+    preprocessing = {"crop_ratio": crop / resize, "interpolation": preset.interpolation.value, "image_size": crop}
+    return tuple(preset.mean), tuple(preset.std), preprocessing
+
+
+def _timm(variant: str, tag: str) -> Source:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError("weights=timm needs timm; install it: uv pip install -e '.[timm]'") from error
+    tags = [name.partition(".")[2] for name in timm.list_models(f"{variant}.*", pretrained=True)]
+    if not tags or (tag and tag not in tags):
+        has = f"it has {', '.join(tags)}" if tags else "give a file"
+        raise ValueError(f"timm has no weights {tag} of {variant}; {has}".replace("  ", " "))
+    name = f"{variant}.{tag}" if tag else variant
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except (OSError, RuntimeError) as error:
+        raise OSError(f"could not download timm's {name} ({error}); fetch it by hand and give the file") from error
+    return Source(f"timm {name}", model.state_dict(), *_timm_preset(model.pretrained_cfg))
+
+
+def _timm_preset(config: Mapping[str, Any]) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, dict | None]:
+    """Mean, std and preprocessing as far as timm's description of the weights has them."""
+    mean, std = (tuple(config[key]) if key in config else None for key in ("mean", "std"))
+    ours = {"crop_pct": "crop_ratio", "interpolation": "interpolation"}
+    preprocessing = {name: config[key] for key, name in ours.items() if key in config}
+    if "input_size" in config:
+        preprocessing["image_size"] = config["input_size"][-1]
+    return mean, std, preprocessing or None
+
+
+def _safetensors(path: Path) -> Source:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ImportError(f"{path} needs safetensors; install it: uv pip install safetensors") from error
+    try:
+        tensors = load_file(path)
+    except Exception as error:
+        raise ValueError(f"{path}: not a safetensors file ({_first_line(error)})") from error
+    beside = path.with_name("config.json")  # as timm publishes its models
+    try:
+        described = json.loads(beside.read_bytes()) if beside.is_file() else {}
+        eps = _tensorflow_eps(str(described.get("architecture", path.name)))
+        return Source(str(path), tensors, *_timm_preset(described.get("pretrained_cfg", {})), eps)
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise ValueError(f"{beside}: not a description of weights as timm has it ({_first_line(error)})") from error
+
+
+def _pickled(path: Path, known_as: Mapping[str, str]) -> Source:
+    known, tensors = read_pickled(path)
+    if known.get("fused") is True:
+        raise ValueError(
+            f"{path} is fused: its branches and norms are merged into single convolutions, which cannot be trained on; "
+            "give the checkpoint that it was fused from"
+        )
+    if entry := _published_file(path.name, known_as.get("torchvision")):
+        return Source(str(path), tensors, *_preset(entry))
+    ours = "fused" in known  # a checkpoint, or of tools/import_weights.py; others may have keys of these names
+    try:
+        config = known.get("config") if ours else None
+        mean, std = (_normalization(known, tensors, name) for name in ("mean", "std"))
+        preprocessing = dict(known.get("preprocessing") or stored_preprocessing(config) or {}) or None
+        node = (config or known).get("backbone") if ours else None
+        norm_eps = stored_norm_eps({"backbone": node, "head": (config or {}).get("head")}) if ours else None
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path}: its normalisation or preprocessing is none ({_first_line(error)})") from error
+    return Source(str(path), tensors, mean, std, preprocessing, norm_eps or _tensorflow_eps(path.name),
+                  (node or {}).get("layout"))  # fmt: skip
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def stored_norm_eps(config: Mapping[str, Any]) -> dict[str, float | None]:
+    """{"backbone", "head": eps of the norms that a checkpoint's configuration gives it; None for the default ones'}."""
+    norms = {part: (config.get(part) or {}).get("norm") for part in ("backbone", "head")}
+    eps = {part: float(norm.get("eps", TORCH_EPS)) if norm else None for part, norm in norms.items()}
+    options = (config.get("backbone") or {}).get("model_options") or {}  # timm's
+    return eps | ({"backbone": float(options["bn_eps"])} if "bn_eps" in options else {})
+
+
+def _tensorflow_eps(name: str) -> dict[str, float] | None:
+    """Eps of networks that timm calls "tf_...": their names are those of its own ones, their norms TensorFlow's."""
+    return {"backbone": 0.001} if name.startswith("tf_") else None
+
+
+def stored_preprocessing(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a checkpoint's configuration holds of the preprocessing, as in `Backbone`; none if it is no classifier's."""
+    data = (config or {}).get("data") or {}
+    data = data.get("classification") or data  # data=demo holds the options of every task
+    keys = ("crop_ratio", "interpolation", "image_size")
+    return {key: data[key] for key in keys if data.get(key) is not None} if "crop_ratio" in data else None
+
+
+def _published_file(name: str, variant: str | None) -> Enum | None:
+    """The entry that torchvision publishes as a file of this name."""
+    from torchvision.models import get_model_weights, list_models
+
+    entries = get_model_weights(variant) if variant in list_models() else ()
+    return next((entry for entry in entries if entry.url.rpartition("/")[2] == name), None)
+
+
+def _normalization(known: Mapping[str, Any], tensors: dict[str, Tensor], name: str) -> tuple[float, ...] | None:
+    """As tools/import_weights.py states it, or as a checkpoint's network holds it (for 0..255)."""
+    if isinstance(known.get(name), list | tuple):
+        return tuple(map(float, known[name]))
+    held = tensors.pop(f"network.{name}", None)
+    return None if held is None else tuple((held.flatten().double() / 255).tolist())

@@ -1,0 +1,200 @@
+"""From a configuration to objects: the only library file that imports hydra."""
+
+import copy
+import pkgutil
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, get_object, instantiate
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from backbones.weights.loading import load_weights
+from tasks.base.network import Network, build_network
+from tasks.base.renamed_targets import renamed_target, with_renamed_targets
+from tasks.base.task import VisionTask
+from tasks.data.classes import Classes
+from tasks.data.classification import DEFAULT_PREPROCESSING
+from tasks.data.datamodule import VisionDataModule
+from tasks.values.whole_numbers import whole_numbers
+
+Config = DictConfig | Mapping[str, Any]
+NEEDS = {
+    "segmentation": "images with masks: data=masks, camvid, cityscapes or demo",
+    "detection": "images with boxes: data=coco, voc or demo",
+    "classification": "images of one class each: data=folders, imagenet, shards or demo",
+}  # by a task's kind
+
+
+def build_data(config: Config, *, any_task: bool = False) -> VisionDataModule:
+    """Make the data module that `config.data` describes, seeded by `config.seed`.
+
+    Args:
+        config: With the nodes data and task.
+        any_task: Take the data whatever the task, for tools that look at data alone.
+
+    Raises:
+        ValueError, FileNotFoundError: As raised by the module; `data` is not chosen, or gives what the task cannot use.
+    """
+    if not config.get("data"):
+        task_kind(config)  # a task would have brought data
+        raise ValueError("no data is chosen; give data=<name>")
+    check_seed(config)
+    if config.get("task") and not any_task:
+        _check_kinds(_task_class(config), get_object(renamed_target(config["data"]["_target_"])))
+    data = make(config["data"], seed=config["seed"])
+    return data(kind=task_kind(config)) if not isinstance(data, VisionDataModule) else data
+
+
+def check_seed(config: Config) -> None:
+    """Refuse a `seed` that a random generator does not take.
+
+    Raises:
+        ValueError: It is no whole number from 0 to 2^32 - 1.
+    """
+    if not 0 <= config["seed"] < 2**32:
+        raise ValueError(f"seed={config['seed']}: expected a whole number from 0 to {2**32 - 1}")
+
+
+def _check_kinds(task: type[VisionTask], data: type[VisionDataModule] | Callable) -> None:
+    """See that a data module gives what a task needs.
+
+    Raises:
+        ValueError: It gives something else.
+    """
+    given = getattr(data, "kind", None)
+    if given is not None and given != task.kind:
+        raise ValueError(
+            f"task={task.kind} needs {NEEDS.get(task.kind, 'other data')}; {data.__name__} gives {data.content}, for "
+            f"task={given}"
+        )
+
+
+def build_backbone(config: Config):
+    """Make the backbone that `config.backbone` describes, without its weights."""
+    return make({key: value for key, value in plain(config["backbone"]).items() if key != "weights"})
+
+
+def build_task(config: Config, classes: Classes, *, pretrained: bool = True, teacher: bool = False) -> VisionTask:
+    """Make the task that a configuration describes, with its network, optimiser and schedule.
+
+    Args:
+        config: With the nodes backbone, head, task, optimizer, scheduler, distillation.
+        classes: What the network tells apart.
+        pretrained: Load the weights that the configuration names; not where a checkpoint follows.
+        teacher: Load the teacher that `config.distillation` names, which training alone needs.
+
+    Raises:
+        ValueError, FileNotFoundError: As raised by what is built.
+    """
+    network = build_whole_network(config, len(classes), pretrained=pretrained)
+    if network.backbone.in_channels not in (1, 3):
+        raise ValueError(
+            f"backbone.in_channels={network.backbone.in_channels}: the data gives RGB images; set "
+            "backbone.in_channels=3, or 1 for their luminance"
+        )
+    parts = {name: make(config[name]) for name in ("optimizer", "scheduler") if config.get(name)}
+    if teacher and config.get("distillation"):
+        parts["distillation"] = make(config["distillation"])(classes=classes, kind=task_kind(config))
+    task = make(config["task"])(network, classes, **parts)
+    task.config = plain(config)
+    return task
+
+
+def build_whole_network(config: Config, num_classes: int, *, pretrained: bool = True) -> Network:
+    """Make the network of `config.backbone` and `config.head`, and load their weights into what the network keeps."""
+    nodes = {part: plain(config[part]) for part in ("backbone", "head")}
+    sources = {part: node.pop("weights", None) for part, node in nodes.items()}
+    network = build_network(make(nodes["backbone"]), make(nodes["head"]), num_classes)
+    for part, source in sources.items():
+        if pretrained and source is not None:
+            load_weights(getattr(network, part), source)
+    network.take_normalization()
+    return network
+
+
+def connect(task: VisionTask, data: VisionDataModule) -> None:
+    """Let the data prepare images as the task's weights want it, where its settings leave that open.
+
+    What results is kept in the task's configuration, and so in its checkpoints.
+
+    Raises:
+        ValueError: The data gives what the task cannot use.
+    """
+    _check_kinds(type(task), type(data))
+    if not hasattr(data, "take_preprocessing"):
+        return
+    data.take_preprocessing(DEFAULT_PREPROCESSING | task.network.backbone.preprocessing)
+    node = task.config["data"]
+    node = node[task.kind] if isinstance(node.get(task.kind), dict) else node  # data=demo holds every task's
+    node |= {"crop_ratio": data.crop_ratio, "interpolation": data.interpolation}
+
+
+def make(node: Config, **options: Any) -> Any:
+    """Instantiate a `_target_` node, integer settings by `whole_numbers`; what it raises comes out as it was raised."""
+    where = ""
+    if isinstance(node, DictConfig):
+        where = f"{node._get_full_key(None)}.".removeprefix(".")
+        given_later = bool(node.get("_partial_"))  # what is not set there is the target's to say
+        node = OmegaConf.to_container(node, resolve=True, throw_on_missing=not given_later)
+    node = _with_whole_numbers(with_renamed_targets(node), where)
+    try:
+        return instantiate(node, _convert_="all", **options)
+    except InstantiationException as error:
+        if error.__cause__ is None:
+            raise ValueError(str(error)) from error
+        if isinstance(error.__cause__, TypeError):
+            raise ValueError(f"{node.get('_target_')} does not take its settings: {error.__cause__}") from error
+        raise error.__cause__ from None
+    except TypeError as error:
+        raise ValueError(f"{node.get('_target_')} does not take its settings: {error}") from error
+
+
+def _with_whole_numbers(node: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A node and those within it, with integers where their targets take integers."""
+    node = {
+        key: _with_whole_numbers(value, f"{where}{key}.") if isinstance(value, dict) else value
+        for key, value in node.items()
+    }
+    try:
+        target = pkgutil.resolve_name(node["_target_"])
+    except Exception:  # not a node that is built; or its own error, which instantiating it tells
+        return node
+    return node | whole_numbers(target, {key: value for key, value in node.items() if value != MISSING}, where)
+
+
+def task_kind(config: Config) -> str:
+    """The `kind` of the task's class."""
+    if not config.get("task"):
+        raise ValueError("no task is chosen; give task=segmentation")
+    return _task_class(config).kind
+
+
+def monitored(config: Config) -> str:
+    """The metric that the task's checkpoints are chosen by, such as "val/mIoU"."""
+    task_kind(config)  # says so where no task is chosen
+    return _task_class(config).monitor
+
+
+def _task_class(config: Config) -> type[VisionTask]:
+    return get_class(renamed_target(config["task"]["_target_"]))
+
+
+def label(config: Config, group: str) -> str:
+    """How folders, tables and pictures name what a group has chosen: "mnv3_large", of timm's models "timm-resnet18"."""
+    choice = str((config.get("choices") or {}).get(group, group))
+    name = (config.get(group) or {}).get("name")
+    return choice if name is None else re.sub(r"[/:\s]+", "-", f"{choice}-{name}")
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """A configuration as resolved plain data, fit for a checkpoint or YAML."""
+    return (
+        OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else copy.deepcopy(dict(config))
+    )
+
+
+def save_config(config: Config, path) -> None:
+    """Write a configuration as YAML."""
+    OmegaConf.save(OmegaConf.create(plain(config)), path, resolve=True)

@@ -1,0 +1,134 @@
+"""Checkpoints: plain data, and all that is needed to rebuild a task."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backbones.blocks.fusion import fuse_model
+from backbones.weights.sources import stored_preprocessing
+from tasks.base.build import build_task
+from tasks.base.checkpoint_files import load, write_checkpoint
+from tasks.base.renamed_targets import with_renamed_targets
+from tasks.base.task import VisionTask
+from tasks.base.trusted_targets import check_targets
+from tasks.data.classes import Classes
+from tasks.quantization.rounded_layers import with_rounding, without_rounding
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of a training run.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no checkpoint of this toolkit, or damaged; its configuration is missing or calls foreign code.
+    """
+    path = Path(path).expanduser()
+    if (inside := path / "best.ckpt").is_file():
+        raise FileNotFoundError(f"{path} is a run's folder; give one of its checkpoints, checkpoint={inside}")
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; expected a best.ckpt or last.ckpt of a training run")
+    content = load(path)
+    if not isinstance(content, dict) or not {"state_dict", "config", "classes", "fused"} <= content.keys():
+        raise ValueError(f"{path} is no checkpoint of this toolkit; for weights alone use backbone.weights={path}")
+    content["config"] = with_renamed_targets(content["config"])
+    check_targets(content["config"], path)
+    config = content["config"] if isinstance(content["config"], dict) else {}
+    if missing := [key for key in ("task", "backbone", "head") if not config.get(key)]:
+        raise ValueError(
+            f"{path} has no configuration of {', '.join(missing)}: its task was built by hand, not by "
+            "tasks.base.build.build_task; build it so again and read "
+            f"torch.load(path, weights_only=True)['state_dict'] into it, or take its "
+            f"backbone with backbone.weights={path}"
+        )
+    return content
+
+
+def load_task(path: str | Path, config: dict[str, Any] | None = None) -> VisionTask:
+    """Rebuild a task with its trained weights, on the CPU, in eval mode.
+
+    Args:
+        path: Checkpoint of a training run; with an average of the weights, the average is what is loaded. Of a
+            quantization-aware training it is the plain fused network.
+        config: Configuration to build from; default: the checkpoint's own.
+
+    Raises:
+        FileNotFoundError, ValueError: As `read_checkpoint`; or the weights do not fit the configuration.
+    """
+    content = read_checkpoint(path)
+    task = build_task(config or content["config"], classes_of(content), pretrained=False).eval()
+    task.network.backbone.preprocessing = stored_preprocessing(content["config"]) or {}
+    aware = content["config"].get("qat")
+    if content["fused"]:
+        task.network = fuse_model(task.network)
+    elif aware:
+        task.network = with_rounding(task.network, aware["keep_float"])
+    try:
+        task.load_state_dict(content["state_dict"], strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the network: {str(error).splitlines()[1].strip()}") from error
+    if aware and not content["fused"]:
+        task.network = without_rounding(task.network)
+    return task.eval()
+
+
+def save_fused(path: str | Path, target: str | Path) -> None:
+    """Write the fused twin of a checkpoint: smaller and faster in all that evaluates, refused by all that trains.
+
+    Args:
+        path: Checkpoint of a training run.
+        target: File to write.
+
+    Raises:
+        FileNotFoundError, ValueError: As `load_task`.
+    """
+    content, task = read_checkpoint(path), load_task(path)
+    task.network = fuse_model(task.network)
+    _write(target, content, task.state_dict(), fused=True)
+
+
+def average_checkpoints(paths: Sequence[str | Path], target: str | Path) -> None:
+    """Write the mean of checkpoints of one run: weights and buffers in float64, whole numbers from the first.
+
+    Args:
+        paths: Checkpoints, the best first; all else that is written is the first one's.
+        target: File to write.
+
+    Raises:
+        FileNotFoundError, ValueError: As `read_checkpoint`.
+    """
+    first = read_checkpoint(paths[0])
+    fractions = {key: value for key, value in first["state_dict"].items() if value.is_floating_point()}
+    totals = {key: value.to(torch.float64, copy=True) for key, value in fractions.items()}
+    for path in paths[1:]:
+        state = read_checkpoint(path)["state_dict"]
+        for key, total in totals.items():
+            total += state[key]
+    state = {key: value.clone() for key, value in first["state_dict"].items()}
+    for key, total in totals.items():
+        state[key].copy_(total / len(paths))
+    _write(target, first, state, fused=False)
+
+
+def _write(target: str | Path, content: dict[str, Any], state: dict[str, Tensor], *, fused: bool) -> None:
+    """Write other weights with what else a checkpoint says, without what only goes on training."""
+    kept = {key: content[key] for key in ("config", "classes", "epoch", "global_step")}
+    write_checkpoint(Path(target).expanduser(), kept | {"state_dict": state, "fused": fused})
+
+
+def stored_classes(source: str | Path) -> Classes | None:
+    """Classes of weights that are a checkpoint of this toolkit; None of any others."""
+    try:
+        content = load(Path(source).expanduser())
+        return classes_of(content) if isinstance(content, dict) and "classes" in content else None
+    except (ValueError, OSError, LookupError, TypeError):
+        return None
+
+
+def classes_of(content: dict[str, Any]) -> Classes:
+    """Names, colours and ids that a checkpoint was trained with."""
+    classes = content["classes"]
+    ids = tuple(classes["ids"]) if "ids" in classes else None
+    return Classes(tuple(classes["names"]), tuple(tuple(color) for color in classes["palette"]), ids)

@@ -1,0 +1,347 @@
+"""Schemas of our own scalar settings: a misspelt key fails while the configuration is composed."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class TrainConfig:
+    """A run. Backbone, head, data and the like are described by the signatures of what they name in `_target_`.
+
+    Attributes:
+        seed: Of initialisation, order and augmentation.
+        checkpoint: Checkpoint to go on from.
+        resume: "auto": go on from the last good checkpoint in `output_dir`, or start where there is none, so that the
+            same command starts a run and goes on with it; none: only `checkpoint` goes on.
+        checkpoint_every_steps: Write last.ckpt within epochs too, each so many steps of the optimiser; none: after
+            epochs, and at SIGTERM or Ctrl-C.
+        output_dir: Folder of the run; none: runs/{task}-{backbone}, numbered where that is taken.
+        overwrite: Allow `output_dir` to hold an earlier run, which is then replaced.
+        ema_decay: Decay of the exponential moving average of the weights; none: no average.
+        final_weight_decay: Weight decay at the run's end, reached along half a cosine; none: constant.
+        average_best: Number of best checkpoints whose weights are averaged at the run's end; none: no such average.
+        tensorboard: Write TensorBoard events beside metrics.csv.
+        choices: Which file of each group was chosen; filled in by the tool.
+    """
+
+    seed: int = 0
+    checkpoint: str | None = None
+    resume: str | None = None
+    checkpoint_every_steps: int | None = None
+    output_dir: str | None = None
+    overwrite: bool = False
+    ema_decay: float | None = None
+    final_weight_decay: float | None = None
+    average_best: int | None = None
+    tensorboard: bool = True
+    choices: dict[str, Any] = field(default_factory=dict)
+    backbone: Any = None
+    task: Any = None
+    head: Any = None
+    data: Any = None
+    optimizer: Any = None
+    scheduler: Any = None
+    distillation: Any = None
+    qat: Any = None
+    trainer: Any = None
+
+
+@dataclass
+class EvaluateConfig(TrainConfig):
+    """An evaluation of a checkpoint, all that is not given being the checkpoint's own; of published weights, by
+    `task`, `backbone.weights` and `head.weights`; or of anybody's detections.
+
+    Attributes:
+        output_dir: Folder of evaluation.json and evaluation.png; none: the checkpoint's, or that of the predictions, or
+            for weights runs/evaluation-{task}-{backbone}; and where that holds another evaluation, or other data or
+            settings are given, evaluation-2, -3 ... in it.
+        predictions: Detections in COCO's results form, in place of a checkpoint, judged by `data`.
+        evaluator: Judge of detections: "pycocotools", or "fast" for the same numbers sooner.
+        artifact: Folder of an artifact of tools/export.py, in place of a checkpoint.
+        threads: CPU threads of an artifact's runtime.
+    """
+
+    artifact: str | None = None
+    threads: int = 1
+    predictions: str | None = None
+    evaluator: str = "pycocotools"
+
+
+@dataclass
+class PredictConfig(TrainConfig):
+    """Predictions for a user's own pictures.
+
+    Attributes:
+        source: An image, a video, or a folder of images and videos.
+        output_dir: Where the pictures go; none: predictions/ beside the checkpoint, or predictions-2, -3 ... where that
+            holds those of another source.
+        overwrite: Allow `output_dir` to hold the predictions of another source.
+        opacity: Of the colours over the picture, 0 to 1.
+        min_score: Boxes of lower score are not drawn; the JSON holds them all.
+        image_size: (H, W) px to resize the pictures to for the network, or the side of a square; none: segmentation
+            takes their own size, detection that of its validation. Results always have the pictures' own size. Of a
+            classifier the side of the square cut out of the picture's middle; none: that of its validation.
+        artifact, threads: As in `EvaluateConfig`.
+    """
+
+    artifact: str | None = None
+    threads: int = 1
+
+    source: str | None = None
+    opacity: float = 0.5
+    min_score: float = 0.3
+    image_size: Any = None
+
+
+@dataclass
+class DescribeConfig(TrainConfig):
+    """A backbone, or the network of a task, in numbers.
+
+    Attributes:
+        all: Every backbone of conf/backbone as one table.
+        image_size: (H, W) px of the profiled image, or the side of a square.
+        num_classes: Classes of the head; none: the checkpoint's, or 19.
+        output_json: File for the same numbers.
+    """
+
+    all: bool = False
+    image_size: Any = field(default_factory=lambda: [224, 224])
+    num_classes: int | None = None
+    output_json: str | None = None
+
+
+@dataclass
+class ImportWeightsConfig(TrainConfig):
+    """Foreign weights as a file of ours.
+
+    Attributes:
+        source: As in `backbone.weights`: a file, "torchvision", "timm", or with ":" and an entry.
+        output: File to write.
+        mean, std: Normalisation of values in [0, 1]; none: what the source states, else ImageNet's.
+        output_json: File for the report.
+    """
+
+    source: str | None = None
+    output: str | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    output_json: str | None = None
+
+
+@dataclass
+class DataConfig(TrainConfig):
+    """A look at a data set, or another form of it.
+
+    Attributes:
+        action: "check": open every file and compare it with what is expected; "stats": count classes, measure images
+            and boxes; "preview": draw augmented samples; "shards": write the images of a classification set into
+            shards; "crops": cut the boxes of a detection set into class folders.
+        splits: Which splits.
+        output_dir: Folder to make, of report and sheet, shards or crops; none: runs/data-{data}-{action}, numbered
+            where that is taken, and for shards and crops an error.
+        overwrite: Allow `output_dir` to hold an earlier report, which is then replaced.
+        output_json: File for the report, besides.
+        samples: Most rows of a sheet.
+        epochs: Columns of the sheet of "preview".
+        shard_size: MiB after which a shard ends.
+        margin, min_side, background, overlap, suffix: Of crops, as in `tasks.inspection.crops.CropSettings`.
+    """
+
+    action: str = "check"
+    splits: list[str] = field(default_factory=lambda: ["train", "val"])
+    output_json: str | None = None
+    samples: int = 12
+    epochs: list[int] = field(default_factory=lambda: [0, 1, 2])
+    shard_size: float = 256
+    margin: float = 0.1
+    min_side: int = 32
+    background: Any = 0
+    overlap: float = 0.0
+    suffix: str = ".jpg"
+
+
+@dataclass
+class DoctorConfig:
+    """Checks of the installation.
+
+    Attributes:
+        output_dir: Folder that runs will be written to; none: runs.
+        output_json: File for the findings.
+        formats: Load the packages of every export format.
+        adb: Program that reaches phones.
+        shared_memory: Folder that batches of loader processes go through.
+        min_disk, min_memory, min_shared_memory: GiB; less is a warning.
+        choices: Which file of each group was chosen; filled in by the tool.
+    """
+
+    output_dir: str | None = None
+    output_json: str | None = None
+    formats: bool = True
+    adb: str = "adb"
+    shared_memory: str = "/dev/shm"
+    min_disk: float = 5.0
+    min_memory: float = 4.0
+    min_shared_memory: float = 1.0
+    choices: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ExportSettings:
+    """How artifacts are made.
+
+    Attributes:
+        chosen: {format: true}, from the files of the group: a mapping, so that export=[onnx,litert] chooses both.
+        formats: Names of the formats in place of those chosen, as in `tasks.deploy.backend.BACKENDS`, or "all".
+        precision: "fp32", "fp16" or "int8", where a format has it.
+        detections: What a detector gives: "raw" maps, "decoded" boxes and scores, or "nms": final detections.
+        tail: What a segmenter gives: "logits", "argmax" of the upsampled logits, "argmax_low": the argmax upsampled, or
+            "low": the argmax at the head's resolution.
+        limit: Of a detector, the best anchors that are decoded, or the best (box, class) pairs that "nms" looks at:
+            fewer are faster (1,200 pairs cost ExecuTorch more than the network) and may find fewer boxes; none: four
+            times task.max_detections.
+        probabilities: A classifier gives these instead of logits.
+        input: Type of the pixels, "uint8" or "float32"; none: the format's default.
+        image_size: (H, W) px of the input, or the side of a square; none: what the task was trained or validated at.
+        batch: Images a call.
+        dynamic_batch: Any number of images, where the format can.
+        calibration_images: Training images that int8 ranges are taken from.
+        keep_float: Modules that int8 leaves in floating point, such as "network.head".
+        reduce_range: int8 weights of 7 bits for ONNX: exact on x86 processors without VNNI, whatever the session's
+            settings, at some cost in accuracy. The other formats are exact everywhere with 8.
+        doctor: Export nothing, but find what int8 hurts and which `keep_float` keeps the metric.
+        evaluate: Measure the task's metric of the checkpoint, in eager and through the artifact. Without it fp32 and
+            fp16 are certified by their outputs alone, and int8 by nothing.
+        evaluation_images: So many of the validation images; none: all.
+        max_drop: Largest loss of the metric that the checkpoint's own evaluation gives, what `tail`, `limit` and
+            `image_size` cost included, in its own unit (0.01: a point); none: 0.001 in fp32 and fp16, 0.01 in
+            int8.
+        threads: CPU threads of the runtime while it is checked.
+    """
+
+    chosen: dict[str, bool] = field(default_factory=dict)
+    formats: list[str] = field(default_factory=list)
+    precision: str = "fp32"
+    detections: str = "nms"
+    tail: str = "argmax"
+    limit: int | None = None
+    probabilities: bool = False
+    input: str | None = None
+    image_size: Any = None
+    batch: int = 1
+    dynamic_batch: bool = False
+    calibration_images: int = 128
+    keep_float: list[str] = field(default_factory=list)
+    reduce_range: bool = False
+    doctor: bool = False
+    evaluate: bool = True
+    evaluation_images: int | None = None
+    max_drop: float | None = None
+    threads: int = 1
+
+
+@dataclass
+class ExportConfig(TrainConfig):
+    """Artifacts of a checkpoint.
+
+    Attributes:
+        export: Settings; the group chooses the formats.
+        output_dir: Folder of the artifacts, each in one of its own; none: export/ beside the checkpoint.
+        overwrite: Replace artifacts of the same name.
+    """
+
+    export: ExportSettings = field(default_factory=ExportSettings)
+
+
+@dataclass
+class AndroidSettings:
+    """A phone and the programs that run there, as paths on this machine.
+
+    Attributes:
+        adb: Of Android's platform tools.
+        serial: Of the phone, where adb sees several.
+        folder: On the phone, for artifact and runner.
+        executor_runner, benchmark_model, benchncnn, onnxruntime_perf_test: Of ExecuTorch, LiteRT, ncnn, ONNX Runtime.
+    """
+
+    adb: str = "adb"
+    serial: str | None = None
+    folder: str = "/data/local/tmp/mobile-dense"
+    executor_runner: str | None = None
+    benchmark_model: str | None = None
+    benchncnn: str | None = None
+    onnxruntime_perf_test: str | None = None
+
+
+def _sweep() -> dict[str, Any]:
+    return dict.fromkeys(("backbone", "task", "head", "checkpoint", "runtimes", "precisions"))
+
+
+@dataclass
+class BenchmarkConfig(TrainConfig):
+    """Latency of a network: of `checkpoint`, of a task with random weights, or of artifacts.
+
+    Attributes:
+        artifact, artifacts: Folders that tools/export.py wrote; without a checkpoint they alone are timed.
+        target: "host", "android" or "ios".
+        runtimes: Of "eager" (as trained), "fused", "channels_last", "compile", and formats, exported on the fly.
+        precisions: Of the formats; PyTorch's own forms have fp32.
+        threads: CPU threads of a call.
+        batch: Images a call.
+        image_size: (H, W) px, or the side of a square; none: 224x224 for classification, 512x1024 for segmentation,
+            320x320 for detection.
+        dtype: Type of the pixels, "uint8" or "float32"; a format that has no such input gets its default.
+        form: What comes out, as in `Manifest`; none: what the network alone gives.
+        num_classes: Of random weights; none: 1000, 19 and 80.
+        end_to_end: Time the whole way from pixels to final classes, masks or boxes.
+        warmup, rounds, runs, trim, max_seconds: As in `tasks.benchmark.latency.Protocol`.
+        memory: Measure the peak memory too, each in a process of its own.
+        profile: Time the layers too.
+        output_dir: Folder of tables and pictures; none: benchmarks.
+        store: File that measurements are appended to; none: benchmark.jsonl in `output_dir`.
+        again: Time what the store has in equal settings; none: in a sweep no, else yes.
+        sweep: "zoo" for every backbone, or lists of what to combine.
+        android: For `target=android`.
+        dry_run: Print what would be run on the phone.
+        ios_report: For `target=ios`: the numbers of Xcode's report.
+        request: The command line; filled in by the tool.
+    """
+
+    artifact: str | None = None
+    artifacts: list[str] = field(default_factory=list)
+    target: str = "host"
+    runtimes: list[str] = field(default_factory=lambda: ["eager", "fused", "channels_last", "compile"])
+    precisions: list[str] = field(default_factory=lambda: ["fp32"])
+    threads: int = 1
+    batch: int = 1
+    image_size: Any = None
+    dtype: str = "uint8"
+    form: str | None = None
+    num_classes: int | None = None
+    end_to_end: bool = False
+    warmup: int = 10
+    rounds: int = 5
+    runs: int = 20
+    trim: float = 0.1
+    max_seconds: float | None = 60.0
+    memory: bool = False
+    profile: bool = False
+    store: str | None = None
+    again: bool | None = None
+    sweep: Any = field(default_factory=_sweep)
+    android: AndroidSettings = field(default_factory=AndroidSettings)
+    dry_run: bool = False
+    ios_report: str | None = None
+    request: list[str] = field(default_factory=list)
+
+
+SCHEMAS = {
+    "train_schema": TrainConfig,
+    "evaluate_schema": EvaluateConfig,
+    "predict_schema": PredictConfig,
+    "describe_schema": DescribeConfig,
+    "data_schema": DataConfig,
+    "doctor_schema": DoctorConfig,
+    "import_weights_schema": ImportWeightsConfig,
+    "export_schema": ExportConfig,
+    "benchmark_schema": BenchmarkConfig,
+}

@@ -1,0 +1,76 @@
+"""What a task runs and what leaves the house: pixels in, raw predictions out."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from backbones.base import Backbone
+from heads.base import Head
+
+
+class Network(nn.Module):
+    """Normalisation, backbone and head.
+
+    The normalisation is the backbone's, kept in the checkpoint since it belongs to the weights. A backbone of one
+    channel gets the luminance of RGB images.
+
+    Args:
+        backbone: Trimmed here to the taps that the head reads.
+        head: Built for this backbone's taps.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Backbone, head: Head) -> None:
+        super().__init__()
+        self.backbone = backbone.keep_taps(tap.name for tap in head.taps)
+        self.head = head
+        # Plain data: a class's own may be a mapping that cannot be copied, as the network is for EMA and deployment.
+        self.backbone.known_as = self.head.known_as = dict(getattr(backbone, "known_as", {}))
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.empty(1, backbone.in_channels, 1, 1))
+        self.take_normalization()
+
+    def take_normalization(self) -> None:
+        """Normalise as the backbone's weights want it, once they are loaded."""
+        for name in ("mean", "std"):
+            getattr(self, name).copy_(255 * torch.tensor(getattr(self.backbone, name)).reshape(1, -1, 1, 1))
+
+    def forward(self, images: Tensor, image_size: tuple[int, int] | None = None) -> Tensor | dict[str, Tensor]:
+        """Predict.
+
+        Args:
+            images: (N, 3, H, W) RGB, or (N, in_channels, H, W), in 0..255, any dtype.
+            image_size: (H, W) px that predictions refer to; none: that of the images.
+        """
+        if self.backbone.in_channels == 1 and images.shape[1] == 3:
+            red, green, blue = images.to(self.mean.dtype).split(1, dim=1)
+            images = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601, as PIL and OpenCV convert
+        features = self.backbone((images - self.mean) / self.std)
+        return self.head(features, image_size or tuple(images.shape[-2:]))
+
+
+HeadFactory = Callable[..., Head]
+
+
+def build_network(backbone: Backbone, head: HeadFactory, num_classes: int) -> Network:
+    """Connect a backbone with a head that `head(taps=..., num_classes=...)` makes for it."""
+    return Network(backbone, head(taps=backbone.taps, num_classes=num_classes))
+
+
+class Deployable(nn.Module):
+    """What is exported: pixels in, a tuple of named outputs out; in eval mode, fused, without Lightning.
+
+    Attributes:
+        form: As in `Manifest`.
+        outputs: Names of the outputs, in order.
+    """
+
+    form: str
+    outputs: tuple[str, ...]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(N, 3, H, W) RGB in 0..255, uint8 or float32 -> the outputs."""
+        raise NotImplementedError

@@ -1,0 +1,57 @@
+"""How each task looks at one picture: what it finds, what is drawn, what is written down."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.values.sizes import parse_size
+
+
+class Predictor(ABC):
+    """A trained task for single pictures, RGB (H, W, 3) uint8 of any size.
+
+    Args:
+        task: In eval mode.
+        image_size: (H, W) px of what the network sees, or the side of a square; none: the picture as it is.
+
+    Raises:
+        ValueError: `image_size` is no size.
+    """
+
+    heading: str  # of the summary's column
+
+    def __init__(self, task: Any, image_size: int | Sequence[int] | None) -> None:
+        self.task, self.image_size = task, None if image_size is None else parse_size(image_size, "image_size")
+
+    @abstractmethod
+    def find(self, image: np.ndarray) -> Any:
+        """What is in the image, at its own size."""
+
+    @abstractmethod
+    def draw(self, image: np.ndarray, found: Any, *, whole_legend: bool = False) -> np.ndarray:
+        """The image with what was found; with `whole_legend` of a size that does not depend on that."""
+
+    def write(self, found: Any, name: Path) -> None:
+        """Leave files beside the drawn picture; their names begin with `name`."""
+        return
+
+    @abstractmethod
+    def add(self, found: Any, source: str, frame: int | None = None) -> None:
+        """Take what was found in a picture, or in a frame of a video, into the summary."""
+
+    @abstractmethod
+    def summary(self) -> dict | list:
+        """All that was added, as plain data."""
+
+    @abstractmethod
+    def rows(self) -> list[tuple[str, str]]:
+        """The summary for a terminal: source, and a few words on it."""
+
+    def images(self, image: np.ndarray) -> Tensor:
+        """(1, 3, H, W) uint8 on the task's device."""
+        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(self.task.device)

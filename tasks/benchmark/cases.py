@@ -1,0 +1,250 @@
+"""What is timed: a network in PyTorch's forms, exported to a format on the fly, or an artifact from before."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from backbones.blocks.fusion import fuse_model
+from tasks.base.build import Config, build_backbone, build_task, label, plain, task_kind
+from tasks.base.checkpoint import load_task
+from tasks.base.network import Deployable
+from tasks.base.task import VisionTask
+from tasks.benchmark.costs import profile
+from tasks.benchmark.store import (
+    Row,
+)  # fmt: skip
+from tasks.data.classes import Classes
+from tasks.deploy.backend import BACKENDS, Runtime
+from tasks.deploy.deployable import make_deployable
+from tasks.values.sizes import parse_size
+
+TORCH_FORMS = ("eager", "fused", "channels_last", "compile")
+# kind: classes and (H, W) px where nothing is given, what the network alone gives, what a whole task gives
+DEFAULTS = {
+    "classification": (1000, (224, 224), "logits", "logits"),
+    "segmentation": (19, (512, 1024), "logits", "argmax"),
+    "detection": (80, (320, 320), "raw", "nms"),
+    "backbone": (0, (224, 224), "features", "features"),
+}
+COSTS = ("parameters", "macs", "activations", "memory_access_bytes", "depth")
+
+
+@dataclass
+class Case:
+    """A network and the images that it is timed on.
+
+    Attributes:
+        network: What it is, in words: "mnv3_large + lraspp".
+        source: Where its weights come from.
+        config: Hash of what describes backbone and head.
+        task: Built; none for a backbone alone.
+        model: Of the training form, in eval mode, NCHW.
+        images: (N, 3, H, W) uint8 or float32.
+        form: What comes out, as in `Manifest`.
+        end_to_end: Time the whole way from pixels to final predictions.
+    """
+
+    network: str
+    source: str
+    config: str
+    choices: dict[str, str]
+    task: VisionTask | None
+    model: nn.Module
+    images: Tensor
+    form: str
+    end_to_end: bool
+
+    @property
+    def kind(self) -> str:
+        return self.task.kind if self.task else "backbone"
+
+
+@dataclass
+class Subject:
+    """One thing to be timed, or why it cannot be.
+
+    Attributes:
+        runtime: "eager", "onnx", ...
+        precision: "fp32", "int8", ...
+        form: What comes out.
+        call: Runs it once; none where `error` says why not.
+        size: bytes; of the artifact, or of the weights in PyTorch.
+        costs: What `profile` counts.
+        module: The PyTorch module that runs, for a profile of its layers.
+        runtime_object: The loaded artifact.
+        folder: Of the artifact.
+        notes: What a reader has to know.
+    """
+
+    runtime: str
+    precision: str
+    form: str
+    call: Callable[[], object] | None = None
+    error: str = ""
+    size: int = 0
+    costs: dict[str, int] = field(default_factory=dict)
+    module: nn.Module | None = None
+    runtime_object: Runtime | None = None
+    folder: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.runtime} {self.precision}"
+
+
+class BackboneDeployable(Deployable):
+    """A backbone alone, its normalisation inside; the taps' maps come out."""
+
+    form = "features"
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.network, self.outputs = backbone, tuple(tap.name for tap in backbone.taps)
+        for name in ("mean", "std"):
+            self.register_buffer(name, 255 * torch.tensor(getattr(backbone, name)).reshape(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.network((images - self.mean) / self.std).values())
+
+
+def make_case(config: Config) -> Case:
+    """Build what `config` names: a checkpoint's task, a task with random weights, or a backbone alone.
+
+    Random weights are given BatchNorm statistics of random pixels, so that nothing fades to numbers that processors
+    are slow at, or that no int8 range holds.
+
+    Raises:
+        ValueError, FileNotFoundError: As raised by what is built; the form is none of the task's.
+    """
+    choices = {key: str(value) for key, value in dict(config["choices"]).items() if key in ("backbone", "task", "head")}
+    torch.manual_seed(config["seed"])
+    task = _task(config)
+    kind = task.kind if task else "backbone"
+    _, size, network_form, whole_form = DEFAULTS[kind]
+    height, width = _image_size(config, size)
+    generator = torch.Generator().manual_seed(config["seed"])
+    shape = (config["batch"], 3, height, width)
+    if config["batch"] < 1:
+        raise ValueError(f"batch={config['batch']}: expected at least 1 image")
+    if config["dtype"] not in ("uint8", "float32"):
+        raise ValueError(f"dtype={config['dtype']}: expected uint8 or float32")
+    images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).to(getattr(torch, config["dtype"]))
+    model = task.network if task else build_backbone(config)
+    model = copy.deepcopy(model).eval().to(memory_format=torch.contiguous_format)
+    if not config["checkpoint"]:
+        _settle(model if task else BackboneDeployable(model), (height, width), generator)
+        if task:
+            task.network.load_state_dict(model.state_dict())
+    described = {key: plain(config)[key] for key in ("backbone", "head", "task") if config.get(key)}
+    return Case(
+        network=" + ".join(label(config, key) for key in ("backbone", "head") if choices.get(key)) or kind,
+        source=str(config["checkpoint"] or "random weights"),
+        config=hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:12],
+        choices=choices,
+        task=task,
+        model=model,
+        images=images,
+        form=config["form"] or (whole_form if config["end_to_end"] else network_form),
+        end_to_end=config["end_to_end"],
+    )
+
+
+def torch_subject(case: Case, runtime: str) -> Subject:
+    """The network in one of `TORCH_FORMS`: its training form, fused, fused in channels_last memory, compiled."""
+    model = case.model if runtime == "eager" else fuse_model(case.model)
+    images = case.images
+    costs = costs_of(model, case)
+    if runtime == "channels_last":
+        model, images = model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
+    size = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    subject = Subject(runtime, "fp32", case.form, size=size, costs=costs, module=_with_pixels(case, model))
+    run = torch.compile(subject.module) if runtime == "compile" else subject.module
+    if case.end_to_end and case.task:
+        sizes, input_size = [tuple(images.shape[-2:])] * len(images), tuple(images.shape[-2:])
+        subject.call, subject.form = lambda: case.task.predict(run(images), sizes, input_size), "predictions"
+    else:
+        subject.call = lambda: run(images)
+    return subject
+
+
+def case_deployable(case: Case, form: str) -> Deployable:
+    """What formats are made of, giving `form`."""
+    if case.task is None:
+        return BackboneDeployable(fuse_model(case.model)).eval()
+    model = make_deployable(case.task, form=form, image_size=tuple(case.images.shape[-2:]))
+    return model.to(memory_format=torch.contiguous_format)  # ExecuTorch's XNNPACK refuses channels_last weights
+
+
+def costs_of(model: nn.Module, case: Case) -> dict[str, int]:
+    """Of one image, what can be counted."""
+    channels = 3 if case.task else model.in_channels
+    found = profile(model, tuple(case.images.shape[-2:]), in_channels=channels)
+    return {key: getattr(found, key) for key in COSTS}
+
+
+def checked_names(runtimes: Iterable[str]) -> list[str]:
+    """Runtimes, each known.
+
+    Raises:
+        ValueError: One is not.
+    """
+    known = (*TORCH_FORMS, *BACKENDS)
+    unknown = [name for name in runtimes if name not in known]
+    if unknown:
+        raise ValueError(f"runtimes={','.join(unknown)}: expected some of {', '.join(known)}")
+    return list(dict.fromkeys(runtimes))
+
+
+def _task(config: Config) -> VisionTask | None:
+    if config["checkpoint"]:
+        return load_task(config["checkpoint"], config)
+    if not config.get("task"):
+        return None
+    count = config["num_classes"] or DEFAULTS[task_kind(config)][0]
+    classes = Classes(tuple(f"class {index}" for index in range(count)), ((128, 128, 128),) * count)
+    return build_task(config, classes, pretrained=False).eval()
+
+
+def _image_size(config: Config, default: tuple[int, int]) -> tuple[int, int]:
+    return default if config["image_size"] is None else parse_size(config["image_size"], "image_size")
+
+
+@torch.no_grad()
+def _settle(model: nn.Module, size: tuple[int, int], generator: torch.Generator) -> None:
+    """BatchNorm statistics of random images, of more where they are small."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    count = min(max(2**18 // (size[0] * size[1]), 2), 16)
+    model.train()(torch.randint(0, 256, (count, 3, *size), generator=generator).float())
+    model.eval()
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
+
+
+def _with_pixels(case: Case, model: nn.Module) -> nn.Module:
+    if case.task is None:
+        return BackboneDeployable(model).eval()
+    if case.end_to_end or case.form == DEFAULTS[case.kind][2]:
+        return model.eval()
+    deployable = case_deployable(case, case.form)  # what has a tail has it in PyTorch too
+    deployable.network = model
+    return deployable.eval()
+
+
+@dataclass
+class Entry:
+    """A subject with the images that it is timed on, and what of its row is known beforehand."""
+
+    subject: Subject
+    images: Tensor
+    row: Row

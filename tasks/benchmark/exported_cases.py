@@ -1,0 +1,144 @@
+"""Artifacts to be timed: exported on the fly, or made before by tools/export.py."""
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from backbones.blocks.fusion import fuse_model
+from heads.nms import select_detections
+from tasks.base.build import Config
+from tasks.benchmark.cases import Case, Subject, case_deployable, costs_of, make_case
+from tasks.benchmark.store import artifact_paths
+from tasks.data.classes import Classes
+from tasks.deploy.backend import ExportOptions, Runtime, backend, load_runtime
+from tasks.deploy.manifest import Manifest, TensorSpec, sha256
+
+
+def exported_subject(case: Case, runtime: str, precision: str, folder: Path, *, threads: int) -> Subject:
+    """The network in a format, exported into an empty folder and loaded.
+
+    Raises:
+        ValueError, ImportError: The format has no such precision, cannot run here or cannot hold the network.
+    """
+    found = backend(runtime)
+    if precision not in found.precisions:
+        raise ValueError(f"{runtime} has no precision {precision}; it has {', '.join(found.precisions)}")
+    if not found.here:
+        raise ValueError(f"this machine exports {runtime} and cannot run it; see target=ios or target=android")
+    folder.mkdir(parents=True)
+    manifest, notes = export_here(case, runtime, precision, folder)
+    subject = runtime_subject(found.load(folder, manifest, threads=threads), case.images, case=case)
+    subject.notes, subject.costs = (*notes, *subject.notes), costs_of(fuse_model(case.model), case)
+    return subject
+
+
+def export_here(case: Case, runtime: str, precision: str, folder: Path) -> tuple[Manifest, tuple[str, ...]]:
+    """Write an artifact for timing alone: compared with nothing, its int8 ranges from random pixels."""
+    found = backend(runtime)
+    images = case.images
+    if str(images.dtype).removeprefix("torch.") not in found.inputs:
+        images = images.to(getattr(torch, found.inputs[0]))
+    calibration, notes = (), ()
+    if precision == "int8":
+        generator = torch.Generator().manual_seed(1)
+        shape = (4, *images.shape)
+        drawn = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        calibration, notes = list(drawn.to(images.dtype)), ("int8 ranges from random pixels: for speed alone",)
+    model = case_deployable(case, form_for(case, runtime))
+    exported = found.export(model, images, folder, ExportOptions(precision, False, calibration))
+    with torch.inference_mode():
+        outputs = model(images)
+    classes = case.task.classes if case.task else Classes((), ())
+    manifest = Manifest(
+        backend=runtime, artifact=found.file, kind=case.kind, form=model.form, precision=precision,
+        input=_spec("images", images),
+        outputs=tuple(_spec(name, output) for name, output in zip(model.outputs, outputs, strict=True)),
+        classes={"names": list(classes.names), "palette": [list(color) for color in classes.palette], "ids": None},
+        config={"choices": case.choices}, operators=exported.operators, delegated=exported.delegated,
+        versions=found.versions(),
+        hashes={file.name: sha256(file) for file in sorted(folder.iterdir()) if file.is_file()},
+        notes=(*exported.notes, "made for timing: neither compared with the network nor measured on data"),
+    )  # fmt: skip
+    manifest.save(folder)
+    return manifest, notes
+
+
+def artifact_subject(path: str | Path, config: Config) -> tuple[Subject, Manifest, Tensor]:
+    """An artifact from before, on random images of its own size.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: As `load_runtime`.
+    """
+    runtime = load_runtime(path, threads=config["threads"])
+    spec = runtime.manifest.input
+    generator = torch.Generator().manual_seed(config["seed"])
+    batch = config["batch"] if runtime.manifest.batch < 0 else runtime.manifest.batch
+    drawn = torch.randint(0, 256, (batch, *spec.shape[1:]), generator=generator, dtype=torch.uint8)
+    images = drawn.to(getattr(torch, spec.dtype))
+    subject = runtime_subject(runtime, images)
+    subject.notes = (*(note for note in runtime.manifest.notes if "timing" in note), *subject.notes)
+    return subject, runtime.manifest, images
+
+
+def phone_artifacts(config: Config, formats: Iterable[str], folder: Path) -> list[Path]:
+    """The artifacts that `config` names, or those made here, for timing alone, of the network that it names.
+
+    Args:
+        formats: To make it in, each in every precision of `config.precisions` that it has.
+        folder: Where to.
+    """
+    if given := artifact_paths(config):
+        return [Path(path) for path in given]
+    case, made = make_case(config), []
+    for name in formats:
+        for precision in (one for one in config["precisions"] if one in backend(name).precisions):
+            target = folder / f"{name}-{precision}"
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir(parents=True)
+            export_here(case, name, precision, target)
+            made.append(target)
+    return made
+
+
+def runtime_subject(runtime: Runtime, images: Tensor, *, case: Case | None = None) -> Subject:
+    """A loaded artifact on images; detections that a whole task wants and the graph does not give are finished here."""
+    manifest = runtime.manifest
+    images = images.to(getattr(torch, manifest.input.dtype)).contiguous()
+    size = sum((runtime.folder / name).stat().st_size for name in manifest.hashes if name != "checkpoint")
+    subject = Subject(
+        manifest.backend, manifest.precision, manifest.form, size=size, runtime_object=runtime, folder=runtime.folder
+    )
+    settings = backend(manifest.backend).session(manifest.precision)
+    subject.notes = tuple(f"with {name}={value}" for name, value in settings.items())
+    subject.call = lambda: runtime.run(images)
+    if case and case.end_to_end:
+        subject.call = _to_the_end(case, runtime, images)
+    return subject
+
+
+def form_for(case: Case, runtime: str) -> str:
+    """What a format gives of a case: for whole detections what is quickest in it, and finished in PyTorch.
+
+    ONNX Runtime suppresses in the graph; elsewhere static suppression costs more than ours after the graph.
+    """
+    if case.form != "nms" or runtime == "onnx" or not case.end_to_end:
+        return case.form
+    return "decoded" if "decoded" in backend(runtime).detections else "raw"
+
+
+def _to_the_end(case: Case, runtime: Runtime, images: Tensor) -> Callable[[], object]:
+    """A call of the runtime and whatever is left of a whole task after it."""
+    manifest, size = runtime.manifest, tuple(images.shape[-2:])
+    if manifest.form == "decoded":
+        return lambda: select_detections(*runtime.run(images), **case.task.selection)
+    if manifest.form == "raw":
+        names, sizes = [output.name for output in manifest.outputs], [size] * len(images)
+        return lambda: case.task.predict(dict(zip(names, runtime.run(images), strict=True)), sizes, size)
+    return lambda: runtime.run(images)
+
+
+def _spec(name: str, tensor: Tensor) -> TensorSpec:
+    return TensorSpec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))

@@ -1,0 +1,1 @@
+"""Classification: `task.ClassificationTask`, mixing of images, scores, pictures and exported form."""

@@ -1,0 +1,17 @@
+"""A classifier as it is exported: pixels in, logits or probabilities out."""
+
+from torch import Tensor
+
+from tasks.base.network import Deployable, Network
+
+
+class ClassificationDeployable(Deployable):
+    """Class scores of the image, (N, K) float32: "logits", or their softmax as "probabilities"."""
+
+    def __init__(self, network: Network, form: str) -> None:
+        super().__init__()
+        self.network, self.form, self.outputs = network, form, (form,)
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        logits = self.network(images.float())
+        return (logits if self.form == "logits" else logits.softmax(-1),)

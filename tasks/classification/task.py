@@ -1,0 +1,149 @@
+"""Image classification."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tasks.base.network import Network
+from tasks.base.processes import shared_count
+from tasks.base.tables import Table
+from tasks.base.task import VisionTask
+from tasks.classification.mixing import Mixing
+from tasks.classification.pictures import ClassificationSample, classification_sheet, confusion_picture
+from tasks.classification.scores import ClassResults, ClassScores, score_tables, write_classes
+from tasks.data.classes import Classes
+
+MOST_LOGGED = 30  # classes whose accuracies are logged one by one; files hold those of all
+PICTURED = 12  # images of a batch that a sheet may show
+
+
+class ClassificationTask(VisionTask):
+    """One class for every image.
+
+    Scores are counted over the whole set, every image once.
+
+    Args:
+        network, classes, options: As in `VisionTask`.
+        label_smoothing: Share of the target that is spread evenly over the classes, in [0, 1).
+        mixup, cutmix: Strengths (alpha of the Beta distribution) of the mixing of training images; 0 for none.
+        mixing_probability: Share of the training batches that are mixed.
+        class_weights: One positive factor a class; the mean divides by the weights of the images, of a mixed image by
+            those of its classes in their shares.
+
+    Raises:
+        ValueError: A setting is out of its range.
+
+    Source: label smoothing: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7.
+    """
+
+    kind = "classification"
+    monitor = "val/top1"
+    batch_keys = ("images", "labels")
+
+    def __init__(
+        self, network: Network, classes: Classes, *, label_smoothing: float = 0.0, mixup: float = 0.0,
+        cutmix: float = 0.0, mixing_probability: float = 1.0, class_weights: Sequence[float] | None = None, **options,
+    ) -> None:  # fmt: skip
+        super().__init__(network, classes, **options)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"task.label_smoothing={label_smoothing}: expected a number from 0 to below 1")
+        if class_weights is not None and len(class_weights) != len(classes):
+            raise ValueError(
+                f"task.class_weights holds {len(class_weights)} numbers; expected {len(classes)}, one a class"
+            )
+        weights = None if class_weights is None else [float(weight) for weight in class_weights]
+        if weights and not all(0 < weight < math.inf for weight in weights):
+            raise ValueError(f"task.class_weights={weights}: expected positive numbers")
+        # A setting, not something learnt: the config holds it, checkpoints need not.
+        self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
+        self.label_smoothing = label_smoothing
+        mixed = mixup or cutmix
+        self.mixing = (
+            Mixing(len(classes), mixup=mixup, cutmix=cutmix, probability=mixing_probability) if mixed else None
+        )
+        self.results = ClassResults(len(classes))
+        self.scores: ClassScores | None = None
+
+    def augment_batch(self, batch: dict) -> dict:
+        """Mix images and labels: "images" become (N, 3, H, W) float32, "targets" are (N, K) float32."""
+        if self.mixing is None:
+            return batch
+        images, targets = self.mixing(batch["images"], batch["labels"])
+        return batch | {"images": images, "targets": targets}
+
+    def loss(self, raw: Tensor | dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
+        """Cross-entropy with the labels, or with the mixed targets.
+
+        Of a head with a second pair for a teacher it is that of the first pair's logits; without a teacher that of the
+        mean of both, which is what is evaluated.
+        """
+        logits = raw
+        if isinstance(raw, dict):
+            taught = self.distillation is not None
+            logits = raw["logits"] if taught else (raw["logits"] + raw["distilled_logits"]) / 2
+        targets = batch.get("targets", batch["labels"])
+        settings = {"weight": self.class_weights, "label_smoothing": self.label_smoothing}
+        if self.class_weights is None:  # as many images in each process
+            return {"cross_entropy": F.cross_entropy(logits.float(), targets, **settings)}
+        # Of mixed targets torch's own mean divides by the images: twice the weights would be twice the loss.
+        weights = targets @ self.class_weights if targets.is_floating_point() else self.class_weights[targets]
+        total = shared_count(weights.sum(), self)
+        return {"cross_entropy": F.cross_entropy(logits.float(), targets, reduction="sum", **settings) / total}
+
+    def predict(
+        self, raw: Tensor, image_sizes: Sequence[tuple[int, int]] = (), input_size: tuple[int, int] | None = None
+    ) -> list[Tensor]:
+        """Probability of each class: (K,) float32 for each image; sizes do not matter."""
+        return list(raw.float().softmax(1))
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.results = ClassResults(len(self.classes))
+        self.validation_loss = torch.zeros(2)  # sum over images, number of images
+
+    def validation_step(self, batch: dict, index: int) -> dict:
+        logits, labels = self(batch["images"]), batch["labels"]
+        loss = torch.stack(list(self.loss(logits, batch).values())).sum()
+        self.validation_loss += torch.tensor([loss.item() * len(labels), len(labels)])
+        probabilities = torch.stack(self.predict(logits))
+        self.results.add(probabilities, labels, batch["names"])
+        return {"probabilities": probabilities}
+
+    def on_validation_epoch_end(self) -> None:
+        self.results = self._merged(self.results)
+        total, images = self._summed(self.validation_loss)
+        self.validated_images = int(images)
+        self.log("val/loss", total / images)
+        self.scores = self.results.scores()
+        values = self.scores.to_dict()
+        self.log(self.monitor, values.pop(self.monitor), prog_bar=True)
+        self.log_dict(values)
+        if len(self.classes) <= MOST_LOGGED:
+            each = zip(self.classes.names, self.scores.accuracy.tolist(), strict=True)
+            self.log_dict({f"val/accuracy/{name}": value for name, value in each if math.isfinite(value)})
+
+    def picture_samples(self, batch: dict, outputs: dict, places: Sequence[int]) -> list[list[ClassificationSample]]:
+        """One list for the batch, a row of the sheet, of samples spread over all of it, whatever `places`."""
+        count = len(batch["names"])
+        row = []
+        for at in np.unique(np.linspace(0, count - 1, min(PICTURED, count)).round().astype(int)).tolist():
+            picture = batch["images"][at].permute(1, 2, 0).cpu().numpy()
+            probabilities = outputs["probabilities"][at].cpu().numpy()
+            row.append(ClassificationSample(picture, int(batch["labels"][at]), probabilities, batch["names"][at]))
+        return [row]
+
+    def draw_sheet(self, samples: Sequence[list[ClassificationSample]]) -> np.ndarray:
+        return classification_sheet(samples, self.classes.names)
+
+    def report(self, folder: Path) -> tuple[dict[str, float], list[Table]]:
+        """Leave confusion.png, per_class.csv and predictions.csv."""
+        names = self.classes.names
+        confusion_picture(self.scores.matrix, names, folder / "confusion.png")
+        write_classes(folder / "per_class.csv", self.scores, names)
+        self.results.write(folder / "predictions.csv", names)
+        return self.scores.to_dict(), score_tables(self.scores, names)

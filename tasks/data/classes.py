@@ -1,0 +1,28 @@
+"""Names, colours and ids of a data set's classes."""
+
+from dataclasses import dataclass
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What the numbers mean.
+
+    Attributes:
+        names: Class names, in order of the contiguous labels.
+        palette: One RGB colour a class.
+        ids: The data set's own number of each class (COCO's category ids, 1..90 with holes); none: the labels.
+    """
+
+    names: tuple[str, ...]
+    palette: tuple[Color, ...]
+    ids: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """`ids`, or the labels 0..K-1 where the data set has no numbers of its own."""
+        return self.ids or tuple(range(len(self)))

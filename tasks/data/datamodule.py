@@ -1,0 +1,252 @@
+"""What every data module shares: classes, loaders that depend on seed and epoch alone, errors that name a file."""
+
+import copy
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tasks.data.classes import Classes
+from tasks.data.errors import DataError
+from tasks.data.label_counts import Finding, LabelCounts
+from tasks.data.progressive import Progressive
+from tasks.data.samplers import EpochSampler, FixedSampler, ResumedSampler
+from tasks.data.workers import WatchedDataset, WatchedLoader, default_workers, one_thread
+from tasks.files.image_depth import Lost, lost_parts
+from tasks.files.visible_files import suffix_counts, visible_files
+from tasks.values.sizes import Size, parse_size
+
+SPLITS = ("train", "val")
+LOOKED_AT = 16  # images of a split whose files are looked at before the first step
+logger = logging.getLogger(__name__)
+
+
+class VisionDataModule(L.LightningDataModule):
+    """Loaders over a training and a validation set.
+
+    A subclass makes the sets in `datasets()`, which are indexed by `SampleKey`, and the batches in `collate`.
+
+    Attributes:
+        kind: Of the tasks that it is for, as `VisionTask.kind`; None: of any.
+        content: What it gives, for errors.
+        classes: Names and colours.
+        image_size: (H, W) px of a training image.
+
+    Args:
+        classes: Names and colours.
+        image_size: (H, W) px of a training image, or the side of a square.
+        batch_size, val_batch_size: Images a step on each device.
+        num_workers: Loader processes, 0 for none; None: `default_workers()`.
+        progressive: Sizes and strengths of training images that change with the epoch, as in `Progressive`.
+        seed: Of the order and the augmentation.
+    """
+
+    kind: str | None = None
+    content = "samples"
+
+    def __init__(
+        self, classes: Classes, image_size: int | Sequence[int], *, batch_size: int, val_batch_size: int = 1,
+        num_workers: int | None = None, progressive: Mapping[str, Any] | None = None, seed: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.classes = classes
+        self.image_size: Size = parse_size(image_size, "data.image_size")
+        self.progressive = Progressive(self.image_size, progressive)
+        self.batch_size = _whole("batch_size", batch_size, least=1)
+        self.val_batch_size, self.seed = _whole("val_batch_size", val_batch_size, least=1), seed
+        self.num_workers = default_workers() if num_workers is None else _whole("num_workers", num_workers, least=0)
+        self._sets: dict[str, Dataset] = {}
+        self._resumed: tuple[int, int] | None = None
+        self._told: set[str] = set()
+        self._labels: Tensor | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def progress(self, epoch: int) -> dict[str, float]:
+        """What of the training images changes with the epoch, to be logged; as in `Progressive.progress`."""
+        return self.progressive.progress(epoch)
+
+    def dataset(self, split: str) -> Dataset:
+        """The set of a split, "train" or "val"; opened once."""
+        if split not in SPLITS:
+            raise ValueError(f"there is no split {split}; expected {' or '.join(SPLITS)}")
+        if split not in self._sets:
+            self._sets[split] = self.make_dataset(split)
+        return self._sets[split]
+
+    def make_dataset(self, split: str) -> Dataset:
+        """Open a split."""
+        raise NotImplementedError
+
+    def plain_dataset(self, split: str) -> Dataset:
+        """The set of a split as an evaluation sees it: training images too, say to calibrate int8 with."""
+        dataset = copy.copy(self.dataset(split))
+        dataset.augmentations = ()
+        return dataset
+
+    def collate(self, samples: list) -> dict:
+        """Make a batch."""
+        raise NotImplementedError
+
+    def take_labels(self, labels: Sequence[int]) -> None:
+        """Give batches other labels than the data set's own from the next loader on; `classes` stays as it is.
+
+        Args:
+            labels: The label that each of the data set's own becomes.
+        """
+        table = torch.arange(max(256, len(labels)) + 1)  # 255, which no mask counts, stays; so does -1, the last
+        table[-1] = -1
+        table[: len(labels)] = torch.tensor(labels)
+        self._labels = table
+
+    def label_counts(self, split: str) -> LabelCounts | None:
+        """How often each class occurs in a split, told without delay; None if that is not known."""
+
+    def split_findings(self, split: str) -> list[Finding]:
+        """What is odd about a split, told without reading its images, besides its class counts."""
+        return []
+
+    def notes(self) -> list[Finding]:
+        """What is odd about the data set as a whole."""
+        return []
+
+    def findings(self) -> list[Finding]:
+        """What is odd about the splits, told in seconds: classes without a sample above all."""
+        found = self.notes()
+        for split in SPLITS:
+            counts = self.label_counts(split)
+            found += [*self.split_findings(split), *(counts.findings(split, self.classes.names) if counts else ())]
+        return found
+
+    def set_image_size(self, image_size: int | Sequence[int]) -> None:
+        """Evaluate at another (H, W) px from the next loader on, where that is not up to the images themselves."""
+
+    def make_sampler(self, size: int, *, shuffle: bool) -> EpochSampler:
+        """The order of `size` samples, for training (shuffled) or validation."""
+        return EpochSampler(size, shuffle=shuffle, seed=self.seed)
+
+    def setup(self, stage: str) -> None:
+        """Open the sets before anything else is built, so that what is missing shows at once."""
+        for split in ("train", "val") if stage == "fit" else ("val",):
+            if not len(self.dataset(split)):
+                raise DataError(f"the {split} set holds no samples")
+            self._tell_lost(split)
+        if stage == "fit" and len(self.dataset("train")) < self.batch_size:
+            raise DataError(
+                f"batch_size={self.batch_size} is more than the {len(self.dataset('train'))} training images; "
+                "set data.batch_size to at most that"
+            )
+
+    @rank_zero_only
+    def _tell_lost(self, split: str) -> None:
+        """Say once what 8-bit RGB leaves out of a split's images, by some that are spread over it."""
+        if split in self._told:
+            return
+        self._told.add(split)
+        lost, dataset = Lost(), self.dataset(split)
+        for index in np.unique(np.linspace(0, len(dataset) - 1, LOOKED_AT).round().astype(int)).tolist():
+            with suppress(DataError, OSError):  # reading it will say so
+                lost.add(dataset.file(index), lost_parts(dataset.encoded(index)))
+        for line in lost.lines():
+            logger.warning("%s: %s; tools/data.py action=check looks at all", split, line)
+
+    def go_on(self, epoch: int, batches: int) -> None:
+        """Train from the next loader on with what is left of an epoch.
+
+        Args:
+            epoch: Epoch, from 0.
+            batches: Those of each process that are done in it.
+        """
+        self._resumed = (epoch, batches)
+
+    def state_dict(self) -> dict[str, int]:
+        """What has to stay as it is when a run goes on within an epoch; stored in checkpoints."""
+        return {"batch_size": self.batch_size, "processes": self.trainer.world_size}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """See that an epoch that goes on is shared among as many processes as it was.
+
+        Raises:
+            ValueError: It is not.
+        """
+        before, now = state.get("processes", 1), self.trainer.world_size
+        if self._resumed and self._resumed[1] and before != now:
+            raise ValueError(
+                f"{before} processes began the epoch that goes on, {now} would repeat and skip samples; start "
+                f"{before}, or go on from an epoch's end"
+            )
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader("train", self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("val", self.val_batch_size, shuffle=False)
+
+    def _batch(self, samples: list) -> dict:
+        """As `collate`, with the labels of `take_labels`."""
+        batch = self.collate(samples)
+        if self._labels is None:
+            return batch
+        changed = {key: batch[key] for key in ("labels", "masks") if key in batch}
+        return batch | {key: self._labels[values.long()].to(values.dtype) for key, values in changed.items()}
+
+    def _loader(self, split: str, batch_size: int, *, shuffle: bool) -> DataLoader:
+        dataset = self.dataset(split)
+        overfits = self.trainer is not None and self.trainer.overfit_batches
+        sampler = FixedSampler(len(dataset)) if overfits else self.make_sampler(len(dataset), shuffle=shuffle)
+        if shuffle and self._resumed:
+            epoch, batches = self._resumed
+            sampler = ResumedSampler(sampler, epoch, batches * batch_size)
+        options = {
+            "sampler": sampler, "drop_last": shuffle,
+            "num_workers": self.num_workers, "collate_fn": self._batch, "pin_memory": torch.cuda.is_available(),
+        }  # fmt: skip
+        if not self.num_workers:
+            return DataLoader(dataset, batch_size, **options)
+        watched = WatchedDataset(dataset, self.num_workers)
+        return WatchedLoader(watched, batch_size, persistent_workers=True, worker_init_fn=one_thread, **options)
+
+
+def _whole(name: str, value: float, *, least: int) -> int:
+    """A setting of the data as a whole number; 1e2 is 100.
+
+    Raises:
+        ValueError: It is none, or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 or value < least:
+        raise ValueError(f"data.{name}={value}: expected a whole number of at least {least}")
+    return int(value)
+
+
+def list_files(folder: Path, accept: Callable[[Path], bool], *, what: str, remedy: str = "set data.root") -> list[Path]:
+    """Sorted files of a folder and its subfolders, hidden ones aside; a line tells how many others are passed over.
+
+    Args:
+        folder: Where to look.
+        accept: Which files count.
+        what: Names the expected content in errors.
+        remedy: What errors tell to do.
+
+    Raises:
+        DataError: The folder is missing or holds none that counts.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder}; expected {what} there ({remedy})")
+    files = visible_files(folder)
+    accepted = [path for path in files if accept(path)]
+    if not accepted:
+        held = f"{suffix_counts(files)} files" if files else "no files"
+        raise DataError(f"{folder} holds {held}; expected {what} there ({remedy})")
+    if len(accepted) < len(files):
+        logger.warning("%s: passed over %s", folder, suffix_counts(set(files) - set(accepted)))
+    return accepted

@@ -1,0 +1,263 @@
+"""Shards, tar files in WebDataset's form: written, and fetched from where they lie; the only importer of webdataset.
+
+A folder of shards has train-00000.tar and so on, a list of each split's samples (train.npz: label, name, shard, place
+in the shard, checksum), and index.json, which names all of them with sizes and checksums. A sample is "{key}.jpg" (the
+image's file, unchanged), "{key}.cls" (its label) and "{key}.json" (its name and class), so that every reader of
+WebDataset's form can use them; the key is the sample's number.
+
+Source: https://github.com/webdataset/webdataset.
+"""
+
+import hashlib
+import json
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+
+from tasks.data.classification import ClassificationData, Samples
+from tasks.data.datamodule import SPLITS
+from tasks.data.errors import DataError
+from tasks.data.new_folder import new_folder
+from tasks.files.writing import write_json
+
+INDEX = "index.json"
+COLUMNS = {
+    "labels": np.int32, "name_ends": np.int64, "shards": np.int32, "offsets": np.int64, "sizes": np.int64,
+    "checksums": np.uint32,
+}  # fmt: skip
+INSTALL = "install it: uv pip install -e '.[shards]'"
+
+
+class Store:
+    """Files of a folder, or of a URL: those are copied into a cache when they are first wanted.
+
+    Args:
+        root: A folder, or a URL of what webdataset opens (https, gs, hf, ...), or s3 by the AWS command line.
+        cache: Folder of the copies; processes of a machine share it. A copy's name begins with its checksum.
+        cache_size: GiB that the copies may take, those longest unused going first; none: no limit.
+    """
+
+    def __init__(self, root: str, *, cache: str, cache_size: float | None = None) -> None:
+        self.remote = re.match(r"[a-z][a-z0-9+.-]*://", root) is not None
+        self.root = root.rstrip("/") if self.remote else str(Path(root).expanduser())
+        self.cache, self.cache_size = Path(cache).expanduser(), cache_size
+
+    def read_index(self) -> dict[str, Any]:
+        """What index.json says.
+
+        Raises:
+            DataError: It is missing, or no index of shards.
+        """
+        place = f"{self.root}/{INDEX}"
+        if self.remote:
+            file = self.cache / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}-{os.getpid()}-{INDEX}"
+            self._download(place, file)
+            content = file.read_bytes()
+            file.unlink()
+        elif not Path(place).is_file():
+            raise DataError(
+                f"no file {place}; expected shards written by tools/data.py action=shards there (set data.root)"
+            )
+        else:
+            content = Path(place).read_bytes()
+        try:
+            index = json.loads(content)
+            files = [entry for part in index["splits"].values() for entry in (part["index"], *part["shards"])]
+            odd = [entry["file"] for entry in files if not re.fullmatch(r"\w[\w.-]{,200}", entry["file"])]
+            if odd:
+                raise ValueError(f"{odd[0][:100]!r} is no plain file name")
+            if not all(re.fullmatch("[0-9a-f]{64}", entry["sha256"]) and _count(entry["bytes"]) for entry in files):
+                raise ValueError("a checksum or a size is missing")
+            _check_classes(**index["classes"])
+            if not all(_count(part["samples"]) for part in index["splits"].values()):
+                raise ValueError("a number of samples is missing")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DataError(f"{place} is no index of shards ({error!r:.300}); write the shards again") from error
+        return index
+
+    def path(self, entry: dict[str, Any]) -> Path:
+        """A file that is on this machine, of the size that the index tells.
+
+        Args:
+            entry: {"file": name, "bytes": size, "sha256": checksum} of the index.
+
+        Raises:
+            DataError: It is missing, cannot be fetched, or is not what the index tells.
+            ImportError: A file must be fetched and webdataset is not installed.
+        """
+        if not self.remote:
+            path = Path(self.root) / entry["file"]
+            if not path.is_file():
+                raise DataError(
+                    f"no file {path}, which {INDEX} beside it lists; copy it there, or write the shards again"
+                )
+            if path.stat().st_size != entry["bytes"]:
+                raise DataError(
+                    f"{path} has {path.stat().st_size} bytes, {INDEX} beside it says {entry['bytes']}; copy it again"
+                )
+            return path
+        path = self.cache / "files" / f"{entry['sha256'][:16]}-{entry['file']}"
+        if not path.is_file():
+            self._fetch(entry, path)
+        os.utime(path)  # used just now
+        return path
+
+    def _fetch(self, entry: dict[str, Any], path: Path) -> None:
+        _webdataset()
+        from filelock import FileLock  # a loader's processes want the same shard at the same time
+
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.cache / f"{path.name}.lock"):
+            if path.is_file():
+                return
+            if self.cache_size:
+                spare = self.cache_size * 2**30 - entry["bytes"]
+                _webdataset().LRUCleanup(str(path.parent), max(0, spare), interval=None).cleanup()
+            url, part = f"{self.root}/{entry['file']}", self.cache / f"{path.name}.part"
+            try:
+                self._download(url, part)
+                if part.stat().st_size != entry["bytes"] or checksum_of(part) != entry["sha256"]:
+                    raise DataError(f"{url} is not the file that {INDEX} beside it lists: its checksum differs")
+                path.parent.mkdir(exist_ok=True)
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+
+    def _download(self, url: str, path: Path) -> None:
+        library = _webdataset()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            library.cache.download(url, str(path))
+        except (OSError, ValueError) as error:
+            Path(f"{path}.temp{os.getpid()}").unlink(missing_ok=True)  # the library's
+            raise DataError(f"{url} cannot be fetched (set data.root): {error}") from error
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**62
+
+
+def _check_classes(names: Any, palette: Any, ids: Any) -> None:
+    """Raise ValueError or TypeError unless these are classes, as `Classes` has them."""
+    colors = all(len(color) == 3 and all(type(c) is int and 0 <= c < 256 for c in color) for color in palette)
+    if not names or not all(isinstance(name, str) for name in names) or len(palette) != len(names) or not colors:
+        raise ValueError("a class has no name or no colour")
+    if len(set(names)) < len(names):
+        raise ValueError("two classes have one name")
+    if ids is not None and not (len(ids) == len(names) and all(type(i) is int and abs(i) < 2**63 for i in ids)):
+        raise ValueError("a class has no id")
+
+
+def write_shards(
+    data: ClassificationData, folder: Path, splits: Sequence[str] = SPLITS, shard_size: float = 256, seed: int = 0
+) -> dict[str, Any]:
+    """Put the images of a data set into shards, their bytes unchanged; every shard is read again and compared.
+
+    Args:
+        data: The data set.
+        folder: Folder to make; it appears when all is written.
+        splits: "train", "val".
+        shard_size: MiB after which a shard ends.
+        seed: Of the order in which training samples are put into shards.
+
+    Returns:
+        What index.json holds: classes, and of each split its samples, its shards and their checksums.
+
+    Raises:
+        ValueError: The folder holds files already, `shard_size` is not positive, or the data is of another task.
+        DataError: A split is not as it should be.
+        ImportError: webdataset is not installed.
+    """
+    _webdataset()
+    if not isinstance(data, ClassificationData):
+        raise ValueError(f"action=shards needs images with a class each, not {type(data).__name__}; take data=imagenet")
+    if not shard_size > 0:
+        raise ValueError(f"shard_size={shard_size}: expected MiB above 0")
+    classes = data.classes
+    index = {"classes": {"names": classes.names, "palette": classes.palette, "ids": classes.ids}, "splits": {}}
+    with new_folder(folder) as part:
+        for number, split in enumerate(splits):
+            samples = data.samples(split)
+            drawn = np.random.default_rng((seed, number)).permutation(len(samples))
+            order = drawn if split == "train" else np.arange(len(samples))
+            index["splits"][split] = _write_split(samples, order, part, split, int(shard_size * 2**20), classes.names)
+        write_json(part / INDEX, index)
+    return index
+
+
+def shard_table(index: dict[str, Any]) -> tuple[Sequence[str], list[tuple]]:
+    """Columns and rows of what `write_shards` returns."""
+    rows = []
+    for split, part in index["splits"].items():
+        size = sum(shard["bytes"] for shard in part["shards"]) / 2**20
+        rows.append((split, part["samples"], len(part["shards"]), f"{size:,.1f}"))
+    return ("split", "samples", "shards", "MiB"), rows
+
+
+def _write_split(
+    samples: Samples, order: np.ndarray, folder: Path, split: str, limit: int, names: Sequence[str]
+) -> dict:
+    columns = {name: np.zeros(len(order), kind) for name, kind in COLUMNS.items()}
+    columns["labels"][:] = [samples.label(index) for index in range(len(order))]
+    encoded = [os.fsencode(samples.name(index)) for index in range(len(order))]
+    columns["name_ends"][:] = np.cumsum([len(name) for name in encoded])
+    shards, writer, rows = [], None, []
+    for place, index in enumerate(track(order.tolist(), f"writing {split}", transient=True)):
+        if writer is None:
+            path = folder / f"{split}-{len(shards):05}.tar"
+            writer, rows = _webdataset().TarWriter(str(path), encoder=False, mtime=0), []
+        content, label, name = samples.encoded(index), int(columns["labels"][index]), os.fsdecode(encoded[index])
+        suffix = PurePosixPath(name).suffix.lower().lstrip(".").replace("jpeg", "jpg") or "jpg"
+        about = json.dumps({"name": name, "class": names[label], "label": label}).encode()
+        writer.write({"__key__": f"{index:09}", suffix: content, "cls": b"%d" % label, "json": about})
+        rows.append((index, zlib.crc32(content)))
+        if writer.tarstream.offset >= limit or place == len(order) - 1:
+            writer.close()
+            writer = None
+            _read_back(path, rows, columns, len(shards))
+            shards.append(_entry(path) | {"samples": len(rows)})
+    path = folder / f"{split}.npz"
+    with path.open("wb") as file:
+        np.savez(file, names=np.frombuffer(b"".join(encoded), np.uint8), **columns)
+    return {"samples": len(order), "index": _entry(path), "shards": shards}
+
+
+def _read_back(path: Path, rows: list[tuple[int, int]], columns: dict[str, np.ndarray], shard: int) -> None:
+    """Note where the images of a written shard lie, each compared with what was to be written."""
+    with tarfile.open(path) as archive, path.open("rb") as file:
+        members = [member for member in archive if not member.name.endswith((".cls", ".json"))]
+        for member, (index, checksum) in zip(members, rows, strict=True):
+            file.seek(member.offset_data)
+            if zlib.crc32(file.read(member.size)) != checksum or not member.name.startswith(f"{index:09}."):
+                raise OSError(f"{path} does not hold what was written; is the disk full or failing?")
+            values = {"shards": shard, "offsets": member.offset_data, "sizes": member.size, "checksums": checksum}
+            for name, value in values.items():
+                columns[name][index] = value
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": checksum_of(path)}
+
+
+def checksum_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _webdataset():
+    """The library, which also learns to fetch s3 by the AWS command line."""
+    try:
+        import webdataset
+        from webdataset.gopen import Pipe, gopen_schemes
+    except ImportError as error:
+        raise ImportError(f"shards need webdataset; {INSTALL}") from error
+    gopen_schemes.setdefault("s3", lambda url, mode, *_: Pipe(["aws", "s3", "cp", "--quiet", url, "-"], mode=mode))
+    return webdataset

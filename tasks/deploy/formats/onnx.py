@@ -1,0 +1,154 @@
+"""ONNX: the exchange format, run by ONNX Runtime."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import onnxscript
+import torch
+from torch import Tensor
+
+from tasks.base.network import Deployable
+from tasks.deploy.backend import Backend, Exported, ExportOptions, Runtime
+from tasks.deploy.formats.pt2 import exported_program
+from tasks.deploy.formats.silence import silenced
+from tasks.deploy.manifest import Manifest
+from tasks.quantization.scope import check_calibration
+
+INPUT = "images"
+EXACT = "session.x64quantprecision"  # "1": sums of int8 products are exact on x86 processors without VNNI too
+SAFE = "weights have 7 bits: sums of int8 products are exact on every processor, without a session entry"
+UNSAFE = (
+    "weights have 8 bits: on x86 processors without VNNI ONNX Runtime adds two products in 16 bits, which overflow, so "
+    f"that scores fall; set the session entry {EXACT}=1 there, or export with export.reduce_range=true; ARM and x86 "
+    "with VNNI need neither"
+)
+
+
+class OnnxBackend(Backend):
+    """model.onnx: one file, weights inside."""
+
+    name, file, dynamic, narrows = "onnx", "model.onnx", True, True
+    precisions = ("fp32", "int8")
+
+    def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
+        path = folder / self.file
+        if options.precision == "fp32":
+            write_onnx(model, example, path, dynamic_batch=options.dynamic_batch)
+            return Exported(operators(path))
+        from tasks.deploy.formats.onnx_int8 import quantize_onnx  # seconds of imports that running does not need
+
+        check_calibration(model, example, options.calibration, options.keep_float)
+        with tempfile.TemporaryDirectory() as temporary:
+            source = Path(temporary) / self.file
+            write_onnx(model, example, source, dynamic_batch=options.dynamic_batch)
+            note = quantize_onnx(
+                source, path, options.calibration, options.keep_float, reduce_range=options.reduce_range
+            )
+        return Exported(operators(path), notes=(note, SAFE if options.reduce_range else UNSAFE))
+
+    def session(self, precision: str) -> dict[str, str]:
+        return {EXACT: "1"} if precision == "int8" and saturates() else {}
+
+    def load(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> "OnnxRuntime":
+        return OnnxRuntime(folder, manifest, threads=threads)
+
+    def versions(self) -> dict[str, str]:
+        packages = (onnx, onnxscript, onnxruntime)
+        return super().versions() | {package.__name__: package.__version__ for package in packages}
+
+
+class OnnxRuntime(Runtime):
+    """ONNX Runtime on the CPU, with all its graph optimisations, and with exact int8 sums on every processor."""
+
+    def __init__(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> None:
+        super().__init__(folder, manifest, threads=threads)
+        self.session = open_session(folder / manifest.artifact, threads=threads)
+
+    def run(self, images: Tensor) -> Sequence[Tensor]:
+        names = [output.name for output in self.manifest.outputs]
+        return [torch.from_numpy(array) for array in self.session.run(names, {INPUT: images.numpy()})]
+
+
+def open_session(path: Path, *, threads: int, profile: Path | None = None) -> onnxruntime.InferenceSession:
+    """Open a model.
+
+    Args:
+        path: The file.
+        threads: Of a call.
+        profile: Beginning of the name of a JSON trace to write; none: no trace.
+
+    Raises:
+        ValueError: ONNX Runtime cannot run the model.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    if saturates():
+        options.add_session_config_entry(EXACT, "1")
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ValueError(
+            f"ONNX Runtime cannot run {path} ({(str(error) or type(error).__name__).splitlines()[0]})"
+        ) from error
+
+
+@cache
+def saturates() -> bool:
+    """Whether ONNX Runtime's own setting clips sums of uint8 x int8 products at 16 bits here; tried, once a process.
+
+    x86 processors without VNNI multiply and add pairs by `pmaddubsw`, whose sums end at 32,767.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    model = sum_of_products([127] * 64)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"values": np.full((1, 64), 255, np.uint8)})
+    return int(found[0, 0]) != 64 * 127 * 255
+
+
+def sum_of_products(weights: Sequence[int]) -> onnx.ModelProto:
+    """A model of one integer matrix product: "values" (1, K) uint8 times int8 weights -> (1, 1) int32."""
+    count, tensor = len(weights), onnx.TensorProto
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMulInteger", ["values", "weights"], ["sums"])], "products",
+        [onnx.helper.make_tensor_value_info("values", tensor.UINT8, [1, count])],
+        [onnx.helper.make_tensor_value_info("sums", tensor.INT32, [1, 1])],
+        [onnx.helper.make_tensor("weights", tensor.INT8, [count, 1], weights)],
+    )  # fmt: skip
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+
+
+def write_onnx(model: Deployable, example: Tensor, path: Path, *, dynamic_batch: bool = False) -> None:
+    """Write a network as ONNX.
+
+    Args:
+        model: In eval mode.
+        example: Images of the shape and type that it takes.
+        path: The file.
+        dynamic_batch: Let it take any number of images.
+
+    Raises:
+        ValueError: An operator of the network has no translation.
+    """
+    program = exported_program(model, example, dynamic_batch=dynamic_batch)
+    with silenced("ONNX cannot hold the network"):
+        translated = torch.onnx.export(
+            program, input_names=[INPUT], output_names=list(model.outputs), dynamo=True, verbose=False
+        )
+        translated.save(str(path), external_data=False)
+    onnx.checker.check_model(str(path))
+
+
+def operators(path: Path) -> dict[str, int]:
+    """How often each operator stands in a model, the most frequent first."""
+    graph = onnx.load(str(path), load_external_data=False).graph
+    return dict(Counter(node.op_type for node in graph.node).most_common())

@@ -1,0 +1,333 @@
+"""What an artifact is held against: the network in eager mode, on the same images, in the same form."""
+
+import copy
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from backbones.weights.sources import stored_preprocessing
+from tasks.base.build import Config, build_data, connect, make, plain
+from tasks.base.checkpoint import load_task
+from tasks.base.class_matching import match_classes
+from tasks.base.network import Deployable
+from tasks.base.run_folders import needed_checkpoint
+from tasks.base.stored_sizes import stored_image_size
+from tasks.base.task import VisionTask
+from tasks.data.classification import DEFAULT_PREPROCESSING
+from tasks.data.datamodule import VisionDataModule
+from tasks.deploy.backend import Backend, Exported, Runtime
+from tasks.deploy.deployable import FORMS, make_deployable
+from tasks.deploy.deployed import Run, deployed_task
+from tasks.deploy.instruction_set import instruction_set
+from tasks.deploy.manifest import Manifest, TensorSpec, sha256
+from tasks.deploy.parity import Suppression, compare, worst
+from tasks.training.trainer_settings import evaluation_settings
+from tasks.values.sizes import parse_size
+
+PARITY_IMAGES = 4  # of the validation set, and one of noise
+SHARE_OF_PIXELS = 1e-3  # whose class may differ: the two best are a tie there
+HALF = 0.05  # largest relative difference, or share of pixels or detections, in fp16 where no metric is measured
+MAX_DROP = {"int8": 0.01}  # of the metric, where the settings leave it open; else 0.001
+NEGLIGIBLE = 1e-4  # of the metric: not worth an evaluation to tell its causes apart
+REMEDIES = {  # by what cost most of the metric
+    "input": "export.image_size= chooses the size",
+    "tail": "export.tail=argmax decides after upsampling",
+    "limit": "a larger export.limit= finds more",
+}
+RESIZING = {
+    "detection": "resize the whole picture to the input's size",
+    "segmentation": "resize the whole picture to the input's size",
+    "classification": "resize the shorter side to the input's side divided by crop_ratio, cut out the centre",
+}
+NOT_CERTIFIED = (
+    "not certified: {} is held to the metric alone, which was not measured (export.evaluate=false), or the images "
+    "compared show nothing"
+)
+logger = logging.getLogger(__name__)
+
+
+class Original:
+    """A checkpoint's network, which artifacts of several formats and forms are made from and held against.
+
+    Args:
+        config: As stored in the checkpoint, with `export`.
+
+    Raises:
+        ValueError, FileNotFoundError: Checkpoint, data or settings are not as they should be.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config: dict[str, Any] = plain(config)
+        self.settings = self.config["export"]
+        given = self.settings["image_size"]
+        size = None if given is None else parse_size(given, "export.image_size")
+        self.checkpoint = Path(needed_checkpoint(config)).expanduser()
+        self.task: VisionTask = load_task(self.checkpoint, config)
+        self.image_size = size or self._validated_size()
+        if self.task.kind == "classification" and len({*self.image_size}) > 1:
+            raise ValueError(f"export.image_size={list(self.image_size)}: a classifier sees a square")
+        noise = torch.randint(0, 256, (1, 3, *self.image_size), generator=torch.Generator().manual_seed(0))
+        seen = self.images("val", PARITY_IMAGES) if self.settings["evaluate"] or self.settings["doctor"] else []
+        self.examples = torch.cat([*seen, noise.to(torch.uint8)])
+        self._models: dict[str, Deployable] = {}
+        self._metrics: dict[str, dict[str, float]] = {}
+
+    @cached_property
+    def data(self) -> VisionDataModule:
+        """The data set, opened when it is first asked for: without evaluation and calibration none is needed."""
+        data = build_data(self.config)
+        connect(self.task, data)
+        match_classes(self.task, data)
+        self._evaluated_size = data.image_size
+        data.set_image_size(self.image_size)
+        return data
+
+    def asking(self, **settings: Any) -> "Original":
+        """The same, with other settings of `export` than the command's."""
+        twin = copy.copy(self)
+        twin.settings = self.settings | settings
+        return twin
+
+    def model(self, form: str) -> Deployable:
+        """The network in a form, as in `make_deployable`; made once."""
+        if form not in self._models:
+            limit = self.settings["limit"] if form in ("decoded", "nms") else None
+            self._models[form] = make_deployable(self.task, form=form, image_size=self.image_size, limit=limit)
+        return self._models[form]
+
+    def images(self, split: str, count: int) -> list[Tensor]:
+        """Images of a split as validation would see them: (1, 3, H, W) uint8 each, spread over the set."""
+        try:
+            dataset = self.data.plain_dataset(split)
+        except (ValueError, OSError) as error:
+            if split == "val":
+                raise ValueError(f"{error}; without these images: export.evaluate=false") from error
+            raise ValueError(
+                f"int8 is calibrated on training images, which cannot be opened: {error}; set data.root= to where they "
+                "are, or export.precision=fp32"
+            ) from error
+        places = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().unique().tolist()
+        return [_sized(dataset[(0, place)]["image"].permute(2, 0, 1)[None], self.image_size) for place in places]
+
+    def checkpoint_metric(self) -> dict[str, float]:
+        """The task's validation metrics by the checkpoint's own evaluation, at its own sizes; measured once."""
+        if "checkpoint" not in self._metrics:
+            self.data.set_image_size(self._evaluated_size)
+            self._metrics["checkpoint"] = self._validated(self.task)
+            self.data.set_image_size(self.image_size)
+        return self._metrics["checkpoint"]
+
+    def metric(self, form: str) -> dict[str, float]:
+        """The task's validation metrics in eager mode; measured once."""
+        if form not in self._metrics:
+            run = eager(self.model(form))
+            self._metrics[form] = self.measure(run, self.certificate(form, None, "uint8", Exported({})))
+        return self._metrics[form]
+
+    def measure(self, run: Run, manifest: Manifest) -> dict[str, float]:
+        """The task's validation metrics through a network that is already deployed, on the CPU.
+
+        Args:
+            run: A `Runtime`, or a deployable in eager mode that answers alike.
+            manifest: Of the artifact.
+        """
+        task = deployed_task(run, manifest, self.config)
+        match_classes(task, self.data)
+        return self._validated(task)
+
+    def _validated(self, task: VisionTask) -> dict[str, float]:
+        limit = self.settings["evaluation_images"]
+        batches = -(-limit // self.data.val_batch_size) if limit else None
+        here = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1, "limit_val_batches": batches}
+        trainer = make(
+            evaluation_settings(self.config["trainer"]) | here, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, default_root_dir=str(self.checkpoint.parent),
+        )  # fmt: skip
+        trainer.validate(task, datamodule=self.data, verbose=False)
+        scores = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        return scores | {"images": task.validated_images}
+
+    def max_drop(self, precision: str) -> float:
+        """How much of the metric an artifact may lose."""
+        asked = self.settings["max_drop"]
+        return MAX_DROP.get(precision, 0.001) if asked is None else asked
+
+    def prove(self, format: Backend, runtime: Runtime, manifest: Manifest) -> None:
+        """Compare an artifact with eager and measure the metric through it, into its manifest.
+
+        Raises:
+            ValueError: It computes something else, or loses more of the checkpoint's metric than `export.max_drop`.
+        """
+        precision, form = manifest.precision, manifest.form
+        manifest.measured_on = {"instruction_set": instruction_set(), "session": format.session(precision)}
+        model = self.model(form)
+        differences = compare(
+            form, eager(model)(self.examples), runtime(self.examples), suppression=self._suppression(form)
+        )
+        manifest.parity = {"images": len(self.examples), "outputs": differences}
+        allowed = SHARE_OF_PIXELS if any("differing" in one for one in differences.values()) else format.tolerance
+        if precision == "fp32" and not worst(differences) <= allowed:
+            raise _other_outputs(differences, allowed)
+        bound = {"fp32": allowed, "fp16": HALF}.get(precision)  # of int8 there is none that tells right from wrong
+        held = bound is not None and worst(differences) <= bound
+        if not math.isfinite(worst(differences)) or (bound and not held and not self.settings["evaluate"]):
+            raise _other_outputs(differences, bound)
+        if held and differences.get("detections", {}).get("detections") != 0:
+            manifest.certified += ("outputs",)
+        if self.settings["evaluate"]:
+            self._prove_metric(runtime, manifest)
+        if not manifest.certified:
+            manifest.notes += (NOT_CERTIFIED.format(precision),)
+            logger.warning("%s: %s", format.name, manifest.notes[-1])
+
+    def _suppression(self, form: str) -> Suppression | None:
+        """What the network's NMS chooses from in the images that are compared."""
+        if form != "nms":
+            return None
+        nms, decoded = self.model(form).nms, eager(self.model("decoded"))(self.examples)
+        return Suppression(
+            decoded["boxes"], decoded["scores"], nms.score_threshold, self.task.selection["iou_threshold"], nms.limit
+        )
+
+    def _prove_metric(self, runtime: Runtime, manifest: Manifest) -> None:
+        """Measure what of the checkpoint's own metric is left."""
+        name, precision = self.task.monitor, manifest.precision
+        before = self.checkpoint_metric()[name]
+        if math.isnan(before):
+            raise ValueError(
+                f"{name} of the checkpoint is not defined on this data, which holds nothing to score; give other data, "
+                "or export.evaluate=false"
+            )
+        plain = self.metric(manifest.form)[name]
+        after = self.measure(runtime, manifest)
+        shares = self._shares(manifest.form, before, plain) | {"runtime": plain - after[name]}
+        budget = self.max_drop(precision)
+        drop = before - after[name]
+        manifest.metric = {
+            "name": name, "checkpoint": before, "eager": plain, "runtime": after[name], "drop": drop, "shares": shares,
+            "max_drop": budget, "images": int(after["images"]),
+        }  # fmt: skip
+        if not drop <= budget:
+            doctor = "export.doctor=true finds the layers to keep in floating point; " if precision == "int8" else ""
+            remedy = {**REMEDIES, "runtime": doctor}[max(shares, key=shares.get)]
+            raise ValueError(
+                f"{name} falls from {before:.4f} to {after[name]:.4f}, by {drop:.4f} ({share_text(shares)}), more than "
+                f"export.max_drop={budget}; {remedy}{'; ' if remedy and remedy != doctor else ''}or allow more"
+            )
+        manifest.certified += (name,)
+
+    def _shares(self, form: str, before: float, plain: float) -> dict[str, float]:
+        """What of the metric the settings cost that no runtime can give back.
+
+        Args:
+            form: As in `Manifest`.
+            before: Of the checkpoint's own evaluation.
+            plain: Of the fused network in this form, in eager mode.
+
+        Returns:
+            "input", the one size of all images, and "tail" or "limit", where the form has one.
+        """
+        kind, lost = self.task.kind, before - plain
+        cut = {"argmax": "tail", "argmax_low": "tail", "low": "tail", "decoded": "limit", "nms": "limit"}.get(form)
+        if cut is None:
+            return {"input": lost}
+        resized = kind == "segmentation" or self.image_size != tuple(self._evaluated_size)
+        whole = self.metric(FORMS[kind][0])[self.task.monitor] if resized and abs(lost) > NEGLIGIBLE else before
+        return {"input": before - whole, cut: whole - plain}
+
+    def certificate(self, form: str, format: Backend | None, dtype: str, exported: Exported) -> Manifest:
+        """A manifest of all but what is measured; without a format, of the network in eager mode."""
+        settings, head = self.settings, self.task.network.head
+        batch = -1 if settings["dynamic_batch"] else settings["batch"]
+        outputs = tuple(
+            TensorSpec(name, (batch, *tensor.shape[1:]), str(tensor.dtype).removeprefix("torch."))
+            for name, tensor in eager(self.model(form))(self.examples[:1]).items()
+        )
+        stored = {key: value for key, value in self.config.items() if key not in ("export", "checkpoint", "output_dir")}
+        names, palette, ids = self.task.classes.names, self.task.classes.palette, self.task.classes.ids
+        known = DEFAULT_PREPROCESSING | self.task.network.backbone.preprocessing
+        known |= stored_preprocessing(self.task.config) or {}
+        known = {key: known[key] for key in DEFAULT_PREPROCESSING if self.task.kind == "classification"}
+        inside = {key: (getattr(self.task.network, key).flatten() / 255).tolist() for key in ("mean", "std")}
+        anchors = {}
+        if form == "raw":
+            anchors = {"boxes": head.anchors(self.image_size).tolist(), "form": head.form, "unit": "px, xyxy"}
+        notes = exported.notes
+        if form in ("decoded", "nms"):
+            notes += (
+                f"looks at the {self.model(form).limit} best only (export.limit=): of more, the last are missing",
+            )
+        return Manifest(
+            backend=format.name if format else "eager", artifact=format.file if format else "", kind=self.task.kind,
+            form=form, precision=settings["precision"],
+            input=TensorSpec("images", (batch, 3, *self.image_size), dtype), outputs=outputs,
+            classes={"names": list(names), "palette": [list(color) for color in palette],
+                     "ids": list(ids) if ids else None},
+            config=stored, settings=settings,
+            preprocessing={"pixels": "RGB, 0 to 255", "resize": RESIZING[self.task.kind], **known, "inside": inside},
+            anchors=anchors, hashes={"checkpoint": sha256(self.checkpoint)},
+            versions=format.versions() if format else {}, operators=exported.operators, delegated=exported.delegated,
+            notes=notes,
+        )  # fmt: skip
+
+    def _validated_size(self) -> tuple[int, int]:
+        """(H, W) px of a validation image; segmentation, which sees images at their own size, opens one for it."""
+        if size := stored_image_size(self.config):
+            return size
+        try:
+            data = build_data(self.config)
+            return tuple(data.plain_dataset("val")[(0, 0)]["image"].shape[:2])
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"export.image_size is not set, and the data that would tell it cannot be opened: {error}; give "
+                "export.image_size=[<height>,<width>]"
+            ) from error
+
+
+def share_text(shares: Mapping[str, float]) -> str:
+    """What cost how much of the metric, as text: what cost nothing is left out."""
+    counted = {name: share for name, share in shares.items() if f"{abs(share):.4f}" != "0.0000"}
+    return ", ".join(f"{name} {share:.4f}" for name, share in counted.items())
+
+
+def _other_outputs(differences: Mapping[str, Mapping[str, float]], allowed: float | None) -> ValueError:
+    stated = "; ".join(
+        f"{name}: {', '.join(f'{key} {value:.3g}' for key, value in numbers.items())}"
+        for name, numbers in differences.items()
+    )
+    ties = any(numbers.get("unmatched") for numbers in differences.values())
+    remedy = (
+        "export.detections=decoded, if all scores are nearly equal (few steps of training)"
+        if ties
+        else ("another export.detections= or export.tail=")
+    )
+    return ValueError(
+        f"the artifact computes something else than the network: {stated}, at most "
+        f"{allowed or 'what is finite'} is allowed; try {remedy}, and report it"
+        + ("; or let the metric decide, by export.evaluate=true" if allowed == HALF else "")
+    )
+
+
+def eager(model: Deployable) -> Run:
+    """A deployable as a `Runtime` would be called: images by any number, outputs by name."""
+
+    def run(images: Tensor) -> Mapping[str, Tensor]:
+        with torch.inference_mode():
+            parts = [model(image) for image in images.split(1)]
+        return {name: torch.cat(tensors) for name, tensors in zip(model.outputs, zip(*parts, strict=True), strict=True)}
+
+    return run
+
+
+def _sized(images: Tensor, image_size: Sequence[int]) -> Tensor:
+    if tuple(images.shape[-2:]) == tuple(image_size):
+        return images
+    resized = F.interpolate(images.float(), tuple(image_size), mode="bilinear", antialias=True)
+    return resized.round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,71 @@
+"""A detector as it is exported: pixels in; raw maps, decoded boxes or final detections out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heads.base import DetectionHead
+from heads.static_nms import StaticNMS, best_anchors
+from tasks.base.network import Deployable, Network
+
+
+class DetectionDeployable(Deployable):
+    """Boxes and scores.
+
+    "raw" gives the head's maps under their own names. "decoded" gives the best anchors, the best first: "boxes"
+    (N, k, 4) xyxy, px of the input, clipped to it, and "scores" (N, k, K) in [0, 1] without background;
+    `heads.static_nms.select_from_decoded` finishes them. "nms" gives what `heads.static_nms.StaticNMS` selects: "boxes"
+    (N, D, 4), "scores" (N, D), "labels" (N, D) int64, padded with label -1 (`heads.static_nms.unpadded`).
+
+    Args:
+        network, form: As in `make_deployable`.
+        image_size: (H, W) px of the images, the only ones that it takes.
+        limit: Anchors that are decoded, or (box, class) pairs that NMS looks at.
+        selection: Of `StaticNMS`.
+        classes: Names, for formats that write them into the artifact.
+    """
+
+    def __init__(
+        self, network: Network, form: str, image_size: tuple[int, int], limit: int, selection: Mapping[str, Any],
+        classes: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.classes = tuple(classes)
+        self.network, self.form, self.image_size, self.limit = network, form, image_size, limit
+        if form == "raw":
+            with torch.no_grad():
+                self.outputs = tuple(network(torch.zeros(1, 3, *image_size, device=network.mean.device)))
+            return
+        self.outputs = ("boxes", "scores") if form == "decoded" else ("boxes", "scores", "labels")
+        self.decoder = _Decoder(network.head, image_size)
+        if form == "nms":
+            self.nms = StaticNMS(limit=limit, **selection)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        if tuple(images.shape[-2:]) != self.image_size:
+            raise ValueError(
+                "this detector's anchors are for images of {}x{} px, not {}x{}; make another".format(
+                    *self.image_size, *images.shape[-2:]
+                )
+            )
+        raw = self.network(images.float())
+        if self.form == "raw":
+            return tuple(raw.values())
+        boxes, scores = self.decoder(raw)
+        return best_anchors(boxes, scores, self.limit) if self.form == "decoded" else self.nms(boxes, scores)
+
+
+class _Decoder(nn.Module):
+    """The head's own decoding, with anchors that were computed once and are a buffer from then on."""
+
+    anchors: Tensor
+
+    def __init__(self, head: DetectionHead, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.image_size, self.decode = image_size, head.decode  # bound: the head itself is the network's module
+        self.register_buffer("anchors", head.anchors(image_size).clone(), persistent=False)
+
+    def forward(self, raw: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return self.decode(raw, self.image_size, anchors=self.anchors)

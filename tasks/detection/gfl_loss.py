@@ -1,0 +1,103 @@
+"""Losses of heads that predict box edges as distributions: quality focal, GIoU, distribution focal."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import generalized_box_iou_loss
+
+from heads.gfl_lite import GFLLite, boxes_from_distances, distances_to_boxes
+from heads.point_assignment import task_aligned
+from tasks.base.processes import shared_count
+
+
+class GFLLoss(nn.Module):
+    """Quality focal loss of the scores, GIoU and distribution focal loss of the boxes of the assigned points.
+
+    The focal loss is divided by the sum of the target scores in the batch. The box terms are means in which the best
+    point of each box weighs 1, however poor it is as yet: weighed by target scores, as published, small boxes, whose
+    IoU is low at first, would hardly be learnt. All in float32, also under autocast.
+
+    Args:
+        gamma: Exponent of the quality focal loss.
+        box_weight, distribution_weight: Factors of the box terms.
+        candidates, alpha, beta: As in `task_aligned`.
+
+    Source: Li et al. 2020, "Generalized Focal Loss", eq. 3 to 6; targets: Feng et al. 2021, "TOOD", section 3.2.
+    """
+
+    def __init__(
+        self, *, gamma: float = 2.0, box_weight: float = 2.0, distribution_weight: float = 0.25,
+        candidates: int = 13, alpha: float = 1.0, beta: float = 6.0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.gamma, self.box_weight, self.distribution_weight = gamma, box_weight, distribution_weight
+        self.assignment = {"candidates": candidates, "alpha": alpha, "beta": beta}
+
+    def forward(
+        self, raw: dict[str, Tensor], batch: dict, head: GFLLite, image_size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """The summands.
+
+        Args:
+            raw: What `head` gave: class_logits (N, A, K), box_distributions (N, A, 4 * bins).
+            batch: "boxes" (N, M, 4) xyxy, px; "labels" (N, M), -1 in rows of padding.
+            head: Tells anchors and distances.
+            image_size: (H, W) px of the images.
+
+        Returns:
+            "classification", "boxes" and "distributions"; scalars.
+        """
+        logits, distributions = raw["class_logits"].float(), raw["box_distributions"].float()
+        boxes, labels = batch["boxes"], batch["labels"]
+        anchors = head.anchors(image_size)
+        predicted = boxes_from_distances(anchors, head.distances(distributions))
+        positive, index, weight, quality = task_aligned(
+            anchors, predicted.detach(), logits.detach().sigmoid(), boxes, labels, **self.assignment
+        )
+        targets = torch.zeros_like(logits)
+        image, cell = positive.nonzero(as_tuple=True)
+        of_box, weight = index[image, cell], weight[image, cell]
+        targets[image, cell, labels[image, of_box]] = quality[image, cell]
+
+        goal, total = boxes[image, of_box], shared_count(weight.sum(), self, least=1.0)
+        scored = shared_count(quality.sum(), self, least=1.0)
+        overlap_loss = generalized_box_iou_loss(predicted[image, cell], goal)
+        distances = distances_to_boxes(anchors[cell], goal)
+        edge_loss = distribution_focal_loss(distributions[image, cell].unflatten(-1, (4, -1)), distances).mean(dim=-1)
+        return {
+            "classification": quality_focal_loss(logits, targets, self.gamma).sum() / scored,
+            "boxes": self.box_weight * (overlap_loss * weight).sum() / total,
+            "distributions": self.distribution_weight * (edge_loss * weight).sum() / total,
+        }
+
+
+def quality_focal_loss(logits: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
+    """Cross-entropy with scores in [0, 1] as targets, times |target - score| ** gamma; of the shape of `logits`.
+
+    With targets of 0 and 1 it is the sigmoid focal loss without its class balance.
+
+    Source: Li et al. 2020, "Generalized Focal Loss", eq. 3.
+    """
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return (targets - logits.sigmoid()).abs() ** gamma * cross_entropy
+
+
+def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:
+    """Cross-entropy with the two integers around a distance, each weighted by its nearness.
+
+    A distance of 2.75 takes a quarter of the loss of bin 2 and three quarters of that of bin 3. Distances beyond the
+    bins count as the nearest bin.
+
+    Args:
+        logits: (..., bins).
+        distances: (...) in strides.
+
+    Source: Li et al. 2020, "Generalized Focal Loss", eq. 6.
+    """
+    last = logits.shape[-1] - 1
+    distances = distances.clamp(0, last)
+    lower = distances.long().clamp(max=last - 1)
+    share = distances - lower
+    nll = -logits.log_softmax(dim=-1)
+    below, above = (nll.gather(-1, bin.unsqueeze(-1)).squeeze(-1) for bin in (lower, lower + 1))
+    return below * (1 - share) + above * share

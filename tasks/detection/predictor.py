@@ -1,0 +1,65 @@
+"""Boxes for a user's own pictures."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from heads.nms import Detections
+from tasks.base.predictor import Predictor
+from tasks.data.transforms import resize_image
+from tasks.detection.pictures import draw_boxes
+from tasks.detection.task import DetectionTask
+
+
+class DetectionPredictor(Predictor):
+    """Boxes, in px of the picture, which the network sees at `image_size`.
+
+    Args:
+        min_score: Of the boxes that are drawn; the JSON holds all.
+    """
+
+    heading = "drawn"
+
+    def __init__(self, task: DetectionTask, image_size: int | Sequence[int], *, min_score: float) -> None:
+        super().__init__(task, image_size)
+        self.min_score = min_score
+        self.entries: list[dict[str, Any]] = []
+        self.sources: dict[str, dict[str, int]] = {}  # source -> class -> boxes that are drawn
+        self.pictures = 0
+
+    @torch.inference_mode()
+    def find(self, image: np.ndarray) -> Detections:
+        raw = self.task(self.images(resize_image(image, self.image_size)))
+        (found,) = self.task.predict(raw, [image.shape[:2]], self.image_size)
+        return Detections(found.boxes.cpu(), found.scores.cpu(), found.labels.cpu())
+
+    def draw(self, image: np.ndarray, found: Detections, *, whole_legend: bool = False) -> np.ndarray:
+        shown = found.scores >= self.min_score
+        arrays = (values[shown].numpy() for values in (found.boxes, found.labels, found.scores))
+        return draw_boxes(image, *arrays, self.task.classes.names, np.array(self.task.classes.palette, np.uint8))
+
+    def add(self, found: Detections, source: str, frame: int | None = None) -> None:
+        self.pictures += 1
+        counts = self.sources.setdefault(source, {})
+        where = {"image_id": self.pictures, "file_name": source} | ({} if frame is None else {"frame": frame})
+        columns = (found.boxes.tolist(), found.scores.tolist(), found.labels.tolist())
+        for (left, top, right, bottom), score, label in zip(*columns, strict=True):
+            name = self.task.classes.names[label]
+            box = [round(value, 2) for value in (left, top, right - left, bottom - top)]
+            self.entries.append(where | {
+                "category_id": int(self.task.category_ids[label]), "category": name, "bbox": box,
+                "score": round(score, 5),
+            })  # fmt: skip
+            counts[name] = counts.get(name, 0) + (score >= self.min_score)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """COCO's results form, with the file and the category's name in each entry; image ids count the pictures."""
+        return self.entries
+
+    def rows(self) -> list[tuple[str, str]]:
+        return [
+            (source, ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing")
+            for source, counts in self.sources.items()
+        ]

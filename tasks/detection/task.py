@@ -1,0 +1,190 @@
+"""Object detection."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from heads.nms import Detections, select_detections
+from heads.static_nms import select_from_decoded, unpadded
+from tasks.base.network import Network
+from tasks.base.tables import Table
+from tasks.base.task import VisionTask
+from tasks.data.classes import Classes
+from tasks.data.datamodule import VisionDataModule
+from tasks.data.detection import DetectionData
+from tasks.data.label_counts import Finding
+from tasks.detection.anchor_reach import anchor_reach
+from tasks.detection.coco_scores import CocoScores, evaluate_boxes, format_scores
+from tasks.detection.gfl_loss import GFLLoss
+from tasks.detection.pictures import DetectionSample, detection_sheet, precision_recall_picture
+from tasks.detection.results import DetectionResults, GroundTruth
+from tasks.detection.ssd_losses import MultiboxLoss, SigmoidFocalLoss
+from tasks.files.writing import write_json
+from tasks.values.counted import counted
+
+LOSSES = {"softmax": MultiboxLoss, "sigmoid": SigmoidFocalLoss, "distribution": GFLLoss}  # by the head's `form`
+
+
+class DetectionTask(VisionTask):
+    """Boxes with a class and a score.
+
+    The loss follows from what the head's numbers mean. Scores are COCO's, over boxes in the px of the image files.
+
+    Args:
+        network, classes, options: As in `VisionTask`; the head is a `DetectionHead`.
+        loss: Settings of the head's loss: `MultiboxLoss`, `SigmoidFocalLoss` or `GFLLoss`.
+        score_threshold, candidates, iou_threshold, max_detections: As in `select_detections`.
+        evaluator: Engine of the validation's scores, as in `evaluate_boxes`.
+
+    Raises:
+        ValueError: A setting is out of its range.
+    """
+
+    kind = "detection"
+    monitor = "val/mAP"
+    batch_keys = ("images", "boxes", "labels")
+    validation_keys = ("image_ids", "image_sizes")
+
+    def __init__(
+        self, network: Network, classes: Classes, *, loss: Mapping[str, Any] | None = None,
+        score_threshold: float = 0.001, candidates: int = 300, iou_threshold: float = 0.55, max_detections: int = 300,
+        evaluator: str = "fast", **options,
+    ) -> None:  # fmt: skip
+        super().__init__(network, classes, **options)
+        try:
+            self.criterion = LOSSES[network.head.form](**(loss or {}))
+        except TypeError as error:
+            raise ValueError(f"task.loss={dict(loss)}: {error}") from error
+        self.selection = {
+            "score_threshold": score_threshold, "candidates": candidates, "iou_threshold": iou_threshold,
+            "max_detections": max_detections,
+        }  # fmt: skip
+        for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"task.{name}={value}: expected a number from 0 to 1")
+        for name, value in (("candidates", candidates), ("max_detections", max_detections)):
+            if value < 1:
+                raise ValueError(f"task.{name}={value}: expected 1 or more")
+        self.evaluator = evaluator
+        self.category_ids = np.array(classes.numbers)  # of the results, by label
+        self.truth: GroundTruth | None = None  # of the validation set, once it is known
+        self.scores: CocoScores | None = None
+
+    def loss(self, raw: dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
+        return self.criterion(raw, batch, self.network.head, tuple(batch["images"].shape[-2:]))
+
+    def predict(
+        self, raw: dict[str, Tensor], image_sizes: Sequence[tuple[int, int]], input_size: tuple[int, int]
+    ) -> list[Detections]:
+        """Detections of each image, boxes in px of (H, W) = its entry of `image_sizes`.
+
+        Args:
+            raw: What the head gave, or an artifact: decoded, or final detections.
+            image_sizes, input_size: As in `VisionTask.predict`.
+        """
+        if "labels" in raw:
+            found = unpadded(raw["boxes"], raw["scores"], raw["labels"])
+        elif "boxes" in raw:
+            found = select_from_decoded(raw["boxes"], raw["scores"], **self.selection)
+        else:
+            found = select_detections(*self.network.head.decode(raw, input_size), **self.selection)
+        return [one.resized(input_size, size) for one, size in zip(found, image_sizes, strict=True)]
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.trainer.enable_validation:
+            self._check_truth()
+
+    def _check_truth(self) -> None:
+        """Raise where detections could not be judged: loaders alone do not hold crowds, areas and ids."""
+        if self.truth is None and not hasattr(self.trainer.datamodule, "ground_truth"):
+            raise ValueError(
+                "detections are judged by a data module's ground_truth('val'), which loaders alone do not have; give "
+                "the trainer datamodule=, or set task.truth = GroundTruth.from_coco(<annotations as in COCO's JSON>)"
+            )
+
+    def findings(self, data: VisionDataModule) -> list[Finding]:
+        if not isinstance(data, DetectionData):
+            return []
+        threshold = getattr(self.criterion, "match_threshold", 0.0)
+        reach = anchor_reach(
+            self.network.head, threshold, data.annotations("train"), data.image_size, self.classes.names
+        )
+        return [Finding(logging.INFO, f"train: {reach}")] if reach else []
+
+    def take_ids(self, ids: Sequence[int]) -> None:
+        self.category_ids = np.array(ids)
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.results = DetectionResults()
+        self.validation_loss = torch.zeros(2)  # sum over images, number of images
+
+    def validation_step(self, batch: dict, index: int) -> dict:
+        raw = self(batch["images"])
+        count = len(batch["names"])
+        # an artifact's decoded boxes have no loss
+        loss = float("nan") if "boxes" in raw else sum(self.loss(raw, batch).values()).item()
+        self.validation_loss += torch.tensor([loss * count, count])
+        detections = self.predict(raw, batch["image_sizes"], tuple(batch["images"].shape[-2:]))
+        for image_id, found in zip(batch["image_ids"], detections, strict=True):
+            self.results.add(image_id, found.boxes, found.scores, self.category_ids[found.labels.cpu().numpy()])
+        return {"detections": detections}
+
+    def on_validation_epoch_end(self) -> None:
+        self.results = self._merged(self.results)
+        total, images = self._summed(self.validation_loss)
+        self.validated_images = int(images)
+        self.log("val/loss", total / images)
+        self.scores = evaluate_boxes(self._ground_truth(), self.results, engine=self.evaluator, curves=True)
+        values = {key: value for key, value in self.scores.to_dict().items() if value is not None}
+        self.log(self.monitor, values.pop(self.monitor, float("nan")), prog_bar=True)
+        self.log_dict(values)
+
+    def _ground_truth(self) -> GroundTruth:
+        """All of the validation set; where the trainer limits the batches, of the images that they held."""
+        if self.truth is None:
+            self._check_truth()
+            self.truth = GroundTruth.from_coco(self.trainer.datamodule.ground_truth("val"))
+        limit = self.trainer.limit_val_batches  # a whole number counts batches, 1.0 is all of them
+        limited = limit is not None and (isinstance(limit, int) or limit < 1)
+        return self.truth.of_images(self.results.images) if limited else self.truth
+
+    def picture_samples(self, batch: dict, outputs: dict, places: Sequence[int]) -> list[DetectionSample]:
+        samples = []
+        height, width = batch["images"].shape[-2:]
+        columns = (batch["images"], batch["image_sizes"], batch["boxes"], batch["labels"], outputs["detections"],
+                   batch["names"])  # fmt: skip
+        for image, size, boxes, labels, found, name in ([column[place] for column in columns] for place in places):
+            picture = cv2.resize(image.permute(1, 2, 0).cpu().numpy(), size[::-1])
+            factor = np.tile(np.divide(size[::-1], (width, height)), 2)
+            there = (labels >= 0).cpu().numpy()
+            arrays = (found.boxes, found.labels, found.scores)
+            predicted_boxes, predicted_labels, scores = (values.float().cpu().numpy() for values in arrays)
+            samples.append(DetectionSample(
+                picture, boxes.cpu().numpy()[there] * factor, labels.cpu().numpy()[there], predicted_boxes,
+                predicted_labels.astype(int), scores, f"{name}  {counted(int(there.sum()), 'box', 'boxes')}",
+            ))  # fmt: skip
+        return samples
+
+    def draw_sheet(self, samples: Sequence[DetectionSample]) -> np.ndarray:
+        return detection_sheet(samples, self.classes.names, np.array(self.classes.palette, np.uint8))
+
+    def report(self, folder: Path) -> tuple[dict[str, float], list[Table]]:
+        """Leave detections.json in COCO's results form and precision_recall.png."""
+        write_json(folder / "detections.json", self.results.to_json())
+        return score_report(self.scores, folder)
+
+
+def score_report(scores: CocoScores, folder: Path) -> tuple[dict[str, float], list[Table]]:
+    """Leave precision_recall.png in the folder; return metrics, and tables with what must be known about them last."""
+    metrics = {key: value for key, value in scores.to_dict().items() if value is not None}
+    precision_recall_picture(scores, folder / "precision_recall.png")
+    notes = [("to know", ("note",), [(note,) for note in scores.notes])] if scores.notes else []
+    return metrics, [*format_scores(scores), *notes]

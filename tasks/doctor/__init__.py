@@ -1,0 +1,1 @@
+"""`doctor.examine` checks Python, packages and machine, and names a remedy for all that is wrong."""

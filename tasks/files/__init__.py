@@ -1,0 +1,1 @@
+"""Reading and writing files: pictures, masks, videos, JSON; what a decoder would lose is told."""

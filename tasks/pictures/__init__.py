@@ -1,0 +1,1 @@
+"""Parts of pictures for people: colours of classes, sheets with captions and legends, panels of curves."""

@@ -1,0 +1,50 @@
+"""Colours of classes, and masks painted in them."""
+
+import cv2
+import numpy as np
+
+_LEVELS = np.arange(0, 256, 15)  # of each primary, for the colours to choose from
+
+
+def distinct_colors(num_classes: int) -> np.ndarray:
+    """Picks colours far apart to the eye, for datasets without a palette of their own.
+
+    Each next colour is the one farthest, in CIELAB, from all before it and from black, greys and white. So the same
+    class always has the same colour, however many follow it.
+
+    Returns:
+        RGB, (num_classes, 3) uint8.
+
+    Raises:
+        ValueError: num_classes is below 1 or above the number of colours to choose from, some 2900.
+    """
+    colors = np.stack(np.meshgrid(_LEVELS, _LEVELS, _LEVELS, indexing="ij"), axis=-1).reshape(1, -1, 3).astype(np.uint8)
+    lab = cv2.cvtColor(colors.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+    chroma = np.hypot(lab[:, 1], lab[:, 2])
+    usable = (lab[:, 0] > 30) & (lab[:, 0] < 90) & (chroma > 25) & (chroma < 75)  # neither dull nor glaring
+    colors, lab = colors[0, usable], lab[usable]
+    if not 1 <= num_classes <= len(colors):
+        raise ValueError(f"num_classes must be 1..{len(colors)} to have a colour each, not {num_classes}")
+    distance = np.min([np.linalg.norm(lab - [grey, 0, 0], axis=1) for grey in (0, 25, 50, 75, 100)], axis=0)
+    chosen = []
+    for _ in range(num_classes):
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
+    return colors[chosen]
+
+
+def colorize(mask: np.ndarray, palette: np.ndarray, ignore_index: int = 255) -> np.ndarray:
+    """Paints each pixel in the colour of its class; ignored pixels are hatched in greys, which no class wears.
+
+    Raises:
+        ValueError: the mask holds an id that is neither in the palette nor ignore_index.
+    """
+    palette, ignored = np.asarray(palette, dtype=np.uint8), mask == ignore_index
+    ids = np.where(ignored, 0, mask)
+    if ids.size and not 0 <= ids.min() <= ids.max() < len(palette):
+        wrong = ids.min() if ids.min() < 0 else ids.max()
+        raise ValueError(f"the mask holds class id {wrong}, but the palette has {len(palette)} colours")
+    picture = palette[ids]
+    rows, columns = np.nonzero(ignored)
+    picture[rows, columns] = np.where((rows + columns) % 12 < 3, 150, 105)[:, None]
+    return picture

@@ -1,0 +1,200 @@
+"""Convolutions and linear layers that round weights and inputs to int8 in the forward pass, and train so."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from backbones.blocks.fusion import fold_bn_into_conv, fuse_model
+from tasks.quantization.rounding import rounded_weight
+from tasks.quantization.scope import check_names, is_quantizable
+from tasks.quantization.simulated_int8 import modules_around
+
+MOMENTUM = 0.1  # of a batch in the ranges of activations
+
+
+class _Rounded:
+    """What rounded layers share: the range of their input, and what is measured of it."""
+
+    def _begin(self, layer: nn.Conv2d | nn.Linear, channels: int, normed: bool) -> None:
+        self.weight, self.bias = layer.weight, layer.bias
+        self.had_bias = layer.bias is not None
+        self.norm = nn.BatchNorm2d(channels).to(layer.weight) if normed else None
+        if normed:
+            self.bias = None
+            if self.had_bias:
+                self.norm.bias = layer.bias
+        for name in ("low", "high"):
+            self.register_buffer(name, layer.weight.new_zeros(()))
+        self.settled = False
+        self.observed: list[tuple[Tensor, ...]] | None = None
+        nn.Module.train(self, layer.training)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if self.norm is not None and self.settled:
+            self.norm.eval()
+        return self
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.observed is not None:
+            return self._observe(inputs)
+        if self.training and not self.settled:
+            low, high = inputs.detach().aminmax()
+            self.low.lerp_(low.clamp(max=0).to(self.low), MOMENTUM)
+            self.high.lerp_(high.clamp(min=0).to(self.high), MOMENTUM)
+        inputs = rounded_input(inputs, self.low, self.high)
+        if self.norm is None:
+            return self._compute(inputs, rounded_weight(self.weight), self.bias)
+        scale = self.norm.weight / torch.sqrt(self.norm.running_var + self.norm.eps)
+        folded = rounded_weight(self.weight * scale[:, None, None, None])
+        return self.norm(self._compute(inputs, folded, None) / scale[:, None, None])
+
+    def _observe(self, inputs: Tensor) -> Tensor:
+        low, high = inputs.aminmax()
+        seen = (low.clamp(max=0), high.clamp(min=0))
+        if self.norm is None:
+            self.observed.append(seen)
+            return self._compute(inputs, self.weight, self.bias)
+        outputs = self._compute(inputs, self.weight, None)
+        self.observed.append((*seen, outputs.mean((0, 2, 3)), outputs.square().mean((0, 2, 3))))
+        return outputs + self.norm.bias[:, None, None]
+
+    def settle(self) -> None:
+        """Take over what was observed; a layer that was not called keeps its range of nothing."""
+        observed, self.observed = self.observed, None
+        if not observed:
+            return
+        low, high, *moments = (torch.stack(values).mean(0) for values in zip(*observed, strict=True))
+        self.low.copy_(low)
+        self.high.copy_(high)
+        if self.norm is not None:
+            mean, square = moments
+            variance = (square - mean.square()).clamp(min=0)
+            with torch.no_grad():
+                self.norm.running_mean.copy_(mean)
+                self.norm.running_var.copy_(variance)
+                self.norm.weight.copy_(torch.sqrt(variance + self.norm.eps))
+                self.norm.bias += mean
+
+
+class RoundedConv2d(_Rounded, nn.Conv2d):
+    """A convolution whose weight and input are rounded, with a norm in place of its bias where it had one once."""
+
+    def __init__(self, conv: nn.Conv2d, *, normed: bool) -> None:
+        nn.Conv2d.__init__(
+            self, conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
+            conv.groups, bias=False, padding_mode=conv.padding_mode, device="meta",
+        )  # fmt: skip
+        self._begin(conv, conv.out_channels, normed)
+
+    def _compute(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._conv_forward(inputs, weight, bias)
+
+    @torch.no_grad()
+    def plain(self) -> nn.Conv2d:
+        """The convolution, norm folded in, without rounding, which exporters do."""
+        twin = nn.Conv2d(
+            self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
+            self.groups, bias=self.had_bias or self.norm is not None, padding_mode=self.padding_mode,
+            device=self.weight.device, dtype=self.weight.dtype,
+        )  # fmt: skip
+        weight, bias = (
+            (self.weight, self.bias) if self.norm is None else fold_bn_into_conv(self.weight, None, self.norm)
+        )
+        twin.weight.copy_(weight)
+        if bias is not None:
+            twin.bias.copy_(bias)
+        return twin.train(self.training)
+
+
+class RoundedLinear(_Rounded, nn.Linear):
+    """A linear layer whose weight and input are rounded."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Linear.__init__(self, linear.in_features, linear.out_features, bias=False, device="meta")
+        self._begin(linear, linear.out_features, normed=False)
+
+    def _compute(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return nn.functional.linear(inputs, weight, bias)
+
+    @torch.no_grad()
+    def plain(self) -> nn.Linear:
+        """The linear layer, without rounding."""
+        twin = nn.Linear(self.in_features, self.out_features, self.had_bias, self.weight.device, self.weight.dtype)
+        twin.weight.copy_(self.weight)
+        if self.had_bias:
+            twin.bias.copy_(self.bias)
+        return twin.train(self.training)
+
+
+def rounded_input(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Round to the 256 levels of a range that contains 0; gradients pass through inside the range."""
+    scale = (high - low).float().clamp_min(1e-12) / 255
+    zero = (-low / scale).round().clamp(0, 255).to(torch.int32)
+    return torch.fake_quantize_per_tensor_affine(values, scale, zero, 0, 255)
+
+
+def rounded_layers(network: nn.Module) -> list[RoundedConv2d | RoundedLinear]:
+    """Every rounded layer, in the order of the network."""
+    return [module for module in network.modules() if isinstance(module, _Rounded)]
+
+
+def with_rounding(network: nn.Module, keep_float: Sequence[str] = (), trained: nn.Module | None = None) -> nn.Module:
+    """The fused twin of a network, rounded layers in place of those that int8 exports round.
+
+    Args:
+        network: Not fused; its norms tell where fresh ones go.
+        keep_float: As in `QuantizationAware`.
+        trained: The fused twin whose weights are taken over; none: the network's own.
+
+    Raises:
+        RuntimeError: `trained` is of another network.
+        ValueError: No module has a name of `keep_float`.
+    """
+    normed = normed_convolutions(network)
+    twin = fuse_model(network.eval())
+    if trained is not None:
+        twin.load_state_dict(trained.state_dict())
+    holder = nn.ModuleDict({"network": twin})
+    check_names(holder, keep_float)
+    for name, layer in list(holder.named_modules()):
+        if not isinstance(layer, nn.Conv2d | nn.Linear) or not is_quantizable([name]):
+            continue
+        if set(modules_around(name)) & set(keep_float):
+            continue
+        parent, _, own = name.rpartition(".")
+        inner = name.removeprefix("network.")
+        rounded = RoundedLinear(layer) if isinstance(layer, nn.Linear) else RoundedConv2d(layer, normed=inner in normed)
+        setattr(holder.get_submodule(parent), own, rounded)
+    return twin
+
+
+def without_rounding(network: nn.Module) -> nn.Module:
+    """The plain fused network that `with_rounding` came from, as trained since: a copy."""
+    return _replaced(copy.deepcopy(network))
+
+
+def _replaced(module: nn.Module) -> nn.Module:
+    if isinstance(module, _Rounded):
+        return module.plain()
+    for name, child in module.named_children():
+        setattr(module, name, _replaced(child))
+    return module
+
+
+def normed_convolutions(network: nn.Module) -> set[str]:
+    """Names, in the fused twin, of the convolutions that norms are fused into."""
+    modules = dict(network.named_modules())
+    names = set()
+    for name, layer in fuse_model(network.eval()).named_modules():
+        if not isinstance(layer, nn.Conv2d):
+            continue
+        before = modules.get(name)
+        beside = () if type(before) is not nn.Conv2d else modules[name.rpartition(".")[0]].children()
+        inside = before.modules() if before is not None and type(before) is not nn.Conv2d else ()
+        if before is None or any(isinstance(module, _BatchNorm) for module in (*beside, *inside)):
+            names.add(name)
+    return names

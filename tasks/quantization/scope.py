@@ -1,0 +1,58 @@
+"""What of a network may become int8, and whether it can be calibrated: the same for every format."""
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor, nn
+
+# What lies deeper than these may become int8. What they, the network or the deployable compute themselves are the
+# tails: normalisation, merging of predictions, upsampling, softmax, box decoding, NMS.
+QUANTIZED = ("network.backbone.", "network.head.")
+
+
+def is_quantizable(modules: Iterable[str]) -> bool:
+    """Whether what is in these modules of the deployable may become int8."""
+    return any(name.startswith(QUANTIZED) for name in modules)
+
+
+def is_within(modules: Iterable[str], parts: Iterable[str]) -> bool:
+    """Whether one of these modules is one of the parts, or lies in it: a list of modules is never called itself."""
+    return any(name == part or name.startswith(f"{part}.") for name in modules for part in parts)
+
+
+def check_calibration(
+    model: nn.Module, example: Tensor, calibration: Sequence[Tensor], keep_float: Sequence[str]
+) -> None:
+    """See that a network can be quantized as asked for.
+
+    Args:
+        model: With the modules that `keep_float` names.
+        example: Images that the artifact takes.
+        calibration: Batches like the example.
+        keep_float: Names of modules that stay in floating point.
+
+    Raises:
+        ValueError: There are no calibration images, or others than the artifact takes; no module has a name of
+            `keep_float`.
+    """
+    if not calibration:
+        raise ValueError("int8 takes its ranges from calibration images, and there are none; give at least one batch")
+    for images in calibration:
+        if images.shape != example.shape or images.dtype != example.dtype:
+            raise ValueError(
+                f"calibration images of {tuple(images.shape)} {images.dtype}, but the artifact takes "
+                f"{tuple(example.shape)} {example.dtype}; calibrate with what it takes"
+            )
+    check_names(model, keep_float)
+
+
+def check_names(model: nn.Module, keep_float: Sequence[str]) -> None:
+    """See that modules of these names are there.
+
+    Raises:
+        ValueError: One is not.
+    """
+    names = {name for name, _ in model.named_modules()}
+    for name in keep_float:
+        if name not in names:
+            below = [other for other in sorted(names) if other.startswith("network") and other.count(".") <= 2][:8]
+            raise ValueError(f"keep_float={name}: the network has no such module; it has {', '.join(below)}, ...")

@@ -1,0 +1,1 @@
+"""Segmentation: `task.SegmentationTask`, its loss, mIoU from one confusion matrix, pictures and exported form."""

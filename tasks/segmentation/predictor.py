@@ -1,0 +1,66 @@
+"""Masks for a user's own pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from tasks.base.predictor import Predictor
+from tasks.files.writing import write_class_ids
+from tasks.pictures.sheets import overlay, with_legend
+from tasks.segmentation.task import SegmentationTask
+
+
+class SegmentationPredictor(Predictor):
+    """Class of every pixel. By default the network sees a picture at its own size.
+
+    Args:
+        opacity: Of the colours over the picture.
+    """
+
+    heading = "largest classes"
+
+    def __init__(self, task: SegmentationTask, image_size: int | Sequence[int] | None, *, opacity: float) -> None:
+        super().__init__(task, image_size)
+        self.opacity = opacity
+        self.pixels: dict[str, np.ndarray] = {}
+
+    @torch.inference_mode()
+    def find(self, image: np.ndarray) -> np.ndarray:
+        """(H, W) uint8."""
+        images = self.images(image)
+        if self.image_size:
+            images = F.interpolate(
+                images.float(), size=self.image_size, mode="bilinear", align_corners=False, antialias=True
+            )
+        logits = self.task.evaluate_images(images, image.shape[:2])
+        return self.task.predict(logits, [image.shape[:2]])[0].cpu().numpy()
+
+    def draw(self, image: np.ndarray, found: np.ndarray, *, whole_legend: bool = False) -> np.ndarray:
+        classes = self.task.classes
+        present = range(len(classes)) if whole_legend else np.unique(found).tolist()
+        picture = overlay(image, found, classes.palette, opacity=self.opacity)
+        return with_legend(picture, classes.names, classes.palette, present=present)
+
+    def write(self, found: np.ndarray, name: Path) -> None:
+        write_class_ids(name.with_name(f"{name.name}_classes.png"), found, self.task.classes.palette)
+
+    def add(self, found: np.ndarray, source: str, frame: int | None = None) -> None:
+        counts = np.bincount(found.ravel(), minlength=len(self.task.classes))
+        self.pixels[source] = self.pixels.get(source, 0) + counts
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """{source: {class: its share of the pixels, the largest first}}."""
+        return {source: self._shares(counts) for source, counts in self.pixels.items()}
+
+    def rows(self) -> list[tuple[str, str]]:
+        return [
+            (source, ", ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:4]))
+            for source, shares in self.summary().items()
+        ]
+
+    def _shares(self, counts: np.ndarray) -> dict[str, float]:
+        parts = counts / max(1, counts.sum())
+        return {self.task.classes.names[k]: round(float(parts[k]), 4) for k in np.argsort(-parts) if parts[k]}

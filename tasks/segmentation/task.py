@@ -1,0 +1,122 @@
+"""Semantic segmentation."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tasks.base.network import Network
+from tasks.base.task import VisionTask
+from tasks.data.classes import Classes
+from tasks.data.segmentation import IGNORE_INDEX
+from tasks.segmentation.confusion_matrix import ConfusionMatrix, predicted_classes
+from tasks.segmentation.loss import SegmentationLoss
+from tasks.segmentation.pictures import segmentation_sheet
+
+
+class SegmentationTask(VisionTask):
+    """One class for every pixel.
+
+    Scores come from one confusion matrix over the whole set, at the masks' own resolution.
+
+    Args:
+        network, classes, options: As in `VisionTask`.
+        class_weights, label_smoothing, ohem_threshold, ohem_min_kept, dice_weight: As in `SegmentationLoss`.
+        tta_scales: Resize factors whose class probabilities are averaged in evaluation and prediction.
+        tta_flip: Average with the mirrored image as well.
+    """
+
+    kind = "segmentation"
+    monitor = "val/mIoU"
+    batch_keys = ("images", "masks")
+
+    def __init__(
+        self, network: Network, classes: Classes, *,
+        class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0,
+        ohem_threshold: float | None = None, ohem_min_kept: float = 0.1, dice_weight: float = 0.0,
+        tta_scales: Sequence[float] = (1.0,), tta_flip: bool = False, **options,
+    ) -> None:  # fmt: skip
+        super().__init__(network, classes, **options)
+        self.criterion = SegmentationLoss(
+            ignore_index=IGNORE_INDEX, class_weights=class_weights, label_smoothing=label_smoothing,
+            ohem_threshold=ohem_threshold, ohem_min_kept=ohem_min_kept, dice_weight=dice_weight,
+        )  # fmt: skip
+        if not tta_scales or min(tta_scales) <= 0:
+            raise ValueError(f"task.tta_scales={list(tta_scales)}: expected positive factors, [1.0] for none")
+        self.tta_scales, self.tta_flip = tuple(tta_scales), tta_flip
+        self.confusion = ConfusionMatrix(len(classes), ignore_index=IGNORE_INDEX)
+
+    def loss(self, raw: Tensor, batch: dict) -> dict[str, Tensor]:
+        return self.criterion(raw, batch["masks"])
+
+    def predict(
+        self, raw: Tensor, image_sizes: Sequence[tuple[int, int]], input_size: tuple[int, int] | None = None
+    ) -> list[Tensor]:
+        """Class of every pixel: (H, W) uint8 for each image."""
+        masks = []
+        for logits, size in zip(raw, image_sizes, strict=True):
+            if not logits.is_floating_point():  # an artifact's classes, at this size already
+                masks.append(logits.to(torch.uint8))
+                continue
+            if tuple(logits.shape[-2:]) != tuple(size):
+                logits = F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
+            masks.append(predicted_classes(logits[None])[0])
+        return masks
+
+    def evaluate_images(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits at (H, W) px, or with test-time augmentation the logarithm of averaged probabilities."""
+        if self.tta_scales == (1.0,) and not self.tta_flip:
+            return self.network(images, size)
+        height, width = images.shape[-2:]
+        total = 0.0
+        for scale in self.tta_scales:
+            view = images
+            if scale != 1.0:
+                scaled = (max(1, round(height * scale)), max(1, round(width * scale)))
+                view = F.interpolate(images.float(), scaled, mode="bilinear", align_corners=False, antialias=True)
+            total = total + self.network(view, size).softmax(1)
+            if self.tta_flip:
+                total = total + self.network(view.flip(-1), size).softmax(1).flip(-1)
+        mean = total / (len(self.tta_scales) * (1 + self.tta_flip))
+        return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.confusion.reset()
+        self.validation_loss = torch.zeros(2)  # sum over images, number of images
+
+    def validation_step(self, batch: dict, index: int) -> dict:
+        masks = batch["masks"]
+        logits = self.evaluate_images(batch["images"], tuple(masks.shape[-2:]))
+        # an artifact may give classes, which have no loss
+        loss = sum(self.loss(logits, batch).values()).item() if logits.is_floating_point() else float("nan")
+        self.validation_loss += torch.tensor([loss * len(masks), len(masks)])
+        predicted = predicted_classes(logits) if logits.is_floating_point() else logits.to(torch.uint8)
+        self.confusion.update(predicted, masks)
+        return {"predicted": predicted}
+
+    def on_validation_epoch_end(self) -> None:
+        self.confusion.matrix = self._summed(self.confusion.matrix)
+        total, images = self._summed(self.validation_loss)
+        self.validated_images = int(images)
+        self.log("val/loss", total / images)
+        scores = self.confusion.scores()
+        self.log("val/mIoU", scores.miou, prog_bar=True)
+        self.log_dict({"val/pixel_accuracy": scores.pixel_accuracy, "val/mean_accuracy": scores.mean_accuracy})
+        self.log_dict({f"val/IoU/{name}": iou for name, iou in zip(self.classes.names, scores.iou, strict=True)})
+
+    def picture_samples(self, batch: dict, outputs: dict, places: Sequence[int]) -> list[tuple]:
+        samples = []
+        for place in places:
+            image, mask, predicted = batch["images"][place], batch["masks"][place], outputs["predicted"][place]
+            confusion = ConfusionMatrix(len(self.classes))
+            confusion.update(predicted[None], mask[None])
+            picture = image.permute(1, 2, 0).cpu().numpy()
+            caption = f"{batch['names'][place]}  mIoU {confusion.scores().miou:.3f}"
+            samples.append((picture, mask.cpu().numpy(), predicted.cpu().numpy(), caption))
+        return samples
+
+    def draw_sheet(self, samples: Sequence[tuple]) -> np.ndarray:
+        return segmentation_sheet(samples, self.classes.names, self.classes.palette)

@@ -1,0 +1,1 @@
+"""The run: `fit.fit` trains what a configuration describes, resumes, logs, and keeps the checkpoints."""

@@ -1,0 +1,219 @@
+"""What happens around training: averages, weight decay, waiting for data, pictures, a line an epoch."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
+from torch import Tensor
+
+from tasks.files.writing import write_image
+from tasks.training.csv_log import CsvLog
+from tasks.training.curves import draw_curves
+
+
+class EMA(WeightAveraging):
+    """Exponential moving average of weights and buffers, used in validation and stored as the checkpoint's weights.
+
+    The decay of update n is min(decay, (1 + n) / (10 + n)), so that the initial weights fade quickly in a short run.
+
+    Args:
+        decay: Share of the average that stays at each step.
+
+    Raises:
+        ValueError: `decay` is not between 0 and 1.
+
+    Source: Polyak and Juditsky 1992; the warm-up is TensorFlow's ExponentialMovingAverage's.
+    """
+
+    def __init__(self, decay: float) -> None:
+        if not 0 < decay < 1:
+            raise ValueError(f"ema_decay={decay}: expected a number between 0 and 1, such as 0.999; null for none")
+        self.decay = decay
+        super().__init__(avg_fn=self._average)
+
+    def _average(self, averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+        return (
+            torch.lerp(current.to(averaged), averaged, self._decay_at(float(updates)))
+            if (averaged.is_floating_point())
+            else current
+        )
+
+    def _decay_at(self, update: float) -> float:
+        return min(self.decay, (1 + update) / (10 + update))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Log the decay of the last update, and how far the averaged parameters are from the current: the norm of the
+        difference over that of the current ones."""
+        super().on_train_epoch_end(trainer, task)
+        pairs = [*zip(self._average_model.module.parameters(), task.parameters(), strict=True)]
+        with torch.no_grad():
+            apart = torch.stack([(averaged - current.to(averaged)).norm() for averaged, current in pairs]).norm()
+            whole = torch.stack([current.norm().to(apart) for _, current in pairs]).norm()
+        self.log("ema/distance", apart / whole)
+        self.log("ema/decay", self._decay_at(max(0.0, float(self._average_model.n_averaged) - 1)))
+
+
+class WeightDecay(L.Callback):
+    """Lets the optimiser's weight decay go to another value along half a cosine, a step at a time.
+
+    The value of a step follows from its number alone. It reaches the decayed group: the first of `parameter_groups`.
+
+    Args:
+        final: Weight decay at the run's end.
+
+    Raises:
+        ValueError: `final` is negative; the optimiser has no weight decay, or the run no end (when training starts).
+
+    Source: Vasu et al. 2022, "MobileOne", section 4.1 (1e-4 to 1e-5).
+    """
+
+    def __init__(self, final: float) -> None:
+        if not 0 <= final < math.inf:
+            raise ValueError(f"final_weight_decay={final}: expected a number, at least 0; null for a constant one")
+        self.final = final
+
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        defaults = trainer.optimizers[0].defaults  # a restored state does not change them
+        if "weight_decay" not in defaults:
+            raise ValueError(f"final_weight_decay: {type(trainer.optimizers[0]).__name__} has no weight decay")
+        self.first, self.steps = defaults["weight_decay"], trainer.estimated_stepping_batches
+        if self.steps in (-1, math.inf):
+            raise ValueError("final_weight_decay needs the run's length: set trainer.max_epochs or trainer.max_steps")
+
+    def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch, index: int) -> None:
+        progress = min(1.0, trainer.global_step / self.steps)
+        share = (1 + math.cos(math.pi * progress)) / 2
+        trainer.optimizers[0].param_groups[0]["weight_decay"] = self.final + (self.first - self.final) * share
+
+
+class DataMonitor(L.Callback):
+    """Logs what an epoch has of the data: the share of its time that training waits for them, and their progress.
+
+    "train/data_wait" is the share of the time between the first batch asked for and the last one trained with, without
+    validation, that goes by from one trained batch to the next one's arrival, on the process that trains; loading in
+    that process counts in full. "progress/..." is what the data module's `progress(epoch)` states.
+    """
+
+    def on_train_epoch_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        self.waited, self.spent, self.since = 0.0, 0.0, time.perf_counter()
+
+    on_train_start = on_train_epoch_start  # not called of an epoch that goes on
+
+    def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch, index: int) -> None:
+        self._pass(waiting=True)
+
+    def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs, batch, index: int) -> None:
+        self._pass(waiting=False)
+
+    def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        self.since = time.perf_counter()  # a validation amid an epoch
+
+    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        self.log("train/data_wait", self.waited / self.spent if self.spent else 0.0)
+        for name, value in trainer.datamodule.progress(trainer.current_epoch).items():
+            self.log(f"progress/{name}", float(value))
+
+    def _pass(self, *, waiting: bool) -> None:
+        now = time.perf_counter()
+        passed, self.since = now - self.since, now
+        self.spent += passed
+        self.waited += passed if waiting else 0.0
+
+
+class LossLog(L.Callback):
+    """Logs the loss of steps, and the means over an epoch: before a checkpoint is written, so that none is lost."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch, index: int) -> None:
+        self.before = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs, batch, index: int) -> None:
+        step = trainer.global_step
+        if step == self.before or (step % trainer.log_every_n_steps and not trainer.should_stop):
+            return
+        row = {"train/loss_step": task.means.latest["train/loss_epoch"].item(), "epoch": trainer.current_epoch}
+        for log in trainer.loggers:
+            log.log_metrics(row, step=step - 1)
+            log.save()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        for name, mean in task.means.take().items():
+            self.log(name, mean)
+
+
+class PredictionSheet(L.Callback):
+    """Leaves predictions.png after each validation: images with ground truth and prediction, spread over the set.
+
+    Args:
+        path: The picture.
+        count: Number of images.
+    """
+
+    def __init__(self, path: Path, count: int = 6) -> None:
+        self.path, self.count = path, count
+        self.samples: list[tuple] = []
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        self.samples = []
+
+    def on_validation_batch_end(self, trainer, task, outputs, batch, batch_index, dataloader_index=0) -> None:
+        if not trainer.is_global_zero:
+            return
+        batches, images = int(trainer.num_val_batches[0]), len(batch["images"])
+        shares = [(number + 0.5) / self.count * batches - batch_index for number in range(self.count)]
+        if places := sorted({int(share * images) for share in shares if 0 <= share < 1}):
+            self.samples += task.picture_samples(batch, outputs, places)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        if trainer.is_global_zero and self.samples and not trainer.sanity_checking:
+            write_image(self.path, task.draw_sheet(self.samples[: self.count]))
+
+
+class Curves(L.Callback):
+    """Draws curves.png from metrics.csv after each epoch."""
+
+    def __init__(self, csv: CsvLog, path: Path) -> None:
+        self.csv, self.path = csv, path
+
+    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        if trainer.is_global_zero and self.csv.path.is_file():
+            draw_curves(self.csv.path, self.path)
+
+    on_train_end = on_train_epoch_end
+
+
+class TerminalBar(RichProgressBar):
+    """Lightning's bar for a terminal, with epochs counted from 1 and without a logger's version among the metrics."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        last = f"/{self.trainer.max_epochs}" if (self.trainer.max_epochs or -1) > 0 else ""
+        return f"Epoch {current_epoch + 1}{last}".ljust(len(self.validation_description))
+
+    def get_metrics(self, trainer: L.Trainer, task: L.LightningModule) -> dict[str, Any]:
+        """What stands beside the bar, by name."""
+        return {name: value for name, value in super().get_metrics(trainer, task).items() if name != "v_num"}
+
+
+class EpochLine(L.Callback):
+    """Prints one line an epoch: what stays of the progress, in a log file, in a pipe and above a terminal's bar."""
+
+    def on_fit_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        self.began, self.first = time.perf_counter(), trainer.current_epoch
+
+    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        values = trainer.callback_metrics
+        done = trainer.current_epoch + 1
+        spent = time.perf_counter() - self.began
+        parts = [f"epoch {done}" + (f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else "")]
+        validated = done % (trainer.check_val_every_n_epoch or 1) == 0
+        keys = ("train/loss_epoch", "val/loss", task.monitor) if validated else ("train/loss_epoch",)
+        parts += [f"{key.removesuffix('_epoch')} {float(values[key]):.4f}" for key in keys if key in values]
+        parts.append(f"{spent:.0f} s")
+        if trainer.max_epochs > 0:
+            parts.append(f"{spent / (done - self.first) * (trainer.max_epochs - done):.0f} s left")
+        print("  ".join(parts), flush=True)

@@ -1,0 +1,199 @@
+"""A training run: from a configuration to a folder of checkpoints, numbers and pictures."""
+
+import logging
+import math
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from tasks.base.build import Config, build_data, build_task, check_seed, connect, make, plain, save_config
+from tasks.base.checkpoint import average_checkpoints, load_task, read_checkpoint
+from tasks.base.checkpoint_files import LAST, CheckpointFiles
+from tasks.base.quiet import quiet
+from tasks.base.task import VisionTask
+from tasks.base.trusted_targets import check_own_targets
+from tasks.data.datamodule import VisionDataModule
+from tasks.files.writing import write_json
+from tasks.training.callbacks import (
+    EMA,
+    Curves,
+    DataMonitor,
+    EpochLine,
+    LossLog,
+    PredictionSheet,
+    TerminalBar,
+    WeightDecay,
+)
+from tasks.training.csv_log import CsvLog
+from tasks.training.interruption import Interruption, Stopped
+from tasks.training.resume import check_classes, check_resumable, choose_checkpoint, ended, place_in_epoch
+from tasks.training.run_checkpoints import BestCheckpoint, LastCheckpoint
+from tasks.training.run_folder import check_free, clear, run_folder
+from tasks.training.trainer_settings import additions, checked_trainer, without_additions
+
+logger = logging.getLogger(__name__)
+
+
+def fit(config: Config) -> dict[str, float]:
+    """Train, validate after each epoch, and leave the run's folder.
+
+    It holds config.yaml, best.ckpt, last.ckpt, previous.ckpt (the one before), metrics.csv, metrics.json, curves.png,
+    predictions.png; with `average_best` also averaged.ckpt, and in to_average/ what it is made from.
+
+    Args:
+        config: As composed from conf/train.yaml, or as stored in the checkpoint to go on from.
+
+    Returns:
+        What metrics.json holds: the last validation's scores, the best one's score and epoch (counted from 1), that of
+        the averaged checkpoint, epochs, steps, the last epoch's share of waiting for data, and the seconds of this
+        start.
+
+    Raises:
+        ValueError, FileNotFoundError: As raised by what is built; the folder holds a run already, or one is going on
+            there; the configuration names code that a checkpoint may not (see `tasks.base.trusted_targets`).
+        OSError: A checkpoint cannot be written; those before are whole.
+        FloatingPointError: A loss or a gradient is not finite; the batch is in not_finite.pt.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM (status 143) stopped the run after a checkpoint.
+    """
+    quiet()
+    config = config.copy()
+    config["trainer"] = checked_trainer(config["trainer"])
+    check_own_targets(plain(config))
+    check_seed(config)
+    with run_folder(config) as folder:
+        return _fit(config, folder)
+
+
+def _fit(config: Config, folder: Path) -> dict[str, float]:
+    """As `fit`, in a folder that this run holds."""
+    L.seed_everything(config["seed"], workers=True, verbose=False)
+    config = choose_checkpoint(config)
+    check_free(folder, config)
+    resumed = read_checkpoint(config["checkpoint"]) if config["checkpoint"] else None
+    if resumed and config.get("resume") and (result := ended(config, resumed)):
+        return result
+    if resumed:
+        check_resumable(config, resumed)
+    data = build_data(config)
+    if resumed:
+        data.go_on(*place_in_epoch(resumed, data))
+    data.setup("fit")
+    if resumed:
+        check_classes(config, resumed, data.classes)
+    aware = make(config["qat"]) if config.get("qat") else None
+    task = build_task(config, data.classes, pretrained=not (resumed or aware), teacher=True)
+    if aware:
+        aware.prepare(task, None if resumed else load_task(aware.checkpoint))
+    connect(task, data)
+    if rank_zero_only.rank == 0:
+        for finding in [*data.findings(), *task.findings(data)]:
+            logger.log(min(finding.level, logging.WARNING), "%s", finding.text)
+    if aware and not resumed:
+        aware.measure(task, data)
+    if rank_zero_only.rank == 0:
+        clear(folder, config)
+        save_config(task.config, folder / "config.yaml")
+        logger.info("run folder: %s", folder)
+
+    log = CsvLog(folder, keep_before=resumed["global_step"] if resumed else None)
+    often = {"save_on_train_epoch_end": True, "enable_version_counter": False, "auto_insert_metric_name": False}
+    validated = config["trainer"].get("check_val_every_n_epoch") or 1
+    scored = often | {"monitor": task.monitor, "mode": "max", "every_n_epochs": validated}
+    interruption = Interruption()
+    best = BestCheckpoint(folder, "best", **scored)
+    last = LastCheckpoint(folder, log, interruption, config.get("checkpoint_every_steps"), **often)
+    callbacks = [LossLog(), best]
+    if (count := config.get("average_best")) is not None:
+        if count < 2:
+            raise ValueError(f"average_best={count}: expected a number of checkpoints, at least 2; null for no average")
+        several = BestCheckpoint(folder / "to_average", "step{step}", save_top_k=count, **scored)
+        callbacks.append(several)
+    callbacks.append(last)  # which remembers what the others have just kept
+    if config["ema_decay"] is not None:
+        callbacks.append(EMA(config["ema_decay"]))
+    if aware:
+        callbacks.append(aware)
+    if (final := config.get("final_weight_decay")) is not None:
+        callbacks.append(WeightDecay(final))
+    settings = config["trainer"]
+    callbacks += [
+        LearningRateMonitor("step", log_weight_decay=final is not None), PredictionSheet(folder / "predictions.png"),
+        Curves(log, folder / "curves.png"), DataMonitor(), *additions(settings, "callbacks"),
+    ]  # fmt: skip
+    progress = sys.stdout.isatty() and settings.get("enable_progress_bar") is not False
+    if not any(isinstance(callback, ProgressBar) for callback in callbacks):
+        callbacks += [EpochLine(), TerminalBar()] if progress else [EpochLine()]
+    loggers = [log]
+    if config["tensorboard"]:
+        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
+    trainer = make(
+        without_additions(settings),
+        logger=loggers + additions(settings, "logger"),
+        callbacks=callbacks,
+        plugins=[CheckpointFiles(), *additions(settings, "plugins")],
+        enable_progress_bar=progress,
+        default_root_dir=str(folder),
+    )
+    began = time.perf_counter()
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=config["checkpoint"], weights_only=True)
+    except (Stopped, SystemExit):  # the latter is Lightning's answer to Ctrl-C
+        kept = folder / LAST
+        go_on = f"; go on with checkpoint={kept}" if kept.is_file() else " before the first checkpoint"
+        if interruption.received != signal.SIGTERM:
+            raise KeyboardInterrupt(f"interrupted{go_on}") from None
+        if rank_zero_only.rank == 0:
+            print(f"stopped by SIGTERM{go_on}", file=sys.stderr, flush=True)
+        raise SystemExit(128 + signal.SIGTERM) from None
+    finally:
+        interruption.ignore()
+    scores = log.latest() | trainer.callback_metrics  # the former of a run that has just these numbers left to write
+    result = {key: float(value) for key, value in scores.items() if key.startswith("val/")}
+    if best.score is not None and Path(best.best_model_path).is_file():
+        result["best/" + task.monitor.removeprefix("val/")] = best.score
+        result["best/epoch"] = int(read_checkpoint(best.best_model_path)["epoch"]) + 1
+    elif Path(best.best_model_path).is_file():
+        logger.warning("no %s was defined: best.ckpt is the newest checkpoint, not the best", task.monitor)
+    result |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+    if "train/data_wait" in trainer.callback_metrics:
+        result["train/data_wait"] = round(float(trainer.callback_metrics["train/data_wait"]), 4)
+    if count is not None and (files := several.ranked()):
+        score = average(config, task, data, files, folder / "averaged.ckpt")
+        result["averaged/" + task.monitor.removeprefix("val/")] = score
+    result["seconds"] = round(time.perf_counter() - began, 1)
+    if trainer.is_global_zero:
+        write_json(folder / "metrics.json", result)
+    return result
+
+
+def average(config: Config, task: VisionTask, data: VisionDataModule, best: Sequence[str], path: Path) -> float:
+    """Write the average of checkpoints and validate it.
+
+    Args:
+        config: Of the run.
+        task: Of the run; it has the average from then on.
+        data: To validate on.
+        best: Files, the best first.
+        path: File to write.
+
+    Returns:
+        The task's score; NaN where nothing is validated.
+    """
+    trainer = make(
+        without_additions(config["trainer"]), logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        default_root_dir=str(path.parent),
+    )  # fmt: skip
+    if trainer.is_global_zero:
+        average_checkpoints(best, path)
+    trainer.strategy.barrier()
+    task.load_state_dict(read_checkpoint(path)["state_dict"])
+    trainer.validate(task, datamodule=data, verbose=False)
+    logger.info("averaged.ckpt: the mean of %d checkpoints", len(best))
+    return float(trainer.callback_metrics.get(task.monitor, math.nan))

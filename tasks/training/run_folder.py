@@ -1,0 +1,179 @@
+"""The folder of a training run: which one it is, and that no two runs write into it at once."""
+
+import errno
+import logging
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from itertools import count
+from pathlib import Path
+
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.utilities import rank_zero_only
+
+from tasks.base.build import Config, label
+from tasks.base.checkpoint_files import LAST, PREVIOUS, remove_leftovers
+from tasks.base.finite_check import FILE as NOT_FINITE
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+    import msvcrt
+
+RUN_FILES = (
+    "best.ckpt", LAST, PREVIOUS, "averaged.ckpt", "metrics.csv", "metrics.json", "curves.png", "predictions.png",
+    "config.yaml", NOT_FINITE,
+)  # fmt: skip
+RUN_FOLDERS = ("to_average", "tensorboard")
+LOCK = ".run.lock"
+UNLOCKABLE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # a file system without locks
+RUN_FOLDER = "MOBILE_DENSE_RUN"  # set by the first process for those that Lightning starts, so that all agree
+INHERITED = os.environ.get(RUN_FOLDER) if "LOCAL_RANK" in os.environ else None
+logger = logging.getLogger(__name__)
+_held: set[Path] = set()  # locks of this process, which would get them a second time
+_guard = threading.Lock()
+
+
+@contextmanager
+def run_folder(config: Config) -> Iterator[Path]:
+    """Choose, make and hold the folder of a run; its first process holds it for all of them.
+
+    A resumed run goes on in its checkpoint's folder. Without `output_dir` it is runs/{task}-{backbone}, with a number
+    behind it where that is taken. A folder that was made here is removed again if nothing was written into it.
+
+    Raises:
+        ValueError: Another run holds the folder, or `output_dir` is missing where a launcher has started several
+            processes.
+    """
+    if INHERITED:
+        yield Path(INHERITED)
+        return
+    together = TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
+    given, checkpoint = config["output_dir"], config["checkpoint"]
+    if together and not given and not checkpoint:
+        raise ValueError("torchrun or SLURM started several processes, which write into one folder; give output_dir=")
+    if given or checkpoint:
+        folder = Path(given).expanduser() if given else Path(checkpoint).expanduser().resolve().parent
+        made = _make(folder)
+    else:
+        name = "-".join(label(config, group) for group in ("task", "backbone"))
+        folder, made = _numbered(Path("runs") / name)
+    try:
+        with _locked(folder) if rank_zero_only.rank == 0 else nullcontext():
+            os.environ[RUN_FOLDER] = str(folder.resolve())
+            yield folder
+    finally:
+        with suppress(OSError):  # it is not empty
+            for path in made:
+                path.rmdir()
+
+
+def check_free(folder: Path, config: Config) -> None:
+    """See that a folder holds no other run than the one that goes on, unless that may be replaced.
+
+    Raises:
+        ValueError: It does.
+    """
+    if not INHERITED and not config["overwrite"] and not _goes_on(folder, config) and any(folder.glob("*.ckpt")):
+        raise ValueError(
+            f"{folder} holds a run already; resume it with checkpoint={folder / LAST}, choose another output_dir=, or "
+            "replace it with overwrite=true"
+        )
+
+
+def clear(folder: Path, config: Config) -> None:
+    """Delete what killed processes left half written, and with `overwrite` the files of an earlier run."""
+    remove_leftovers(folder, RUN_FILES)
+    if config["overwrite"] and not _goes_on(folder, config):
+        for name in RUN_FILES:
+            (folder / name).unlink(missing_ok=True)
+        for name in RUN_FOLDERS:
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _goes_on(folder: Path, config: Config) -> bool:
+    checkpoint = config["checkpoint"]
+    return bool(checkpoint) and folder.resolve() == Path(checkpoint).expanduser().resolve().parent
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder; which folders were missing, the innermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _numbered(path: Path) -> tuple[Path, list[Path]]:
+    """Make the first of path, path-2, path-3... that is not there; and which folders were missing."""
+    made = _make(path.parent)
+    for number in count(1):
+        folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder, [folder, *made]
+    raise AssertionError
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock that the system gives back when this process ends, however it ends.
+
+    It is a record lock of a file: unlike `flock` it is not shared with forked loader processes, which may outlive a
+    killed run for some seconds, and it holds over NFS. On a file system without locks nothing is held.
+
+    Raises:
+        ValueError: A living process holds it.
+    """
+    path = folder.resolve() / LOCK
+    with _guard:
+        if path in _held:
+            raise _taken(folder, f"process {os.getpid()}")
+        _held.add(path)
+    try:
+        descriptor = _lock(path, folder)
+        try:
+            yield
+        finally:
+            if fcntl:  # Windows deletes no open file
+                path.unlink(missing_ok=True)
+            os.close(descriptor)
+            if not fcntl:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+    finally:
+        with _guard:
+            _held.discard(path)
+
+
+def _lock(path: Path, folder: Path) -> int:
+    """Open and lock a file, once more where the run before deletes it just then; returns its descriptor."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if fcntl:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # beyond the text, which Windows else lets nobody read
+                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            if error.errno not in UNLOCKABLE:
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                owner = os.read(descriptor, 200).decode(errors="replace").strip()
+                os.close(descriptor)
+                raise _taken(folder, owner or "another process") from None
+            logger.warning("%s is on a file system without locks; start no second run there", folder)
+        with suppress(FileNotFoundError):
+            if not fcntl or os.fstat(descriptor).st_ino == path.stat().st_ino:
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+                return descriptor
+        os.close(descriptor)
+
+
+def _taken(folder: Path, owner: str) -> ValueError:
+    return ValueError(f"{folder} belongs to a run that is going on ({owner}); wait for it, or give another output_dir=")

@@ -1,0 +1,116 @@
+"""Teachers of a distillation: a trained checkpoint, or a model of timm's."""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tasks.base.checkpoint import load_task
+from tasks.data.classes import Classes
+from tasks.training.distillation import Distillation, check_settings
+
+TIMM = "timm:"
+logger = logging.getLogger(__name__)
+
+
+def distillation(
+    *, classes: Classes, kind: str, teacher: str | None = None, form: str = "hard", weight: float = 0.5,
+    temperature: float = 1.0,
+) -> Distillation:  # fmt: skip
+    """Fetch a teacher and make the `Distillation` that follows it.
+
+    Args:
+        classes: What the task tells apart.
+        kind: Of the task.
+        teacher: Checkpoint of a training run, with the same classes; or "timm:<model name>", a pretrained classifier of
+            as many classes, which normalises images in its own way.
+        form: As in `Distillation`, and so are the next two.
+        weight: Of the teacher.
+        temperature: Of the soft form.
+
+    Raises:
+        ValueError: A setting is out of its range; the task has no class logits; the teacher has other classes or
+            another task; timm does not know it.
+        FileNotFoundError: There is no such checkpoint.
+        ImportError: timm is not installed.
+        OSError: timm's weights could not be downloaded.
+    """
+    if not teacher:
+        raise ValueError(f"distillation.teacher is not set; give a checkpoint, or {TIMM}<model name>")
+    if kind not in ("classification", "segmentation"):
+        raise ValueError(
+            f"distillation is for tasks with one class an image or a pixel, not for task={kind}; set distillation=null"
+        )
+    check_settings(form, weight, temperature)
+    fetch = timm_teacher if teacher.startswith(TIMM) else checkpoint_teacher
+    network = fetch(teacher.removeprefix(TIMM), classes, kind)
+    logger.info("teacher: %s, %.2f M parameters", teacher, sum(p.numel() for p in network.parameters()) / 1e6)
+    return Distillation(network, form=form, weight=weight, temperature=temperature)
+
+
+def checkpoint_teacher(path: str, classes: Classes, kind: str) -> nn.Module:
+    """The network of a training run, fused; pixels 0..255 in, logits out. Arguments and errors as in `distillation`."""
+    if not Path(path).expanduser().is_file():
+        raise FileNotFoundError(
+            f"no teacher at {path}, which training needs, a resumed one too; set distillation.teacher to a checkpoint, "
+            f"or to {TIMM}<model name>"
+        )
+    task = load_task(path)
+    if task.kind != kind:
+        raise ValueError(f"the teacher {path} was trained for task={task.kind}, not for task={kind}")
+    if task.classes.names != classes.names:
+        raise ValueError(
+            f"the teacher {path} knows {len(task.classes)} classes ({', '.join(task.classes.names[:4])}...), the data "
+            f"has {len(classes)} ({', '.join(classes.names[:4])}...); a teacher needs the same, in the same order"
+        )
+    return task.deployable()
+
+
+class TimmTeacher(nn.Module):
+    """A classifier of timm's behind its own normalisation, on images of any size.
+
+    Args:
+        model: With timm's `pretrained_cfg`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, preset = model, model.pretrained_cfg
+        for name in ("mean", "std"):
+            self.register_buffer(name, 255 * torch.tensor(preset[name]).reshape(1, -1, 1, 1))
+        self.size = tuple(preset["input_size"][1:]) if preset.get("fixed_input_size") else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) RGB in 0..255 -> logits (N, K)."""
+        images = (images - self.mean) / self.std
+        if self.size and tuple(images.shape[-2:]) != self.size:
+            images = F.interpolate(images, self.size, mode="bilinear", align_corners=False, antialias=True)
+        return self.model(images)
+
+
+def timm_teacher(name: str, classes: Classes, kind: str) -> nn.Module:
+    """A pretrained classifier of timm's; pixels 0..255 in, logits out. Arguments and errors as in `distillation`."""
+    if kind != "classification":
+        raise ValueError(f"distillation.teacher={TIMM}{name}: timm's models classify images; task={kind} needs a "
+                         "checkpoint of a training run")  # fmt: skip
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(
+            f"distillation.teacher={TIMM}{name} needs timm; install it: uv pip install -e '.[timm]'"
+        ) from error
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:6]
+        raise ValueError(f"timm has no model {name}; " + (f"it has {', '.join(near)}..." if near else "see its list"))
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except (OSError, RuntimeError) as error:
+        raise OSError(
+            f"could not get the weights of timm's {name} ({error}); choose another distillation.teacher, such as a "
+            "checkpoint"
+        ) from error
+    if model.num_classes != len(classes):
+        raise ValueError(f"timm's {name} tells {model.num_classes} classes apart, the data has {len(classes)}")
+    return TimmTeacher(model)

@@ -1,0 +1,1 @@
+"""How single values are read from settings and written in messages: sizes, whole numbers, counts."""

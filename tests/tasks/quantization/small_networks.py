@@ -1,0 +1,109 @@
+"""Small networks of every kind, one with published weights, and their artifacts."""
+
+from functools import partial
+from pathlib import Path
+
+import cv2
+import torch
+import torchvision
+
+from backbones.blocks.fusion import fuse_model
+from backbones.mobilenetv1 import mobilenet_v1
+from backbones.mobilenetv2 import mobilenet_v2
+from backbones.mobilenetv3 import mobilenet_v3_small
+from backbones.repvit import repvit_m0_6
+from backbones.shufflenetv2 import shufflenet_v2_x0_5
+from heads.classification import LinearClassifier
+from heads.lraspp import LRASPP
+from heads.ssdlite import SSDLite
+from tasks.base.network import Deployable, build_network
+from tasks.deploy.backend import ExportOptions
+from tasks.deploy.manifest import Manifest, TensorSpec
+from tests.oracles import randomised
+
+# cut after the tap that the head reads: converters take seconds a stage
+NETWORKS = {
+    "classification": (mobilenet_v3_small, partial(LinearClassifier, deep="c3")),
+    "repvit": (repvit_m0_6, partial(LinearClassifier, deep="c3")),
+    "shuffle": (shufflenet_v2_x0_5, partial(LinearClassifier, deep="c3")),
+    "plain": (partial(mobilenet_v1, width=0.25), partial(LinearClassifier, deep="c3")),
+    "lraspp": (partial(mobilenet_v1, width=0.25), partial(LRASPP, deep="c4", filters=16)),
+    "ssdlite": (partial(mobilenet_v1, width=0.25), partial(SSDLite, second="c5", extra_channels=(32,))),
+}
+
+
+class Small(Deployable):
+    """A fused network with randomised norms."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        torch.manual_seed(0)
+        backbone, head = NETWORKS[name]
+        self.network = fuse_model(randomised(build_network(backbone(), head, 7)))
+        self.form = "raw" if name == "ssdlite" else "logits"
+        self.outputs = ("class_logits", "box_deltas") if name == "ssdlite" else ("logits",)
+        self.eval()
+
+    def forward(self, images):
+        raw = self.network(images)
+        return tuple(raw[name] for name in self.outputs) if isinstance(raw, dict) else (raw,)
+
+
+class Photographed(Deployable):
+    """MobileNetV2 with torchvision's weights, what torchvision's own network gives, and photographs to try them on.
+
+    Attributes:
+        batches: (1, 3, 160, 160) float32 each, of COCO's validation set, with the strides that decoding left.
+        expected: Logits of all but the first eight, from torchvision's network.
+    """
+
+    form, outputs = "logits", ("logits",)
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        weights = folder / "weights" / "mobilenet_v2-b0353104.pth"
+        network = build_network(
+            mobilenet_v2(weights=str(weights)), partial(LinearClassifier, weights=str(weights)), 1000
+        )
+        network.take_normalization()
+        self.network = fuse_model(network.eval())
+        self.eval()
+        images = [cv2.imread(str(file)) for file in sorted((folder / "coco" / "val2017").glob("*.jpg"))[:32]]
+        resized = [torch.from_numpy(cv2.resize(image, (160, 160))[..., ::-1].copy()) for image in images]
+        self.batches = [image.permute(2, 0, 1)[None].float() for image in resized]
+        oracle = torchvision.models.mobilenet_v2().eval()
+        oracle.load_state_dict(torch.load(weights, weights_only=True))
+        mean, std = (torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        with torch.inference_mode():
+            self.expected = torch.cat([oracle((images / 255 - mean) / std) for images in self.batches[8:]])
+
+    def forward(self, images):
+        return (self.network(images),)
+
+
+def pictures(count: int = 1, size: int = 64, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    """Blurred noise in 0..255: (N, 3, size, size)."""
+    noise = torch.rand(count, 3, size // 8, size // 8, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(noise * 255, size=size, mode="bilinear").round().to(dtype)
+
+
+def exported(format, model, images, folder, **options):
+    """Write an artifact of a network for such images: (what the exporter tells, its manifest)."""
+    with torch.inference_mode():
+        outputs = dict(zip(model.outputs, model(images), strict=True))
+    told = format.export(model, images, folder, ExportOptions(**options))
+    specs = tuple(_spec(name, values) for name, values in outputs.items())
+    precision = options.get("precision", "fp32")
+    manifest = Manifest(
+        format.name, format.file, "any", model.form, precision, _spec("images", images), specs, {"names": []}, {}
+    )
+    return told, manifest
+
+
+def signal_to_noise(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """In dB: power of what is expected against that of the difference."""
+    return 10 * torch.log10(expected.square().mean() / (actual - expected).square().mean()).item()
+
+
+def _spec(name: str, values: torch.Tensor) -> TensorSpec:
+    return TensorSpec(name, tuple(values.shape), str(values.dtype).removeprefix("torch."))
