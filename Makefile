@@ -26,6 +26,7 @@ test-all: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 # Draws the demo data, trains on it, evaluates, predicts, exports, measures; the pictures are in demo/.
 demo: setup
