@@ -94,10 +94,16 @@ def measure(match: Callable, head: DetectionHead, boxes: Boxes, image_size: tupl
 
 
 def share(quality: Boxes) -> Tensor:
+    """Share of the boxes that fit."""
     return (torch.cat(list(quality)) >= 1).double().mean()
 
 
 def by_size(quality: Boxes, boxes: Boxes, image_size: tuple[int, int]) -> dict[str, dict[str, Any]]:
+    """Count boxes, and the share that fits, by their area in px at the network's input.
+
+    Returns:
+        {"small" | "medium" | "large": {"boxes": number, "matched": share}}
+    """
     if not boxes:
         return {}
     values, parts = torch.cat(list(quality)), torch.cat(list(boxes))

@@ -26,6 +26,7 @@ Series = dict[str, tuple[np.ndarray, np.ndarray]]  # column -> steps, values
 
 
 def finite_values(series: Series) -> np.ndarray:
+    """Collect the finite values of all curves."""
     values = np.concatenate([values for _, values in series.values()] or [[]])
     return values[np.isfinite(values)]
 

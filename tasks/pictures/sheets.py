@@ -104,11 +104,13 @@ def sheet(
 
 
 def check_size(name: str, mask: np.ndarray, image: np.ndarray) -> None:
+    """Raise `ValueError` where a mask is not of its image's (H, W)."""
     if mask.shape != image.shape[:2]:
         raise ValueError(f"{name} is {mask.shape}, the image {image.shape[:2]}; both must have the same (H, W)")
 
 
 def fitted(picture: np.ndarray, by_area: bool = False) -> np.ndarray:
+    """Scale a picture to a sheet's cell; a small one by a whole factor, a mask to the nearest pixel."""
     height, width = picture.shape[:2]
     if (longest := max(height, width)) <= _CELL:
         return _enlarge(picture, _CELL // longest)
