@@ -9,8 +9,8 @@ import torch
 from heads.nms import Detections
 from tasks.base.predictor import Predictor
 from tasks.data.transforms import resize_image
-from tasks.detection.pictures import draw_boxes
 from tasks.detection.task import DetectionTask
+from tasks.pictures.boxes import draw_boxes
 
 
 class DetectionPredictor(Predictor):

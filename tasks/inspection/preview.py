@@ -11,9 +11,9 @@ from tasks.data.datamodule import VisionDataModule
 from tasks.data.detection import DetectionDataset
 from tasks.data.errors import DataError
 from tasks.data.segmentation import IGNORE_INDEX, SegmentationDataset
-from tasks.detection.pictures import draw_boxes
 from tasks.files.images import read_image, read_mask
 from tasks.inspection.check import SplitLooks, image_file
+from tasks.pictures.boxes import draw_boxes
 from tasks.pictures.sheets import overlay, sheet
 
 WRONG = (180, 30, 40)  # RGB of what is not as it should be

@@ -7,9 +7,10 @@ from matplotlib.figure import Figure
 
 from tasks.detection import pictures as detection_pictures
 from tasks.detection.coco_scores import evaluate_boxes
-from tasks.detection.pictures import DetectionSample, detection_sheet, draw_boxes, precision_recall_picture
+from tasks.detection.pictures import DetectionSample, detection_sheet, precision_recall_picture
 from tasks.detection.results import DetectionResults
 from tasks.files.images import read_image
+from tasks.pictures.boxes import draw_boxes
 from tasks.pictures.colors import distinct_colors
 
 PALETTE = np.array([[200, 30, 40], [20, 160, 60], [240, 230, 90]], dtype=np.uint8)
