@@ -3,7 +3,7 @@
 import copy
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,11 +22,13 @@ from tasks.base.finite_check import FiniteCheck
 from tasks.base.freezing import Freezing
 from tasks.base.network import Network
 from tasks.base.optim import adaptive_clipping, parameter_groups
+from tasks.base.outcome import Outcome
 from tasks.base.processes import share_buffers
 from tasks.base.tables import Table
 from tasks.data.classes import Classes
 from tasks.data.datamodule import VisionDataModule
 from tasks.data.label_counts import Finding
+from tasks.data.looks import SplitLooks
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class VisionTask(L.LightningModule, ABC):
             that was built without a configuration, whose checkpoints `load_task` cannot rebuild.
         batch_keys: What a batch, a dict, holds at least; "names" of the images are numbered where they are missing.
         validation_keys: What one of the validation holds besides.
+        class_weighted: Whether the loss takes `class_weights`.
 
     Args:
         network: Backbone and head.
@@ -75,6 +78,7 @@ class VisionTask(L.LightningModule, ABC):
     monitor: str
     batch_keys: tuple[str, ...] = ("images",)
     validation_keys: tuple[str, ...] = ()
+    class_weighted = True
 
     def __init__(
         self, network: Network, classes: Classes, *, optimizer: Callable[..., Optimizer] | None = None,
@@ -130,6 +134,35 @@ class VisionTask(L.LightningModule, ABC):
         self, raw: Tensor | dict[str, Tensor], image_sizes: Sequence[tuple[int, int]], input_size: tuple[int, int]
     ) -> list:
         """Final predictions, one for each image, at the (H, W) px given; the network saw images of `input_size`."""
+
+    @classmethod
+    def score_truth(
+        cls, data: VisionDataModule, split: str, found: SplitLooks
+    ) -> tuple[dict[str, float], list[tuple[str, str]]]:
+        """Score a split's ground truth as if it had been predicted.
+
+        Args:
+            data: What holds it.
+            split: "train" or "val".
+            found: What reading every sample has shown.
+
+        Returns:
+            {metric: value}, and (class, its score in words) for each class below 1.0.
+        """
+        return {}, []
+
+    @classmethod
+    def check_network(
+        cls, config: Mapping[str, Any], data: VisionDataModule, found: Mapping[str, SplitLooks], outcome: Outcome
+    ) -> None:
+        """Add to a check of the data what a configuration's network can make of it.
+
+        Args:
+            config: With backbone, head and task.
+            data: What was looked at.
+            found: What reading every sample of each split has shown.
+            outcome: Of the check.
+        """
 
     def findings(self, data: VisionDataModule) -> list[Finding]:
         """What a user should know, before training, of this network on this data."""

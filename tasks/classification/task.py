@@ -17,6 +17,8 @@ from tasks.classification.mixing import Mixing
 from tasks.classification.pictures import ClassificationSample, classification_sheet, confusion_picture
 from tasks.classification.scores import ClassResults, ClassScores, score_tables, write_classes
 from tasks.data.classes import Classes
+from tasks.data.classification import ClassificationData
+from tasks.data.looks import SplitLooks
 
 MOST_LOGGED = 30  # classes whose accuracies are logged one by one; files hold those of all
 PICTURED = 12  # images of a batch that a sheet may show
@@ -126,6 +128,19 @@ class ClassificationTask(VisionTask):
         if len(self.classes) <= MOST_LOGGED:
             each = zip(self.classes.names, self.scores.accuracy.tolist(), strict=True)
             self.log_dict({f"val/accuracy/{name}": value for name, value in each if math.isfinite(value)})
+
+    @classmethod
+    def score_truth(
+        cls, data: ClassificationData, split: str, found: SplitLooks
+    ) -> tuple[dict[str, float], list[tuple[str, str]]]:
+        names, samples = data.classes.names, found.dataset.samples
+        results = ClassResults(len(names))
+        labels = torch.tensor([samples.label(index) for index in range(len(samples))])
+        for part in labels.split(1024):
+            results.add(F.one_hot(part, len(names)).float(), part, [""] * len(part))
+        result = results.scores()
+        each = zip(names, result.accuracy, strict=True)
+        return {"top1": result.top1}, [(name, f"{value:.3f} of top-1") for name, value in each if value < 1]
 
     def picture_samples(self, batch: dict, outputs: dict, places: Sequence[int]) -> list[list[ClassificationSample]]:
         """One list for the batch, a row of the sheet, of samples spread over all of it, whatever `places`."""

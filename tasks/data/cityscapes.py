@@ -10,7 +10,8 @@ from tasks.data.class_names import class_names as read_names
 from tasks.data.classes import Classes, Color
 from tasks.data.datamodule import list_files
 from tasks.data.errors import DataError
-from tasks.data.segmentation import Pairs, SegmentationData, id_table
+from tasks.data.masked_images import Pairs
+from tasks.data.segmentation import SegmentationData, id_table
 
 # name: (label id in the files, RGB); in the order of the train ids
 EVALUATED: dict[str, tuple[int, Color]] = {

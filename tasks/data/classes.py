@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 Color = tuple[int, int, int]
 
 
@@ -26,3 +28,9 @@ class Classes:
     def numbers(self) -> tuple[int, ...]:
         """`ids`, or the labels 0..K-1 where the data set has no numbers of its own."""
         return self.ids or tuple(range(len(self)))
+
+    def out_of_range(self, labels: np.ndarray) -> list[str]:
+        """Say that labels lie outside 0..K-1, if some do."""
+        if not len(labels) or 0 <= labels.min() <= labels.max() < len(self):
+            return []
+        return [f"labels go from {labels.min()} to {labels.max()}; expected 0 to {len(self) - 1}"]

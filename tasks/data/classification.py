@@ -1,98 +1,21 @@
 """Images with one class each: the dataset and the data module that every classification source goes through."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from tasks.data.classes import Classes
 from tasks.data.classification_transforms import CenterView, ClassAugmentation
 from tasks.data.datamodule import VisionDataModule
-from tasks.data.errors import DataError
 from tasks.data.label_counts import LabelCounts
-from tasks.data.progressive import Progressive
-from tasks.data.samplers import EpochSampler, SampleKey
-from tasks.files.images import decode_image
+from tasks.data.labelled_images import ClassificationDataset, Samples
+from tasks.data.samplers import EpochSampler
 from tasks.pictures.colors import distinct_colors
 from tasks.values.sizes import parse_side, parse_sides
 
 DEFAULT_PREPROCESSING = {"crop_ratio": 0.875, "interpolation": "bilinear"}  # of the first ImageNet weights of all
-
-
-class Samples(Protocol):
-    """Image files with their labels (N,), wherever they are kept."""
-
-    labels: np.ndarray
-
-    def __len__(self) -> int: ...
-
-    def label(self, index: int) -> int:
-        """Class of a sample."""
-
-    def name(self, index: int) -> str:
-        """File name of a sample, relative to where all of them are."""
-
-    def encoded(self, index: int) -> bytes:
-        """The image file's bytes. DataError: it cannot be read."""
-
-
-class ClassificationDataset(Dataset):
-    """Image files as arrays of one size.
-
-    Args:
-        samples: Files and labels.
-        view: What an evaluation sees.
-        augmentations: What training sees instead, where given: one for each stage of `progressive`.
-        progressive: Chooses stage and size by the epoch.
-        seed: Of the augmentation.
-    """
-
-    def __init__(
-        self, samples: Samples, view: CenterView | None = None, augmentations: Sequence[ClassAugmentation] = (),
-        progressive: Progressive | None = None, seed: int = 0,
-    ) -> None:  # fmt: skip
-        self.samples, self.view = samples, view
-        self.augmentations, self.progressive, self.seed = augmentations, progressive, seed
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, key: SampleKey) -> dict:
-        """{"image": (H, W, 3) uint8 RGB, "label": number, "name": file name}.
-
-        Raises:
-            DataError: The file is missing or cannot be decoded.
-        """
-        epoch, index = key[:2]
-        data, place = self.samples.encoded(index), self.file(index)
-        try:
-            if self.augmentations:
-                random = np.random.default_rng(np.random.SeedSequence((self.seed, *key)))
-                side = self.progressive.stage(epoch).image_size[0]
-                image = self.augmentations[self.progressive.number(epoch)](data, place, side, random)
-            else:
-                image = self.view(data, place)
-        except ValueError as error:
-            raise DataError(str(error)) from error
-        return {"image": torch.from_numpy(image), "label": self.samples.label(index), "name": self.samples.name(index)}
-
-    def read(self, index: int) -> tuple[np.ndarray, int]:
-        """Image (H, W, 3) RGB as stored, and its label; errors as above."""
-        try:
-            return decode_image(self.samples.encoded(index), self.file(index)), self.samples.label(index)
-        except ValueError as error:
-            raise DataError(str(error)) from error
-
-    def encoded(self, index: int) -> bytes:
-        """The image file's bytes."""
-        return self.samples.encoded(index)
-
-    def file(self, index: int) -> str:
-        """How errors name a sample."""
-        return str(Path(getattr(self.samples, "folder", ""), self.samples.name(index)))
 
 
 class ClassificationData(VisionDataModule):
@@ -114,6 +37,7 @@ class ClassificationData(VisionDataModule):
     """
 
     kind = "classification"
+    task = "tasks.classification.task.ClassificationTask"
     content = "images of one class each"
     few_classes = ""  # what to do about classes without an image
 

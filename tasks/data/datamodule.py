@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from tasks.data.classes import Classes
+from tasks.data.dataset import VisionDataset
 from tasks.data.errors import DataError
 from tasks.data.label_counts import Finding, LabelCounts
 from tasks.data.progressive import Progressive
@@ -36,6 +37,7 @@ class VisionDataModule(L.LightningDataModule):
 
     Attributes:
         kind: Of the tasks that it is for, as `VisionTask.kind`; None: of any.
+        task: Dotted name of the class of those tasks, which judges the data's own ground truth; None: no class.
         content: What it gives, for errors.
         classes: Names and colours.
         image_size: (H, W) px of a training image.
@@ -50,6 +52,7 @@ class VisionDataModule(L.LightningDataModule):
     """
 
     kind: str | None = None
+    task: str | None = None
     content = "samples"
 
     def __init__(
@@ -63,7 +66,7 @@ class VisionDataModule(L.LightningDataModule):
         self.batch_size = _whole("batch_size", batch_size, least=1)
         self.val_batch_size, self.seed = _whole("val_batch_size", val_batch_size, least=1), seed
         self.num_workers = default_workers() if num_workers is None else _whole("num_workers", num_workers, least=0)
-        self._sets: dict[str, Dataset] = {}
+        self._sets: dict[str, VisionDataset] = {}
         self._resumed: tuple[int, int] | None = None
         self._told: set[str] = set()
         self._labels: Tensor | None = None
@@ -76,7 +79,7 @@ class VisionDataModule(L.LightningDataModule):
         """What of the training images changes with the epoch, to be logged; as in `Progressive.progress`."""
         return self.progressive.progress(epoch)
 
-    def dataset(self, split: str) -> Dataset:
+    def dataset(self, split: str) -> VisionDataset:
         """The set of a split, "train" or "val"; opened once."""
         if split not in SPLITS:
             raise ValueError(f"there is no split {split}; expected {' or '.join(SPLITS)}")
@@ -84,15 +87,23 @@ class VisionDataModule(L.LightningDataModule):
             self._sets[split] = self.make_dataset(split)
         return self._sets[split]
 
-    def make_dataset(self, split: str) -> Dataset:
+    def make_dataset(self, split: str) -> VisionDataset:
         """Open a split."""
         raise NotImplementedError
 
-    def plain_dataset(self, split: str) -> Dataset:
+    def plain_dataset(self, split: str) -> VisionDataset:
         """The set of a split as an evaluation sees it: training images too, say to calibrate int8 with."""
         dataset = copy.copy(self.dataset(split))
         dataset.augmentations = ()
         return dataset
+
+    def whole_dataset(self, split: str) -> VisionDataset:
+        """Every sample of a split as it lies on disk, those that training passes over included.
+
+        Raises:
+            DataError: As the data module does on opening a split.
+        """
+        return self.plain_dataset(split)
 
     def collate(self, samples: list) -> dict:
         """Make a batch."""

@@ -7,17 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from tasks.data.annotations import Annotations
+from tasks.data.boxed_images import DetectionDataset
 from tasks.data.classes import Classes
 from tasks.data.datamodule import VisionDataModule
 from tasks.data.errors import DataError
 from tasks.data.label_counts import Finding, LabelCounts
-from tasks.data.progressive import Progressive
-from tasks.data.samplers import EpochSampler, SampleKey
-from tasks.data.transforms import BoxedImage, DetectionAugmentation, resize_boxed
-from tasks.files.images import read_image
+from tasks.data.samplers import EpochSampler
+from tasks.data.transforms import DetectionAugmentation
 from tasks.pictures.colors import distinct_colors
 from tasks.values.sizes import Size, parse_size, parse_sizes
 
@@ -30,92 +28,6 @@ def numbered_classes(names: Sequence[str], ids: Sequence[int]) -> Classes:
     """Classes with the data set's own ids, in colours that are told apart well."""
     colors = distinct_colors(len(names)).tolist()
     return Classes(tuple(names), tuple(tuple(color) for color in colors), tuple(ids))
-
-
-class DetectionDataset(Dataset):
-    """Image files with their boxes, as arrays of one size.
-
-    Args:
-        annotations: Names, sizes and boxes.
-        image_size: (H, W) px of every image.
-        augmentations: Applied to every sample where given, one for each stage of `progressive`; else images are resized
-            as a whole.
-        progressive: Chooses stage and size by the epoch.
-        keep_empty: Keep images that have no box to train on.
-        seed: Of the augmentation.
-    """
-
-    def __init__(
-        self, annotations: Annotations, image_size: Size, augmentations: Sequence[DetectionAugmentation] = (),
-        progressive: Progressive | None = None, *, keep_empty: bool = True, seed: int = 0,
-    ) -> None:  # fmt: skip
-        self.annotations, self.image_size = annotations, image_size
-        self.augmentations, self.progressive, self.seed = augmentations, progressive, seed
-        counted = np.concatenate([[0], np.cumsum(annotations.trained)])[annotations.offsets]
-        self.indices = np.arange(len(annotations)) if keep_empty else np.flatnonzero(np.diff(counted))
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, key: SampleKey | tuple[int, int, Size]) -> dict:
-        """A sample, for (epoch, index) at the epoch's size, for (epoch, index, (H, W)) at that one.
-
-        Returns:
-            {"image": (H, W, 3) uint8 RGB, "boxes": (M, 4) float32 xyxy px of this image, "labels": (M,) int64,
-            "image_id": number, "image_size": (H, W) px of the file, "name": file name}.
-        """
-        epoch, index, *size = key
-        sample = self.read(index)
-        original_size = sample[0].shape[:2]
-        if self.augmentations:
-            size = size[0] if size else self.progressive.stage(epoch).image_size
-            augmentation = self.augmentations[self.progressive.number(epoch)]
-            random = np.random.default_rng(np.random.SeedSequence((self.seed, epoch, index)))
-            others = augmentation.partners(random, len(self))
-            image, boxes, labels = augmentation([sample, *map(self.read, others)], size, random)
-        else:
-            image, boxes, labels = resize_boxed(*sample, size[0] if size else self.image_size)
-        place = self.indices[index]
-        return {
-            "image": torch.from_numpy(image), "boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels),
-            "image_id": int(self.annotations.image_ids[place]), "image_size": original_size,
-            "name": self.annotations.name(place),
-        }  # fmt: skip
-
-    def read(self, index: int) -> BoxedImage:
-        """Image (H, W, 3) RGB as stored, its boxes (M, 4) float32 xyxy px within it, and their labels (M,) int64.
-
-        Raises:
-            DataError: The file is missing or cannot be decoded, or its size is not the annotated one.
-        """
-        place = self.indices[index]
-        file = self.file(index)
-        try:
-            image = read_image(file)
-        except FileNotFoundError as error:
-            raise DataError(f"{file} is not there; {self.annotations.source} names it") from error
-        except (ValueError, OSError) as error:
-            raise DataError(str(error)) from error
-        height, width = self.annotations.sizes[place]
-        if height and width and image.shape[:2] != (height, width):
-            raise DataError(
-                f"{file} is {image.shape[1]}x{image.shape[0]} px, {self.annotations.source} says {width}x{height}; "
-                "boxes must refer to the upright image (turned as its EXIF tag tells)"
-            )
-        boxes, labels = self.annotations.targets(place)
-        return image, boxes.clip(0, np.tile(np.float32(image.shape[1::-1]), 2)), labels
-
-    def encoded(self, index: int) -> bytes:
-        """The image file's bytes."""
-        return Path(self.file(index)).read_bytes()
-
-    def file(self, index: int) -> str:
-        """How errors name a sample."""
-        return str(self.annotations.folder / self.annotations.name(self.indices[index]))
-
-    def flaws(self, index: int) -> list[str]:
-        """What `read` passes over in silence: boxes that are not trained on, or that it clips by more than a pixel."""
-        return self.annotations.flaws(self.indices[index])
 
 
 class MultiscaleSampler(EpochSampler):
@@ -151,6 +63,7 @@ class DetectionData(VisionDataModule):
     """
 
     kind = "detection"
+    task = "tasks.detection.task.DetectionTask"
     content = "images with boxes"
     by_stem = False  # the suffix of an image's name is not the annotations' to say
 
@@ -215,6 +128,10 @@ class DetectionData(VisionDataModule):
             annotations, self.image_size, self.augmentations if training else (), self.progressive,
             keep_empty=self.keep_empty or not training, seed=self.seed,
         )  # fmt: skip
+
+    def whole_dataset(self, split: str) -> DetectionDataset:
+        self.dataset(split)
+        return DetectionDataset(self.annotations(split), self.image_size)
 
     def setup(self, stage: str) -> None:
         """As `VisionDataModule.setup`; the files that the annotations name have to be there, too."""

@@ -7,7 +7,8 @@ from tasks.data.class_names import class_names as read_names
 from tasks.data.classes import Classes
 from tasks.data.datamodule import list_files
 from tasks.data.errors import DataError
-from tasks.data.segmentation import Pairs, SegmentationData, id_table
+from tasks.data.masked_images import Pairs
+from tasks.data.segmentation import SegmentationData, id_table
 from tasks.files.images import is_image
 from tasks.pictures.colors import distinct_colors
 from tasks.values.counted import counted

@@ -1,31 +1,21 @@
 """Images with class-id masks: the dataset and the data module that every segmentation source goes through."""
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from tasks.data.classes import Classes
 from tasks.data.datamodule import VisionDataModule
 from tasks.data.errors import DataError
 from tasks.data.label_counts import LabelCounts
-from tasks.data.mask_formats import lossy_format
-from tasks.data.progressive import Progressive
-from tasks.data.samplers import SampleKey
+from tasks.data.masked_images import IGNORE_INDEX, UNKNOWN, Pairs, SegmentationDataset
 from tasks.data.transforms import SegmentationAugmentation
-from tasks.files.images import read_image, read_mask
 from tasks.values.sizes import parse_size
 
-IGNORE_INDEX = 255
 LOOKED = 100  # masks of a split that are read at the start of a run
-UNKNOWN = 254  # in an id table: an id that the data set does not define
-Pairs = Sequence[tuple[Path, Path]]
 
 
 def id_table(ids: Mapping[int, int], ignored: Sequence[int] = ()) -> np.ndarray:
@@ -50,116 +40,6 @@ def id_table(ids: Mapping[int, int], ignored: Sequence[int] = ()) -> np.ndarray:
     return table
 
 
-class FilePairs(Sequence):
-    """Pairs of files in flat arrays: loader processes share them, and reading copies none of it.
-
-    Args:
-        pairs: Image and mask file of each sample.
-
-    Attributes:
-        names: All file names, one after the other, as the file system encodes them.
-        name_ends: (2 N,) int64: where each name ends in `names`.
-    """
-
-    def __init__(self, pairs: Pairs) -> None:
-        encoded = [os.fsencode(path) for pair in pairs for path in pair]
-        self.names, self.name_ends = b"".join(encoded), np.cumsum([len(name) for name in encoded], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.name_ends) // 2
-
-    def __getitem__(self, index: int) -> tuple[Path, Path]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        place = 2 * (index % len(self))
-        start, middle, end = (int(self.name_ends[k]) if k >= 0 else 0 for k in range(place - 1, place + 2))
-        return Path(os.fsdecode(self.names[start:middle])), Path(os.fsdecode(self.names[middle:end]))
-
-
-class SegmentationDataset(Dataset):
-    """Image and mask files as arrays.
-
-    Args:
-        pairs: Image and mask file of each sample.
-        table: From `id_table`.
-        augmentations: Applied to every sample where given: one for each stage of `progressive`.
-        progressive: Chooses the stage by the epoch.
-        seed: Of the augmentation.
-    """
-
-    def __init__(
-        self, pairs: Pairs, table: np.ndarray, augmentations: Sequence[SegmentationAugmentation] = (),
-        progressive: Progressive | None = None, seed: int = 0,
-    ) -> None:  # fmt: skip
-        self.pairs, self.table, self.augmentations, self.seed = FilePairs(pairs), table, augmentations, seed
-        self.progressive = progressive
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, key: SampleKey) -> dict:
-        """{"image": (H, W, 3) uint8 RGB, "mask": (H, W) uint8 labels, "name": file name}."""
-        epoch, index = key
-        image, mask = self.read(index)
-        if self.augmentations:
-            seed = int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0])
-            image, mask = self.augmentations[self.progressive.number(epoch)](image, mask, seed)
-        return {"image": torch.from_numpy(image), "mask": torch.from_numpy(mask), "name": self.pairs[index][0].name}
-
-    def encoded(self, index: int) -> bytes:
-        """The image file's bytes."""
-        return Path(self.file(index)).read_bytes()
-
-    def file(self, index: int) -> str:
-        """How errors name a sample."""
-        return str(self.pairs[index][0])
-
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image (H, W, 3) RGB and mask (H, W) of labels, as stored.
-
-        Raises:
-            DataError: A file cannot be decoded, sizes differ, or the mask is refused by `read_labels`.
-        """
-        image_file, mask_file = self.pairs[index]
-        try:
-            image = read_image(image_file)
-        except (ValueError, OSError) as error:
-            raise DataError(str(error)) from error
-        mask = self.read_labels(index)
-        if image.shape[:2] != mask.shape:
-            raise DataError(
-                f"{mask_file} is {mask.shape[1]}x{mask.shape[0]} px, its image {image_file} is "
-                f"{image.shape[1]}x{image.shape[0]} px; both must have one size"
-            )
-        return image, mask
-
-    def read_labels(self, index: int) -> np.ndarray:
-        """Mask (H, W) of labels, without its image.
-
-        Raises:
-            DataError: The file cannot be decoded, is of a lossy format, or holds an id that the set does not define.
-        """
-        mask_file = self.pairs[index][1]
-        try:
-            lossy, ids = lossy_format(mask_file), read_mask(mask_file)
-        except (ValueError, OSError) as error:
-            raise DataError(str(error)) from error
-        if lossy:
-            raise DataError(
-                f"{mask_file} is {lossy}, which alters class ids wherever two classes meet; write the masks anew as PNG"
-            )
-        mask = cv2.LUT(ids, self.table)
-        if (mask == UNKNOWN).any():
-            unknown = np.unique(ids[mask == UNKNOWN]).tolist()
-            known = np.flatnonzero(self.table < UNKNOWN).tolist()
-            raise DataError(
-                f"{mask_file} holds the class id {', '.join(map(str, unknown[:5]))}; the data set defines "
-                f"{_ranges(known)}, ignored ids aside (a colour-coded mask? expected one class id a "
-                "pixel; ids that shall not count go into data.ignore_ids=[...] of data=masks)"
-            )
-        return mask
-
-
 class SegmentationData(VisionDataModule):
     """A data module over image and mask files.
 
@@ -174,6 +54,7 @@ class SegmentationData(VisionDataModule):
     """
 
     kind = "segmentation"
+    task = "tasks.segmentation.task.SegmentationTask"
     content = "images with masks"
 
     def __init__(
@@ -232,10 +113,3 @@ class SegmentationData(VisionDataModule):
             "masks": torch.stack([sample["mask"] for sample in samples]),
             "names": [sample["name"] for sample in samples],
         }
-
-
-def _ranges(ids: Sequence[int]) -> str:
-    """[0, 1, 2, 5] -> "0-2, 5"."""
-    starts = [i for i in ids if i - 1 not in ids]
-    ends = [i for i in ids if i + 1 not in ids]
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from tasks.data.classification import ClassificationData, Samples
+from tasks.data.classification import ClassificationData
 from tasks.data.datamodule import SPLITS
 from tasks.data.errors import DataError
+from tasks.data.labelled_images import Samples
 from tasks.data.new_folder import new_folder
 from tasks.files.writing import write_json
 
@@ -176,7 +177,7 @@ def write_shards(
         ImportError: webdataset is not installed.
     """
     _webdataset()
-    if not isinstance(data, ClassificationData):
+    if not hasattr(data, "samples"):
         raise ValueError(f"action=shards needs images with a class each, not {type(data).__name__}; take data=imagenet")
     if not shard_size > 0:
         raise ValueError(f"shard_size={shard_size}: expected MiB above 0")

@@ -13,9 +13,7 @@ from heads.base import DetectionHead
 from heads.gfl_lite import GFLLite, distances_to_boxes
 from heads.ssdlite import SSDLite
 from tasks.data.annotations import Annotations
-
-SIZES = (("small", 0, 32**2), ("medium", 32**2, 96**2), ("large", 96**2, np.inf))  # px of area; COCO's
-
+from tasks.data.box_statistics import SIZES
 
 MOST_IMAGES = 5_000  # of a set that is looked at, spread evenly
 

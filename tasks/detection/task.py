@@ -13,15 +13,19 @@ from torch import Tensor
 from heads.nms import Detections, select_detections
 from heads.static_nms import select_from_decoded, unpadded
 from tasks.base.network import Network
+from tasks.base.outcome import Outcome
 from tasks.base.tables import Table
 from tasks.base.task import VisionTask
 from tasks.data.classes import Classes
 from tasks.data.datamodule import VisionDataModule
 from tasks.data.detection import DetectionData
 from tasks.data.label_counts import Finding
+from tasks.data.looks import SplitLooks
+from tasks.detection.anchor_check import check_anchors
 from tasks.detection.anchor_reach import anchor_reach
 from tasks.detection.coco_scores import CocoScores, evaluate_boxes, format_scores
 from tasks.detection.gfl_loss import GFLLoss
+from tasks.detection.ground_truth import evaluate_truth
 from tasks.detection.pictures import DetectionSample, detection_sheet, precision_recall_picture
 from tasks.detection.results import DetectionResults, GroundTruth
 from tasks.detection.ssd_losses import MultiboxLoss, SigmoidFocalLoss
@@ -50,6 +54,7 @@ class DetectionTask(VisionTask):
     monitor = "val/mAP"
     batch_keys = ("images", "boxes", "labels")
     validation_keys = ("image_ids", "image_sizes")
+    class_weighted = False
 
     def __init__(
         self, network: Network, classes: Classes, *, loss: Mapping[str, Any] | None = None,
@@ -108,6 +113,21 @@ class DetectionTask(VisionTask):
                 "detections are judged by a data module's ground_truth('val'), which loaders alone do not have; give "
                 "the trainer datamodule=, or set task.truth = GroundTruth.from_coco(<annotations as in COCO's JSON>)"
             )
+
+    @classmethod
+    def score_truth(
+        cls, data: DetectionData, split: str, found: SplitLooks
+    ) -> tuple[dict[str, float], list[tuple[str, str]]]:
+        """Boxes go the way of a detector's: in px of the network's input, then back to each image."""
+        scores = evaluate_truth(data, split, found)
+        low = [(one.name, f"{one.ap:.3f} of AP") for one in scores.classes if one.ap < 1 - 1e-6]
+        return {"mAP": scores.numbers["AP"]}, low
+
+    @classmethod
+    def check_network(
+        cls, config: Mapping[str, Any], data: DetectionData, found: Mapping[str, SplitLooks], outcome: Outcome
+    ) -> None:
+        check_anchors(config, data, found, outcome, LOSSES)
 
     def findings(self, data: VisionDataModule) -> list[Finding]:
         if not isinstance(data, DetectionData):

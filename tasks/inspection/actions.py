@@ -1,25 +1,21 @@
 """A data set before it is trained on: checked, measured, shown; each as tables, a JSON file and a picture."""
 
+import pkgutil
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from heads.base import DetectionHead
-from tasks.base.build import Config, build_data, build_whole_network, plain
+from tasks.base.build import Config, build_data
+from tasks.base.outcome import LISTED, Outcome
 from tasks.base.tables import Table
 from tasks.data.datamodule import VisionDataModule
-from tasks.data.detection import DetectionData
 from tasks.data.errors import DataError
 from tasks.data.label_counts import LabelCounts
 from tasks.data.new_folder import new_folder
 from tasks.data.shard_writer import shard_table, write_shards
-from tasks.detection.anchor_reach import boxes_of
-from tasks.detection.task import LOSSES
 from tasks.files.writing import write_image, write_json
-from tasks.inspection.anchor_fit import anchor_fit
-from tasks.inspection.check import SplitLooks, image_file, look_at
+from tasks.inspection.check import look_at
 from tasks.inspection.crops import CropSettings, crop_table, write_crops
 from tasks.inspection.duplicates import find_duplicates, unnamed_images
 from tasks.inspection.ground_truth import truth_score
@@ -28,28 +24,6 @@ from tasks.inspection.stats import measure_split, stats_tables, weight_overrides
 from tasks.values.counted import counted
 
 ACTIONS = ("check", "stats", "preview", "shards", "crops")
-LISTED = 1_000  # entries of a list in the report; numbers count all
-
-
-@dataclass
-class Outcome:
-    """What an action found.
-
-    Attributes:
-        content: For a JSON file.
-        tables: For the terminal.
-        problems: What has to be mended.
-        warnings: What should be known.
-        hints: Configuration to paste, a line each.
-        folder: Where files were written.
-    """
-
-    content: dict[str, Any]
-    tables: list[Table]
-    problems: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    hints: list[str] = field(default_factory=list)
-    folder: Path | None = None
 
 
 def run_action(config: Config) -> Outcome:
@@ -125,7 +99,7 @@ def check_data(config: Config, data: VisionDataModule) -> tuple[Outcome, Any]:
         if one.dataset is not None:
             metrics, low = truth_score(data, split, one)
             own += low
-        empty = [str(image_file(one.dataset, k)) for k, look in enumerate(one.looks) if not look.annotated]
+        empty = [one.dataset.file(k) for k, look in enumerate(one.looks) if not look.annotated]
         problems, warnings = problems + own, warnings + one.all_warnings()
         rows.append((split, len(one.looks), len(own), len(one.all_warnings()), len(empty),
                      _scores(metrics, one.labels)))  # fmt: skip
@@ -146,8 +120,8 @@ def check_data(config: Config, data: VisionDataModule) -> tuple[Outcome, Any]:
                              for key in ("between", "within", "near")}  # fmt: skip
     content["images_not_named"] = {"number": len(unnamed), "files": unnamed[:LISTED]}
     content["problems"], content["warnings"] = problems, warnings
-    if isinstance(data, DetectionData) and config.get("head") and config.get("backbone"):
-        _fit_anchors(config, data, found, outcome)
+    if data.task and config.get("head") and config.get("backbone"):
+        pkgutil.resolve_name(data.task).check_network(config, data, found, outcome)
     picture = check_sheet(data, found, flawed, samples=config["samples"], seed=config["seed"])
     return outcome, picture
 
@@ -161,68 +135,14 @@ def _scores(metrics: Mapping[str, float], labels: LabelCounts | None) -> str:
     )
 
 
-def _fit_anchors(config: Config, data: DetectionData, found: Mapping[str, SplitLooks], outcome: Outcome) -> None:
-    """Say which training boxes the head cannot learn, and what would."""
-    split = "train" if "train" in found else next(iter(found))
-    one = found[split]
-    if one.dataset is None:
-        return
-    annotations = one.dataset.annotations
-    known = annotations.sizes.tolist()
-    sizes = [look.size if min(look.size) else known[k] for k, look in enumerate(one.looks)]
-    boxes, images = boxes_of(annotations, sizes)
-    if not boxes:
-        return
-    head = build_whole_network(config, data.num_classes, pretrained=False).head
-    if not isinstance(head, DetectionHead):
-        outcome.hints.append("task=detection   # and head=: tells which boxes no anchor fits, and what would fit them")
-        return
-    criterion = LOSSES[head.form](**(config["task"].get("loss") or {}))
-    threshold = getattr(criterion, "match_threshold", 0.0)
-    report = anchor_fit(head, plain(config["head"]), boxes, data.image_size, threshold)
-    unmatched, lost = report.pop("unmatched"), {tuple(entry) for entry in report.pop("lost_boxes")}
-    report["unmatched"] = [
-        {"image": annotations.name(images[place]), "box": _file_box(annotations, images[place], k),
-         "match": value, "lost": (place, k) in lost} for place, k, value in unmatched[:LISTED]
-    ]  # fmt: skip
-    report |= {"split": split, "head": config["choices"].get("head"), "image_size": list(data.image_size),
-               "images": len(images), "threshold": threshold}  # fmt: skip
-    outcome.content["anchors"] = report
-    measured = ("anchors", "matched", "forced", "lost")
-    settings = ({"override": "now"} | report, *report["suggestions"])
-    rows = [(one["override"], *(one[key] for key in measured)) for one in settings]
-    size = "x".join(map(str, data.image_size))
-    outcome.tables.append((
-        f"{counted(report['boxes'], 'box', 'boxes')} of {split} and head={report['head']} at {size} px",
-        ("settings", "anchors", "share matched", "only forced", "lost to another box"), rows,
-    ))  # fmt: skip
-    by_size = [(name, row["boxes"], "-" if row["matched"] is None else f"{row['matched']:.4f}")
-               for name, row in report["by_size"].items()]  # fmt: skip
-    outcome.tables.append((f"the same by area at {size} px", ("boxes", "number", "share matched"), by_size))
-    if report["forced"]:
-        outcome.warnings.append(
-            f"{split}: {report['forced']} of {report['boxes']} boxes fit no anchor or point of head={report['head']} "
-            f"at {size} px, and {report['lost']} share their nearest with another box and are never learnt"
-        )
-    outcome.hints += [
-        f"{hint['override']}   # {hint['matched']:.1%} of the boxes matched, now {report['matched']:.1%}, by "
-        f"{hint['anchors']:,} anchors, now {report['anchors']:,}; a match promises no score"
-        for hint in report["suggestions"]
-    ]
-
-
-def _file_box(annotations, image: int, number: int) -> list[float]:
-    return [round(float(value), 2) for value in annotations.targets(image)[0][number]]
-
-
 def _stats(config: Config, data: VisionDataModule) -> tuple[Outcome, None]:
     content, tables, hints = {}, [], []
     for split in config["splits"]:
         content[split] = measure_split(data, split)
         tables += stats_tables(split, content[split])
     split = "train" if "train" in content else next(iter(content))
-    kind = "detection" if isinstance(data, DetectionData) else config["choices"].get("task", "")
-    content["class_weights"] = weight_overrides(content[split], kind)
+    weighted = data.task and pkgutil.resolve_name(data.task).class_weighted
+    content["class_weights"] = weight_overrides(content[split]) if weighted else {}
     hints += [f"{text}   # {rule.replace('_', ' ')} of {split}" for rule, text in content["class_weights"].items()]
     return Outcome(content, tables, hints=hints), None
 

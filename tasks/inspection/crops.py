@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
+from tasks.data.boxed_images import DetectionDataset
 from tasks.data.datamodule import SPLITS
-from tasks.data.detection import DetectionData, DetectionDataset
+from tasks.data.detection import DetectionData
 from tasks.data.errors import DataError
 from tasks.data.new_folder import new_folder
 from tasks.files.writing import write_image, write_json
@@ -76,7 +77,7 @@ def write_crops(
         ValueError: The folder holds files already; the set has no boxes, or a class "background" of its own.
         DataError: An image cannot be read, or two classes would have one folder.
     """
-    if not isinstance(data, DetectionData):
+    if not hasattr(data, "annotations"):
         raise ValueError(f"action=crops needs images with boxes, not {type(data).__name__}; take data=coco or data=voc")
     names = [re.sub(r"[^\w .()+&'-]", "_", name).strip(" .") or "_" for name in data.classes.names]
     if settings.background:

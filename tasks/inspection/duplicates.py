@@ -2,17 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tasks.data.classification import ClassificationDataset
 from tasks.data.datamodule import SPLITS, VisionDataModule
 from tasks.data.errors import DataError
 from tasks.files.images import is_image
 from tasks.files.visible_files import visible_files
-from tasks.inspection.check import SplitLooks, image_file, open_plain
+from tasks.inspection.check import SplitLooks
 from tasks.values.counted import counted
 
 COMPARED = 20_000  # images up to which every one is compared with every other
@@ -46,7 +44,7 @@ def find_duplicates(found: Mapping[str, SplitLooks]) -> dict[str, Any]:
     near = [[first[a], first[b]] for a, b in _near_pairs([found[s].looks[i].shades for s, i in first])]
 
     def place(member: Member) -> str:
-        return str(image_file(found[member[0]].dataset, member[1]))
+        return found[member[0]].dataset.file(member[1])
 
     problems, warnings, flawed = [], [], []
     if between:
@@ -58,8 +56,7 @@ def find_duplicates(found: Mapping[str, SplitLooks]) -> dict[str, Any]:
         )
         flawed += [member for group in between for member in group if member[0] != pair[0][0]]
     for group in repeated:
-        labels = {found[split].dataset.samples.label(index): (split, index) for split, index in group
-                  if isinstance(found[split].dataset, ClassificationDataset)}  # fmt: skip
+        labels = {found[split].dataset.image_class(index): (split, index) for split, index in group}
         if len(labels) > 1:
             a, b = list(labels.values())[:2]
             problems.append(f"{place(a)} and {place(b)} are one image in two classes; keep it in one of them")
@@ -97,17 +94,13 @@ def unnamed_images(data: VisionDataModule) -> list[str]:
     named, folders = set(), set()
     for split in SPLITS:
         try:
-            dataset = open_plain(data, split)
+            dataset = data.whole_dataset(split)
         except (DataError, ValueError):
             continue
-        if isinstance(dataset, ClassificationDataset):
-            root = getattr(dataset.samples, "folder", None)
-            if root is None:
-                return []  # shards hold what their index names
-            folders.add(Path(root))
-        files = [image_file(dataset, index) for index in range(len(dataset))]
-        named.update(map(str, files))
-        folders.update(file.parent for file in files)
+        if (own := dataset.folders()) is None:
+            return []  # shards hold what their index names
+        folders |= own
+        named |= {dataset.file(index) for index in range(len(dataset))}
     outer = {folder for folder in folders if not any(other in folder.parents for other in folders)}
     found = {str(path) for folder in outer for path in visible_files(folder) if is_image(path)}
     return sorted(found - named)

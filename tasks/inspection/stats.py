@@ -1,21 +1,16 @@
 """What a data set holds: how often each class occurs, how large images and boxes are, what pixels look like."""
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tasks.base.tables import Table
 from tasks.data.datamodule import VisionDataModule
-from tasks.data.detection import DetectionDataset
-from tasks.data.segmentation import SegmentationDataset
-from tasks.detection.anchor_reach import SIZES
-from tasks.inspection.check import each, open_plain
+from tasks.inspection.check import each
 from tasks.values.counted import counted
 
 SAMPLED = 500  # images whose pixels are measured, spread evenly
-QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 SHOWN_CLASSES = 12  # most frequent and rarest ones in a table; the report has all
 LOG_OFFSET = 1.02  # of ENet's weights
 
@@ -30,20 +25,20 @@ def measure_split(data: VisionDataModule, split: str) -> dict[str, Any]:
     Returns:
         {"images", "unit" ("px", "boxes", "images"), "classes": {name: {unit: number, "images": number}},
         "image_sizes": {"HxW": number}, "pixels": {"images", "mean", "std"} of RGB in 0..1 over a sample}, of masks
-        "ignored" px, and of boxes "boxes": as `box_stats`.
+        "ignored" px, and of boxes "boxes": as `box_statistics`.
 
     Raises:
         DataError: As raised by the data.
     """
-    dataset = open_plain(data, split)
+    dataset = data.whole_dataset(split)
     names, count = data.classes.names, len(dataset)
-    masks = isinstance(dataset, SegmentationDataset)
-    step = 1 if masks else max(1, count // SAMPLED)  # masks are all in files
+    masks = dataset.truth_in_files
+    step = 1 if masks else max(1, count // SAMPLED)
     chosen, measured = range(0, count, step), max(1, count // SAMPLED)
 
     def look(number: int) -> tuple:
         image, *truth = dataset.read(chosen[number])
-        counts = np.bincount(truth[0].ravel(), minlength=256) if masks else None
+        counts = dataset.inspected(chosen[number], image, *truth).pixels if masks else None
         pixels = image.reshape(-1, 3) if number % measured == 0 or not masks else None
         sums = (0, 0.0, 0.0) if pixels is None else _sums(pixels)
         return image.shape[:2], counts, sums
@@ -52,47 +47,12 @@ def measure_split(data: VisionDataModule, split: str) -> dict[str, Any]:
     number, total, squares = (sum(column) for column in zip(*sums, strict=True))
     mean = total / number
     sampled = sum(1 for one in sums if one[0])
-    report: dict[str, Any] = {"images": count}
-    if masks:
-        table = np.stack(rows)
-        report |= _classes(names, "px", table[:, : len(names)].sum(0), (table[:, : len(names)] > 0).sum(0))
-        area = (table[:, : len(names)] > 0).T @ table.sum(1)  # px of the images that show a class
-        for row, value in zip(report["classes"].values(), area.tolist(), strict=True):
-            row["px of those images"] = value
-        report["ignored"] = int(table[:, 255].sum())
-    elif isinstance(dataset, DetectionDataset):
-        report |= box_stats(dataset, names)
-    else:
-        labels = np.bincount([dataset.samples.label(index) for index in range(count)], minlength=len(names))
-        report |= _classes(names, "images", labels, labels)
-    known = [tuple(size) for size in dataset.annotations.sizes.tolist() if min(size)] if hasattr(
-        dataset, "annotations") else []  # fmt: skip
-    report["image_sizes"] = {f"{h}x{w}": n for (h, w), n in Counter(known or sizes).most_common()}
+    report: dict[str, Any] = {"images": count, **dataset.statistics(names, rows if masks else ())}
+    counted_sizes = Counter(dataset.image_sizes() or sizes).most_common()
+    report["image_sizes"] = {f"{h}x{w}": n for (h, w), n in counted_sizes}
     deviation = np.sqrt(np.maximum(squares / number - mean**2, 0))
     report["pixels"] = {"images": sampled, "mean": np.round(mean, 4).tolist(), "std": np.round(deviation, 4).tolist()}
     return report
-
-
-def box_stats(dataset: DetectionDataset, names: Sequence[str]) -> dict[str, Any]:
-    """Of the boxes that are trained on: numbers by class, COCO's sizes in px of the files, ratios, boxes an image."""
-    annotations, size = dataset.annotations, dataset.image_size
-    kept = annotations.usable & ~annotations.crowd
-    owners = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))[kept]
-    boxes, labels = annotations.boxes[kept], annotations.labels[kept]
-    pairs = np.unique(np.column_stack([owners, labels]), axis=0)
-    found = _classes(names, "boxes", *(np.bincount(x, minlength=len(names)) for x in (labels, pairs[:, 1])))
-    extent = annotations.sizes[owners][:, ::-1]
-    scaled = boxes[:, 2:] * np.divide(size[::-1], extent, out=np.ones((len(extent), 2)), where=extent > 0)
-    per_image = np.bincount(owners, minlength=len(annotations))
-    return found | {"boxes": {
-        "number": int(kept.sum()), "crowds": int(annotations.crowd.sum()), "unusable": int((~annotations.usable).sum()),
-        "sizes": _sizes(annotations.areas[kept]),
-        f"sizes at {size[0]}x{size[1]}": _sizes(scaled.prod(1)),
-        "side": _quantiles(np.sqrt(boxes[:, 2:].prod(1))),
-        "ratio": _quantiles(boxes[:, 2] / boxes[:, 3]),
-        "an image": _quantiles(per_image) | {"mean": float(per_image.mean()) if len(per_image) else 0.0},
-        "images without": int((per_image == 0).sum()),
-    }}  # fmt: skip
 
 
 def class_weights(report: dict[str, Any]) -> dict[str, list[float]]:
@@ -119,10 +79,8 @@ def class_weights(report: dict[str, Any]) -> dict[str, list[float]]:
             (("median_frequency", by_median), ("inverse_log", by_log))}  # fmt: skip
 
 
-def weight_overrides(report: dict[str, Any], kind: str) -> dict[str, str]:
-    """{rule: override to paste}; none for detection, whose losses take no class weights."""
-    if kind == "detection":
-        return {}
+def weight_overrides(report: dict[str, Any]) -> dict[str, str]:
+    """{rule: override to paste}."""
     return {rule: "task.class_weights=[" + ",".join(f"{v:g}" for v in values) + "]"
             for rule, values in class_weights(report).items()}  # fmt: skip
 
@@ -161,20 +119,3 @@ def _sums(pixels: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
     counts = np.stack([np.bincount(pixels[:, channel], minlength=256) for channel in range(3)])
     values = np.arange(256) / 255
     return len(pixels), counts @ values, counts @ values**2
-
-
-def _classes(names: Sequence[str], unit: str, counts: np.ndarray, images: np.ndarray) -> dict[str, Any]:
-    rows = zip(names, counts.tolist(), images.tolist(), strict=True)
-    return {"unit": unit, "classes": {name: {unit: number, "images": shown} for name, number, shown in rows}}
-
-
-def _sizes(areas: np.ndarray) -> dict[str, int]:
-    return {name: int(((areas >= low) & (areas < high)).sum()) for name, low, high in SIZES}
-
-
-def _quantiles(values: np.ndarray) -> dict[str, float]:
-    if not len(values):
-        return {}
-    return {
-        f"{100 * q:g} %": round(float(v), 3) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)
-    }

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 
+WRONG = (180, 30, 40)  # RGB of what is not as it should be
 _LEVELS = np.arange(0, 256, 15)  # of each primary, for the colours to choose from
 
 

@@ -10,7 +10,9 @@ from torch.nn import functional as F
 from tasks.base.network import Network
 from tasks.base.task import VisionTask
 from tasks.data.classes import Classes
-from tasks.data.segmentation import IGNORE_INDEX
+from tasks.data.looks import SplitLooks
+from tasks.data.masked_images import IGNORE_INDEX
+from tasks.data.segmentation import SegmentationData
 from tasks.segmentation.confusion_matrix import ConfusionMatrix, predicted_classes
 from tasks.segmentation.loss import SegmentationLoss
 from tasks.segmentation.pictures import segmentation_sheet
@@ -106,6 +108,18 @@ class SegmentationTask(VisionTask):
         self.log("val/mIoU", scores.miou, prog_bar=True)
         self.log_dict({"val/pixel_accuracy": scores.pixel_accuracy, "val/mean_accuracy": scores.mean_accuracy})
         self.log_dict({f"val/IoU/{name}": iou for name, iou in zip(self.classes.names, scores.iou, strict=True)})
+
+    @classmethod
+    def score_truth(
+        cls, data: SegmentationData, split: str, found: SplitLooks
+    ) -> tuple[dict[str, float], list[tuple[str, str]]]:
+        names = data.classes.names
+        confusion = ConfusionMatrix(len(names), IGNORE_INDEX)
+        if found.pixels is not None:
+            confusion.matrix = torch.from_numpy(found.pixels[: len(names)]).diag()
+        result = confusion.scores()
+        each = zip(names, result.iou.tolist(), strict=True)
+        return {"mIoU": result.miou}, [(name, f"{value:.3f} of IoU") for name, value in each if value < 1]
 
     def picture_samples(self, batch: dict, outputs: dict, places: Sequence[int]) -> list[tuple]:
         samples = []

@@ -30,8 +30,9 @@ from torch.utils.data import default_collate
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import InterpolationMode, v2
 
-from tasks.data.classification import ClassificationData, ClassificationDataset, named_classes
+from tasks.data.classification import ClassificationData, named_classes
 from tasks.data.classification_transforms import ClassAugmentation
+from tasks.data.labelled_images import ClassificationDataset
 from tasks.files.images import is_image
 from tests.benchmarks.alternating import load
 

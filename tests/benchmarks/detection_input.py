@@ -27,8 +27,8 @@ from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
+from tasks.data.boxed_images import DetectionDataset
 from tasks.data.coco import CocoData
-from tasks.data.detection import DetectionDataset
 
 SIZE = (320, 320)
 FILL = (124, 116, 104)

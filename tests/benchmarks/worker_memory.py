@@ -23,8 +23,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import CocoDetection
 
+from tasks.data.boxed_images import DetectionDataset
 from tasks.data.coco import CocoData
-from tasks.data.detection import DetectionDataset
 from tasks.data.samplers import EpochSampler
 from tasks.data.workers import one_thread
 

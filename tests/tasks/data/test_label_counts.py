@@ -15,8 +15,9 @@ from tasks.data.errors import DataError
 from tasks.data.folders import FolderData
 from tasks.data.label_counts import LabelCounts
 from tasks.data.mask_formats import lossy_format
+from tasks.data.masked_images import SegmentationDataset
 from tasks.data.masks import MaskFolders
-from tasks.data.segmentation import LOOKED, SegmentationDataset
+from tasks.data.segmentation import LOOKED
 from tasks.data.voc import VocData
 from tasks.inspection.check import look_at
 from tasks.inspection.ground_truth import truth_score

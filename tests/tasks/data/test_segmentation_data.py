@@ -7,9 +7,9 @@ import torch
 
 from tasks.data.cityscapes import EVALUATED, CityscapesData
 from tasks.data.errors import DataError
+from tasks.data.masked_images import IGNORE_INDEX
 from tasks.data.masks import MaskFolders
 from tasks.data.samplers import EpochSampler
-from tasks.data.segmentation import IGNORE_INDEX
 from tasks.inspection.check import check
 from tests.tasks.conftest import write_masks
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tasks.data.segmentation import IGNORE_INDEX
+from tasks.data.masked_images import IGNORE_INDEX
 from tasks.data.transforms import SegmentationAugmentation, _offset, resize_image
 
 

@@ -19,10 +19,10 @@ from heads.ssdlite import SSDLite
 from tasks.data.coco import CocoData
 from tasks.data.folders import FolderData
 from tasks.data.masks import MaskFolders
+from tasks.detection.anchor_fit import _summary, anchor_fit, iou_clusters
 from tasks.detection.anchor_reach import anchor_reach, boxes_of
 from tasks.files.images import read_image
-from tasks.inspection.anchor_fit import _summary, anchor_fit, iou_clusters
-from tasks.inspection.check import look_at, open_plain
+from tasks.inspection.check import look_at
 from tasks.inspection.duplicates import find_duplicates, unnamed_images
 from tasks.inspection.ground_truth import truth_score
 from tasks.inspection.stats import class_weights, measure_split
@@ -70,7 +70,7 @@ def test_a_sound_set_has_no_problem_and_scores_one(shapes, tmp_path):
         twice = find_duplicates(found)
         assert not twice["problems"] and not twice["between"] and not twice["within"]
         for split, one in found.items():
-            assert one.all_problems() == [] and len(one.looks) == len(open_plain(data, split))
+            assert one.all_problems() == [] and len(one.looks) == len(data.whole_dataset(split))
             assert truth_score(data, split, one) == ({metric: pytest.approx(1.0)}, [])
     assert [look.annotated for look in look_at(sets["mAP"], "val").looks] == [False, True, True, True, True]
 

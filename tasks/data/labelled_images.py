@@ -1,0 +1,109 @@
+"""Images with one class each: samples for a classifier, and what can be said of them before training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from tasks.data.classes import Classes
+from tasks.data.classification_transforms import CenterView, ClassAugmentation
+from tasks.data.dataset import VisionDataset, class_counts
+from tasks.data.errors import DataError
+from tasks.data.progressive import Progressive
+from tasks.data.samplers import SampleKey
+from tasks.files.images import decode_image
+
+
+class Samples(Protocol):
+    """Image files with their labels (N,), wherever they are kept."""
+
+    labels: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def label(self, index: int) -> int:
+        """Class of a sample."""
+
+    def name(self, index: int) -> str:
+        """File name of a sample, relative to where all of them are."""
+
+    def encoded(self, index: int) -> bytes:
+        """The image file's bytes. DataError: it cannot be read."""
+
+
+class ClassificationDataset(VisionDataset):
+    """Image files as arrays of one size.
+
+    Args:
+        samples: Files and labels.
+        view: What an evaluation sees.
+        augmentations: What training sees instead, where given: one for each stage of `progressive`.
+        progressive: Chooses stage and size by the epoch.
+        seed: Of the augmentation.
+    """
+
+    def __init__(
+        self, samples: Samples, view: CenterView | None = None, augmentations: Sequence[ClassAugmentation] = (),
+        progressive: Progressive | None = None, seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.samples, self.view = samples, view
+        self.augmentations, self.progressive, self.seed = augmentations, progressive, seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: SampleKey) -> dict:
+        """{"image": (H, W, 3) uint8 RGB, "label": number, "name": file name}.
+
+        Raises:
+            DataError: The file is missing or cannot be decoded.
+        """
+        epoch, index = key[:2]
+        data, place = self.samples.encoded(index), self.file(index)
+        try:
+            if self.augmentations:
+                random = np.random.default_rng(np.random.SeedSequence((self.seed, *key)))
+                side = self.progressive.stage(epoch).image_size[0]
+                image = self.augmentations[self.progressive.number(epoch)](data, place, side, random)
+            else:
+                image = self.view(data, place)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        return {"image": torch.from_numpy(image), "label": self.samples.label(index), "name": self.samples.name(index)}
+
+    def read(self, index: int) -> tuple[np.ndarray, int]:
+        """Image (H, W, 3) RGB as stored, and its label; errors as above."""
+        try:
+            return decode_image(self.samples.encoded(index), self.file(index)), self.samples.label(index)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+
+    def encoded(self, index: int) -> bytes:
+        """The image file's bytes."""
+        return self.samples.encoded(index)
+
+    def file(self, index: int) -> str:
+        """How errors name a sample."""
+        return str(Path(getattr(self.samples, "folder", ""), self.samples.name(index)))
+
+    def folders(self) -> set[Path] | None:
+        root = getattr(self.samples, "folder", None)
+        return None if root is None else super().folders() | {Path(root)}
+
+    def set_flaws(self, classes: Classes) -> list[str]:
+        return classes.out_of_range(self.samples.labels)
+
+    def image_class(self, index: int) -> int:
+        return self.samples.label(index)
+
+    def labels_in(self, label: int) -> set[int]:
+        return {label}
+
+    def truth_of(self, sample: dict) -> tuple[int]:
+        return (sample["label"],)
+
+    def statistics(self, names: Sequence[str], pixels: Sequence[np.ndarray] = ()) -> dict[str, Any]:
+        labels = np.bincount([self.samples.label(index) for index in range(len(self))], minlength=len(names))
+        return class_counts(names, "images", labels, labels)
