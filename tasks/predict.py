@@ -14,19 +14,15 @@ from tasks.base.checkpoint import load_task
 from tasks.base.predictor import Predictor
 from tasks.base.result_folders import free_folder, is_of
 from tasks.base.run_folders import needed_checkpoint, one_source, output_folder
-from tasks.base.stored_sizes import stored_image_size
 from tasks.base.tables import Table
 from tasks.base.task import VisionTask
-from tasks.classification.predictor import ClassificationPredictor
 from tasks.data.datamodule import list_files
 from tasks.deploy.backend import load_runtime
 from tasks.deploy.deployed import deployed_task, fixed_settings
-from tasks.detection.predictor import DetectionPredictor
 from tasks.files.image_depth import Lost, lost_parts
 from tasks.files.images import decode_image, is_image
 from tasks.files.videos import VideoWriter, frame_rate, frames, is_video
 from tasks.files.writing import write_image, write_json
-from tasks.segmentation.predictor import SegmentationPredictor
 
 SUMMARY, RECORD = "predictions.json", "predictions_source.json"
 MADE = ("_overlay.png", "_overlay.mp4", "_classes.png")  # how the names of what is written end
@@ -64,7 +60,8 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
     if not source.exists():
         raise FileNotFoundError(f"no image, folder or video at {source}")
     files = _files(source)
-    predictor = _predictor(*_task(config))
+    task, settings = _task(config)
+    predictor = task.predictor(settings)
     folder = _folder(config, source, files)
     failures, lost = _predict(predictor, source, files, folder)
     for line in lost.lines():
@@ -140,16 +137,7 @@ def _task(config: Config) -> tuple[VisionTask, Config]:
     task, size = deployed_task(runtime, runtime.manifest, config), runtime.manifest.image_size
     if config["image_size"] is not None:
         raise ValueError(f"the artifact sees {size[0]}x{size[1]} px; leave image_size= out")
-    return task, plain(config) | {"image_size": size[0] if task.kind == "classification" else list(size)}
-
-
-def _predictor(task: VisionTask, config: Config) -> Predictor:
-    if task.kind == "segmentation":
-        return SegmentationPredictor(task, config["image_size"], opacity=config["opacity"])
-    if task.kind == "classification":
-        return ClassificationPredictor(task, config["image_size"])
-    size = stored_image_size(config) if config["image_size"] is None else config["image_size"]
-    return DetectionPredictor(task, size, min_score=config["min_score"])
+    return task, plain(config) | {"image_size": list(size)}
 
 
 def _predict(predictor: Predictor, source: Path, files: list[Path], folder: Path) -> tuple[list[str], Lost]:

@@ -20,11 +20,6 @@ from tasks.data.datamodule import VisionDataModule
 from tasks.values.whole_numbers import whole_numbers
 
 Config = DictConfig | Mapping[str, Any]
-NEEDS = {
-    "segmentation": "images with masks: data=masks, camvid, cityscapes or demo",
-    "detection": "images with boxes: data=coco, voc or demo",
-    "classification": "images of one class each: data=folders, imagenet, shards or demo",
-}  # by a task's kind
 
 
 def build_data(config: Config, *, any_task: bool = False) -> VisionDataModule:
@@ -42,7 +37,7 @@ def build_data(config: Config, *, any_task: bool = False) -> VisionDataModule:
         raise ValueError("no data is chosen; give data=<name>")
     check_seed(config)
     if config.get("task") and not any_task:
-        _check_kinds(_task_class(config), get_object(renamed_target(config["data"]["_target_"])))
+        _check_kinds(task_class(config), get_object(renamed_target(config["data"]["_target_"])))
     data = make(config["data"], seed=config["seed"])
     return data(kind=task_kind(config)) if not isinstance(data, VisionDataModule) else data
 
@@ -65,10 +60,7 @@ def _check_kinds(task: type[VisionTask], data: type[VisionDataModule] | Callable
     """
     given = getattr(data, "kind", None)
     if given is not None and given != task.kind:
-        raise ValueError(
-            f"task={task.kind} needs {NEEDS.get(task.kind, 'other data')}; {data.__name__} gives {data.content}, for "
-            f"task={given}"
-        )
+        raise ValueError(f"task={task.kind} needs {task.needs}; {data.__name__} gives {data.content}, for task={given}")
 
 
 def build_backbone(config: Config):
@@ -96,7 +88,7 @@ def build_task(config: Config, classes: Classes, *, pretrained: bool = True, tea
         )
     parts = {name: make(config[name]) for name in ("optimizer", "scheduler") if config.get(name)}
     if teacher and config.get("distillation"):
-        parts["distillation"] = make(config["distillation"])(classes=classes, kind=task_kind(config))
+        parts["distillation"] = make(config["distillation"])(classes=classes, task=task_class(config))
     task = make(config["task"])(network, classes, **parts)
     task.config = plain(config)
     return task
@@ -126,9 +118,7 @@ def connect(task: VisionTask, data: VisionDataModule) -> None:
     if not hasattr(data, "take_preprocessing"):
         return
     data.take_preprocessing(DEFAULT_PREPROCESSING | task.network.backbone.preprocessing)
-    node = task.config["data"]
-    node = node[task.kind] if isinstance(node.get(task.kind), dict) else node  # data=demo holds every task's
-    node |= {"crop_ratio": data.crop_ratio, "interpolation": data.interpolation}
+    data_settings(task.config, task.kind).update({"crop_ratio": data.crop_ratio, "interpolation": data.interpolation})
 
 
 def make(node: Config, **options: Any) -> Any:
@@ -168,17 +158,24 @@ def task_kind(config: Config) -> str:
     """The `kind` of the task's class."""
     if not config.get("task"):
         raise ValueError("no task is chosen; give task=segmentation")
-    return _task_class(config).kind
+    return task_class(config).kind
 
 
 def monitored(config: Config) -> str:
     """The metric that the task's checkpoints are chosen by, such as "val/mIoU"."""
     task_kind(config)  # says so where no task is chosen
-    return _task_class(config).monitor
+    return task_class(config).monitor
 
 
-def _task_class(config: Config) -> type[VisionTask]:
+def task_class(config: Config) -> type[VisionTask]:
+    """The class of the task that a configuration describes."""
     return get_class(renamed_target(config["task"]["_target_"]))
+
+
+def data_settings(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Settings of the data of a plain configuration; of data=demo, which holds those of every task, the task's part."""
+    data = config.get("data") or {}
+    return data[kind] if isinstance(data.get(kind), dict) else data
 
 
 def label(config: Config, group: str) -> str:

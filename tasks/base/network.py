@@ -66,10 +66,12 @@ class Deployable(nn.Module):
     Attributes:
         form: As in `Manifest`.
         outputs: Names of the outputs, in order.
+        notes: What a reader of the artifact has to know.
     """
 
     form: str
     outputs: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(N, 3, H, W) RGB in 0..255, uint8 or float32 -> the outputs."""

@@ -1,139 +1,104 @@
-"""What every task shares: steps, optimiser, frozen norms, checkpoints that tell how to rebuild it."""
+"""The contract of a task: what differs between classification, detection, segmentation, and a task of your own."""
 
 import copy
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import lightning as L
 import numpy as np
-import torch
-from torch import Tensor, distributed, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch import Tensor, nn
 
-from backbones.blocks.branched_conv import BranchedConv
 from backbones.blocks.fusion import fuse_model
-from tasks.base.epoch_means import EpochMeans
-from tasks.base.finite_check import FiniteCheck
-from tasks.base.freezing import Freezing
-from tasks.base.network import Network
-from tasks.base.optim import adaptive_clipping, parameter_groups
+from tasks.base.network import Deployable, Network
 from tasks.base.outcome import Outcome
-from tasks.base.processes import share_buffers
+from tasks.base.predictor import Predictor
 from tasks.base.tables import Table
-from tasks.data.classes import Classes
+from tasks.base.training_steps import TrainingSteps
 from tasks.data.datamodule import VisionDataModule
 from tasks.data.label_counts import Finding
 from tasks.data.looks import SplitLooks
 
-logger = logging.getLogger(__name__)
+Raw = Tensor | dict[str, Tensor]
+Size = tuple[int, int]  # (H, W) px
 
 
-class Teacher(Protocol):
-    """What a task follows in training beside its labels, such as `tasks.training.distillation.Distillation`."""
-
-    def blend(self, losses: dict[str, Tensor], raw: Tensor | dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
-        """Summands of the whole loss, from those of the task's own, its raw predictions, and the images behind them."""
-
-
-class VisionTask(L.LightningModule, ABC):
+class VisionTask(TrainingSteps, ABC):
     """A network with its loss, its predictions and its metrics.
+
+    A new task has to say its `kind`, `monitor` and `outputs`, and how to compute a loss, predict, validate, draw and
+    export; the rest has answers here that are right where there is nothing to tell. How a step is trained is in
+    `TrainingSteps`, whose arguments every task takes.
 
     Attributes:
         kind: The task's name in configs ("segmentation").
+        needs: What data it takes, and which choices give that, for errors.
         monitor: The metric that chooses the best checkpoint; higher is better.
-        config: Plain data that `tasks.base.build` rebuilds the task from; stored in every checkpoint. Empty of a task
-            that was built without a configuration, whose checkpoints `load_task` cannot rebuild.
         batch_keys: What a batch, a dict, holds at least; "names" of the images are numbered where they are missing.
         validation_keys: What one of the validation holds besides.
         class_weighted: Whether the loss takes `class_weights`.
-
-    Args:
-        network: Backbone and head.
-        classes: Names and colours.
-        optimizer: Makes the optimiser from parameter groups; none for a task that is not trained.
-        scheduler: Makes the schedule, a step at a time, from (optimizer, total_steps).
-        channels_last: Keep tensors in channels_last memory, which trains 1.3 to 1.5 times faster on CPUs.
-        norm_momentum: Share of each batch in BatchNorm's running statistics; none: the architecture's own (0.01 in
-            MobileNetV3: too slow for runs of a few hundred steps, whose evaluation then lags far behind).
-        freeze: Part of the backbone that is not trained, from the images on: up to the end of "c1".."c5" or "final", or
-            "all"; its norms keep their statistics.
-        freeze_norm: Keep BatchNorm's running statistics and affine parameters as they are, everywhere.
-        freeze_epochs: Train what `freeze` names after so many epochs; none: never. One process only.
-        adaptive_clip: Clip gradients as `adaptive_clipping` does with this factor; none: not so.
-        equivalent_decay: Decay the kernels of RepVGG's blocks by `BranchedConv.equivalent_l2`, a summand of the loss
-            with the optimiser's weight decay, in place of their own.
-        distillation: A teacher to follow in training.
-
-    Raises:
-        ValueError: The head is for another task; the backbone has no such part to freeze or no block of RepVGG's; a
-            setting is out of its range.
+        teachers: What a distillation may follow: "checkpoint" of the same task, "timm" for a classifier of timm's.
+        outputs: What an exported network may give out, the default first.
+        whole_output: The one of `outputs` after which nothing is left to do, which benchmarks time as a whole.
+        losses_of_output: For those of `outputs` that cost accuracy by themselves, what they cut off: "tail", "limit".
+        usual_classes, usual_size: Classes, and (H, W) px of an image, of a benchmark without data.
+        resizing: How an image becomes the input of an artifact, in words.
     """
 
     kind: str
-    monitor: str
-    batch_keys: tuple[str, ...] = ("images",)
-    validation_keys: tuple[str, ...] = ()
+    needs: str = "data of its own kind"
     class_weighted = True
+    teachers: tuple[str, ...] = ()
+    outputs: tuple[str, ...]
+    whole_output: str
+    losses_of_output: Mapping[str, str] = {}
+    usual_classes = 1000
+    usual_size: Size = (224, 224)
+    resizing = "resize the whole picture to the input's size"
 
-    def __init__(
-        self, network: Network, classes: Classes, *, optimizer: Callable[..., Optimizer] | None = None,
-        scheduler: Callable[..., LRScheduler] | None = None, channels_last: bool = True,
-        norm_momentum: float | None = None, freeze: str | None = None, freeze_norm: bool = False,
-        freeze_epochs: int | None = None, adaptive_clip: float | None = None, equivalent_decay: bool = False,
-        distillation: Teacher | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        if network.head.kind != self.kind:
-            raise ValueError(
-                f"task={self.kind} cannot take {type(network.head).__name__}, a head for {network.head.kind}; choose "
-                f"another head=, or task={network.head.kind}"
-            )
-        self.network, self.classes = network, classes
-        self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.channels_last = channels_last
-        self.config: dict[str, Any] = {}
-        if channels_last:
-            self.to(memory_format=torch.channels_last)
-        self.norm_momentum = norm_momentum
-        self.apply_norm_momentum()
-        self.freezing = Freezing(network.backbone, freeze, freeze_epochs, self.norms if freeze_norm else list)
-        self.freezing.apply(self.current_epoch)
-        self.adaptive_clip = adaptive_clip
-        blocks = [module for module in network.modules() if isinstance(module, BranchedConv)]
-        self.decayed_blocks = [block for block in blocks if equivalent_decay and block.decayed_as_one()]
-        if equivalent_decay and not self.decayed_blocks:
-            raise ValueError("task.equivalent_decay=true is for RepVGG's blocks, and this backbone has none")
-        self.distillation = distillation
-        self.means = EpochMeans()
-
-    def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
-        """(N, 3, H, W) RGB in 0..255 -> raw predictions; exactly what is exported."""
-        return self.network(images)
-
-    def apply_norm_momentum(self) -> None:
-        """Set it in all norms that the network has now."""
-        for module in self.norms():
-            if self.norm_momentum is not None:
-                module.momentum = self.norm_momentum
+    # --- training and evaluation
 
     def augment_batch(self, batch: dict) -> dict:
         """Random changes of a training batch on its device, drawn from torch's global CPU generator."""
         return batch
 
     @abstractmethod
-    def loss(self, raw: Tensor | dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
+    def loss(self, raw: Raw, batch: dict) -> dict[str, Tensor]:
         """Summands of the training loss."""
 
     @abstractmethod
-    def predict(
-        self, raw: Tensor | dict[str, Tensor], image_sizes: Sequence[tuple[int, int]], input_size: tuple[int, int]
-    ) -> list:
+    def predict(self, raw: Raw, image_sizes: Sequence[Size], input_size: Size) -> list:
         """Final predictions, one for each image, at the (H, W) px given; the network saw images of `input_size`."""
+
+    def take_ids(self, ids: Sequence[int]) -> None:
+        """Write results with a data set's own number of each class, where they hold such numbers."""
+        return
+
+    @abstractmethod
+    def picture_samples(self, batch: dict, outputs: dict, places: Sequence[int]) -> list:
+        """What a sheet shows of the images at some places of a validated batch, one sample an image.
+
+        `outputs` came from `validation_step`.
+        """
+
+    @abstractmethod
+    def draw_sheet(self, samples: Sequence) -> np.ndarray:
+        """A picture, (H, W, 3) uint8 RGB, of samples from `picture_samples`."""
+
+    def report(self, folder: Path) -> tuple[dict[str, float], list[Table]]:
+        """Leave further files of the last validation in the folder.
+
+        Returns:
+            Metrics unrounded (what is logged is float32), and tables that say more than they.
+        """
+        return {}, []
+
+    # --- data
+
+    @classmethod
+    def image_size_of(cls, data: Mapping[str, Any]) -> Size | None:
+        """(H, W) px of a validation image by the settings of the data; None where that is up to the images."""
+        return None
 
     @classmethod
     def score_truth(
@@ -168,168 +133,74 @@ class VisionTask(L.LightningModule, ABC):
         """What a user should know, before training, of this network on this data."""
         return []
 
-    def take_ids(self, ids: Sequence[int]) -> None:
-        """Write results with a data set's own number of each class, where they hold such numbers."""
-        return
+    # --- a user's own pictures
 
     @abstractmethod
-    def picture_samples(self, batch: dict, outputs: dict, places: Sequence[int]) -> list:
-        """What a sheet shows of the images at some places of a validated batch, one sample an image.
+    def predictor(self, config: Mapping[str, Any]) -> Predictor:
+        """What looks at single pictures.
 
-        `outputs` came from `validation_step`.
+        Args:
+            config: Stored in the checkpoint, with `image_size`, `opacity` and `min_score`.
         """
 
-    @abstractmethod
-    def draw_sheet(self, samples: Sequence) -> np.ndarray:
-        """A picture, (H, W, 3) uint8 RGB, of samples from `picture_samples`."""
+    # --- export
 
-    def report(self, folder: Path) -> tuple[dict[str, float], list[Table]]:
-        """Leave further files of the last validation in the folder.
-
-        Returns:
-            Metrics unrounded (what is logged is float32), and tables that say more than they.
-        """
-        return {}, []
-
-    def deployable(self) -> nn.Module:
+    def deployable(self) -> Network:
         """The network alone: a fused copy in eval mode."""
         return fuse_model(copy.deepcopy(self.network).eval())
 
-    def norms(self) -> list[nn.Module]:
-        return [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
+    @abstractmethod
+    def exported(self, network: nn.Module, output: str, image_size: Size | None, **options: Any) -> Deployable:
+        """Wrap a network as it is exported.
 
-    def train(self, mode: bool = True) -> "VisionTask":
-        super().train(mode)
-        for module in self.freezing.modules(self.current_epoch):
-            module.eval()
-        return self
+        Args:
+            network: From `deployable`.
+            output: One of `outputs`.
+            image_size: (H, W) px of the images, if known.
+            options: Those of `export_options`.
+        """
 
-    def training_step(self, batch: dict, index: int) -> Tensor:
-        batch = self.augment_batch(batch)
-        try:
-            raw = self(batch["images"])
-        except ValueError as error:
-            if "Expected more than 1 value per channel" not in str(error):
-                raise
-            raise ValueError(
-                f"a batch of {len(batch['images'])} leaves BatchNorm one value a channel, where the network pools to "
-                "1x1; set data.batch_size to at least 2, or task.freeze_norm=true"
-            ) from error
-        losses = self.loss(raw, batch)
-        if self.distillation is not None:
-            losses = self.distillation.blend(losses, raw, batch["images"])
-        if self.decayed_blocks:
-            losses = losses | {"equivalent_decay": self._equivalent_decay()}
-        total = torch.stack(list(losses.values())).sum()
-        self.finite.losses_of(batch, losses, total)
-        parts = {f"train/{name}": value for name, value in losses.items()} if len(losses) > 1 else {}
-        self.means.add({"train/loss_epoch": total, **parts}, len(batch["images"]))
-        self.log("train/loss", total, prog_bar=True, logger=False)
-        return total
+    def export_options(self, output: str) -> frozenset[str]:
+        """Names of the options that `exported` takes for an output."""
+        return frozenset()
 
-    def _equivalent_decay(self) -> Tensor:
-        """Half the weight decay of the moment times the squared norms, as a plain decay follows from its loss."""
-        decay = self.optimizers(use_pl_optimizer=False).param_groups[0].get("weight_decay", 0.0)
-        return decay / 2 * torch.stack([block.equivalent_l2() for block in self.decayed_blocks]).sum()
+    def chosen_output(self, settings: Mapping[str, Any], held: Sequence[str]) -> str:
+        """The one of `outputs` that a format gets.
 
-    def on_fit_start(self) -> None:
-        self.freezing.check_processes(self.trainer.world_size)
-        self.clip = None if self.adaptive_clip is None else adaptive_clipping(self.adaptive_clip)
-        self.finite = FiniteCheck(self)
+        Args:
+            settings: Of the export.
+            held: Forms of detections that the format holds well.
+        """
+        return self.outputs[0]
 
-    def on_train_start(self) -> None:
-        """A resumed run follows its configuration: the optimiser's restored state brings its old settings back."""
-        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
-        for group, wanted in zip(optimizer.param_groups, self._optimizer().param_groups, strict=True):
-            group |= {key: value for key, value in wanted.items() if key not in ("params", "lr")}
-            group["initial_lr"] = wanted["lr"]
-        if isinstance(scheduler, LambdaLR):
-            scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
-            for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=True):
-                group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)
-        self.on_train_epoch_start()  # not called of an epoch that goes on
+    @classmethod
+    def fixed_settings(cls, output: str) -> tuple[str, ...]:
+        """Settings of the task that an artifact with this output has fixed."""
+        return ()
 
-    def on_train_epoch_start(self) -> None:
-        self.freezing.apply(self.current_epoch)
-        self.train()  # the modes of what is frozen
+    def check_export(self, image_size: Size) -> None:
+        """Refuse an input's (H, W) px that the network is not for.
 
-    def on_train_batch_start(self, batch: dict, index: int) -> None:
-        self._check_batch(batch, index, self.batch_keys)
-        if not hasattr(self.trainer.datamodule, "seed"):
-            return  # a trainer and loaders of the user's own, who seeds them
-        # What a step draws (dropout, mixing) depends on these numbers alone, so a resumed run draws the same. A seed
-        # for each epoch would not do: loaders draw from the generator too, more or less often after a restart.
-        numbers = (self.trainer.datamodule.seed, self.current_epoch, index, self.global_rank)
-        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
+        Raises:
+            ValueError: It is not for that.
+        """
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        self.finite.gradients()
+    def check_deployed(self) -> None:
+        """Refuse settings of the task that no artifact can follow.
 
-    def configure_optimizers(self) -> dict:
-        optimizer = self._optimizer()
-        if self.make_scheduler is None:
-            return {"optimizer": optimizer}
-        scheduler = self.make_scheduler(optimizer, self.trainer.estimated_stepping_batches)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        Raises:
+            ValueError: The setting, and what to set instead.
+        """
 
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
-        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        if self.clip is not None:
-            self.clip(self.network.parameters())
+    def from_artifact(self, outputs: dict[str, Tensor], output: str, size: Size) -> Raw:
+        """What the network would have given, from what an artifact gives; for predictions at (H, W) px."""
+        (values,) = outputs.values()
+        return values
 
-    def on_validation_epoch_start(self) -> None:
-        share_buffers(self.network)
+    def preprocessing(self) -> dict[str, Any]:
+        """Numbers of `resizing`."""
+        return {}
 
-    def on_validation_batch_start(self, batch: dict, index: int, dataloader_index: int = 0) -> None:
-        self._check_batch(batch, index, (*self.batch_keys, *self.validation_keys))
-
-    def _check_batch(self, batch: Any, index: int, keys: Sequence[str]) -> None:
-        """Refuse a batch, of loaders that are not ours, without what the task reads."""
-        missing = [key for key in keys if not isinstance(batch, dict) or key not in batch]
-        if missing:
-            given = ", ".join(map(str, batch)) if isinstance(batch, dict) else type(batch).__name__
-            raise ValueError(
-                f"a batch for task={self.kind} is a dict of {', '.join(keys)}; this one is of {given}, without "
-                f"{', '.join(missing)}; see collate of the data modules in tasks.data"
-            )
-        batch.setdefault("names", [f"batch {index}, image {place}" for place in range(len(batch["images"]))])
-        if not index and batch["images"].is_floating_point() and batch["images"].max() <= 1:
-            logger.warning("the images lie within 0..1; the network expects RGB values in 0..255")
-
-    def _summed(self, values: Tensor) -> Tensor:
-        """Sum over all processes; a group of GPUs sums what is on GPUs."""
-        return self.trainer.strategy.reduce(values.to(self.device), reduce_op="sum").cpu()
-
-    @staticmethod
-    def _merged(results: Any) -> Any:
-        """Results of all processes together, from those of each; `merge` takes another's in."""
-        if not (distributed.is_available() and distributed.is_initialized()):
-            return results
-        parts: list = [None] * distributed.get_world_size()
-        distributed.all_gather_object(parts, results)
-        for part in parts[1:]:
-            parts[0].merge(part)
-        return parts[0]
-
-    def _optimizer(self) -> Optimizer:
-        if self.make_optimizer is None:
-            raise ValueError("this task was built without an optimizer")
-        self.freezing.apply(None)  # the optimiser holds what trains later from the start
-        spared = [kernel for block in self.decayed_blocks for kernel in block.decayed_as_one()]
-        groups = parameter_groups(self.network, spared=spared)
-        self.freezing.apply(self.current_epoch)
-        try:
-            return self.make_optimizer(groups)
-        except TypeError as error:
-            raise ValueError(f"the optimizer does not take its settings: {error}") from error
-
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.means.load_state_dict(checkpoint.get("epoch_means", {}))
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["config"], checkpoint["fused"] = self.config, False
-        checkpoint["epoch_means"] = self.means.state_dict()
-        names, palette, ids = self.classes.names, self.classes.palette, self.classes.ids
-        checkpoint["classes"] = {"names": list(names), "palette": [list(color) for color in palette]}
-        if ids:
-            checkpoint["classes"]["ids"] = list(ids)
+    def decoding(self, output: str, image_size: Size) -> dict[str, Any]:
+        """What a reader of an artifact has to know to decode it."""
+        return {}

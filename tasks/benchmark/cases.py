@@ -12,27 +12,18 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.blocks.fusion import fuse_model
-from tasks.base.build import Config, build_backbone, build_task, label, plain, task_kind
+from tasks.base.build import Config, build_backbone, build_task, label, plain, task_class
 from tasks.base.checkpoint import load_task
 from tasks.base.network import Deployable
 from tasks.base.task import VisionTask
 from tasks.benchmark.costs import profile
-from tasks.benchmark.store import (
-    Row,
-)  # fmt: skip
+from tasks.benchmark.store import Row
 from tasks.data.classes import Classes
 from tasks.deploy.backend import BACKENDS, Runtime
 from tasks.deploy.deployable import make_deployable
 from tasks.values.sizes import parse_size
 
 TORCH_FORMS = ("eager", "fused", "channels_last", "compile")
-# kind: classes and (H, W) px where nothing is given, what the network alone gives, what a whole task gives
-DEFAULTS = {
-    "classification": (1000, (224, 224), "logits", "logits"),
-    "segmentation": (19, (512, 1024), "logits", "argmax"),
-    "detection": (80, (320, 320), "raw", "nms"),
-    "backbone": (0, (224, 224), "features", "features"),
-}
 COSTS = ("parameters", "macs", "activations", "memory_access_bytes", "depth")
 
 
@@ -128,7 +119,9 @@ def make_case(config: Config) -> Case:
     torch.manual_seed(config["seed"])
     task = _task(config)
     kind = task.kind if task else "backbone"
-    _, size, network_form, whole_form = DEFAULTS[kind]
+    size, network_form, whole_form = (224, 224), BackboneDeployable.form, BackboneDeployable.form
+    if task:
+        size, network_form, whole_form = task.usual_size, task.outputs[0], task.whole_output
     height, width = _image_size(config, size)
     generator = torch.Generator().manual_seed(config["seed"])
     shape = (config["batch"], 3, height, width)
@@ -208,7 +201,7 @@ def _task(config: Config) -> VisionTask | None:
         return load_task(config["checkpoint"], config)
     if not config.get("task"):
         return None
-    count = config["num_classes"] or DEFAULTS[task_kind(config)][0]
+    count = config["num_classes"] or task_class(config).usual_classes
     classes = Classes(tuple(f"class {index}" for index in range(count)), ((128, 128, 128),) * count)
     return build_task(config, classes, pretrained=False).eval()
 
@@ -234,7 +227,7 @@ def _settle(model: nn.Module, size: tuple[int, int], generator: torch.Generator)
 def _with_pixels(case: Case, model: nn.Module) -> nn.Module:
     if case.task is None:
         return BackboneDeployable(model).eval()
-    if case.end_to_end or case.form == DEFAULTS[case.kind][2]:
+    if case.end_to_end or case.form == case.task.outputs[0]:
         return model.eval()
     deployable = case_deployable(case, case.form)  # what has a tail has it in PyTorch too
     deployable.network = model

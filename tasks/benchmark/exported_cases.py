@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from backbones.blocks.fusion import fuse_model
-from heads.nms import select_detections
 from tasks.base.build import Config
 from tasks.benchmark.cases import Case, Subject, case_deployable, costs_of, make_case
 from tasks.benchmark.store import artifact_paths
@@ -124,20 +123,24 @@ def form_for(case: Case, runtime: str) -> str:
 
     ONNX Runtime suppresses in the graph; elsewhere static suppression costs more than ours after the graph.
     """
-    if case.form != "nms" or runtime == "onnx" or not case.end_to_end:
+    if not case.task or not case.end_to_end or runtime == "onnx" or case.form != case.task.whole_output:
         return case.form
-    return "decoded" if "decoded" in backend(runtime).detections else "raw"
+    held = [output for output in backend(runtime).detections if output != case.task.whole_output]
+    return next((output for output in reversed(held) if output in case.task.outputs), case.form)
 
 
 def _to_the_end(case: Case, runtime: Runtime, images: Tensor) -> Callable[[], object]:
     """A call of the runtime and whatever is left of a whole task after it."""
     manifest, size = runtime.manifest, tuple(images.shape[-2:])
-    if manifest.form == "decoded":
-        return lambda: select_detections(*runtime.run(images), **case.task.selection)
-    if manifest.form == "raw":
-        names, sizes = [output.name for output in manifest.outputs], [size] * len(images)
-        return lambda: case.task.predict(dict(zip(names, runtime.run(images), strict=True)), sizes, size)
-    return lambda: runtime.run(images)
+    if not case.task or manifest.form == case.task.whole_output:
+        return lambda: runtime.run(images)
+    names, sizes = [output.name for output in manifest.outputs], [size] * len(images)
+
+    def run() -> object:
+        outputs = dict(zip(names, runtime.run(images), strict=True))
+        return case.task.predict(case.task.from_artifact(outputs, manifest.form, size), sizes, size)
+
+    return run
 
 
 def _spec(name: str, tensor: Tensor) -> TensorSpec:

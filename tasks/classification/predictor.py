@@ -1,6 +1,7 @@
 """The likeliest classes of a user's own pictures."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,6 @@ from backbones.weights.sources import stored_preprocessing
 from tasks.base.predictor import Predictor
 from tasks.classification.pictures import draw_guesses
 from tasks.classification.scores import TOP
-from tasks.classification.task import ClassificationTask
 from tasks.data.classification_transforms import CenterView
 from tasks.values.sizes import parse_side
 
@@ -29,7 +29,7 @@ class ClassificationPredictor(Predictor):
 
     heading = "likeliest classes"
 
-    def __init__(self, task: ClassificationTask, image_size: int | Sequence[int] | None) -> None:
+    def __init__(self, task: Any, image_size: int | Sequence[int] | None) -> None:
         super().__init__(task, None)
         known = stored_preprocessing(task.config) or {}
         side = parse_side(known.get("image_size") if image_size is None else image_size, "image_size")

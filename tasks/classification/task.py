@@ -1,24 +1,29 @@
 """Image classification."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from backbones.weights.sources import stored_preprocessing
 from tasks.base.network import Network
 from tasks.base.processes import shared_count
 from tasks.base.tables import Table
 from tasks.base.task import VisionTask
+from tasks.classification.deployable import ClassificationDeployable
 from tasks.classification.mixing import Mixing
 from tasks.classification.pictures import ClassificationSample, classification_sheet, confusion_picture
+from tasks.classification.predictor import ClassificationPredictor
 from tasks.classification.scores import ClassResults, ClassScores, score_tables, write_classes
 from tasks.data.classes import Classes
-from tasks.data.classification import ClassificationData
+from tasks.data.classification import DEFAULT_PREPROCESSING, ClassificationData
 from tasks.data.looks import SplitLooks
+from tasks.values.sizes import parse_sides
 
 MOST_LOGGED = 30  # classes whose accuracies are logged one by one; files hold those of all
 PICTURED = 12  # images of a batch that a sheet may show
@@ -44,8 +49,13 @@ class ClassificationTask(VisionTask):
     """
 
     kind = "classification"
+    needs = "images of one class each: data=folders, imagenet, shards or demo"
     monitor = "val/top1"
     batch_keys = ("images", "labels")
+    teachers = ("checkpoint", "timm")
+    outputs = ("logits", "probabilities")
+    whole_output = "logits"
+    resizing = "resize the shorter side to the input's side divided by crop_ratio, cut out the centre"
 
     def __init__(
         self, network: Network, classes: Classes, *, label_smoothing: float = 0.0, mixup: float = 0.0,
@@ -162,3 +172,31 @@ class ClassificationTask(VisionTask):
         write_classes(folder / "per_class.csv", self.scores, names)
         self.results.write(folder / "predictions.csv", names)
         return self.scores.to_dict(), score_tables(self.scores, names)
+
+    @classmethod
+    def image_size_of(cls, data: Mapping[str, Any]) -> tuple[int, int]:
+        """Of a classifier that is evaluated at several sizes it is the first."""
+        size = data.get("image_size")
+        side = parse_sides(224 if size is None else size, "data.image_size")[0]
+        return side, side
+
+    def predictor(self, config: Mapping[str, Any]) -> ClassificationPredictor:
+        return ClassificationPredictor(self, config["image_size"])
+
+    def exported(self, network: Network, output: str, image_size: tuple[int, int] | None) -> ClassificationDeployable:
+        return ClassificationDeployable(network, output)
+
+    def chosen_output(self, settings: Mapping[str, Any], held: Sequence[str]) -> str:
+        return "probabilities" if settings["probabilities"] else "logits"
+
+    def check_export(self, image_size: tuple[int, int]) -> None:
+        if len({*image_size}) > 1:
+            raise ValueError(f"export.image_size={list(image_size)}: a classifier sees a square")
+
+    def from_artifact(self, outputs: dict[str, Tensor], output: str, size: tuple[int, int]) -> Tensor:
+        values = super().from_artifact(outputs, output, size)
+        return values.clamp_min(torch.finfo(values.dtype).tiny).log() if output == "probabilities" else values
+
+    def preprocessing(self) -> dict[str, Any]:
+        known = DEFAULT_PREPROCESSING | self.network.backbone.preprocessing | (stored_preprocessing(self.config) or {})
+        return {key: known[key] for key in DEFAULT_PREPROCESSING}

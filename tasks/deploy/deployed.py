@@ -3,16 +3,13 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.base.build import Config, build_task, plain
-from tasks.base.network import Network
+from tasks.base.build import Config, build_task, data_settings, plain, task_class
 from tasks.base.task import VisionTask
 from tasks.deploy.manifest import Manifest
 
-SELECTION = ("score_threshold", "candidates", "iou_threshold", "max_detections")  # of a DetectionTask
 logger = logging.getLogger(__name__)
 Run = Callable[[Tensor], Mapping[str, Tensor]]
 
@@ -20,19 +17,20 @@ Run = Callable[[Tensor], Mapping[str, Tensor]]
 class DeployedNetwork(nn.Module):
     """Stands in for `Network` and answers with what an artifact, or its model in eager mode, gives.
 
-    Images of another size than the artifact's are resized to it. What it gives for every pixel is brought to the size
-    asked for: logits bilinearly, classes by the nearest.
+    Images of another size than the artifact's are resized to it. The task turns what comes out into what its
+    network would give.
 
     Args:
         run: (N, 3, H, W) images in 0..255 -> outputs by name.
-        network: The network that the artifact was made from; its head tells what the numbers mean.
+        task: The task that the artifact was made from; it tells what the numbers mean.
         form: As in `Manifest`.
         image_size: (H, W) px of the artifact's input.
     """
 
-    def __init__(self, run: Run, network: Network, form: str, image_size: Sequence[int]) -> None:
+    def __init__(self, run: Run, task: VisionTask, form: str, image_size: Sequence[int]) -> None:
         super().__init__()
-        self.backbone, self.head = network.backbone, network.head
+        self.backbone, self.head = task.network.backbone, task.network.head
+        self.from_artifact = task.from_artifact  # bound: the task itself is no part of its network
         self.run, self.form, self.image_size = run, form, tuple(image_size)
 
     def forward(self, images: Tensor, image_size: tuple[int, int] | None = None) -> Tensor | dict[str, Tensor]:
@@ -40,17 +38,7 @@ class DeployedNetwork(nn.Module):
         size = tuple(image_size or images.shape[-2:])
         if tuple(images.shape[-2:]) != self.image_size:
             images = F.interpolate(images.float(), self.image_size, mode="bilinear", antialias=True)
-        outputs = dict(self.run(images))
-        if self.head.kind == "detection":
-            return outputs
-        (values,) = outputs.values()
-        if self.form == "probabilities":
-            return values.clamp_min(torch.finfo(values.dtype).tiny).log()
-        if self.head.kind == "classification" or tuple(values.shape[-2:]) == size:
-            return values
-        if values.is_floating_point():
-            return F.interpolate(values, size, mode="bilinear", align_corners=False)
-        return F.interpolate(values[:, None].to(torch.uint8), size, mode="nearest")[:, 0]
+        return self.from_artifact(dict(self.run(images)), self.form, size)
 
 
 def deployed_task(run: Run, manifest: Manifest, config: Config | None = None) -> VisionTask:
@@ -65,9 +53,8 @@ def deployed_task(run: Run, manifest: Manifest, config: Config | None = None) ->
         ValueError: The configuration asks for test-time augmentation, which an artifact of one size cannot give.
     """
     task = build_task(config or manifest.config, manifest.class_table(), pretrained=False).eval()
-    if getattr(task, "tta_scales", (1.0,)) != (1.0,) and manifest.kind == "segmentation":
-        raise ValueError("an artifact has one input size; set task.tta_scales=[1.0]")
-    task.network = DeployedNetwork(run, task.network, manifest.form, manifest.image_size)
+    task.check_deployed()
+    task.network = DeployedNetwork(run, task, manifest.form, manifest.image_size)
     return task
 
 
@@ -83,28 +70,21 @@ def fixed_settings(config: Config, manifest: Manifest) -> None:
     """
     given, stored = plain(config), manifest.config
     parts = [(name, given.get(name), stored.get(name)) for name in ("backbone", "head")]
-    if manifest.form == "nms":
-        part = [{key: (one.get("task") or {}).get(key) for key in SELECTION} for one in (given, stored)]
-        parts.append(("task", *part))
+    inside = task_class(stored).fixed_settings(manifest.form)
+    parts.append(("task", *({key: (one.get("task") or {}).get(key) for key in inside} for one in (given, stored))))
     for name, asked, made in parts:
         if isinstance(asked, dict) and isinstance(made, dict):
             changed = [key for key in asked if key in made and asked[key] != made[key] and key != "weights"]
             if changed:
                 key = changed[0]
                 raise ValueError(f"{name}.{key}={asked[key]}: the artifact was made with {made[key]}; leave it out")
-    data, own = (_of_kind(one.get("data"), manifest.kind) for one in (given, stored))
+    data, own = (data_settings(one, manifest.kind) for one in (given, stored))
     size, asked = tuple(manifest.image_size), data.get("image_size")
     if asked is None or _sizes(asked) == {size}:
         return
     if data.get("_target_") == own.get("_target_") and asked != own.get("image_size"):
         raise ValueError(f"data.image_size={asked}: the artifact sees {size[0]}x{size[1]} px; leave it out")
     logger.info("the artifact sees %dx%d px, whatever data.image_size=%s says", *size, asked)
-
-
-def _of_kind(data: Mapping | None, kind: str) -> Mapping:
-    """A data node; of data=demo, which holds the options of every task, the part of one."""
-    data = data or {}
-    return data[kind] if isinstance(data.get(kind), Mapping) else data
 
 
 def _sizes(value: int | Sequence) -> set[tuple]:

@@ -19,8 +19,8 @@ from tasks.deploy.manifest import Manifest, sha256
 from tasks.deploy.original import Original, share_text
 from tasks.deploy.parity import worst
 from tasks.deploy.quantization_diagnosis import Drop, doctor
+from tasks.detection.deployable import OUTPUTS
 
-DETECTIONS = ("raw", "decoded", "nms")  # each needs more operators of a format than the one before
 COLUMNS = (
     "format", "precision", "form", "MiB", "difference", "{} of the checkpoint", "eager", "here", "lost", "certified by",
     "artifact",
@@ -55,8 +55,8 @@ def export(config: Config) -> tuple[list[Table], list[str]]:
     names, every = chosen_formats(settings)
     if not names:
         raise ValueError("no format is chosen; give export=onnx, or another of --help")
-    if settings["detections"] not in DETECTIONS:
-        raise ValueError(f"export.detections={settings['detections']}: expected one of {', '.join(DETECTIONS)}")
+    if settings["detections"] not in OUTPUTS:
+        raise ValueError(f"export.detections={settings['detections']}: expected one of {', '.join(OUTPUTS)}")
     original = Original(config)
     folder = Path(config["output_dir"] or original.checkpoint.parent / "export").expanduser()
     if settings["doctor"]:
@@ -138,25 +138,11 @@ def _int8_drop(format: Backend, form: str, original: Original, keep_float: Seque
 
 def _form(original: Original, format: Backend) -> str:
     """What comes out of the artifact."""
-    settings = original.settings
-    if original.task.kind == "classification":
-        return "probabilities" if settings["probabilities"] else "logits"
-    if original.task.kind == "segmentation":
-        return settings["tail"]
-    form = detections_form(format, settings["detections"], settings["limit"])
-    if form != settings["detections"]:
-        logger.info("%s has no detections=%s: exporting %s instead", format.name, settings["detections"], form)
+    form = original.task.chosen_output(original.settings, format.detections)
+    asked = original.settings["detections"]
+    if asked in original.task.outputs and form != asked:
+        logger.info("%s has no detections=%s: exporting %s instead", format.name, asked, form)
     return form
-
-
-def detections_form(format: Backend, asked: str, limit: int | None = None) -> str:
-    """The form of detections that a format gets: what is asked for, or the next that it can hold.
-
-    Suppression in plain operators is for formats that are quick at it; a `limit` makes it small enough for all that
-    decode.
-    """
-    held = {*format.detections, *(["nms"] if limit and "decoded" in format.detections else [])}
-    return next(form for form in reversed(DETECTIONS[: 1 + DETECTIONS.index(asked)]) if form in held)
 
 
 def _export_one(format: Backend, form: str, original: Original, target: Path) -> Manifest:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from backbones.weights.sources import stored_preprocessing
 from tasks.base.build import Config, build_data, connect, make, plain
 from tasks.base.checkpoint import load_task
 from tasks.base.class_matching import match_classes
@@ -20,10 +19,9 @@ from tasks.base.network import Deployable
 from tasks.base.run_folders import needed_checkpoint
 from tasks.base.stored_sizes import stored_image_size
 from tasks.base.task import VisionTask
-from tasks.data.classification import DEFAULT_PREPROCESSING
 from tasks.data.datamodule import VisionDataModule
 from tasks.deploy.backend import Backend, Exported, Runtime
-from tasks.deploy.deployable import FORMS, make_deployable
+from tasks.deploy.deployable import make_deployable
 from tasks.deploy.deployed import Run, deployed_task
 from tasks.deploy.instruction_set import instruction_set
 from tasks.deploy.manifest import Manifest, TensorSpec, sha256
@@ -40,11 +38,6 @@ REMEDIES = {  # by what cost most of the metric
     "input": "export.image_size= chooses the size",
     "tail": "export.tail=argmax decides after upsampling",
     "limit": "a larger export.limit= finds more",
-}
-RESIZING = {
-    "detection": "resize the whole picture to the input's size",
-    "segmentation": "resize the whole picture to the input's size",
-    "classification": "resize the shorter side to the input's side divided by crop_ratio, cut out the centre",
 }
 NOT_CERTIFIED = (
     "not certified: {} is held to the metric alone, which was not measured (export.evaluate=false), or the images "
@@ -71,8 +64,7 @@ class Original:
         self.checkpoint = Path(needed_checkpoint(config)).expanduser()
         self.task: VisionTask = load_task(self.checkpoint, config)
         self.image_size = size or self._validated_size()
-        if self.task.kind == "classification" and len({*self.image_size}) > 1:
-            raise ValueError(f"export.image_size={list(self.image_size)}: a classifier sees a square")
+        self.task.check_export(self.image_size)
         noise = torch.randint(0, 256, (1, 3, *self.image_size), generator=torch.Generator().manual_seed(0))
         seen = self.images("val", PARITY_IMAGES) if self.settings["evaluate"] or self.settings["doctor"] else []
         self.examples = torch.cat([*seen, noise.to(torch.uint8)])
@@ -98,8 +90,8 @@ class Original:
     def model(self, form: str) -> Deployable:
         """The network in a form, as in `make_deployable`; made once."""
         if form not in self._models:
-            limit = self.settings["limit"] if form in ("decoded", "nms") else None
-            self._models[form] = make_deployable(self.task, form=form, image_size=self.image_size, limit=limit)
+            options = {key: self.settings[key] for key in self.task.export_options(form) if key in self.settings}
+            self._models[form] = make_deployable(self.task, form=form, image_size=self.image_size, **options)
         return self._models[form]
 
     def images(self, split: str, count: int) -> list[Tensor]:
@@ -234,17 +226,16 @@ class Original:
         Returns:
             "input", the one size of all images, and "tail" or "limit", where the form has one.
         """
-        kind, lost = self.task.kind, before - plain
-        cut = {"argmax": "tail", "argmax_low": "tail", "low": "tail", "decoded": "limit", "nms": "limit"}.get(form)
+        lost, cut = before - plain, self.task.losses_of_output.get(form)
         if cut is None:
             return {"input": lost}
-        resized = kind == "segmentation" or self.image_size != tuple(self._evaluated_size)
-        whole = self.metric(FORMS[kind][0])[self.task.monitor] if resized and abs(lost) > NEGLIGIBLE else before
+        resized = stored_image_size(self.config) is None or self.image_size != tuple(self._evaluated_size)
+        whole = self.metric(self.task.outputs[0])[self.task.monitor] if resized and abs(lost) > NEGLIGIBLE else before
         return {"input": before - whole, cut: whole - plain}
 
     def certificate(self, form: str, format: Backend | None, dtype: str, exported: Exported) -> Manifest:
         """A manifest of all but what is measured; without a format, of the network in eager mode."""
-        settings, head = self.settings, self.task.network.head
+        settings = self.settings
         batch = -1 if settings["dynamic_batch"] else settings["batch"]
         outputs = tuple(
             TensorSpec(name, (batch, *tensor.shape[1:]), str(tensor.dtype).removeprefix("torch."))
@@ -252,18 +243,7 @@ class Original:
         )
         stored = {key: value for key, value in self.config.items() if key not in ("export", "checkpoint", "output_dir")}
         names, palette, ids = self.task.classes.names, self.task.classes.palette, self.task.classes.ids
-        known = DEFAULT_PREPROCESSING | self.task.network.backbone.preprocessing
-        known |= stored_preprocessing(self.task.config) or {}
-        known = {key: known[key] for key in DEFAULT_PREPROCESSING if self.task.kind == "classification"}
         inside = {key: (getattr(self.task.network, key).flatten() / 255).tolist() for key in ("mean", "std")}
-        anchors = {}
-        if form == "raw":
-            anchors = {"boxes": head.anchors(self.image_size).tolist(), "form": head.form, "unit": "px, xyxy"}
-        notes = exported.notes
-        if form in ("decoded", "nms"):
-            notes += (
-                f"looks at the {self.model(form).limit} best only (export.limit=): of more, the last are missing",
-            )
         return Manifest(
             backend=format.name if format else "eager", artifact=format.file if format else "", kind=self.task.kind,
             form=form, precision=settings["precision"],
@@ -271,10 +251,11 @@ class Original:
             classes={"names": list(names), "palette": [list(color) for color in palette],
                      "ids": list(ids) if ids else None},
             config=stored, settings=settings,
-            preprocessing={"pixels": "RGB, 0 to 255", "resize": RESIZING[self.task.kind], **known, "inside": inside},
-            anchors=anchors, hashes={"checkpoint": sha256(self.checkpoint)},
+            preprocessing={"pixels": "RGB, 0 to 255", "resize": self.task.resizing, **self.task.preprocessing(),
+                           "inside": inside},
+            anchors=self.task.decoding(form, self.image_size), hashes={"checkpoint": sha256(self.checkpoint)},
             versions=format.versions() if format else {}, operators=exported.operators, delegated=exported.delegated,
-            notes=notes,
+            notes=(*exported.notes, *self.model(form).notes),
         )  # fmt: skip
 
     def _validated_size(self) -> tuple[int, int]:

@@ -14,7 +14,6 @@ from torch import Tensor
 from tasks.base.network import Deployable
 from tasks.base.tables import Table
 from tasks.deploy.backend import Exported
-from tasks.deploy.deployable import FORMS
 from tasks.deploy.deployed import Run
 from tasks.deploy.original import MAX_DROP, Original, eager
 from tasks.deploy.quantization_findings import Diagnosis, LayerFinding, Step
@@ -94,7 +93,7 @@ def doctor(original: Original, exports: Mapping[str, Drop], folder: Path) -> lis
         exports: As in `diagnose`; used where the metric is measured at all.
         folder: Where to.
     """
-    settings, form = original.settings, FORMS[original.task.kind][0]
+    settings, form = original.settings, original.task.outputs[0]
     manifest = original.certificate(form, None, "uint8", Exported({}))
     name = original.task.monitor
     metric = (lambda run: original.measure(run, manifest)[name]) if settings["evaluate"] else None

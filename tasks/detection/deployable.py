@@ -10,6 +10,39 @@ from heads.base import DetectionHead
 from heads.static_nms import StaticNMS, best_anchors
 from tasks.base.network import Deployable, Network
 
+OUTPUTS = ("raw", "decoded", "nms")  # each needs more operators of a format than the one before
+SELECTION = ("score_threshold", "candidates", "iou_threshold", "max_detections")  # of a DetectionTask
+OPTIONS = {
+    "raw": frozenset(),
+    "decoded": frozenset({"limit"}),
+    "nms": frozenset({"limit", "block", "rounds", *SELECTION}),
+}
+
+
+def held_output(asked: str, held: Sequence[str], limit: int | None = None) -> str:
+    """The output that a format gets: what is asked for, or the next that it holds well.
+
+    Suppression in plain operators is for formats that are quick at it; a `limit` makes it small enough for all that
+    decode.
+
+    Args:
+        asked: One of `OUTPUTS`.
+        held: Those that the format holds well.
+        limit: Of the export.
+
+    Raises:
+        ValueError: There is no such output.
+
+    >>> held_output("nms", ("raw", "decoded"))
+    'decoded'
+    >>> held_output("nms", ("raw", "decoded"), limit=300)
+    'nms'
+    """
+    if asked not in OUTPUTS:
+        raise ValueError(f"export.detections={asked}: expected one of {', '.join(OUTPUTS)}")
+    able = {*held, *(["nms"] if limit and "decoded" in held else [])}
+    return next(output for output in reversed(OUTPUTS[: 1 + OUTPUTS.index(asked)]) if output in able)
+
 
 class DetectionDeployable(Deployable):
     """Boxes and scores.
@@ -39,6 +72,7 @@ class DetectionDeployable(Deployable):
                 self.outputs = tuple(network(torch.zeros(1, 3, *image_size, device=network.mean.device)))
             return
         self.outputs = ("boxes", "scores") if form == "decoded" else ("boxes", "scores", "labels")
+        self.notes = (f"looks at the {limit} best only (export.limit=): of more, the last are missing",)
         self.decoder = _Decoder(network.head, image_size)
         if form == "nms":
             self.nms = StaticNMS(limit=limit, **selection)

@@ -9,7 +9,6 @@ import torch
 from heads.nms import Detections
 from tasks.base.predictor import Predictor
 from tasks.data.transforms import resize_image
-from tasks.detection.task import DetectionTask
 from tasks.pictures.boxes import draw_boxes
 
 
@@ -22,7 +21,7 @@ class DetectionPredictor(Predictor):
 
     heading = "drawn"
 
-    def __init__(self, task: DetectionTask, image_size: int | Sequence[int], *, min_score: float) -> None:
+    def __init__(self, task: Any, image_size: int | Sequence[int], *, min_score: float) -> None:
         super().__init__(task, image_size)
         self.min_score = min_score
         self.entries: list[dict[str, Any]] = []

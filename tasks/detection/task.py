@@ -11,26 +11,30 @@ import torch
 from torch import Tensor
 
 from heads.nms import Detections, select_detections
-from heads.static_nms import select_from_decoded, unpadded
+from heads.static_nms import default_limit, select_from_decoded, unpadded
 from tasks.base.network import Network
 from tasks.base.outcome import Outcome
+from tasks.base.stored_sizes import stored_image_size
 from tasks.base.tables import Table
 from tasks.base.task import VisionTask
 from tasks.data.classes import Classes
 from tasks.data.datamodule import VisionDataModule
-from tasks.data.detection import DetectionData
+from tasks.data.detection import IMAGE_SIZE, DetectionData
 from tasks.data.label_counts import Finding
 from tasks.data.looks import SplitLooks
 from tasks.detection.anchor_check import check_anchors
 from tasks.detection.anchor_reach import anchor_reach
 from tasks.detection.coco_scores import CocoScores, evaluate_boxes, format_scores
+from tasks.detection.deployable import OPTIONS, OUTPUTS, SELECTION, DetectionDeployable, held_output
 from tasks.detection.gfl_loss import GFLLoss
 from tasks.detection.ground_truth import evaluate_truth
 from tasks.detection.pictures import DetectionSample, detection_sheet, precision_recall_picture
+from tasks.detection.predictor import DetectionPredictor
 from tasks.detection.results import DetectionResults, GroundTruth
 from tasks.detection.ssd_losses import MultiboxLoss, SigmoidFocalLoss
 from tasks.files.writing import write_json
 from tasks.values.counted import counted
+from tasks.values.sizes import parse_size
 
 LOSSES = {"softmax": MultiboxLoss, "sigmoid": SigmoidFocalLoss, "distribution": GFLLoss}  # by the head's `form`
 
@@ -51,10 +55,15 @@ class DetectionTask(VisionTask):
     """
 
     kind = "detection"
+    needs = "images with boxes: data=coco, voc or demo"
     monitor = "val/mAP"
     batch_keys = ("images", "boxes", "labels")
     validation_keys = ("image_ids", "image_sizes")
     class_weighted = False
+    outputs = OUTPUTS
+    whole_output = "nms"
+    losses_of_output = {"decoded": "limit", "nms": "limit"}
+    usual_classes, usual_size = 80, (320, 320)
 
     def __init__(
         self, network: Network, classes: Classes, *, loss: Mapping[str, Any] | None = None,
@@ -200,6 +209,59 @@ class DetectionTask(VisionTask):
         """Leave detections.json in COCO's results form and precision_recall.png."""
         write_json(folder / "detections.json", self.results.to_json())
         return score_report(self.scores, folder)
+
+    @classmethod
+    def image_size_of(cls, data: Mapping[str, Any]) -> tuple[int, int]:
+        size = data.get("image_size")
+        return parse_size(IMAGE_SIZE if size is None else size, "data.image_size")
+
+    def predictor(self, config: Mapping[str, Any]) -> DetectionPredictor:
+        size = config["image_size"]
+        size = stored_image_size(config) if size is None else size
+        return DetectionPredictor(self, size, min_score=config["min_score"])
+
+    def export_options(self, output: str) -> frozenset[str]:
+        """ "limit" of decoded boxes; of suppression also the settings of `StaticNMS`."""
+        return OPTIONS[output]
+
+    def exported(
+        self, network: Network, output: str, image_size: tuple[int, int] | None, *, limit: int | None = None,
+        **selection: Any,
+    ) -> DetectionDeployable:  # fmt: skip
+        """As `VisionTask.exported`.
+
+        Args:
+            network, output, image_size: As there; the size has to be known.
+            limit: The best anchors that are decoded, or the best (box, class) pairs that NMS looks at; None: four times
+                `max_detections`, and 300 at least.
+            selection: score_threshold, candidates, iou_threshold, max_detections of NMS, where they are not the task's
+                own; block and rounds, as in `StaticNMS`.
+
+        Raises:
+            ValueError: The size is not known.
+        """
+        if image_size is None:
+            raise ValueError("detection has anchors for images of one size; give image_size=(H, W)")
+        chosen = self.selection | selection
+        limit = default_limit(chosen["max_detections"]) if limit is None else limit
+        return DetectionDeployable(network, output, image_size, limit, chosen, self.classes.names)
+
+    def chosen_output(self, settings: Mapping[str, Any], held: Sequence[str]) -> str:
+        return held_output(settings["detections"], held, settings["limit"])
+
+    @classmethod
+    def fixed_settings(cls, output: str) -> tuple[str, ...]:
+        return SELECTION if output == "nms" else ()
+
+    def from_artifact(self, outputs: dict[str, Tensor], output: str, size: tuple[int, int]) -> dict[str, Tensor]:
+        """Boxes and scores as they are, unless the artifact gives the raw maps."""
+        return outputs
+
+    def decoding(self, output: str, image_size: tuple[int, int]) -> dict[str, Any]:
+        if output != "raw":
+            return {}
+        head = self.network.head
+        return {"boxes": head.anchors(image_size).tolist(), "form": head.form, "unit": "px, xyxy"}
 
 
 def score_report(scores: CocoScores, folder: Path) -> tuple[dict[str, float], list[Table]]:

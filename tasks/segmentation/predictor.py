@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ from torch.nn import functional as F
 from tasks.base.predictor import Predictor
 from tasks.files.writing import write_class_ids
 from tasks.pictures.sheets import overlay, with_legend
-from tasks.segmentation.task import SegmentationTask
 
 
 class SegmentationPredictor(Predictor):
@@ -22,7 +22,7 @@ class SegmentationPredictor(Predictor):
 
     heading = "largest classes"
 
-    def __init__(self, task: SegmentationTask, image_size: int | Sequence[int] | None, *, opacity: float) -> None:
+    def __init__(self, task: Any, image_size: int | Sequence[int] | None, *, opacity: float) -> None:
         super().__init__(task, image_size)
         self.opacity = opacity
         self.pixels: dict[str, np.ndarray] = {}

@@ -1,6 +1,7 @@
 """Semantic segmentation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from tasks.data.looks import SplitLooks
 from tasks.data.masked_images import IGNORE_INDEX
 from tasks.data.segmentation import SegmentationData
 from tasks.segmentation.confusion_matrix import ConfusionMatrix, predicted_classes
+from tasks.segmentation.deployable import SegmentationDeployable
 from tasks.segmentation.loss import SegmentationLoss
 from tasks.segmentation.pictures import segmentation_sheet
+from tasks.segmentation.predictor import SegmentationPredictor
 
 
 class SegmentationTask(VisionTask):
@@ -31,8 +34,14 @@ class SegmentationTask(VisionTask):
     """
 
     kind = "segmentation"
+    needs = "images with masks: data=masks, camvid, cityscapes or demo"
     monitor = "val/mIoU"
     batch_keys = ("images", "masks")
+    teachers = ("checkpoint",)
+    outputs = ("logits", "argmax", "argmax_low", "low")
+    whole_output = "argmax"
+    losses_of_output = {"argmax": "tail", "argmax_low": "tail", "low": "tail"}
+    usual_classes, usual_size = 19, (512, 1024)
 
     def __init__(
         self, network: Network, classes: Classes, *,
@@ -134,3 +143,25 @@ class SegmentationTask(VisionTask):
 
     def draw_sheet(self, samples: Sequence[tuple]) -> np.ndarray:
         return segmentation_sheet(samples, self.classes.names, self.classes.palette)
+
+    def predictor(self, config: Mapping[str, Any]) -> SegmentationPredictor:
+        return SegmentationPredictor(self, config["image_size"], opacity=config["opacity"])
+
+    def exported(self, network: Network, output: str, image_size: tuple[int, int] | None) -> SegmentationDeployable:
+        return SegmentationDeployable(network, output)
+
+    def chosen_output(self, settings: Mapping[str, Any], held: Sequence[str]) -> str:
+        return settings["tail"]
+
+    def check_deployed(self) -> None:
+        if self.tta_scales != (1.0,):
+            raise ValueError("an artifact has one input size; set task.tta_scales=[1.0]")
+
+    def from_artifact(self, outputs: dict[str, Tensor], output: str, size: tuple[int, int]) -> Tensor:
+        """Logits are brought to the size bilinearly, classes by the nearest."""
+        values = super().from_artifact(outputs, output, size)
+        if tuple(values.shape[-2:]) == size:
+            return values
+        if values.is_floating_point():
+            return F.interpolate(values, size, mode="bilinear", align_corners=False)
+        return F.interpolate(values[:, None].to(torch.uint8), size, mode="nearest")[:, 0]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks.base.checkpoint import load_task
+from tasks.base.task import VisionTask
 from tasks.data.classes import Classes
 from tasks.training.distillation import Distillation, check_settings
 
@@ -16,14 +17,14 @@ logger = logging.getLogger(__name__)
 
 
 def distillation(
-    *, classes: Classes, kind: str, teacher: str | None = None, form: str = "hard", weight: float = 0.5,
+    *, classes: Classes, task: type[VisionTask], teacher: str | None = None, form: str = "hard", weight: float = 0.5,
     temperature: float = 1.0,
 ) -> Distillation:  # fmt: skip
     """Fetch a teacher and make the `Distillation` that follows it.
 
     Args:
         classes: What the task tells apart.
-        kind: Of the task.
+        task: The class of the task that learns.
         teacher: Checkpoint of a training run, with the same classes; or "timm:<model name>", a pretrained classifier of
             as many classes, which normalises images in its own way.
         form: As in `Distillation`, and so are the next two.
@@ -39,33 +40,34 @@ def distillation(
     """
     if not teacher:
         raise ValueError(f"distillation.teacher is not set; give a checkpoint, or {TIMM}<model name>")
-    if kind not in ("classification", "segmentation"):
+    if not task.teachers:
         raise ValueError(
-            f"distillation is for tasks with one class an image or a pixel, not for task={kind}; set distillation=null"
+            f"distillation is for tasks with one class an image or a pixel, not for task={task.kind}; set "
+            "distillation=null"
         )
     check_settings(form, weight, temperature)
     fetch = timm_teacher if teacher.startswith(TIMM) else checkpoint_teacher
-    network = fetch(teacher.removeprefix(TIMM), classes, kind)
+    network = fetch(teacher.removeprefix(TIMM), classes, task)
     logger.info("teacher: %s, %.2f M parameters", teacher, sum(p.numel() for p in network.parameters()) / 1e6)
     return Distillation(network, form=form, weight=weight, temperature=temperature)
 
 
-def checkpoint_teacher(path: str, classes: Classes, kind: str) -> nn.Module:
+def checkpoint_teacher(path: str, classes: Classes, task: type[VisionTask]) -> nn.Module:
     """The network of a training run, fused; pixels 0..255 in, logits out. Arguments and errors as in `distillation`."""
     if not Path(path).expanduser().is_file():
         raise FileNotFoundError(
             f"no teacher at {path}, which training needs, a resumed one too; set distillation.teacher to a checkpoint, "
             f"or to {TIMM}<model name>"
         )
-    task = load_task(path)
-    if task.kind != kind:
-        raise ValueError(f"the teacher {path} was trained for task={task.kind}, not for task={kind}")
-    if task.classes.names != classes.names:
+    trained = load_task(path)
+    if not isinstance(trained, task):
+        raise ValueError(f"the teacher {path} was trained for task={trained.kind}, not for task={task.kind}")
+    if trained.classes.names != classes.names:
         raise ValueError(
-            f"the teacher {path} knows {len(task.classes)} classes ({', '.join(task.classes.names[:4])}...), the data "
-            f"has {len(classes)} ({', '.join(classes.names[:4])}...); a teacher needs the same, in the same order"
+            f"the teacher {path} knows {len(trained.classes)} classes ({', '.join(trained.classes.names[:4])}...), the "
+            f"data has {len(classes)} ({', '.join(classes.names[:4])}...); a teacher needs the same, in the same order"
         )
-    return task.deployable()
+    return trained.deployable()
 
 
 class TimmTeacher(nn.Module):
@@ -90,10 +92,10 @@ class TimmTeacher(nn.Module):
         return self.model(images)
 
 
-def timm_teacher(name: str, classes: Classes, kind: str) -> nn.Module:
+def timm_teacher(name: str, classes: Classes, task: type[VisionTask]) -> nn.Module:
     """A pretrained classifier of timm's; pixels 0..255 in, logits out. Arguments and errors as in `distillation`."""
-    if kind != "classification":
-        raise ValueError(f"distillation.teacher={TIMM}{name}: timm's models classify images; task={kind} needs a "
+    if "timm" not in task.teachers:
+        raise ValueError(f"distillation.teacher={TIMM}{name}: timm's models classify images; task={task.kind} needs a "
                          "checkpoint of a training run")  # fmt: skip
     try:
         import timm

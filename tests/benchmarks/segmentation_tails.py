@@ -28,7 +28,7 @@ from heads.lraspp import LRASPP
 from tasks.base.network import Deployable, build_network
 from tasks.data.classes import Classes
 from tasks.deploy.backend import ExportOptions, backend
-from tasks.deploy.deployable import FORMS, make_deployable
+from tasks.deploy.deployable import make_deployable
 from tasks.deploy.manifest import Manifest, TensorSpec
 from tasks.segmentation.task import SegmentationTask
 from tests.heads.ssd_oracle import coarse_noise
@@ -88,7 +88,7 @@ def main() -> None:
     images = (255 * coarse_noise(1, tuple(options.size))).round().to(torch.uint8)
     with torch.inference_mode():  # or one class would win everywhere
         task.network.head.classifier.bias -= task(images).mean((0, 2, 3))
-    models = {form: make_deployable(task, form=form) for form in FORMS["segmentation"]}
+    models = {form: make_deployable(task, form=form) for form in SegmentationTask.outputs}
     models = {BARE: Bare(models["low"])} | {form: models[form] for form in ("low", "argmax_low", "logits", "argmax")}
     rows, content = [], {"size": list(options.size), "threads": options.threads, "ms": {}}
     with TemporaryDirectory() as scratch, torch.inference_mode():

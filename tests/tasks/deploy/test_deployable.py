@@ -11,8 +11,9 @@ from heads.static_nms import select_from_decoded, unpadded
 from tasks.base.build import build_task
 from tasks.base.task import VisionTask
 from tasks.data.classes import Classes
-from tasks.deploy.deployable import FORMS, make_deployable
+from tasks.deploy.deployable import make_deployable
 from tasks.deploy.formats.onnx import open_session, write_onnx
+from tasks.segmentation.task import SegmentationTask
 from tests.heads.ssd_oracle import coarse_noise
 from tests.oracles import randomised, relative_error
 from tests.tasks.conftest import composed
@@ -94,7 +95,7 @@ def test_segmentation(head):
     large = head in LARGE
     task, images = task_of("segmentation", head), pictures(1, (784, 784)) if large else pictures(2, (65, 96))
     size = tuple(images.shape[-2:])
-    models = {form: make_deployable(task, form=form) for form in FORMS["segmentation"]}
+    models = {form: make_deployable(task, form=form) for form in SegmentationTask.outputs}
     (logits,) = models["logits"](images)
     assert logits.shape == (len(images), 4, *size) and relative_error(logits, task(images)) <= 1e-4
     (classes,) = models["argmax"](images)

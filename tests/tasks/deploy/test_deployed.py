@@ -1,18 +1,27 @@
 """What stands in for a network: outputs at the size asked for; what an artifact has fixed is not set again."""
 
 import logging
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tasks.classification.task import ClassificationTask
 from tasks.deploy.deployed import DeployedNetwork, fixed_settings
 from tasks.deploy.manifest import Manifest
+from tasks.detection.task import DetectionTask
+from tasks.segmentation.task import SegmentationTask
+
+TASKS = {task.kind: task for task in (ClassificationTask, DetectionTask, SegmentationTask)}
 
 STORED = {
     "backbone": {"_target_": "b", "width": 1.0, "weights": None}, "head": {"_target_": "h", "filters": 256},
     "data": {"_target_": "tasks.data.coco.CocoData", "image_size": [320, 320]},
-    "task": {"score_threshold": 0.001, "iou_threshold": 0.55, "candidates": 300, "max_detections": 300},
+    "task": {
+        "_target_": "tasks.detection.task.DetectionTask",
+        "score_threshold": 0.001, "iou_threshold": 0.55, "candidates": 300, "max_detections": 300,
+    },
 }  # fmt: skip
 
 
@@ -58,14 +67,15 @@ def test_what_does_not_reach_into_the_artifact_is_taken(caplog, size):
 
 def network(outputs: dict, kind: str, form: str, size=(1, 2), seen: list | None = None) -> DeployedNetwork:
     built = SimpleNamespace(backbone=torch.nn.Identity(), head=torch.nn.Identity())
-    built.head.kind = kind
+    cls = TASKS[kind]
+    task = SimpleNamespace(network=built, from_artifact=partial(cls.from_artifact, cls.__new__(cls)))
 
     def run(images):
         if seen is not None:
             seen.append(images)
         return outputs
 
-    return DeployedNetwork(run, built, form, size)
+    return DeployedNetwork(run, task, form, size)
 
 
 def test_logits_are_enlarged_bilinearly_between_the_centres_of_pixels():

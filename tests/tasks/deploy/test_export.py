@@ -10,9 +10,10 @@ import torch
 
 from tasks.deploy import backend as backends
 from tasks.deploy.backend import load_runtime
-from tasks.deploy.export import chosen_formats, detections_form
+from tasks.deploy.export import chosen_formats
 from tasks.deploy.formats.pt2 import Pt2Backend
 from tasks.deploy.manifest import read_manifest
+from tasks.detection.deployable import held_output
 from tasks.training.fit import fit
 from tests.tasks.classification.test_task import write_folders
 from tests.tasks.conftest import composed
@@ -324,4 +325,4 @@ def test_every_format_gets_a_form_of_detections_that_it_holds(name):
     expected = {"pt2": "rdnn", "onnx": "rdnn", "coreml": "rdnn", "executorch": "rddn", "litert": "rddn", "ncnn": "rrrr"}
     format = backends.backend(name)
     asked = [("raw", None), ("decoded", None), ("nms", None), ("nms", 50)]
-    assert "".join(detections_form(format, *pair)[0] for pair in asked) == expected[name]
+    assert "".join(held_output(pair[0], format.detections, *pair[1:])[0] for pair in asked) == expected[name]

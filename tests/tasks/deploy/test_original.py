@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from tasks.base.network import Deployable
-from tasks.deploy.deployable import FORMS
+from tasks.classification.task import ClassificationTask
 from tasks.deploy.formats.onnx import EXACT, OnnxBackend
 from tasks.deploy.manifest import Manifest, TensorSpec
 from tasks.deploy.original import Original
+from tasks.detection.task import DetectionTask
+from tasks.segmentation.task import SegmentationTask
 
 LOGITS = torch.tensor([[1.0, -20.0, 3.0]])
 
@@ -26,15 +28,23 @@ class Model(Deployable):
         return (self.values.expand(len(images), *self.values.shape[1:]),)
 
 
+TASKS = {task.kind: task for task in (ClassificationTask, DetectionTask, SegmentationTask)}
+
+
 class Measured(Original):
     """A checkpoint whose metrics are given: of its own evaluation, of each form in eager, of the artifact."""
 
     def __init__(self, checkpoint=0.9, eager=0.9, runtime=0.9, *, kind="classification", size=(8, 8), **settings):
         self.settings = {"evaluate": True, "max_drop": None} | settings
-        self.task = SimpleNamespace(monitor="val/score", kind=kind)
+        cls = TASKS[kind]
+        self.task = SimpleNamespace(
+            monitor="val/score", kind=kind, outputs=cls.outputs, losses_of_output=cls.losses_of_output
+        )
+        self.config = {"task": {"_target_": f"{cls.__module__}.{cls.__name__}"}}
         self.image_size, self._evaluated_size = size, (8, 8)
         self.examples = torch.zeros(2, 3, 8, 8)
-        self.eager = eager if isinstance(eager, dict) else dict.fromkeys(sum(FORMS.values(), ()), eager)
+        every = sum((task.outputs for task in TASKS.values()), ())
+        self.eager = eager if isinstance(eager, dict) else dict.fromkeys(every, eager)
         self.own, self.through, self.made = checkpoint, runtime, Model()
 
     def model(self, form):

@@ -10,7 +10,10 @@ from torch.nn import functional as F
 
 from tasks.base.build import build_task
 from tasks.base.checkpoint import load_task, read_checkpoint
+from tasks.classification.task import ClassificationTask
 from tasks.data.classes import Classes
+from tasks.detection.task import DetectionTask
+from tasks.segmentation.task import SegmentationTask
 from tasks.training.distillation import Distillation
 from tasks.training.fit import fit
 from tasks.training.teachers import distillation
@@ -28,7 +31,7 @@ def teacher(small_run, tmp_path):
 
 
 def distilled(teacher, **options) -> Distillation:
-    return distillation(teacher=str(teacher), classes=CLASSES, kind="segmentation", **options)
+    return distillation(teacher=str(teacher), classes=CLASSES, task=SegmentationTask, **options)
 
 
 def test_losses_are_those_of_the_papers(teacher):
@@ -99,17 +102,17 @@ def test_what_does_not_fit_is_refused(teacher):
         ({"weight": 0}, r"distillation\.weight=0"),
         ({"temperature": 0.0}, r"distillation\.temperature=0"),
         ({"temperature": 2.0}, r"no effect in the hard form"),
-        ({"kind": "detection"}, r"not for task=detection; set distillation=null"),
-        ({"kind": "classification"}, r"was trained for task=segmentation, not for task=classification"),
+        ({"task": DetectionTask}, r"not for task=detection; set distillation=null"),
+        ({"task": ClassificationTask}, r"was trained for task=segmentation, not for task=classification"),
         ({"classes": Classes(NAMES[::-1], CLASSES.palette)}, r"knows 3 classes \(background, disc, bar\.\.\.\)"),
         ({"teacher": "timm:resnet18"}, r"timm's models classify images; task=segmentation"),
     ):
         with pytest.raises(ValueError, match=message):
-            distillation(**{"teacher": str(teacher), "classes": CLASSES, "kind": "segmentation"} | options)
+            distillation(**{"teacher": str(teacher), "classes": CLASSES, "task": SegmentationTask} | options)
 
 
 def timm_distillation(name: str, **options) -> Distillation:
-    return distillation(**{"teacher": f"timm:{name}", "classes": CLASSES, "kind": "classification"} | options)
+    return distillation(**{"teacher": f"timm:{name}", "classes": CLASSES, "task": ClassificationTask} | options)
 
 
 @pytest.fixture
