@@ -11,6 +11,7 @@ from tasks.data.errors import DataError
 from tasks.data.named_files import find_named
 from tasks.data.safe_paths import below
 from tasks.files.images import MAX_PIXELS
+from tasks.values.packed_names import PackedNames
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,8 +21,7 @@ class Annotations:
     Attributes:
         source: File or folder that errors name.
         folder: What the file names are relative to.
-        names: All file names, one after the other, in UTF-8.
-        name_ends: (N,) int64: where each name ends in `names`.
+        names: File names, relative to `folder`.
         image_ids: (N,) int64, unique.
         sizes: (N, 2) int32 H, W px; 0 where the source does not tell.
         offsets: (N + 1,) int64: image k has the boxes offsets[k] to offsets[k + 1], in the source's order.
@@ -35,8 +35,7 @@ class Annotations:
 
     source: Path
     folder: Path
-    names: bytes
-    name_ends: np.ndarray
+    names: PackedNames
     image_ids: np.ndarray
     sizes: np.ndarray
     offsets: np.ndarray
@@ -60,7 +59,7 @@ class Annotations:
         Raises:
             DataError: A file name leads out of the folder; an image is larger than any that is decoded.
         """
-        encoded = [below(name, source).encode() for name in names]
+        packed = PackedNames.pack(below(name, source) for name in names)
         for name, (height, width) in zip(names, sizes, strict=True):
             if height < 0 or width < 0 or max(height * width, height, width) > MAX_PIXELS:
                 raise DataError(
@@ -74,9 +73,8 @@ class Annotations:
         extent = np.where(sizes > 0, sizes, np.inf)[owners, ::-1]  # W, H
         inside = (boxes[:, :2] + boxes[:, 2:] > 0) & (boxes[:, :2] < extent)
         return cls(
-            source, folder, names=b"".join(encoded), name_ends=np.cumsum([len(name) for name in encoded], dtype=int),
-            image_ids=np.asarray(image_ids, np.int64), sizes=sizes,
-            offsets=np.searchsorted(owners, np.arange(len(encoded) + 1)), boxes=boxes,
+            source, folder, names=packed, image_ids=np.asarray(image_ids, np.int64), sizes=sizes,
+            offsets=np.searchsorted(owners, np.arange(len(packed) + 1)), boxes=boxes,
             labels=np.asarray(labels, np.int32)[order], crowd=crowd[order], difficult=crowd[order] & difficult,
             areas=np.asarray(areas, np.float64)[order],
             usable=np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1) & inside.all(1),
@@ -87,7 +85,7 @@ class Annotations:
 
     def name(self, index: int) -> str:
         """File name of an image, relative to the folder."""
-        return self.names[self.name_ends[index - 1] if index else 0 : self.name_ends[index]].decode()
+        return self.names[index]
 
     @property
     def trained(self) -> np.ndarray:
@@ -101,14 +99,13 @@ class Annotations:
             The annotations with the names of the files on disk, {name in the source: name on disk} of those that
             differ, and the numbers of the images whose files are not there.
         """
-        names = [self.name(index) for index in range(len(self))]
+        names = list(self.names)
         found, missing = find_named(names, self.folder, by_stem=by_stem)
         changed = {names[place]: meant for place, meant in found.items()}
         if not found:
             return self, changed, np.array(missing, np.int64)
-        encoded = [found.get(place, name).encode() for place, name in enumerate(names)]
-        ends = np.cumsum([len(name) for name in encoded], dtype=int)
-        return replace(self, names=b"".join(encoded), name_ends=ends), changed, np.array(missing, np.int64)
+        located = PackedNames.pack(found.get(place, name) for place, name in enumerate(names))
+        return replace(self, names=located), changed, np.array(missing, np.int64)
 
     def targets(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """What is trained on: usable boxes (M, 4) float32 xyxy px, not yet clipped to the image, labels (M,)."""

@@ -13,6 +13,7 @@ from tasks.data.classification import ClassificationData, named_classes
 from tasks.data.errors import DataError
 from tasks.files.images import IMAGE_SUFFIXES, is_image
 from tasks.files.visible_files import is_hidden, suffix_counts
+from tasks.values.packed_names import PackedNames
 
 logger = logging.getLogger(__name__)
 
@@ -25,19 +26,20 @@ class ImageFiles:
         files: File name and label of each sample.
 
     Attributes:
-        names: All file names, one after the other, as the file system encodes them.
-        name_ends: (N,) int64: where each name ends in `names`.
+        names: File names, relative to `folder`.
         labels: (N,) int64.
     """
 
     def __init__(self, folder: Path, files: Iterable[tuple[str, int]]) -> None:
-        self.folder, names, ends, labels = folder, bytearray(), array("q"), array("q")
-        for name, label in files:
-            names += os.fsencode(name)
-            ends.append(len(names))
-            labels.append(label)
-        self.names = bytes(names)
-        self.name_ends, self.labels = np.array(ends, np.int64), np.array(labels, np.int64)
+        self.folder, labels = folder, array("q")
+
+        def names() -> Iterator[str]:
+            for name, label in files:
+                labels.append(label)
+                yield name
+
+        self.names = PackedNames.pack(names())
+        self.labels = np.array(labels, np.int64)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,7 +48,7 @@ class ImageFiles:
         return int(self.labels[index])
 
     def name(self, index: int) -> str:
-        return os.fsdecode(self.names[self.name_ends[index - 1] if index else 0 : self.name_ends[index]])
+        return self.names[index]
 
     def encoded(self, index: int) -> bytes:
         try:

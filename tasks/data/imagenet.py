@@ -159,17 +159,15 @@ def devkit_ids(file: Path) -> dict[int, str]:
     """{id: WordNet id} of the 1000 classes in the devkit's meta.mat.
 
     Raises:
-        DataError: It is missing or damaged, or scipy is missing.
+        DataError: It is missing or damaged.
     """
     if not file.is_file():
         raise DataError(
             f"no file {file}; the devkit's ground truth counts the classes in its own way, which its meta.mat tells: "
             "expected it in the same folder"
         )
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise DataError(f"{file} is read by scipy, which is not installed: pip install scipy") from None
+    from scipy.io import loadmat  # only this file needs it
+
     try:
         entries = loadmat(file, squeeze_me=True)["synsets"]
         return {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in entries if entry["ILSVRC2012_ID"] <= 1000}

@@ -21,6 +21,7 @@ from tasks.data.classification import ClassificationData
 from tasks.data.errors import DataError
 from tasks.data.samplers import EpochSampler, SampleKey
 from tasks.data.shard_writer import COLUMNS, INDEX, Store, checksum_of
+from tasks.values.packed_names import PackedNames
 
 OPEN_SHARDS = 64  # files that a process keeps open
 
@@ -54,22 +55,21 @@ class ShardSamples:
                 if any(entry.compress_type for entry in content.zip.infolist()):
                     raise ValueError("it is compressed")  # by any factor; ours never is
                 columns = {name: content[name].astype(kind) for name, kind in COLUMNS.items()}
-                self.names = content["names"].tobytes()
+                names = content["names"].tobytes()
             ends = np.array([file["bytes"] for file in self.files])[columns["shards"]]
             sound = (columns["labels"] >= 0) & (columns["labels"] < num_classes) & (columns["shards"] >= 0)
             sound &= (columns["offsets"] >= 0) & (columns["sizes"] >= 0) & (columns["offsets"] <= ends)
             sound &= np.diff(columns["name_ends"], prepend=0) >= 0
             if len({len(column) for column in columns.values()} | {entry["samples"]}) > 1 or not sound.all():
                 raise ValueError("its columns do not fit together")
-            if (columns["sizes"] > ends - columns["offsets"]).any() or columns["name_ends"].max(initial=0) > len(
-                self.names
-            ):
+            if (columns["sizes"] > ends - columns["offsets"]).any() or columns["name_ends"].max(initial=0) > len(names):
                 raise ValueError("it names places behind the end of a shard")
         except Exception as error:  # numpy and zipfile raise whatever comes up in a damaged file
             raise DataError(
                 f"{path} is no list of samples: {str(error)[:300]}; copy it again, or write the shards again"
             ) from error
-        self.labels, self.name_ends, self.checksums = columns["labels"], columns["name_ends"], columns["checksums"]
+        self.names = PackedNames(names, columns["name_ends"])
+        self.labels, self.checksums = columns["labels"], columns["checksums"]
         self.shards, self.offsets, self.sizes = columns["shards"], columns["offsets"], columns["sizes"]
         self._open = lru_cache(OPEN_SHARDS)(self._open_shard)
 
@@ -82,7 +82,7 @@ class ShardSamples:
 
     def name(self, index: int) -> str:
         """Name of the file that the sample was."""
-        return os.fsdecode(self.names[self.name_ends[index - 1] if index else 0 : self.name_ends[index]])
+        return self.names[index]
 
     def encoded(self, index: int) -> bytes:
         """Bytes of the image's file, unchanged.

@@ -27,6 +27,7 @@ from tasks.data.errors import DataError
 from tasks.data.labelled_images import Samples
 from tasks.data.new_folder import new_folder
 from tasks.files.writing import write_json
+from tasks.values.packed_names import PackedNames
 
 INDEX = "index.json"
 COLUMNS = {
@@ -207,14 +208,14 @@ def _write_split(
 ) -> dict:
     columns = {name: np.zeros(len(order), kind) for name, kind in COLUMNS.items()}
     columns["labels"][:] = [samples.label(index) for index in range(len(order))]
-    encoded = [os.fsencode(samples.name(index)) for index in range(len(order))]
-    columns["name_ends"][:] = np.cumsum([len(name) for name in encoded])
+    packed = PackedNames.pack(samples.name(index) for index in range(len(order)))
+    columns["name_ends"][:] = packed.ends
     shards, writer, rows = [], None, []
     for place, index in enumerate(track(order.tolist(), f"writing {split}", transient=True)):
         if writer is None:
             path = folder / f"{split}-{len(shards):05}.tar"
             writer, rows = _webdataset().TarWriter(str(path), encoder=False, mtime=0), []
-        content, label, name = samples.encoded(index), int(columns["labels"][index]), os.fsdecode(encoded[index])
+        content, label, name = samples.encoded(index), int(columns["labels"][index]), packed[index]
         suffix = PurePosixPath(name).suffix.lower().lstrip(".").replace("jpeg", "jpg") or "jpg"
         about = json.dumps({"name": name, "class": names[label], "label": label}).encode()
         writer.write({"__key__": f"{index:09}", suffix: content, "cls": b"%d" % label, "json": about})
@@ -226,7 +227,7 @@ def _write_split(
             shards.append(_entry(path) | {"samples": len(rows)})
     path = folder / f"{split}.npz"
     with path.open("wb") as file:
-        np.savez(file, names=np.frombuffer(b"".join(encoded), np.uint8), **columns)
+        np.savez(file, names=np.frombuffer(packed.text, np.uint8), **columns)
     return {"samples": len(order), "index": _entry(path), "shards": shards}
 
 

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.blocks.fusion import fold_bn_into_conv, fuse_model
-from tasks.quantization.rounding import rounded_weight
-from tasks.quantization.scope import check_names, is_quantizable
-from tasks.quantization.simulated_int8 import modules_around
+from tasks.quantization.rounding import layer_output, rounded_activations, rounded_weight
+from tasks.quantization.scope import check_names, is_quantizable, modules_around
 
 MOMENTUM = 0.1  # of a batch in the ranges of activations
 
@@ -45,20 +44,20 @@ class _Rounded:
             low, high = inputs.detach().aminmax()
             self.low.lerp_(low.clamp(max=0).to(self.low), MOMENTUM)
             self.high.lerp_(high.clamp(min=0).to(self.high), MOMENTUM)
-        inputs = rounded_input(inputs, self.low, self.high)
+        inputs = rounded_activations(inputs, self.low, self.high)
         if self.norm is None:
-            return self._compute(inputs, rounded_weight(self.weight), self.bias)
+            return layer_output(self, inputs, rounded_weight(self.weight), self.bias)
         scale = self.norm.weight / torch.sqrt(self.norm.running_var + self.norm.eps)
         folded = rounded_weight(self.weight * scale[:, None, None, None])
-        return self.norm(self._compute(inputs, folded, None) / scale[:, None, None])
+        return self.norm(layer_output(self, inputs, folded, None) / scale[:, None, None])
 
     def _observe(self, inputs: Tensor) -> Tensor:
         low, high = inputs.aminmax()
         seen = (low.clamp(max=0), high.clamp(min=0))
         if self.norm is None:
             self.observed.append(seen)
-            return self._compute(inputs, self.weight, self.bias)
-        outputs = self._compute(inputs, self.weight, None)
+            return layer_output(self, inputs, self.weight, self.bias)
+        outputs = layer_output(self, inputs, self.weight, None)
         self.observed.append((*seen, outputs.mean((0, 2, 3)), outputs.square().mean((0, 2, 3))))
         return outputs + self.norm.bias[:, None, None]
 
@@ -90,9 +89,6 @@ class RoundedConv2d(_Rounded, nn.Conv2d):
         )  # fmt: skip
         self._begin(conv, conv.out_channels, normed)
 
-    def _compute(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return self._conv_forward(inputs, weight, bias)
-
     @torch.no_grad()
     def plain(self) -> nn.Conv2d:
         """The convolution, norm folded in, without rounding, which exporters do."""
@@ -117,9 +113,6 @@ class RoundedLinear(_Rounded, nn.Linear):
         nn.Linear.__init__(self, linear.in_features, linear.out_features, bias=False, device="meta")
         self._begin(linear, linear.out_features, normed=False)
 
-    def _compute(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return nn.functional.linear(inputs, weight, bias)
-
     @torch.no_grad()
     def plain(self) -> nn.Linear:
         """The linear layer, without rounding."""
@@ -128,13 +121,6 @@ class RoundedLinear(_Rounded, nn.Linear):
         if self.had_bias:
             twin.bias.copy_(self.bias)
         return twin.train(self.training)
-
-
-def rounded_input(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Round to the 256 levels of a range that contains 0; gradients pass through inside the range."""
-    scale = (high - low).float().clamp_min(1e-12) / 255
-    zero = (-low / scale).round().clamp(0, 255).to(torch.int32)
-    return torch.fake_quantize_per_tensor_affine(values, scale, zero, 0, 255)
 
 
 def rounded_layers(network: nn.Module) -> list[RoundedConv2d | RoundedLinear]:

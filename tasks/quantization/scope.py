@@ -19,6 +19,16 @@ def is_within(modules: Iterable[str], parts: Iterable[str]) -> bool:
     return any(name == part or name.startswith(f"{part}.") for name in modules for part in parts)
 
 
+def modules_around(name: str) -> list[str]:
+    """List the modules that a module is in, from the outermost, and itself.
+
+    >>> modules_around("network.head.conv")
+    ['network', 'network.head', 'network.head.conv']
+    """
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
 def check_calibration(
     model: nn.Module, example: Tensor, calibration: Sequence[Tensor], keep_float: Sequence[str]
 ) -> None:

@@ -15,8 +15,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from tasks.quantization.rounding import rounded_activations, rounded_weight
-from tasks.quantization.scope import is_quantizable
+from tasks.quantization.rounding import layer_output, rounded_activations, rounded_weight
+from tasks.quantization.scope import is_quantizable, modules_around
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 EXACT = 200.0  # dB, where nothing differs
@@ -78,10 +78,7 @@ class SimulatedInt8:
         layer, weight = self.layers[name], self.layers[name].weight
         if rounded:
             inputs, weight = rounded_activations(inputs, *self._input_ranges[name]), self._weights[name]
-        if isinstance(layer, nn.Conv2d):
-            result = layer._conv_forward(inputs, weight, layer.bias)
-        else:
-            result = nn.functional.linear(inputs, weight, layer.bias)
+        result = layer_output(layer, inputs, weight, layer.bias)
         return rounded_activations(result, *self._output_ranges[name]) if rounded else result
 
     def _forward(self, name: str, inputs: Tensor) -> Tensor:
@@ -149,12 +146,6 @@ def spread(magnitudes: Tensor) -> float:
 def decibels(share: float) -> float:
     """Ratio of signal to noise, in dB, of the noise in parts of the signal."""
     return min(EXACT, -10 * math.log10(max(share, 1e-30)))
-
-
-def modules_around(name: str) -> list[str]:
-    """The module's own name and those of the modules that it is in."""
-    parts = name.split(".")
-    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
 def block_of(model: nn.Module, name: str) -> str:

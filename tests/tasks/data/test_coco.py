@@ -11,6 +11,7 @@ from pycocotools.coco import COCO
 from tasks.data.coco import CocoData
 from tasks.data.errors import DataError
 from tasks.inspection.check import check
+from tasks.values.packed_names import PackedNames
 
 CONTENT = {
     "images": [
@@ -90,7 +91,7 @@ def test_annotations_are_flat_arrays(tmp_path):
     write_coco(tmp_path)
     annotations = opened(tmp_path).annotations("val")
     kinds = {type(value) for value in vars(annotations).values()}
-    assert kinds == {np.ndarray, bytes, type(tmp_path)}, "no list or dict of objects that every reader would copy"
+    assert kinds == {np.ndarray, PackedNames, type(tmp_path)}, "no list or dict of objects that every reader would copy"
     assert not any(value.dtype.hasobject for value in vars(annotations).values() if isinstance(value, np.ndarray))
     assert annotations.offsets.tolist() == [0, 2, 4, 4]
     assert [annotations.name(index) for index in range(3)] == ["b.png", "sub/a.png", "empty.png"]

@@ -55,7 +55,7 @@ def test_names_of_any_kind_come_back(tmp_path):
     names = ["hund/größe 1.jpg", "hund/日本.png", "x/" + os.fsdecode(b"\xff.jpg")]
     files = ImageFiles(tmp_path, [(name, k) for k, name in enumerate(names)])
     assert [files.name(k) for k in range(3)] == names and [files.label(k) for k in range(3)] == [0, 1, 2]
-    assert isinstance(files.names, bytes), "loader processes share it, a list of paths would be copied"
+    assert isinstance(files.names.text, bytes), "loader processes share it, a list of paths would be copied"
     with pytest.raises(DataError, match=r"größe 1\.jpg cannot be read: No such file"):
         files.encoded(0)
 

@@ -13,15 +13,15 @@ from tasks.base.checkpoint import load_task, read_checkpoint, save_fused
 from tasks.data.classes import Classes
 from tasks.deploy.deployable import make_deployable
 from tasks.deploy.formats.onnx import OnnxBackend
+from tasks.quantization import rounded_layers as layers_module
 from tasks.quantization.rounded_layers import (
     RoundedConv2d,
     RoundedLinear,
-    rounded_input,
     rounded_layers,
     with_rounding,
     without_rounding,
 )
-from tasks.training import quantization_aware
+from tasks.quantization.rounding import rounded_activations
 from tasks.training.fit import fit
 from tasks.training.quantization_aware import QuantizationAware
 from tests.oracles import randomised
@@ -82,8 +82,8 @@ def test_inserted_norms_change_nothing_and_fold_away(backbone, task, monkeypatch
     with torch.no_grad():
         assert relative(plain(images), fused(images)) < 1e-9
         assert relative(built.network(images), fused(images)) > 1e-4, "rounding shows"
-        monkeypatch.setattr(quantization_aware, "rounded_input", lambda values, low, high: values)
-        monkeypatch.setattr(quantization_aware, "rounded_weight", lambda weight: weight)
+        monkeypatch.setattr(layers_module, "rounded_activations", lambda values, low, high: values)
+        monkeypatch.setattr(layers_module, "rounded_weight", lambda weight: weight)
         assert relative(built.network(images), fused(images)) < 1e-9
 
 
@@ -105,7 +105,7 @@ def test_gradients_reach_every_parameter_and_settled_layers_stay():
 def test_inputs_round_to_the_256_levels_of_their_range():
     """From -1 to 1.55 a level is 0.01; what lies outside is cut, and has no gradient."""
     values = torch.tensor([-2.0, -1.0, 0.004, 0.006, 1.554, 1.56, 3.0], requires_grad=True)
-    rounded = rounded_input(values, torch.tensor(-1.0), torch.tensor(1.55))
+    rounded = rounded_activations(values, torch.tensor(-1.0), torch.tensor(1.55))
     assert rounded.tolist() == pytest.approx([-1.0, -1.0, 0.0, 0.01, 1.55, 1.55, 1.55], abs=1e-6)
     rounded.sum().backward()
     assert values.grad.tolist() == [0, 1, 1, 1, 1, 0, 0]
