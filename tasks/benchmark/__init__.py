@@ -1,1 +1,1 @@
-"""Measurement: `benchmark.benchmark` times networks in every runtime, `store` keeps it, `sweep` compares backbones."""
+"""Measure networks: `benchmark` times them in every runtime, `store` keeps the rows, `sweep` compares backbones."""

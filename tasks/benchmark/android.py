@@ -1,4 +1,4 @@
-"""Latency on an Android phone: artifact and runner go over adb, the runner's own report comes back."""
+"""Time artifacts on an Android phone: push artifact and runner by adb, run, parse the runner's report."""
 
 import re
 import shlex
@@ -21,14 +21,14 @@ MEGABYTE = 1e6  # of benchmark_model's report
 
 @dataclass(frozen=True)
 class Runner:
-    """A format's own benchmark program.
+    """Describe the benchmark program of an export format.
 
     Attributes:
-        option: Key of its path in `android`.
-        arguments: (artifact file on the phone, manifest, runs, threads) -> what it is called with.
-        parse: Its output -> `{"trimmed", "mean", ...}` in ms and `{"peak_memory": bytes}` where it tells.
-        note: What a reader has to know of its numbers.
-        remedy: Where the program comes from.
+        option: Key of the program's path in the `android` settings.
+        arguments: (artifact file on the phone, manifest, runs, threads) -> command-line arguments.
+        parse: Its output -> `{"trimmed", "mean", ...}` in ms, and "peak_memory" in bytes where it is printed.
+        note: How its numbers are to be read, for the report.
+        remedy: Where to get the program.
     """
 
     option: str
@@ -39,7 +39,10 @@ class Runner:
 
 
 def parse_executor_runner(output: str) -> dict[str, float]:
-    """`Model executed successfully 50 time(s) in 612.5 ms.`
+    """Parse the report of ExecuTorch's executor_runner.
+
+    >>> parse_executor_runner("Model executed successfully 50 time(s) in 612.5 ms.")
+    {'trimmed': 12.25, 'mean': 12.25, 'count': 50}
 
     Source: ExecuTorch, examples/portable/executor_runner.
     """
@@ -49,7 +52,10 @@ def parse_executor_runner(output: str) -> dict[str, float]:
 
 
 def parse_benchmark_model(output: str) -> dict[str, float]:
-    """The last `count=50 first=... min=... max=... avg=... std=... [p5= median= p95=]`, in us, and the memory in MB.
+    """Parse the report of TensorFlow Lite's benchmark_model: its last line of times in us, and memory in MB.
+
+    >>> parse_benchmark_model("count=50 first=900 curr=810 min=800 max=900 avg=850 std=9")["trimmed"]
+    0.85
 
     Source: TensorFlow Lite, tools/benchmark/README.
     """
@@ -65,7 +71,10 @@ def parse_benchmark_model(output: str) -> dict[str, float]:
 
 
 def parse_benchncnn(output: str) -> dict[str, float]:
-    """`   model.ncnn.param  min =   12.31  max =   13.02  avg =   12.55`, in ms.
+    """Parse the report of ncnn's benchncnn, in ms.
+
+    >>> parse_benchncnn("  model.ncnn.param  min =   12.31  max =   13.02  avg =   12.55")
+    {'trimmed': 12.55, 'mean': 12.55, 'min': 12.31, 'max': 13.02}
 
     Source: ncnn, benchmark/README.
     """
@@ -76,7 +85,10 @@ def parse_benchncnn(output: str) -> dict[str, float]:
 
 
 def parse_onnxruntime(output: str) -> dict[str, float]:
-    """`Average inference time cost: 12.3 ms`, latencies in s, `Peak working set size: 41332736 bytes`.
+    """Parse the report of onnxruntime_perf_test: mean in ms, percentiles in s, memory in bytes.
+
+    >>> parse_onnxruntime("Average inference time cost: 12.3 ms\\nPeak working set size: 41332736 bytes")
+    {'trimmed': 12.3, 'mean': 12.3, 'peak_memory': 41332736}
 
     Source: ONNX Runtime, onnxruntime/test/perftest/README.
     """
@@ -127,7 +139,7 @@ RUNNERS = {
 
 
 def run_on_android(config: Config, folder: Path) -> tuple[list[Row], list[Table]]:
-    """Time artifacts on a phone; as `tasks.benchmark.benchmark.run_on_host`. With `dry_run` print the commands instead.
+    """Time artifacts on a phone, or with `dry_run` print the commands; returns as `run_on_host`.
 
     Raises:
         ValueError: No artifact is given, or no phone answers.
@@ -180,11 +192,11 @@ def android_commands(
     runs: int,
     threads: int,
 ) -> list[list[str]]:
-    """What is run, in order; the last one's output is the runner's report.
+    """List the commands to run, in order; the output of the last one is the runner's report.
 
     Raises:
-        ValueError: The path of the runner is not given.
-        FileNotFoundError: There is no such file.
+        ValueError: The path of the runner is not set.
+        FileNotFoundError: There is no file at that path.
     """
     program = options[runner.option]
     if not program:
@@ -205,11 +217,11 @@ def android_commands(
 
 
 def phone_of(adb: Sequence[str]) -> dict[str, str]:
-    """The phone that answers: its serial number, model and Android version.
+    """Describe the connected phone: serial number, model, Android version, CPU.
 
     Raises:
         FileNotFoundError: There is no adb.
-        ValueError: No phone, several, or one that does not let this machine in.
+        ValueError: No phone is connected, several are and none is chosen, or the phone refuses this machine.
     """
     lines = [line.split() for line in _run([adb[0], "devices"]).splitlines()[1:] if line.strip()]
     states = {words[0]: words[1] for words in lines if len(words) > 1}
@@ -231,7 +243,7 @@ def phone_of(adb: Sequence[str]) -> dict[str, str]:
 
 
 def _run(command: Sequence[str]) -> str:
-    """Output of a command, both streams together."""
+    """Run a command; returns stdout and stderr together."""
     try:
         done = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False

@@ -1,4 +1,4 @@
-"""Latency of a network in PyTorch and in every format, side by side, and where it goes."""
+"""Time a network in PyTorch and in every export format side by side, and each of its layers."""
 
 import logging
 import tempfile
@@ -49,9 +49,9 @@ logger = logging.getLogger(__name__)
 
 
 def benchmark(config: Config) -> list[Table]:
-    """Time what `config` names; append a line a measurement to the store; leave a table and a picture.
+    """Time what `config` names and append one row a measurement to the store.
 
-    In `output_dir`: benchmark.json (the rows), benchmark.md, benchmark.png, with `profile` layers.json.
+    Writes benchmark.json (the rows), benchmark.md and benchmark.png into `output_dir`, and layers.json with `profile`.
 
     Raises:
         ValueError, FileNotFoundError, ImportError: As raised by what is built, loaded or run; nothing could be timed.
@@ -75,7 +75,7 @@ def benchmark(config: Config) -> list[Table]:
 
 
 def run_on_host(config: Config, folder: Path) -> tuple[list[Row], list[Table]]:
-    """As `benchmark`, on this machine."""
+    """Time on this machine; returns the rows and the tables to print."""
     protocol = Protocol(*(config[key] for key in ("warmup", "rounds", "runs", "trim", "max_seconds")))
     store = store_path(config)
     known = newest(read_rows(store)) if config["again"] is False else {}
@@ -115,7 +115,7 @@ def run_on_host(config: Config, folder: Path) -> tuple[list[Row], list[Table]]:
 
 
 def comparison(rows: Sequence[Row]) -> Table:
-    """One line a measurement; how many times faster than eager, where nothing but the runtime differs."""
+    """Tabulate measurements; the speed-up over eager is given where only the runtime differs."""
     timed = [row for row in rows if row.get("ms")]
     reference = next((row for row in timed if row["runtime"] == "eager"), timed[0] if timed else rows[0])
     several = len({row["network"] for row in rows}) > 1
@@ -143,7 +143,7 @@ def comparison(rows: Sequence[Row]) -> Table:
 
 
 def markdown(table: Table) -> str:
-    """A table as Markdown, its title above it."""
+    """Format a table as Markdown, with its title above it."""
     title, columns, rows = table
     lines = [list(map(str, columns)), ["---"] * len(columns), *([str(cell) for cell in row] for row in rows)]
     text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
@@ -152,7 +152,7 @@ def markdown(table: Table) -> str:
 
 @contextmanager
 def progress_bar(what: str):
-    """Show how far a job is and how long it still takes; gives a function of (what is being done, share done)."""
+    """Show progress and remaining time of a job; yields a function of (step in words, share done)."""
     with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn(), transient=True) as bar:
         job = bar.add_task(what, total=1.0)
         yield lambda name, share: bar.update(job, completed=share, description=f"{what} {name}")
@@ -161,7 +161,7 @@ def progress_bar(what: str):
 def _entries(
     config: Config, common: Mapping[str, Any], scratch: Path, known: Mapping[str, Row]
 ) -> tuple[list[Entry], list[Row]]:
-    """What is there to time, and rows of what cannot be timed or was before."""
+    """List what is to be timed, and the rows of what fails or was measured before."""
     entries, others = [], []
 
     def add(make: Callable[[], tuple[Subject, Tensor]], described: Row) -> None:
@@ -203,7 +203,7 @@ def _entries(
 
 
 def _described(case: Case, config: Config, runtime: str, precision: str) -> Row:
-    """What of a row is known before the network is exported."""
+    """Fill in the part of a row that is known before the export."""
     return {
         "network": case.network, **case.choices, "source": case.source, "config": case.config,
         "work": work_of(case.form, case.end_to_end), "batch": config["batch"],
@@ -213,7 +213,7 @@ def _described(case: Case, config: Config, runtime: str, precision: str) -> Row:
 
 
 def _stored(row: Row, known: Mapping[str, Row]) -> Row | None:
-    """The measurement that makes this one superfluous."""
+    """Find the stored measurement of the same network and settings, or None."""
     forms = (row["form"], "predictions", "decoded", "raw")
     return next((known[key] for form in forms if (key := identity(row | {"form": form})) in known), None)
 

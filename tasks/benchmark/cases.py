@@ -1,4 +1,4 @@
-"""What is timed: a network in PyTorch's forms, exported to a format on the fly, or an artifact from before."""
+"""Build what is timed: a network and its images, and the network as PyTorch runs it."""
 
 import copy
 import hashlib
@@ -32,14 +32,14 @@ class Case:
     """A network and the images that it is timed on.
 
     Attributes:
-        network: What it is, in words: "mnv3_large + lraspp".
-        source: Where its weights come from.
-        config: Hash of what describes backbone and head.
-        task: Built; none for a backbone alone.
-        model: Of the training form, in eval mode, NCHW.
+        network: Its name, such as "mnv3_large + lraspp".
+        source: The checkpoint, or "random weights".
+        config: Hash of the settings of backbone, head and task.
+        task: The built task; None for a backbone alone.
+        model: Not fused, in eval mode, in contiguous (NCHW) memory.
         images: (N, 3, H, W) uint8 or float32.
-        form: What comes out, as in `Manifest`.
-        end_to_end: Time the whole way from pixels to final predictions.
+        form: Kind of output, as in `Manifest`.
+        end_to_end: Time from pixels to final predictions.
     """
 
     network: str
@@ -59,19 +59,19 @@ class Case:
 
 @dataclass
 class Subject:
-    """One thing to be timed, or why it cannot be.
+    """A network in one runtime, ready to be timed, or the reason why it cannot be.
 
     Attributes:
         runtime: "eager", "onnx", ...
         precision: "fp32", "int8", ...
-        form: What comes out.
-        call: Runs it once; none where `error` says why not.
-        size: bytes; of the artifact, or of the weights in PyTorch.
-        costs: What `profile` counts.
-        module: The PyTorch module that runs, for a profile of its layers.
+        form: Kind of output.
+        call: Runs it once; None where `error` says why not.
+        size: bytes, of the artifact, or of the weights in PyTorch.
+        costs: Counts of `costs_of`.
+        module: The PyTorch module that runs, for the times of its layers.
         runtime_object: The loaded artifact.
-        folder: Of the artifact.
-        notes: What a reader has to know.
+        folder: The artifact's folder.
+        notes: Remarks for the report.
     """
 
     runtime: str
@@ -92,7 +92,7 @@ class Subject:
 
 
 class BackboneDeployable(Deployable):
-    """A backbone alone, its normalisation inside; the taps' maps come out."""
+    """A backbone without head, normalisation inside, that returns the maps of its taps."""
 
     form = "features"
 
@@ -109,11 +109,11 @@ class BackboneDeployable(Deployable):
 def make_case(config: Config) -> Case:
     """Build what `config` names: a checkpoint's task, a task with random weights, or a backbone alone.
 
-    Random weights are given BatchNorm statistics of random pixels, so that nothing fades to numbers that processors
-    are slow at, or that no int8 range holds.
+    Random weights get BatchNorm statistics of random pixels. Without them activations shrink to denormal numbers:
+    those are slow on CPUs and have no int8 range.
 
     Raises:
-        ValueError, FileNotFoundError: As raised by what is built; the form is none of the task's.
+        ValueError, FileNotFoundError: As raised by what is built; the task has no such output.
     """
     choices = {key: str(value) for key, value in dict(config["choices"]).items() if key in ("backbone", "task", "head")}
     torch.manual_seed(config["seed"])
@@ -151,7 +151,7 @@ def make_case(config: Config) -> Case:
 
 
 def torch_subject(case: Case, runtime: str) -> Subject:
-    """The network in one of `TORCH_FORMS`: its training form, fused, fused in channels_last memory, compiled."""
+    """Prepare the network for one of `TORCH_FORMS`: eager (not fused), fused, channels_last, compiled."""
     model = case.model if runtime == "eager" else fuse_model(case.model)
     images = case.images
     costs = costs_of(model, case)
@@ -169,7 +169,7 @@ def torch_subject(case: Case, runtime: str) -> Subject:
 
 
 def case_deployable(case: Case, form: str) -> Deployable:
-    """What formats are made of, giving `form`."""
+    """Make the module that is exported, with outputs of kind `form`."""
     if case.task is None:
         return BackboneDeployable(fuse_model(case.model)).eval()
     model = make_deployable(case.task, form=form, image_size=tuple(case.images.shape[-2:]))
@@ -177,17 +177,17 @@ def case_deployable(case: Case, form: str) -> Deployable:
 
 
 def costs_of(model: nn.Module, case: Case) -> dict[str, int]:
-    """Of one image, what can be counted."""
+    """Count parameters, multiply-adds and memory of one image, by the names in `COSTS`."""
     channels = 3 if case.task else model.in_channels
     found = profile(model, tuple(case.images.shape[-2:]), in_channels=channels)
     return {key: getattr(found, key) for key in COSTS}
 
 
 def checked_names(runtimes: Iterable[str]) -> list[str]:
-    """Runtimes, each known.
+    """Drop repeated runtimes.
 
     Raises:
-        ValueError: One is not.
+        ValueError: A runtime is unknown.
     """
     known = (*TORCH_FORMS, *BACKENDS)
     unknown = [name for name in runtimes if name not in known]
@@ -212,7 +212,7 @@ def _image_size(config: Config, default: tuple[int, int]) -> tuple[int, int]:
 
 @torch.no_grad()
 def _settle(model: nn.Module, size: tuple[int, int], generator: torch.Generator) -> None:
-    """BatchNorm statistics of random images, of more where they are small."""
+    """Set BatchNorm statistics from 2 to 16 random images, more for small ones."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     before = [norm.momentum for norm in norms]
     for norm in norms:
@@ -236,7 +236,7 @@ def _with_pixels(case: Case, model: nn.Module) -> nn.Module:
 
 @dataclass
 class Entry:
-    """A subject with the images that it is timed on, and what of its row is known beforehand."""
+    """A subject, the images that it is timed on, and the row that its times go into."""
 
     subject: Subject
     images: Tensor

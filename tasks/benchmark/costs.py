@@ -1,6 +1,6 @@
-"""What a model costs, counted and not timed: parameters, multiply-adds, activations, memory, operators.
+"""Count what a model costs: parameters, multiply-adds, activations, memory, operators.
 
-The forward runs on fake tensors, which have shape, dtype and lifetime but no data: instant at any image size.
+The forward runs on fake tensors, which have shape and dtype but no data, so it takes no time at any image size.
 """
 
 import copy
@@ -32,10 +32,10 @@ class Profile:
         macs: Multiply-adds of convolutions (grouped, dilated, transposed), linear layers and matrix products,
             attention included. Bias, norm, activation, pooling, interpolation and element-wise products count 0.
         activations: Output elements of all convolution and linear layers.
-        activation_bytes_peak: bytes; most that eager PyTorch holds at once, image included, weights and the scratch
-            memory inside operators left out. A block's input lasts as long as the call of the block.
-        activation_bytes_planned: bytes; the same if each tensor went right after the last operator that uses it: for
-            these operators in this order no runtime's memory plan can undercut it.
+        activation_bytes_peak: bytes, peak of live activations in eager PyTorch. The image is included; weights and
+            scratch memory of operators are not. A block's input stays alive during the call of the block.
+        activation_bytes_planned: bytes, the same peak if each tensor were freed after its last use: the lower bound of
+            any runtime's memory plan for these operators in this order.
         memory_access_bytes: bytes read and written: inputs, weights and outputs of every operator, as if there were
             no cache. An in-place operator reads and writes, a view is free.
         depth: Convolution and linear operators that ran, on all branches together.
@@ -56,13 +56,13 @@ class Profile:
 
     @property
     def flops(self) -> int:
-        """Floating point operations: two a multiply-add."""
+        """Count floating point operations: two for each multiply-add."""
         return 2 * self.macs
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What one module ran itself, submodules left out: sums over its calls, but the output shape of the last."""
+    """Costs of one module without its submodules, summed over its calls; the shape is that of the last output."""
 
     name: str
     kind: str
@@ -80,10 +80,14 @@ def profile(
     in_channels: int = 3,
     dtype: torch.dtype = torch.float32,
 ) -> Profile:
-    """Counts the cost of `model(images)` for images `(batch_size, in_channels, H, W)`, eager, in eval mode, on a CPU.
+    """Count the cost of `model(images)` for images (batch_size, in_channels, H, W), eager, in eval mode, on a CPU.
+
+    >>> found = profile(nn.Conv2d(3, 8, 3, stride=2, padding=1), (224, 224))
+    >>> found.parameters, found.macs  # 3 * 3 * 3 * 8 weights and 8 biases; 112 * 112 positions
+    (224, 2709504)
 
     Args:
-        model: Any module from one image tensor to a tensor, dict or sequence; on any device, meta too; unchanged.
+        model: Any module from one image tensor to a tensor, dict or sequence, on any device; it stays unchanged.
         image_size: (H, W), px.
         dtype: Type that images and weights are cast to; `torch.float16` halves the bytes.
 
@@ -106,10 +110,10 @@ def profile(
 
 
 def layer_table(model: nn.Module, image_size: tuple[int, int], **options) -> tuple[Layer, ...]:
-    """One row for each module that ran an operator itself, in order of first use; options and errors of `profile`.
+    """Count the cost of each module that runs an operator itself, in order of first use.
 
-    Macs and memory access add up to the profile's: the addition of a residual block, say, is in the block's own row,
-    one in the model's own forward under the name `""`.
+    Options and errors are those of `profile`. Macs and memory access add up to the profile's: the addition of a
+    residual block is in the block's row, an operator of the model's own forward in the row named `""`.
     """
     trace = _run(model, image_size, **options)
     rows = []
@@ -121,7 +125,7 @@ def layer_table(model: nn.Module, image_size: tuple[int, int], **options) -> tup
 
 
 def _run(model: nn.Module, image_size, batch_size=1, in_channels=3, dtype=torch.float32) -> "_Trace":
-    """Traces an eval-mode copy of the model that has no data; on the copy hooks tell which module is running."""
+    """Trace an eval-mode copy of the model on fake tensors; hooks on the copy tell which module is running."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it would hide nn.MultiheadAttention in one operator
     try:
@@ -146,7 +150,7 @@ def _run(model: nn.Module, image_size, batch_size=1, in_channels=3, dtype=torch.
 
 
 class _Trace(TorchDispatchMode):
-    """Sees every operator that runs, and how long the storages that it makes stay alive."""
+    """Record each operator that runs, and the lifetime of each storage that it makes."""
 
     def __init__(self, images: Tensor):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Artifacts to be timed: exported on the fly, or made before by tools/export.py."""
+"""Prepare artifacts to be timed: exported on the fly, or written before by tools/export.py."""
 
 import shutil
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ from tasks.deploy.manifest import Manifest, TensorSpec, sha256
 
 
 def exported_subject(case: Case, runtime: str, precision: str, folder: Path, *, threads: int) -> Subject:
-    """The network in a format, exported into an empty folder and loaded.
+    """Export a network into an empty folder and load it.
 
     Raises:
         ValueError, ImportError: The format has no such precision, cannot run here or cannot hold the network.
@@ -35,7 +35,7 @@ def exported_subject(case: Case, runtime: str, precision: str, folder: Path, *, 
 
 
 def export_here(case: Case, runtime: str, precision: str, folder: Path) -> tuple[Manifest, tuple[str, ...]]:
-    """Write an artifact for timing alone: compared with nothing, its int8 ranges from random pixels."""
+    """Export for timing only: without the comparison with eager, and with int8 ranges from random pixels."""
     found = backend(runtime)
     images = case.images
     if str(images.dtype).removeprefix("torch.") not in found.inputs:
@@ -66,7 +66,7 @@ def export_here(case: Case, runtime: str, precision: str, folder: Path) -> tuple
 
 
 def artifact_subject(path: str | Path, config: Config) -> tuple[Subject, Manifest, Tensor]:
-    """An artifact from before, on random images of its own size.
+    """Load an artifact and draw random images of its size.
 
     Raises:
         FileNotFoundError, ValueError, ImportError: As `load_runtime`.
@@ -83,11 +83,11 @@ def artifact_subject(path: str | Path, config: Config) -> tuple[Subject, Manifes
 
 
 def phone_artifacts(config: Config, formats: Iterable[str], folder: Path) -> list[Path]:
-    """The artifacts that `config` names, or those made here, for timing alone, of the network that it names.
+    """List the artifacts that `config` names, or export the network that it names, for timing only.
 
     Args:
-        formats: To make it in, each in every precision of `config.precisions` that it has.
-        folder: Where to.
+        formats: Formats to export to, each in every precision of `config.precisions` that it has.
+        folder: Where the exports are written.
     """
     if given := artifact_paths(config):
         return [Path(path) for path in given]
@@ -103,7 +103,7 @@ def phone_artifacts(config: Config, formats: Iterable[str], folder: Path) -> lis
 
 
 def runtime_subject(runtime: Runtime, images: Tensor, *, case: Case | None = None) -> Subject:
-    """A loaded artifact on images; detections that a whole task wants and the graph does not give are finished here."""
+    """Prepare a loaded artifact; where the graph ends before the detections, the rest is done in PyTorch."""
     manifest = runtime.manifest
     images = images.to(getattr(torch, manifest.input.dtype)).contiguous()
     size = sum((runtime.folder / name).stat().st_size for name in manifest.hashes if name != "checkpoint")
@@ -119,9 +119,9 @@ def runtime_subject(runtime: Runtime, images: Tensor, *, case: Case | None = Non
 
 
 def form_for(case: Case, runtime: str) -> str:
-    """What a format gives of a case: for whole detections what is quickest in it, and finished in PyTorch.
+    """Choose the kind of output of a case in a format: the fastest one for end-to-end detection.
 
-    ONNX Runtime suppresses in the graph; elsewhere static suppression costs more than ours after the graph.
+    In ONNX Runtime that is NMS inside the graph; elsewhere static NMS in the graph is slower than ours after it.
     """
     if not case.task or not case.end_to_end or runtime == "onnx" or case.form != case.task.whole_output:
         return case.form
@@ -130,7 +130,7 @@ def form_for(case: Case, runtime: str) -> str:
 
 
 def _to_the_end(case: Case, runtime: Runtime, images: Tensor) -> Callable[[], object]:
-    """A call of the runtime and whatever is left of a whole task after it."""
+    """Make a function that runs the artifact and then the rest of the task."""
     manifest, size = runtime.manifest, tuple(images.shape[-2:])
     if not case.task or manifest.form == case.task.whole_output:
         return lambda: runtime.run(images)

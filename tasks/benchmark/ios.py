@@ -1,4 +1,4 @@
-"""Latency on an iPhone: a Core ML package with the steps for Xcode's report, and that report's numbers read back."""
+"""Time on an iPhone: write a Core ML package and the steps for Xcode, read the numbers of its report."""
 
 import json
 import shutil
@@ -33,10 +33,10 @@ The input is {size} px, batch {batch}, {dtype} RGB in 0..255; the normalisation 
 
 
 def run_on_ios(config: Config, folder: Path) -> tuple[list[Row], list[Table]]:
-    """Write the package and the steps into `output_dir`; with `ios_report` a row of what the phone took.
+    """Write the package and the steps into `output_dir`; with `ios_report` return a row of the phone's times.
 
     Raises:
-        ValueError: No Core ML artifact is given; the report is not in the form that the steps name.
+        ValueError: No Core ML artifact is given; the report is not as the steps describe it.
         FileNotFoundError: There is no report.
     """
     paths = phone_artifacts(config, ["coreml"], folder / "coreml")
@@ -70,10 +70,10 @@ def run_on_ios(config: Config, folder: Path) -> tuple[list[Row], list[Table]]:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """Times that somebody read off Xcode's performance report; the JSON that the steps name.
+    """Read the JSON into which the times of Xcode's performance report were copied.
 
     Raises:
-        FileNotFoundError, ValueError: It is not there or not in that form.
+        FileNotFoundError, ValueError: It is missing, or not as the steps describe it.
     """
     path = path.expanduser()
     if not path.exists():

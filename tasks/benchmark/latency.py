@@ -1,4 +1,4 @@
-"""How long a call takes: warmed up, in rounds over all that is compared, with the outliers cut off."""
+"""Time calls: warm-up, rounds over all candidates, trimmed mean."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,16 +13,15 @@ WORDS = 24  # of an error, in a table
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a call is timed.
+    """Settings of a measurement.
 
     Attributes:
-        warmup: Calls that are dropped before the first round; one more at the start of every round, since other
-            networks have filled the caches in between.
-        rounds: Rounds; each times every subject once over, so that what else the machine does hits all alike.
-        runs: Timed calls a round.
-        trim: Share of the calls that the trimmed mean leaves out at either end.
-        max_seconds: Of one subject; a subject whose calls would take longer gets fewer, at least three a round; none:
-            no limit.
+        warmup: Untimed calls before the first round. Each round begins with one more, since other networks have
+            filled the caches.
+        rounds: Number of rounds over all subjects; other load on the machine so affects all subjects alike.
+        runs: Timed calls in a round.
+        trim: Share of the calls left out at either end by the trimmed mean.
+        max_seconds: Limit for one subject: slower ones get fewer runs, at least three a round. None: no limit.
 
     Source: Vasu et al. 2023, "MobileOne", section 3.2, and its ModelBench.
     """
@@ -48,8 +47,8 @@ class Latency:
     """Times of one call, ms.
 
     Attributes:
-        trimmed: Mean without the lowest and highest share; what is compared.
-        count: Calls that were timed.
+        trimmed: Mean without the lowest and highest share `trim`; comparisons use it.
+        count: Number of timed calls.
     """
 
     trimmed: float
@@ -62,7 +61,11 @@ class Latency:
 
 
 def summarize(milliseconds: Sequence[float], trim: float = 0.1) -> Latency:
-    """Statistics of times in ms; the share `trim` of them, rounded down, is left out of `trimmed` at either end."""
+    """Compute the statistics of times in ms; `trimmed` leaves out the share `trim` at either end, rounded down.
+
+    >>> summarize([1, 2, 3, 4, 5, 6, 7, 8, 9, 100]).trimmed
+    5.5
+    """
     values = np.sort(np.asarray(milliseconds, np.float64))
     cut = int(trim * len(values))
     return Latency(
@@ -83,16 +86,16 @@ def measure(
     threads: int = 1,
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, Latency | str]:
-    """Time calls side by side: round after round, every subject in turn.
+    """Time several functions, each in turn in every round.
 
     Args:
-        subjects: {name: what is called}.
-        protocol: How.
-        threads: Of torch; other runtimes were told when they were loaded.
-        progress: Told the subject and the share that is done.
+        subjects: {name: function to time}.
+        protocol: Number of calls and rounds.
+        threads: Threads of torch; other runtimes get theirs when they are loaded.
+        progress: Called with the subject and the share done.
 
     Returns:
-        {name: its times, or in a few words why it cannot be called}; a failing subject costs the others nothing.
+        {name: its times, or the error as a line of text}; the other subjects are timed all the same.
     """
     times: dict[str, list[float]] = {name: [] for name in subjects}
     failed: dict[str, str] = {}
@@ -116,7 +119,7 @@ def measure(
 
 @contextmanager
 def torch_threads(threads: int):
-    """Let torch's operators use this many threads inside the block."""
+    """Set the number of threads of torch's operators inside the block."""
     if threads < 1:
         raise ValueError(f"threads={threads}: expected at least 1")
     before = torch.get_num_threads()
@@ -128,19 +131,19 @@ def torch_threads(threads: int):
 
 
 def in_words(error: BaseException) -> str:
-    """An error as one line for a table."""
+    """Shorten an error to one line for a table."""
     words = str(error).split()
     text = " ".join(words[:WORDS]) + (" ..." if len(words) > WORDS else "")
     return text if isinstance(error, ValueError | ImportError) and text else f"{type(error).__name__}: {text}"
 
 
 def latency_of(values: Mapping[str, float]) -> Latency:
-    """A `Latency` from what was stored of it."""
+    """Restore a `Latency` from a row of the store."""
     return Latency(**{field.name: values[field.name] for field in fields(Latency)})
 
 
 def _warm_up(call: Callable[[], object], protocol: Protocol) -> int:
-    """Call without timing; the number of runs a round that the time allows."""
+    """Call without timing; returns the runs a round that `max_seconds` allows."""
     call()  # compiles, allocates
     spent = [0.0]
     for _ in range(max(protocol.warmup - 1, 1)):
@@ -154,7 +157,7 @@ def _warm_up(call: Callable[[], object], protocol: Protocol) -> int:
 
 
 def _timed(call: Callable[[], object], runs: int) -> list[float]:
-    """Milliseconds of each of some calls."""
+    """Time calls one by one, ms."""
     found = []
     for _ in range(runs):
         start = time.perf_counter_ns()

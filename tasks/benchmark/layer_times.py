@@ -1,4 +1,4 @@
-"""Where the time goes: layer by layer, for PyTorch's forms and for runtimes that tell."""
+"""Time each layer, in PyTorch and in runtimes that have a profiler."""
 
 import json
 import tempfile
@@ -36,14 +36,14 @@ TELLING = {  # what measures layers where a runtime's Python package does not
 
 @dataclass
 class LayerTime:
-    """One layer, or one operator of a runtime.
+    """Time of one layer, or of one operator of a runtime.
 
     Attributes:
-        name: Of the module, or of the operator in its graph.
+        name: Name of the module, or of the operator in its graph.
         kind: Class of the module, or type of the operator.
-        ms: Median of the calls, without what is inside its own parts.
-        macs: Multiply-adds; none where the runtime has no modules.
-        bytes_moved: Read and written, weights included, as if there were no cache; none where unknown.
+        ms: Median over the calls, submodules left out.
+        macs: Multiply-adds; None where the runtime has no modules.
+        bytes_moved: bytes read and written, weights included, as if there were no cache; None where unknown.
     """
 
     name: str
@@ -54,11 +54,11 @@ class LayerTime:
 
 
 def profile_tables(entries: Iterable["Entry"], config: Config, folder: Path) -> list[Table]:
-    """Profile what was timed and tells about its layers; write layers.json.
+    """Time the layers in each runtime that has a profiler, and write layers.json.
 
     Returns:
-        A table each of eager, fused, ONNX Runtime and ExecuTorch, the longest layers first. For runtimes that keep
-        their layers' times to themselves one table of the tools that tell.
+        One table for each of eager, fused, ONNX Runtime and ExecuTorch, slowest layers first. For other runtimes one
+        table names their own profiling tools.
     """
     tables, content, silent = [], {}, []
     for entry in entries:
@@ -82,19 +82,18 @@ def profile_tables(entries: Iterable["Entry"], config: Config, folder: Path) -> 
 
 
 def profile_module(model: nn.Module, images: Tensor, *, runs: int, threads: int = 1) -> tuple[list[LayerTime], float]:
-    """Time each module's own work.
+    """Time each module without its submodules.
 
-    A module's own work is its call without the calls of its parts: the addition of a residual block is in the block's
-    row. So the rows add up to the whole call with the clocks in it.
+    The addition of a residual block is in the block's row, so the rows add up to the whole call, hooks included.
 
     Args:
-        model: In eval mode; its hooks are taken off again.
-        images: What it is called on.
-        runs: Calls, of which each row has the median.
-        threads: Of torch.
+        model: In eval mode; hooks are removed afterwards.
+        images: Its input.
+        runs: Number of calls; each row has their median.
+        threads: Threads of torch.
 
     Returns:
-        Rows, the longest first, and the median of the whole call without the clocks, ms.
+        Rows, slowest first, and the median of the whole call without hooks, ms.
     """
     counted = {row.name: row for row in layer_table(model, tuple(images.shape[-2:]), batch_size=len(images))}
     names = {module: name for name, module in model.named_modules()}
@@ -138,7 +137,7 @@ def profile_module(model: nn.Module, images: Tensor, *, runs: int, threads: int 
 
 
 def profile_onnx(subject, images: Tensor, *, runs: int, threads: int = 1) -> tuple[list[LayerTime], float]:
-    """Time each operator by ONNX Runtime's own trace; as `profile_module`.
+    """Time each operator by ONNX Runtime's profiler; returns as `profile_module`.
 
     Source: ONNX Runtime, documentation, "Profiling tools".
     """
@@ -158,7 +157,7 @@ def profile_onnx(subject, images: Tensor, *, runs: int, threads: int = 1) -> tup
 
 
 def read_onnx_trace(events: list[dict], *, warmup: int = 0) -> list[LayerTime]:
-    """Operators of ONNX Runtime's profiling JSON, the longest first; the first calls of each are dropped.
+    """Read operators from ONNX Runtime's profiling JSON, slowest first.
 
     Args:
         events: [{"cat": "Node", "name": "<node>_kernel_time", "dur": us, "args": {"op_name", "output_size",
@@ -181,10 +180,10 @@ def read_onnx_trace(events: list[dict], *, warmup: int = 0) -> list[LayerTime]:
 
 
 def profile_executorch(subject, images: Tensor, *, runs: int) -> tuple[list[LayerTime], float]:
-    """Time each operator by ExecuTorch's event trace, those inside XNNPACK by its own clock; as `profile_module`.
+    """Time each operator by ExecuTorch's event trace, those in XNNPACK by XNNPACK's clock; returns as `profile_module`.
 
-    XNNPACK's clock counts whole microseconds, and its operators are not the program's: it merges activations into
-    convolutions, calls 1x1 ones fully connected, and adds transpositions; so they have neither multiply-adds nor bytes.
+    XNNPACK counts whole microseconds. Its operators are not those of the program: it merges activations into
+    convolutions, turns 1x1 ones into fully connected ones, and adds transpositions. So they have no macs and bytes.
 
     Source: ExecuTorch, documentation, "Profiling models".
     """
@@ -198,12 +197,12 @@ def profile_executorch(subject, images: Tensor, *, runs: int) -> tuple[list[Laye
 
 
 def read_executorch_events(events: Iterable[tuple[str, bool, list[float]]], *, warmup: int = 0) -> list[LayerTime]:
-    """Operators of ExecuTorch's trace, the longest first.
+    """Read operators from ExecuTorch's trace, slowest first.
 
     Args:
-        events: (name, whether a delegate ran it, ms of each call). Of those outside delegates a call of a delegate is
-            one, whose time beyond its operators' becomes the row "around the delegate's operators"; the call of the
-            whole method is left out.
+        events: (name, whether a delegate ran it, ms of each call). The call of a delegate is itself an event, too;
+            its time beyond its operators becomes the row "around the delegate's operators". The call of the whole
+            method is left out.
         warmup: Calls to drop.
     """
     layers, inside, around = [], 0.0, 0.0
@@ -221,7 +220,7 @@ def read_executorch_events(events: Iterable[tuple[str, bool, list[float]]], *, w
 
 
 def layers_table(title: str, layers: list[LayerTime], whole: float) -> Table:
-    """The longest layers, the others as one, and their sum beside the whole call."""
+    """Tabulate the slowest layers, the others in one row, and their sum beside the whole call."""
     total = sum(layer.ms for layer in layers)
 
     def line(name: str, kind: str, part: list[LayerTime]) -> tuple[str, ...]:

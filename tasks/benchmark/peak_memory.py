@@ -1,4 +1,4 @@
-"""How much memory a network takes, measured in a process that does nothing else."""
+"""Measure the peak memory of a network in a process of its own."""
 
 import json
 import os
@@ -21,11 +21,11 @@ SECONDS = 300  # after which a process is given up
 
 
 def peak_memory(what: nn.Module | Path, images: Tensor, *, threads: int = 1) -> int:
-    """Bytes by which a fresh process grows at most while it loads and runs a network, its packages aside.
+    """Measure by how many bytes a fresh process grows at most while it loads and runs a network, packages aside.
 
     Args:
         what: A module, or the folder of an artifact.
-        images: What it runs on.
+        images: Its input.
         threads: CPU threads of a call.
 
     Raises:
@@ -70,7 +70,7 @@ def _grow(saved: Path, threads: int) -> int:
 
 
 def _restart_peak() -> int:
-    """Bytes that the process holds; Linux counts its peak anew from here."""
+    """Reset the peak that Linux keeps of this process; returns the bytes it holds now."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
         return _peak()

@@ -1,4 +1,4 @@
-"""Latency as pictures: bars of one network's runtimes, accuracy against latency of many networks."""
+"""Draw latency: bars of one network's runtimes, accuracy against latency of many networks."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ LEAST = 3  # networks that make a picture
 
 
 def draw_bars(rows: Sequence[Mapping[str, Any]], picture: Path) -> None:
-    """One bar for each measurement, from the fastest call to the 90th percentile as a line in it."""
+    """Draw one bar a measurement, with a line from the fastest call to the 90th percentile."""
     timed = [row for row in rows if row.get("ms")]
     several = len({row["network"] for row in timed}) > 1
     figure = Figure(figsize=(9, 1.4 + 0.42 * len(timed)), dpi=110, facecolor="white", layout="constrained")
@@ -59,10 +59,10 @@ def draw_bars(rows: Sequence[Mapping[str, Any]], picture: Path) -> None:
 
 
 def draw_zoo(rows: Sequence[Mapping[str, Any]], picture: Path) -> bool:
-    """Score against latency, a panel for PyTorch (unfused to fused) and for each other runtime and precision.
+    """Draw score against latency, one panel for PyTorch (not fused and fused) and for each runtime and precision.
 
     Args:
-        rows: Measurements with "score", of one task and equal settings.
+        rows: Measurements with a "score", of one task and in equal settings.
         picture: File to write.
 
     Returns:
@@ -100,7 +100,7 @@ def draw_zoo(rows: Sequence[Mapping[str, Any]], picture: Path) -> bool:
 
 
 def _scatter(axes: Axes, title: str, rows: list[Mapping], unfused: Mapping[str, Mapping], colors: dict) -> None:
-    """Points and the front of those that nothing beats; hollow points and thin lines for the unfused."""
+    """Draw points and their Pareto front; networks not fused are hollow points with thin lines."""
     for row in rows:
         x, y, color = row["ms"]["trimmed"], row["score"]["value"], colors[_family(row["backbone"])]
         before = unfused.get(row["network"])
@@ -125,7 +125,7 @@ def _scatter(axes: Axes, title: str, rows: list[Mapping], unfused: Mapping[str, 
 
 
 def _label(figure: Figure, axes: Axes, rows: list[Mapping]) -> None:
-    """Names where they hide nothing, those on the front first; a name without room is left out."""
+    """Write names where there is room, those on the Pareto front first; the others are left out."""
     renderer = figure.canvas.get_renderer()
     points = [(row["ms"]["trimmed"], row["score"]["value"]) for row in rows]
     marks = [axes.transData.transform(offset) for c in axes.collections for offset in c.get_offsets()]
@@ -149,7 +149,7 @@ def _label(figure: Figure, axes: Axes, rows: list[Mapping]) -> None:
 
 
 def _family(backbone: str) -> str:
-    """What the names of one family begin with: "mnv3" of mnv3_small, "resnet" of resnet18."""
+    """Cut a backbone's name down to its family: "mnv3" of mnv3_small, "resnet" of resnet18."""
     return re.sub(r"\d\d+$", "", backbone.split("_")[0])
 
 

@@ -1,4 +1,4 @@
-"""What a network's latency is set against: what it scores, and what was counted of it."""
+"""Find a network's score, the Pareto front, and how costs correlate with latency."""
 
 import importlib
 import json
@@ -15,10 +15,10 @@ MONITORS = tuple(f"{split}/{name}" for split in ("val", "test") for name in ("to
 
 
 def score_of(config: Config) -> dict[str, Any] | None:
-    """How good a network is: its checkpoint's evaluation.json, else the published ImageNet accuracy of its backbone.
+    """Read a network's score from its checkpoint's evaluation.json, else take its backbone's published ImageNet top-1.
 
     Returns:
-        {"name", "value", "resolution": px or none}; none where nothing is known.
+        {"name", "value", "resolution": px or None}, or None where there is no score.
     """
     if config["checkpoint"]:
         file = Path(config["checkpoint"]).expanduser().parent / "evaluation.json"
@@ -35,7 +35,11 @@ def score_of(config: Config) -> dict[str, Any] | None:
 
 
 def pareto_front(milliseconds: Sequence[float], scores: Sequence[float]) -> list[int]:
-    """Places of those that nothing else beats in both, by rising latency; of equals the first."""
+    """Find the points that no other beats in both latency and score; returns indices by rising latency.
+
+    >>> pareto_front([10, 20, 30], [70, 60, 80])
+    [0, 2]
+    """
     order = sorted(range(len(scores)), key=lambda place: (milliseconds[place], -scores[place]))
     front: list[int] = []
     for place in order:

@@ -1,4 +1,4 @@
-"""Where measurements are kept: one line of JSON each, in one file that every run appends to."""
+"""Store measurements: one line of JSON each, in a file that every run appends to."""
 
 import hashlib
 import importlib.metadata
@@ -51,7 +51,7 @@ Row = dict[str, Any]
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Add a line to a store, whole, whoever else is writing; a line that a crash left unfinished is closed first."""
+    """Append a row to a store, safely beside other writers; a line cut off by a crash is ended first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = to_json(row, separators=(",", ":")).encode() + b"\n"
     with path.open("a+b") as file:
@@ -67,7 +67,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All measurements of a store, oldest first; damaged lines are passed over with a warning. No file: none."""
+    """Read all rows of a store, oldest first; damaged lines are skipped with a warning, a missing file is empty."""
     rows = []
     if not path.is_file():
         return rows
@@ -86,40 +86,40 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def newest(rows: Iterable[Row]) -> dict[str, Row]:
-    """Of measurements that succeeded the newest of each identity, by `identity`."""
+    """Keep the newest successful measurement of each `identity`."""
     return {identity(row): row for row in rows if not row.get("error")}
 
 
 def identity(row: Mapping[str, Any]) -> str:
-    """What makes a measurement superfluous: the same network in the same settings with the same packages."""
+    """Make a key that is equal for the same network in the same settings with the same packages."""
     return json.dumps([row.get(key) for key in IDENTITY], sort_keys=True)
 
 
 def differing(row: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Settings in which two measurements differ, so that their times cannot be compared; empty where they can."""
+    """List the settings in which two measurements differ; times are comparable where the list is empty."""
     return [key for key in SETTINGS if _plain(row.get(key)) != _plain(other.get(key))]
 
 
 def output_folder(config: Config) -> Path:
-    """`output_dir`, made where it is missing."""
+    """Make `output_dir` where it is missing, and return it."""
     folder = Path(config["output_dir"] or "benchmarks").expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def store_path(config: Config) -> Path:
-    """The file that measurements are appended to."""
+    """Return the file that measurements are appended to."""
     return Path(config["store"]).expanduser() if config["store"] else output_folder(config) / FILE
 
 
 def artifact_paths(config: Config) -> list[str]:
-    """Artifacts that the configuration names."""
+    """List the artifacts that the configuration names."""
     one = [config["artifact"]] if config["artifact"] else []
     return list(dict.fromkeys([*one, *config["artifacts"]]))
 
 
 def described_artifact(manifest: Manifest, path: str | Path) -> Row:
-    """What an artifact's certificate tells of a measurement."""
+    """Fill in the part of a row that an artifact's manifest tells."""
     choices = dict(manifest.config.get("choices") or {})
     parts = [label(manifest.config, key) for key in ("backbone", "head") if choices.get(key)]
     return {
@@ -132,12 +132,12 @@ def described_artifact(manifest: Manifest, path: str | Path) -> Row:
 
 
 def work_of(form: str, end_to_end: bool) -> str:
-    """What is timed, in words."""
+    """Say in words what is timed."""
     return "pixels to predictions" if end_to_end else f"pixels to {form}"
 
 
 def runtime_versions(runtime: str, precision: str = "fp32") -> dict[str, str]:
-    """Of the packages that decide how fast a runtime is, and settings that it runs with beyond its defaults."""
+    """List versions of the packages that decide a runtime's speed, and its settings other than the defaults."""
     found = versions(("torch", *RUNTIME_PACKAGES.get(runtime, ())))
     if runtime in BACKENDS:
         with suppress(ImportError):
@@ -146,7 +146,7 @@ def runtime_versions(runtime: str, precision: str = "fp32") -> dict[str, str]:
 
 
 def environment() -> dict[str, Any]:
-    """What the machine is, and how busy it is."""
+    """Describe the machine and its load."""
     found = {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
@@ -159,7 +159,7 @@ def environment() -> dict[str, Any]:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Of those packages that are installed."""
+    """List versions of the packages that are installed."""
     found = {}
     for package in packages:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -168,7 +168,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def machine(found: Mapping[str, Any]) -> str:
-    """Short name of a machine; equal only where CPU, cores and system are."""
+    """Name a machine; names are equal only where CPU, cores and system are."""
     parts = [found.get("cpu"), found.get("cores"), str(found.get("os")).split()[0]]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 

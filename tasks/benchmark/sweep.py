@@ -1,4 +1,4 @@
-"""Many networks timed one after the other, each in a process of its own, and one report over all of them."""
+"""Time many networks, each in a process of its own, and report over all of them."""
 
 import json
 import logging
@@ -31,22 +31,22 @@ logger = logging.getLogger(__name__)
 
 
 def sweep(config: Config, backbones: Sequence[str], run: Callable[[list[str]], str]) -> list[Table]:
-    """Time every backbone under every task, or checkpoints, and set score against latency.
+    """Time backbones under tasks, or checkpoints, and draw score against latency.
 
-    A network whose run is complete in `output_dir` is not started again, and one that the store knows in equal settings
-    is not timed again, unless `again`; so an interrupted sweep goes on where it stopped. What fails costs the others
-    nothing.
+    An interrupted sweep goes on where it stopped: a network whose run is complete in `output_dir`, or whose times the
+    store has in equal settings, is not timed again, unless `again`. A failing network does not stop the others.
 
-    In `output_dir`: zoo.json (rows, correlations), zoo.md, zoo.png or one picture a task, runs/ (each network's own).
+    Writes zoo.json (rows, correlations), zoo.md, zoo.png or one picture a task, and runs/ (one folder a network) into
+    `output_dir`.
 
     Args:
         config: With `sweep`: "zoo" for every backbone, or {"backbone", "task", "head", "checkpoint", "runtimes",
             "precisions"}.
-        backbones: All that there are.
-        run: Runs tools/benchmark.py with these arguments; returns "" or what went wrong.
+        backbones: Names of all backbones.
+        run: Runs tools/benchmark.py with arguments; returns "" or the error.
 
     Raises:
-        ValueError: The sweep names nothing, or what is not there; nothing could be timed.
+        ValueError: The sweep names nothing or something unknown; nothing could be timed.
     """
     if config["image_size"] is not None:
         parse_size(config["image_size"], "image_size")
@@ -82,12 +82,12 @@ def sweep(config: Config, backbones: Sequence[str], run: Callable[[list[str]], s
 
 
 def request_of(words: Sequence[str]) -> list[str]:
-    """The arguments that decide what is timed."""
+    """Keep the arguments that decide what is timed."""
     return sorted(word for word in words if word.partition("=")[0] not in ("output_dir", "store", "again"))
 
 
 def run_as_process(script: Path) -> Callable[[list[str]], str]:
-    """Run a tool in a process of its own: a converter that crashes takes nothing along."""
+    """Make a function that runs a tool in a process of its own, so that a crash ends only that process."""
 
     def run(words: list[str]) -> str:
         done = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=False)
@@ -100,7 +100,7 @@ def run_as_process(script: Path) -> Callable[[list[str]], str]:
 
 
 def zoo_tables(rows: Sequence[Row]) -> list[Table]:
-    """One table a task: a line a network, a column a runtime and precision; then the rank correlations."""
+    """Tabulate each task: one line a network, one column a runtime and precision; then the rank correlations."""
     tables, studied = [], {}
     for task, found in _by_task(rows).items():
         timed = [row for row in found if row.get("ms")]
@@ -147,7 +147,7 @@ def zoo_tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def _plan(config: Config, backbones: Sequence[str]) -> dict[str, list[str]]:
-    """{name: arguments} of every run."""
+    """List the runs as {name: arguments}."""
     wanted = plain(config)["sweep"]
     if isinstance(wanted, str):
         if wanted != "zoo":
@@ -183,7 +183,7 @@ def _classifier(backbone: str) -> str:
 
 
 def _finished(place: Path, request: Sequence[str], here: str, *, partly: bool = False) -> list[Row]:
-    """Rows of a run that is done, without a failure unless `partly`, for the same request on this machine."""
+    """Read the rows of a complete run of the same request on this machine; failures count only with `partly`."""
     try:
         rows = json.loads((place / "benchmark.json").read_text())["rows"]
     except (OSError, ValueError, KeyError):
@@ -229,7 +229,7 @@ def _columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def _studied(rows: Sequence[Row], columns: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, dict]]:
-    """Of each runtime and precision with enough networks: how many, and {cost: rank correlation with latency}."""
+    """Correlate costs with latency for each runtime and precision that has at least `FEWEST` networks."""
     result = {}
     for column in columns:
         found = [row for row in rows if (row["runtime"], row["precision"]) == column and row.get("ms") and row["costs"]]
@@ -250,6 +250,6 @@ def _cell(row: Mapping[str, Any] | None, reference: Mapping[str, Any]) -> str:
 
 
 def _gain(cells: Mapping[tuple[str, str], Row]) -> str:
-    """How many times faster the fused form is, in eager PyTorch."""
+    """Say how many times faster the fused network is in eager PyTorch."""
     pair = [cells.get((name, "fp32"), {}).get("ms") for name in ("eager", "fused")]
     return f"{pair[0]['trimmed'] / pair[1]['trimmed']:.2f}x" if all(pair) else "-"
