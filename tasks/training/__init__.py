@@ -1,1 +1,1 @@
-"""The run: `fit.fit` trains what a configuration describes, resumes, logs, and keeps the checkpoints."""
+"""Train: `fit.fit` runs the training that a configuration describes, resumes it, logs, and keeps checkpoints."""

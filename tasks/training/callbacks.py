@@ -1,4 +1,4 @@
-"""What happens around training: averages, weight decay, waiting for data, pictures, a line an epoch."""
+"""Callbacks of a training: EMA, weight decay schedule, data wait, losses, pictures, one line an epoch."""
 
 import math
 import time
@@ -16,12 +16,12 @@ from tasks.training.curves import draw_curves
 
 
 class EMA(WeightAveraging):
-    """Exponential moving average of weights and buffers, used in validation and stored as the checkpoint's weights.
+    """Average weights and buffers exponentially; validation uses the average, and checkpoints store it.
 
-    The decay of update n is min(decay, (1 + n) / (10 + n)), so that the initial weights fade quickly in a short run.
+    The decay of update n is min(decay, (1 + n) / (10 + n)): the initial weights fade quickly, also in a short run.
 
     Args:
-        decay: Share of the average that stays at each step.
+        decay: Weight of the old average at each step.
 
     Raises:
         ValueError: `decay` is not between 0 and 1.
@@ -46,8 +46,7 @@ class EMA(WeightAveraging):
         return min(self.decay, (1 + update) / (10 + update))
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Log the decay of the last update, and how far the averaged parameters are from the current: the norm of the
-        difference over that of the current ones."""
+        """Log the last decay, and the relative distance of averaged from current parameters (L2 norm)."""
         super().on_train_epoch_end(trainer, task)
         pairs = [*zip(self._average_model.module.parameters(), task.parameters(), strict=True)]
         with torch.no_grad():
@@ -58,15 +57,16 @@ class EMA(WeightAveraging):
 
 
 class WeightDecay(L.Callback):
-    """Lets the optimiser's weight decay go to another value along half a cosine, a step at a time.
+    """Change the weight decay step by step along half a cosine, down or up to `final`.
 
-    The value of a step follows from its number alone. It reaches the decayed group: the first of `parameter_groups`.
+    The value depends only on the number of the step, so a resumed run has the same. It applies to the first of
+    `parameter_groups`, the one with weight decay.
 
     Args:
-        final: Weight decay at the run's end.
+        final: Weight decay at the end of the run.
 
     Raises:
-        ValueError: `final` is negative; the optimiser has no weight decay, or the run no end (when training starts).
+        ValueError: `final` is negative; when training starts: the optimiser has no weight decay, or the run no end.
 
     Source: Vasu et al. 2022, "MobileOne", section 4.1 (1e-4 to 1e-5).
     """
@@ -91,11 +91,11 @@ class WeightDecay(L.Callback):
 
 
 class DataMonitor(L.Callback):
-    """Logs what an epoch has of the data: the share of its time that training waits for them, and their progress.
+    """Log the share of an epoch spent waiting for data, and the values of the data module's `progress(epoch)`.
 
-    "train/data_wait" is the share of the time between the first batch asked for and the last one trained with, without
-    validation, that goes by from one trained batch to the next one's arrival, on the process that trains; loading in
-    that process counts in full. "progress/..." is what the data module's `progress(epoch)` states.
+    "train/data_wait" is the time between the end of a step and the arrival of the next batch, as a share of the epoch's
+    training time without validation. With no loader processes, all loading is waiting. "progress/..." are the values of
+    `progress`.
     """
 
     def on_train_epoch_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
@@ -125,7 +125,7 @@ class DataMonitor(L.Callback):
 
 
 class LossLog(L.Callback):
-    """Logs the loss of steps, and the means over an epoch: before a checkpoint is written, so that none is lost."""
+    """Log the loss of steps, and the means over an epoch before its checkpoint is written."""
 
     def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch, index: int) -> None:
         self.before = trainer.global_step
@@ -145,10 +145,10 @@ class LossLog(L.Callback):
 
 
 class PredictionSheet(L.Callback):
-    """Leaves predictions.png after each validation: images with ground truth and prediction, spread over the set.
+    """Draw predictions.png after each validation: ground truth and prediction of images spread evenly over the set.
 
     Args:
-        path: The picture.
+        path: PNG file to write.
         count: Number of images.
     """
 
@@ -173,7 +173,7 @@ class PredictionSheet(L.Callback):
 
 
 class Curves(L.Callback):
-    """Draws curves.png from metrics.csv after each epoch."""
+    """Draw curves.png from metrics.csv after each epoch."""
 
     def __init__(self, csv: CsvLog, path: Path) -> None:
         self.csv, self.path = csv, path
@@ -186,19 +186,19 @@ class Curves(L.Callback):
 
 
 class TerminalBar(RichProgressBar):
-    """Lightning's bar for a terminal, with epochs counted from 1 and without a logger's version among the metrics."""
+    """Show Lightning's progress bar with epochs counted from 1 and without the logger's version."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         last = f"/{self.trainer.max_epochs}" if (self.trainer.max_epochs or -1) > 0 else ""
         return f"Epoch {current_epoch + 1}{last}".ljust(len(self.validation_description))
 
     def get_metrics(self, trainer: L.Trainer, task: L.LightningModule) -> dict[str, Any]:
-        """What stands beside the bar, by name."""
+        """List the metrics beside the bar, by name."""
         return {name: value for name, value in super().get_metrics(trainer, task).items() if name != "v_num"}
 
 
 class EpochLine(L.Callback):
-    """Prints one line an epoch: what stays of the progress, in a log file, in a pipe and above a terminal's bar."""
+    """Print one line an epoch, in log files and pipes as above a terminal's bar."""
 
     def on_fit_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         self.began, self.first = time.perf_counter(), trainer.current_epoch

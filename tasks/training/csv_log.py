@@ -1,4 +1,4 @@
-"""Numbers on disk: a run's as a CSV file that a resumed run goes on with, others as JSON."""
+"""Log metrics as a CSV file that a resumed run continues."""
 
 import csv
 import io
@@ -11,13 +11,13 @@ from tasks.files.writing import write_bytes
 
 
 class CsvLog(Logger):
-    """Writes metrics.csv: one row a logged step, columns as they appear.
+    """Write metrics.csv: one row a logged step, new columns as they appear.
 
-    Lightning's own logger deletes the file of an earlier start; here a resumed run keeps the rows before its step.
+    A resumed run keeps the rows before its step; Lightning's CSVLogger would delete the file.
 
     Args:
-        folder: Where metrics.csv goes.
-        keep_before: Keep earlier rows of at most this step; none: start anew.
+        folder: Folder of metrics.csv.
+        keep_before: Last step whose rows are kept; None: start a new file.
     """
 
     def __init__(self, folder: Path, *, keep_before: int | None = None) -> None:
@@ -30,7 +30,7 @@ class CsvLog(Logger):
             self.rows = [row for row in rows if int(row["step"]) < keep_before]
 
     def latest(self) -> dict[str, float | int | str]:
-        """The last value of each column."""
+        """Return the last value of each column."""
         return {key: value for row in self.rows for key, value in row.items()}
 
     @property
@@ -43,7 +43,7 @@ class CsvLog(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params, *args, **kwargs) -> None:
-        """Nothing: the configuration is in config.yaml."""
+        """Do nothing: the configuration is in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

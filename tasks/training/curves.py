@@ -1,4 +1,4 @@
-"""The course of a training as one picture, drawn from the metrics.csv that Lightning's CSVLogger keeps."""
+"""Draw the curves of a training from its metrics.csv."""
 
 import csv
 import math
@@ -23,10 +23,10 @@ _MOST_CLASSES = 30  # more lines cannot be told apart
 
 
 def draw_curves(metrics_csv: str | Path, picture: str | Path) -> None:
-    """Writes `curves_figure` as a PNG, which appears whole or not at all.
+    """Write `curves_figure` as a PNG, atomically.
 
     Raises:
-        FileNotFoundError: there is no metrics_csv.
+        FileNotFoundError: There is no metrics_csv.
     """
     buffer = BytesIO()
     curves_figure(metrics_csv).savefig(buffer, format="png")
@@ -34,20 +34,20 @@ def draw_curves(metrics_csv: str | Path, picture: str | Path) -> None:
 
 
 def curves_figure(metrics_csv: str | Path) -> Figure:
-    """Draws losses, validation scores and learning rates over the steps of a training, one panel each.
+    """Draw losses, validation scores and learning rates over the steps of a training, one panel each.
 
-    A fourth panel shows what else is scheduled, where something is: weight decay and progress of the data that change,
-    and the averaged weights; each curve as a share of its own maximum, with its range in the legend.
+    A fourth panel shows other schedules, where there are any: weight decay, image size and strength of the data, the
+    averaged weights. Each curve there is a share of its own maximum; the legend gives its range.
 
-    The ticks count finished epochs where there are several, and steps otherwise. Scores of single classes, such as
-    `val/IoU/road`, are faint lines, left out above 30 classes; long curves of training are shown with their running
-    mean. A file without rows yet gives empty panels.
+    Ticks count finished epochs where there are several, else steps. Scores of single classes, such as `val/IoU/road`,
+    are faint lines, left out above 30 classes. Long training curves have their running mean. A file without rows gives
+    empty panels.
 
     Args:
-        metrics_csv: written by CSVLogger; a row fills some columns only, and the last row may be unfinished.
+        metrics_csv: File of `CsvLog`; rows may fill some columns only, and the last row may be cut off.
 
     Raises:
-        FileNotFoundError: there is no metrics_csv.
+        FileNotFoundError: There is no metrics_csv.
     """
     series, epoch_ends = _read(Path(metrics_csv))
     losses = {name: curve for name, curve in series.items() if "loss" in name or name in _SUMMANDS}
@@ -82,7 +82,7 @@ def curves_figure(metrics_csv: str | Path) -> Figure:
 
 
 def _schedules(series: Series) -> Series:
-    """What changes by a plan, divided by its maximum, by a name that tells its range."""
+    """Collect schedules, each divided by its maximum, under a name that tells its range."""
     scaled = {}
     for name, (steps, values) in series.items():
         known = values[np.isfinite(values)]
@@ -99,7 +99,7 @@ def _schedules(series: Series) -> Series:
 
 
 def _read(path: Path) -> tuple[Series, dict[int, float]]:
-    """Returns the filled cells of each column, by step, and the last step of each finished epoch, counted from 1."""
+    """Read the filled cells of each column by step, and the last step of each finished epoch, counted from 1."""
     cells: dict[str, dict[float, float]] = defaultdict(dict)
     last_step: dict[int, float] = {}
     validated = set()

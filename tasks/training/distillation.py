@@ -1,4 +1,4 @@
-"""Learning from a teacher: a trained network whose predictions the task's own follow, beside the labels."""
+"""Distillation: a loss on a trained teacher's predictions beside the loss on the labels."""
 
 import torch
 from torch import Tensor, nn
@@ -8,16 +8,17 @@ FORMS = ("hard", "soft")
 
 
 class Distillation:
-    """Draws the raw predictions of a task towards a teacher's.
+    """Pull the raw predictions of a task towards a teacher's.
 
-    The teacher is frozen and in eval mode. It is no part of the task: no checkpoint, average or optimiser holds it, so
-    training needs it again after a stop, and nothing else does.
+    The teacher is frozen and in eval mode. It is stored in no checkpoint, average or optimiser, so a resumed training
+    loads it again.
 
     Args:
-        teacher: The trained network: the task's images in, mixed where they are; logits of the task's classes out.
+        teacher: Trained network from the task's images (after mixing) to logits of the task's classes.
         form: "hard": cross-entropy with the class that the teacher prefers; "soft": divergence from its probabilities.
-        weight: Of the teacher; the task's own loss has the rest.
-        temperature: Divides the logits of both in the soft form, whose gradient its square keeps comparable.
+        weight: Weight of the teacher's loss; the task's own loss has 1 - weight.
+        temperature: Divides the logits of both in the soft form; the loss is multiplied by its square, which keeps the
+            size of gradients.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -37,13 +38,13 @@ class Distillation:
         return self  # an averaged copy of the task needs no teacher of its own
 
     def blend(self, losses: dict[str, Tensor], raw: Tensor | dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
-        """Summands of the whole loss.
+        """Mix the task's loss with the teacher's.
 
         Args:
             losses: Summands of the task's own loss.
-            raw: The task's raw predictions: class logits (N, K, ...), or a dict that names those which follow the
-                teacher "distilled_logits".
-            images: (N, 3, H, W) that gave them.
+            raw: The task's raw predictions: class logits (N, K, ...), or a dict in which the logits that follow
+                the teacher are "distilled_logits".
+            images: (N, 3, H, W) from which they were predicted.
 
         Returns:
             The summands times 1 - weight, and "distillation" times weight.
@@ -54,13 +55,13 @@ class Distillation:
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
-        """The teacher's, (N, K, ...)."""
+        """Compute the teacher's logits (N, K, ...)."""
         if images.device != self.device:
             self.teacher, self.device = self.teacher.to(images.device), images.device
         return self.teacher(images)
 
     def loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
-        """Mean over images, and pixels where there are any, of the distance of class logits from a teacher's."""
+        """Compute the distance of class logits from a teacher's, the mean over images (and pixels)."""
         if self.form == "hard":
             return F.cross_entropy(logits, wanted.argmax(1))
         own, theirs = ((one.float() / self.temperature).log_softmax(1) for one in (logits, wanted))
@@ -69,7 +70,7 @@ class Distillation:
 
 
 def check_settings(form: str, weight: float, temperature: float) -> None:
-    """Raise the `ValueError` of `Distillation` before a teacher is fetched."""
+    """Check the settings of `Distillation` before a teacher is loaded; raises its `ValueError`."""
     if form not in FORMS:
         raise ValueError(f"distillation.form={form}: expected one of {', '.join(FORMS)}")
     if not 0 < weight <= 1:

@@ -1,4 +1,4 @@
-"""A training run: from a configuration to a folder of checkpoints, numbers and pictures."""
+"""Run a training: from a configuration to a folder of checkpoints, metrics and pictures."""
 
 import logging
 import math
@@ -42,25 +42,25 @@ logger = logging.getLogger(__name__)
 
 
 def fit(config: Config) -> dict[str, float]:
-    """Train, validate after each epoch, and leave the run's folder.
+    """Train, validate after each epoch, and write the run's folder.
 
-    It holds config.yaml, best.ckpt, last.ckpt, previous.ckpt (the one before), metrics.csv, metrics.json, curves.png,
-    predictions.png; with `average_best` also averaged.ckpt, and in to_average/ what it is made from.
+    The folder holds config.yaml, best.ckpt, last.ckpt, previous.ckpt (the one before last.ckpt), metrics.csv,
+    metrics.json, curves.png and predictions.png; with `average_best` also averaged.ckpt and, in to_average/, the
+    checkpoints it is the mean of.
 
     Args:
         config: As composed from conf/train.yaml, or as stored in the checkpoint to go on from.
 
     Returns:
-        What metrics.json holds: the last validation's scores, the best one's score and epoch (counted from 1), that of
-        the averaged checkpoint, epochs, steps, the last epoch's share of waiting for data, and the seconds of this
-        start.
+        The content of metrics.json: scores of the last validation, score and epoch (from 1) of the best one, score of
+        the averaged checkpoint, epochs, steps, the last epoch's share of waiting for data, seconds of this start.
 
     Raises:
-        ValueError, FileNotFoundError: As raised by what is built; the folder holds a run already, or one is going on
-            there; the configuration names code that a checkpoint may not (see `tasks.base.trusted_targets`).
-        OSError: A checkpoint cannot be written; those before are whole.
+        ValueError, FileNotFoundError: As raised by what is built; the folder holds a finished or running training;
+            the configuration names code that is not trusted (see `tasks.base.trusted_targets`).
+        OSError: A checkpoint cannot be written; earlier ones stay whole.
         FloatingPointError: A loss or a gradient is not finite; the batch is in not_finite.pt.
-        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM (status 143) stopped the run after a checkpoint.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM (status 143); a checkpoint was written.
     """
     quiet()
     config = config.copy()
@@ -72,7 +72,7 @@ def fit(config: Config) -> dict[str, float]:
 
 
 def _fit(config: Config, folder: Path) -> dict[str, float]:
-    """As `fit`, in a folder that this run holds."""
+    """Run `fit` in a folder that this process has locked."""
     L.seed_everything(config["seed"], workers=True, verbose=False)
     config = choose_checkpoint(config)
     check_free(folder, config)
@@ -174,17 +174,17 @@ def _fit(config: Config, folder: Path) -> dict[str, float]:
 
 
 def average(config: Config, task: VisionTask, data: VisionDataModule, best: Sequence[str], path: Path) -> float:
-    """Write the average of checkpoints and validate it.
+    """Write the mean of checkpoints and validate it.
 
     Args:
-        config: Of the run.
-        task: Of the run; it has the average from then on.
-        data: To validate on.
-        best: Files, the best first.
+        config: The run's configuration.
+        task: The run's task; afterwards it has the averaged weights.
+        data: Data to validate on.
+        best: Checkpoint files, the best first.
         path: File to write.
 
     Returns:
-        The task's score; NaN where nothing is validated.
+        The task's score; NaN where the run has no validation.
     """
     trainer = make(
         without_additions(config["trainer"]), logger=False, enable_checkpointing=False, enable_progress_bar=False,

@@ -1,4 +1,4 @@
-"""Being told to stop: a run's processes agree on it, and stop where nothing is lost."""
+"""Stop a run on SIGTERM or Ctrl-C: all its processes agree, and stop after a checkpoint."""
 
 import signal
 import sys
@@ -10,12 +10,12 @@ NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 
 
 class Interruption:
-    """Notices SIGTERM, as schedulers send it before they take a machine away, and Ctrl-C.
+    """Catch SIGTERM, which schedulers send before they take a machine away, and Ctrl-C.
 
-    The first one is remembered until the training asks, at the end of a step; a second Ctrl-C stops at once.
+    The training asks for it at the end of each step; a second Ctrl-C stops at once.
 
     Attributes:
-        received: The signal; none yet.
+        received: The signal, or None.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Interruption:
         self._before: dict[int, object] = {}
 
     def listen(self) -> None:
-        """From now on, in place of Lightning's handlers, which stop behind the checkpoint that a step has left."""
+        """Install the handlers, in place of Lightning's own."""
         try:
             for number in NAMES:
                 self._before.setdefault(number, signal.getsignal(number))
@@ -32,13 +32,13 @@ class Interruption:
             self._before = {}
 
     def ignore(self) -> None:
-        """Give back what was there before `listen`."""
+        """Restore the handlers that were there before `listen`."""
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._before = {}
 
     def agreed(self, trainer: L.Trainer) -> bool:
-        """Whether any process of the run was told to stop; all have to ask."""
+        """Tell whether any process of the run was told to stop; every process has to call this."""
         stop = self.received is not None
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
@@ -54,4 +54,4 @@ class Interruption:
 
 
 class Stopped(BaseException):
-    """Raised where a run stops because it was told to; its checkpoint is written."""
+    """Raised where a run stops on a signal, after its checkpoint was written."""

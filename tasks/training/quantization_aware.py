@@ -1,4 +1,4 @@
-"""Quantization-aware training: a trained, fused network learns around the int8 rounding of its forward pass."""
+"""Quantization-aware training: fine-tune a fused network with int8 rounding in its forward pass."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -13,19 +13,19 @@ from tasks.quantization.rounded_layers import rounded_layers, with_rounding
 
 
 class QuantizationAware(L.Callback):
-    """Fine-tunes a checkpoint with int8 rounded as our exporters round it.
+    """Fine-tune a checkpoint with weights and activations rounded to int8 as the exporters round them.
 
-    Convolutions and linear layers round weights, symmetric and a scale for each output channel, and inputs, a range for
-    the tensor. Each convolution that a BatchNorm was fused into gets a fresh one, which begins with the statistics of
-    its outputs and changes nothing; the weight is rounded with the norm folded in. What is stored trains on; all that
-    loads it otherwise has the plain fused network, whose int8 export calibrates as ever.
+    Convolutions and linear layers round weights (symmetric, one scale an output channel) and inputs (one range a
+    tensor). Each convolution that a BatchNorm was fused into gets a new BatchNorm, which starts with the statistics of
+    the convolution's outputs and so changes nothing; weights are rounded with the norm folded in. A resumed training
+    loads the rounded network. Evaluation and export load the plain fused network.
 
     Args:
-        checkpoint: Of a training run of the same backbone, head and classes.
+        checkpoint: Checkpoint of a training of the same backbone, head and classes.
         keep_float: Modules that are not rounded, by their names in `export.keep_float`.
-        batches: Training batches that first ranges and statistics are measured on.
-        freeze_after: Share of the epochs after which ranges and statistics stay, in (0, 1]; in a run that max_steps
-            alone ends they move throughout.
+        batches: Number of training batches that the first ranges and statistics are measured on.
+        freeze_after: Share of the epochs, in (0, 1], after which ranges and statistics are frozen. In a run that only
+            max_steps ends they are never frozen.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -45,15 +45,15 @@ class QuantizationAware(L.Callback):
         self.batches, self.freeze_after = batches, freeze_after
 
     def prepare(self, task: VisionTask, source: VisionTask | None) -> None:
-        """Give a task the form that is trained.
+        """Insert rounded layers into a task's network.
 
         Args:
-            task: As built.
-            source: Trained; none: a checkpoint of this training follows.
+            task: The task as built.
+            source: Trained task whose weights are taken over; None: a checkpoint of this training is loaded later.
 
         Raises:
-            ValueError: The task freezes, or decays blocks as one; the source is another network, or `keep_float` no
-                part of it.
+            ValueError: The task freezes parts, or decays learning rates by block; the source is another network, or
+                `keep_float` names a module that it lacks.
         """
         if task.freezing.freezes or task.decayed_blocks:
             raise ValueError("qat trains the fused network; set task.freeze, freeze_norm and equivalent_decay to none")
@@ -80,7 +80,7 @@ class QuantizationAware(L.Callback):
         task.train()
 
     def measure(self, task: VisionTask, data: VisionDataModule) -> None:
-        """Take ranges and statistics from training batches, as the network is without rounding."""
+        """Measure ranges and statistics on training batches, without rounding."""
         task.eval()
         layers = rounded_layers(task.network)
         for layer in layers:

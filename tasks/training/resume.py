@@ -1,4 +1,4 @@
-"""Where a run goes on: which checkpoint, whether it fits, how far into an epoch it is."""
+"""Resume a run: choose its checkpoint, check that it fits, find the place within the epoch."""
 
 import json
 import logging
@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 def choose_checkpoint(config: Config) -> Config:
-    """With `resume`, the configuration with the last good checkpoint of its folder as `checkpoint`, if there is one.
+    """Set `checkpoint` to the last good checkpoint of the folder where `resume` asks for it and there is one.
 
     Raises:
-        ValueError: `resume` is not known, or goes with `overwrite`, or without `output_dir`; all checkpoints are
-            damaged; the run is another one.
+        ValueError: `resume` has an unknown value, or stands with `overwrite` or without `output_dir`; all checkpoints
+            are damaged; the folder is of another run.
     """
     resume = config.get("resume")
     if resume is None or config["checkpoint"]:
@@ -51,7 +51,7 @@ def choose_checkpoint(config: Config) -> Config:
 
 
 def ended(config: Config, resumed: dict[str, Any]) -> dict[str, float] | None:
-    """The numbers of a run that has nothing left to do, as its metrics.json has them; None for any other."""
+    """Return the content of metrics.json of a run that has nothing left to do; None for any other run."""
     path = Path(config["output_dir"]).expanduser() / "metrics.json"
     if not _reached(config, resumed) or not path.is_file():
         return None
@@ -63,10 +63,10 @@ def ended(config: Config, resumed: dict[str, Any]) -> dict[str, float] | None:
 
 
 def check_classes(config: Config, resumed: dict[str, Any], classes: Classes) -> None:
-    """See that a run goes on with the classes that it began with; a network knows them by their places alone.
+    """Check that a run resumes with the classes it began with: a network knows only their order.
 
     Raises:
-        ValueError: Names or their order differ, so that a label would mean something else from here on.
+        ValueError: Names or their order differ.
     """
     before, now = classes_of(resumed).names, classes.names
     if before == now:
@@ -83,7 +83,7 @@ def check_classes(config: Config, resumed: dict[str, Any], classes: Classes) -> 
 
 
 def place_in_epoch(resumed: dict[str, Any], data: VisionDataModule) -> tuple[int, int]:
-    """The epoch to go on with, from 0, and its batches that are done.
+    """Find the epoch to continue, counted from 0, and the number of its batches that are done.
 
     Raises:
         ValueError: The batch size has changed within an epoch.
@@ -102,7 +102,7 @@ def place_in_epoch(resumed: dict[str, Any], data: VisionDataModule) -> tuple[int
 
 
 def _reached(config: Config, resumed: dict[str, Any]) -> str | None:
-    """The limit of the trainer that a checkpoint has reached."""
+    """Name the limit of the trainer that a checkpoint has reached, or None."""
     done = {"max_epochs": resumed["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"],
             "max_steps": resumed["global_step"]}  # fmt: skip
     limits = {name: config["trainer"].get(name) or -1 for name in done}
@@ -110,7 +110,7 @@ def _reached(config: Config, resumed: dict[str, Any]) -> str | None:
 
 
 def check_resumable(config: Config, resumed: dict[str, Any]) -> None:
-    """Refuse to train on where nothing is left to do, or where a later part would be undone."""
+    """Raise `ValueError` where nothing is left to do, or where later checkpoints would be overwritten."""
     path, limits = Path(config["checkpoint"]).expanduser(), config["trainer"]
     if resumed["fused"]:
         raise ValueError(

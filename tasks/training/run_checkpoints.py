@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps: the last ones, and those with the best scores."""
+"""Keep a run's checkpoints: the last ones, and those with the best scores."""
 
 import math
 import shutil
@@ -17,7 +17,7 @@ from tasks.training.interruption import Interruption, Stopped
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Keeps its memory of the best when a run's folder was moved, or when a run goes on in another folder."""
+    """A `ModelCheckpoint` that remembers the best scores when the run's folder was moved or changed."""
 
     @property
     def state_key(self) -> str:
@@ -42,15 +42,15 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(RunCheckpoint):
-    """Keeps the checkpoints with the best scores; while no score is defined, the newest ones.
+    """Keep the checkpoints with the best scores; while no score is defined, the newest ones.
 
-    A score is that of the weights that were validated: a validation within an epoch is followed by its checkpoint, and
-    the end of an epoch that was not validated counts as one without a score, as does a score that is NaN.
+    A checkpoint holds the weights that were validated, also when the validation is within an epoch. An epoch without a
+    validation, or with NaN as its score, counts as one without a score.
 
     Args:
-        folder: Where the checkpoints go.
+        folder: Folder of the checkpoints.
         name: File name, as in `ModelCheckpoint`.
-        options: As in `ModelCheckpoint`; `every_n_epochs`, of the validations, is a part of `state_key` alone.
+        options: As in `ModelCheckpoint`; `every_n_epochs` only takes part in `state_key`.
     """
 
     def __init__(self, folder: Path, name: str, **options: Any) -> None:
@@ -59,17 +59,17 @@ class BestCheckpoint(RunCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """Under which checkpoints hold the memory of the best, as those of earlier versions do."""
+        """Return the key of this callback's state in checkpoints, unchanged since the first version."""
         return super().state_key.replace(type(self).__qualname__, RunCheckpoint.__qualname__, 1)
 
     @property
     def score(self) -> float | None:
-        """The best score, or None while none is defined."""
+        """Return the best score, or None while there is none."""
         best = self.best_model_score
         return float(best) if best is not None and math.isfinite(best) else None
 
     def ranked(self) -> list[str]:
-        """The files of the best that are there, the very best first; without any score all that are kept."""
+        """List the kept files with a score, best first; where no file has one, list all."""
         files = [path for path in _best_first(self.best_k_models) if Path(path).is_file()]
         return [path for path in files if math.isfinite(self.best_k_models[path])] or files
 
@@ -92,7 +92,7 @@ class BestCheckpoint(RunCheckpoint):
         self._save_topk_checkpoint(trainer, candidates)
 
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
-        """Whether to keep a checkpoint; also where neither its score nor that of the worst one kept is defined."""
+        """Tell whether to keep a checkpoint; a new one without a score replaces an old one without a score."""
         if super().check_monitor_top_k(trainer, current):
             return True
         undefined = bool(torch.isnan(current)) and not math.isfinite(self.best_k_models[self.kth_best_model_path])
@@ -100,12 +100,12 @@ class BestCheckpoint(RunCheckpoint):
 
 
 class LastCheckpoint(RunCheckpoint):
-    """last.ckpt: after each epoch, each so many steps, and where the run is told to stop.
+    """Write last.ckpt after each epoch, every so many steps, and when the run is told to stop.
 
     Args:
-        log: Written first: what a step or an epoch has logged is there when its checkpoint is.
+        log: Metrics; they are written to disk before the checkpoint.
         interruption: Tells when to stop.
-        every_steps: Steps of the optimiser between checkpoints within an epoch; none: after epochs alone.
+        every_steps: Optimiser steps between checkpoints within an epoch; None: only after epochs.
         options: As in `ModelCheckpoint`.
 
     Raises:
@@ -148,7 +148,7 @@ class LastCheckpoint(RunCheckpoint):
 
 
 def _best_first(scores: Mapping[str, Tensor]) -> list[str]:
-    """Files by their scores, of equal ones the oldest first; behind them those without a score, the newest first."""
+    """Sort files by score, equal ones oldest first; then those without a score, newest first."""
     scored = [path for path, score in scores.items() if math.isfinite(score)]
     without = [path for path in scores if path not in scored]
     return sorted(scored, key=scores.get, reverse=True) + without[::-1]

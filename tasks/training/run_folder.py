@@ -1,4 +1,4 @@
-"""The folder of a training run: which one it is, and that no two runs write into it at once."""
+"""Choose and lock the folder of a training run, so that no two runs write into it."""
 
 import errno
 import logging
@@ -40,13 +40,13 @@ _guard = threading.Lock()
 
 @contextmanager
 def run_folder(config: Config) -> Iterator[Path]:
-    """Choose, make and hold the folder of a run; its first process holds it for all of them.
+    """Choose, make and lock the folder of a run; its first process locks it for all of them.
 
-    A resumed run goes on in its checkpoint's folder. Without `output_dir` it is runs/{task}-{backbone}, with a number
-    behind it where that is taken. A folder that was made here is removed again if nothing was written into it.
+    A resumed run continues in its checkpoint's folder. Without `output_dir` the folder is runs/{task}-{backbone}, with
+    a number appended where that is taken. A folder made here is removed again if nothing was written into it.
 
     Raises:
-        ValueError: Another run holds the folder, or `output_dir` is missing where a launcher has started several
+        ValueError: Another run has locked the folder, or `output_dir` is missing where a launcher has started several
             processes.
     """
     if INHERITED:
@@ -73,10 +73,10 @@ def run_folder(config: Config) -> Iterator[Path]:
 
 
 def check_free(folder: Path, config: Config) -> None:
-    """See that a folder holds no other run than the one that goes on, unless that may be replaced.
+    """Check that a folder holds no run other than the resumed one, unless `overwrite` is set.
 
     Raises:
-        ValueError: It does.
+        ValueError: The folder holds another run.
     """
     if not INHERITED and not config["overwrite"] and not _goes_on(folder, config) and any(folder.glob("*.ckpt")):
         raise ValueError(
@@ -86,7 +86,7 @@ def check_free(folder: Path, config: Config) -> None:
 
 
 def clear(folder: Path, config: Config) -> None:
-    """Delete what killed processes left half written, and with `overwrite` the files of an earlier run."""
+    """Delete unfinished files of killed processes, and with `overwrite` the files of an earlier run."""
     remove_leftovers(folder, RUN_FILES)
     if config["overwrite"] and not _goes_on(folder, config):
         for name in RUN_FILES:
@@ -101,14 +101,14 @@ def _goes_on(folder: Path, config: Config) -> bool:
 
 
 def _make(folder: Path) -> list[Path]:
-    """Make a folder; which folders were missing, the innermost first."""
+    """Make a folder; returns the folders that were missing, the innermost first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing
 
 
 def _numbered(path: Path) -> tuple[Path, list[Path]]:
-    """Make the first of path, path-2, path-3... that is not there; and which folders were missing."""
+    """Make the first of path, path-2, path-3... that is free; returns it and the folders that were missing."""
     made = _make(path.parent)
     for number in count(1):
         folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
@@ -120,10 +120,10 @@ def _numbered(path: Path) -> tuple[Path, list[Path]]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock that the system gives back when this process ends, however it ends.
+    """Hold a lock on a folder; the system releases it when this process ends, however it ends.
 
-    It is a record lock of a file: unlike `flock` it is not shared with forked loader processes, which may outlive a
-    killed run for some seconds, and it holds over NFS. On a file system without locks nothing is held.
+    It is a POSIX record lock. Unlike `flock` it works over NFS and is not inherited by forked loader processes, which
+    may outlive a killed run by seconds. On a file system without locks nothing is locked.
 
     Raises:
         ValueError: A living process holds it.
@@ -150,7 +150,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _lock(path: Path, folder: Path) -> int:
-    """Open and lock a file, once more where the run before deletes it just then; returns its descriptor."""
+    """Open and lock a file; returns its descriptor. It is opened again where another run deletes it in between."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:

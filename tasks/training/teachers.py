@@ -1,4 +1,4 @@
-"""Teachers of a distillation: a trained checkpoint, or a model of timm's."""
+"""Load teachers of a distillation: a trained checkpoint, or a model of timm."""
 
 import logging
 from pathlib import Path
@@ -20,16 +20,16 @@ def distillation(
     *, classes: Classes, task: type[VisionTask], teacher: str | None = None, form: str = "hard", weight: float = 0.5,
     temperature: float = 1.0,
 ) -> Distillation:  # fmt: skip
-    """Fetch a teacher and make the `Distillation` that follows it.
+    """Load a teacher and make its `Distillation`.
 
     Args:
-        classes: What the task tells apart.
+        classes: Classes of the task.
         task: The class of the task that learns.
         teacher: Checkpoint of a training run, with the same classes; or "timm:<model name>", a pretrained classifier of
             as many classes, which normalises images in its own way.
         form: As in `Distillation`, and so are the next two.
-        weight: Of the teacher.
-        temperature: Of the soft form.
+        weight: Weight of the teacher's loss.
+        temperature: Temperature of the soft form.
 
     Raises:
         ValueError: A setting is out of its range; the task has no class logits; the teacher has other classes or
@@ -53,7 +53,7 @@ def distillation(
 
 
 def checkpoint_teacher(path: str, classes: Classes, task: type[VisionTask]) -> nn.Module:
-    """The network of a training run, fused; pixels 0..255 in, logits out. Arguments and errors as in `distillation`."""
+    """Load a checkpoint's fused network, from pixels 0..255 to logits; arguments and errors as in `distillation`."""
     if not Path(path).expanduser().is_file():
         raise FileNotFoundError(
             f"no teacher at {path}, which training needs, a resumed one too; set distillation.teacher to a checkpoint, "
@@ -71,10 +71,10 @@ def checkpoint_teacher(path: str, classes: Classes, task: type[VisionTask]) -> n
 
 
 class TimmTeacher(nn.Module):
-    """A classifier of timm's behind its own normalisation, on images of any size.
+    """A classifier of timm with its own normalisation, for images of any size.
 
     Args:
-        model: With timm's `pretrained_cfg`.
+        model: timm's model, with its `pretrained_cfg`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -85,7 +85,7 @@ class TimmTeacher(nn.Module):
         self.size = tuple(preset["input_size"][1:]) if preset.get("fixed_input_size") else None
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) RGB in 0..255 -> logits (N, K)."""
+        """Compute logits (N, K) of images (N, 3, H, W), RGB in 0..255."""
         images = (images - self.mean) / self.std
         if self.size and tuple(images.shape[-2:]) != self.size:
             images = F.interpolate(images, self.size, mode="bilinear", align_corners=False, antialias=True)
@@ -93,7 +93,7 @@ class TimmTeacher(nn.Module):
 
 
 def timm_teacher(name: str, classes: Classes, task: type[VisionTask]) -> nn.Module:
-    """A pretrained classifier of timm's; pixels 0..255 in, logits out. Arguments and errors as in `distillation`."""
+    """Load a pretrained classifier of timm, from pixels 0..255 to logits; arguments and errors as in `distillation`."""
     if "timm" not in task.teachers:
         raise ValueError(f"distillation.teacher={TIMM}{name}: timm's models classify images; task={task.kind} needs a "
                          "checkpoint of a training run")  # fmt: skip

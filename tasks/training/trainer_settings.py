@@ -1,4 +1,4 @@
-"""A trainer's configuration: what a user adds to a run, what the run sets itself, and numbers as they are meant."""
+"""Check a trainer's configuration: whole numbers, keys that a run sets itself, a user's own callbacks and loggers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,10 +20,10 @@ TRIED = ("overfit_batches", "fast_dev_run")  # which would cut an evaluation sho
 
 
 def checked_trainer(node: Config) -> dict[str, Any]:
-    """A trainer's configuration whose whole numbers are `int`, as in max_steps=1e5.
+    """Turn whole floats such as max_steps=1e5 into integers.
 
     Raises:
-        ValueError: A number of steps or epochs is not whole, or a key is one that a run sets itself.
+        ValueError: A number of steps or epochs is a fraction, or a key is one that a run sets itself.
     """
     settings = whole_numbers(L.Trainer, plain(node), "trainer.")
     for key, (own, why) in OWN.items():
@@ -38,10 +38,10 @@ def checked_trainer(node: Config) -> dict[str, Any]:
 
 
 def additions(node: Mapping[str, Any], key: str) -> list[Any]:
-    """What a user adds to a run's own "callbacks", "logger" or "plugins": of one `_target_` node or a list of them.
+    """Build the "callbacks", "logger" or "plugins" that a user adds: one `_target_` node, or a list of them.
 
     Raises:
-        ValueError: An entry is no `_target_` node, or as what it names raises.
+        ValueError: An entry has no `_target_`, or its target raises one.
     """
     given = node.get(key) or []
     made = []
@@ -53,10 +53,10 @@ def additions(node: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def without_additions(node: Config) -> dict[str, Any]:
-    """A trainer's configuration without the callbacks, loggers and plugins that a user adds."""
+    """Remove the callbacks, loggers and plugins that a user adds from a trainer's configuration."""
     return {key: value for key, value in plain(node).items() if key not in ADDED}
 
 
 def evaluation_settings(node: Config) -> dict[str, Any]:
-    """A run's trainer configuration for an evaluation: without what a user added to the training, or tried it with."""
+    """Reduce a run's trainer configuration to an evaluation's: without a user's additions and debugging limits."""
     return {key: value for key, value in without_additions(node).items() if key not in TRIED}
