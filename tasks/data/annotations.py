@@ -1,4 +1,4 @@
-"""Boxes of a data set in flat arrays."""
+"""Annotated boxes of a data set, in flat arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,21 +16,21 @@ from tasks.values.packed_names import PackedNames
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """N images and their B boxes in flat arrays: loader processes share them, and reading copies none of it.
+    """N images and their B boxes in flat arrays, which loader processes share without copying.
 
     Attributes:
-        source: File or folder that errors name.
-        folder: What the file names are relative to.
+        source: File or folder, for error messages.
+        folder: Folder of the images.
         names: File names, relative to `folder`.
         image_ids: (N,) int64, unique.
-        sizes: (N, 2) int32 H, W px; 0 where the source does not tell.
-        offsets: (N + 1,) int64: image k has the boxes offsets[k] to offsets[k + 1], in the source's order.
+        sizes: (N, 2) int32 H, W px; 0 where the source does not state it.
+        offsets: (N + 1,) int64: the boxes of image k are offsets[k] to offsets[k + 1], in the source's order.
         boxes: (B, 4) float64 left, top, width, height px, as annotated.
         labels: (B,) int32 contiguous labels.
-        crowd: (B,) bool: a group, or too difficult: not trained on, and neither right nor wrong in an evaluation.
-        difficult: (B,) bool: those of `crowd` that are one object, which a detection must overlap as it must any other.
-        areas: (B,) float64 px, as annotated: the outline's where there is one.
-        usable: (B,) bool: finite numbers and a positive size, a part of it inside the image.
+        crowd: (B,) bool: a group of objects, or a difficult one: not trained on and ignored in an evaluation.
+        difficult: (B,) bool: single objects among `crowd` (VOC's difficult ones); detections belong to them by IoU.
+        areas: (B,) float64 px, as annotated: area of the outline where there is one.
+        usable: (B,) bool: finite numbers, a positive size, and a part inside the image.
     """
 
     source: Path
@@ -52,12 +52,12 @@ class Annotations:
         sizes: Sequence[tuple[int, int]], owners: Sequence[int], boxes: Sequence[Sequence[float]],
         labels: Sequence[int], crowd: Sequence[bool], areas: Sequence[float], difficult: bool = False,
     ) -> "Annotations":  # fmt: skip
-        """Flatten lists in which the boxes stand in any order; box j belongs to image `owners[j]`, counted from 0.
+        """Flatten lists of images and boxes; box j belongs to image `owners[j]`, counted from 0, in any order.
 
-        With `difficult`, the crowds are difficult objects.
+        With `difficult`, crowds are difficult objects.
 
         Raises:
-            DataError: A file name leads out of the folder; an image is larger than any that is decoded.
+            DataError: A file name leads out of the folder, or an image has more pixels than can be decoded.
         """
         packed = PackedNames.pack(below(name, source) for name in names)
         for name, (height, width) in zip(names, sizes, strict=True):
@@ -84,20 +84,20 @@ class Annotations:
         return len(self.image_ids)
 
     def name(self, index: int) -> str:
-        """File name of an image, relative to the folder."""
+        """Return the file name of an image, relative to `folder`."""
         return self.names[index]
 
     @property
     def trained(self) -> np.ndarray:
-        """(B,) bool: boxes that are trained on."""
+        """Mark the boxes that are trained on, (B,) bool."""
         return self.usable & ~self.crowd
 
     def located(self, *, by_stem: bool = False) -> tuple["Annotations", dict[str, str], np.ndarray]:
-        """Look for the files, as `find_named` does.
+        """Find the image files by `find_named`.
 
         Returns:
-            The annotations with the names of the files on disk, {name in the source: name on disk} of those that
-            differ, and the numbers of the images whose files are not there.
+            The annotations with file names as on disk, {annotated name: name on disk} where these differ, and the
+            indices of images whose files are missing.
         """
         names = list(self.names)
         found, missing = find_named(names, self.folder, by_stem=by_stem)
@@ -108,7 +108,7 @@ class Annotations:
         return replace(self, names=located), changed, np.array(missing, np.int64)
 
     def targets(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """What is trained on: usable boxes (M, 4) float32 xyxy px, not yet clipped to the image, labels (M,)."""
+        """Return the boxes to train on, (M, 4) float32 xyxy px, not yet clipped to the image, and labels (M,)."""
         part = slice(*self.offsets[index : index + 2])
         chosen = self.usable[part] & ~self.crowd[part]
         boxes = self.boxes[part][chosen]
@@ -116,7 +116,7 @@ class Annotations:
         return boxes.astype(np.float32), self.labels[part][chosen].astype(np.int64)
 
     def flaws(self, index: int) -> list[str]:
-        """What is wrong with the boxes of an image, each naming the file and the box."""
+        """Describe each box of an image that is invalid or reaches out of the image."""
         found, (height, width), part = [], self.sizes[index], slice(*self.offsets[index : index + 2])
         for (left, top, w, h), usable in zip(self.boxes[part].tolist(), self.usable[part], strict=True):
             text = f"{self.source}: {self.name(index)} has the box x={left:g} y={top:g} width={w:g} height={h:g}"
@@ -127,7 +127,7 @@ class Annotations:
         return found
 
     def coco(self, classes: Classes) -> dict[str, list[dict]]:
-        """The same in COCO's form: images, annotations (boxes as annotated, NaN aside), categories."""
+        """Convert to COCO's form: images, annotations (boxes as annotated, those with NaN left out), categories."""
         finite = np.isfinite(self.boxes).all(1)
         owners = np.repeat(self.image_ids, np.diff(self.offsets))
         columns = (owners, np.array(classes.numbers)[self.labels], self.boxes, self.areas, self.crowd.astype(int))

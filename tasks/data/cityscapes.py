@@ -1,4 +1,4 @@
-"""Cityscapes in its official folders, 34 label ids mapped to the 19 evaluated classes while reading.
+"""Cityscapes in its official folders; its 34 label ids become the 19 evaluated classes while reading.
 
 Source: Cordts et al. 2016, "The Cityscapes Dataset"; ids and colours as defined by the data set's own label table.
 """
@@ -39,15 +39,15 @@ LABEL_IDS = (*range(34), -1)  # every id that the data set defines
 
 
 class CityscapesData(SegmentationData):
-    """Cityscapes: root/leftImg8bit/{split}/{city} and root/gtFine/{split}/{city} with labelIds PNGs.
+    """Read Cityscapes: root/leftImg8bit/{split}/{city} and root/gtFine/{split}/{city} with labelIds PNGs.
 
     Args:
-        root: The data set's folder.
+        root: Folder of the data set.
         class_names: Evaluated classes to keep, in this order; the others are ignored. None: all 19.
         options: As in `SegmentationData`.
 
     Raises:
-        ValueError: A class name that the data set does not evaluate, or that repeats.
+        ValueError: A class name that the data set does not evaluate, or a repeated one.
         DataError: Folders or label files are missing (when the set is opened).
     """
 

@@ -1,4 +1,4 @@
-"""Class names as text, whatever YAML or the command line has read them as."""
+"""Read class names from settings, also those that YAML turns into numbers or booleans."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -9,18 +9,18 @@ BOOLEANS = {True: ("true", "yes", "on"), False: ("false", "no", "off")}
 def class_names(given: Any, known: Collection[str] = ()) -> tuple[str, ...]:
     """Turn `data.class_names` into text.
 
-    YAML and the command line read the names 0, 1.10, yes and null as a number, a boolean and nothing. Such a value
-    becomes the one known name that reads so, else the text that Python or YAML writes for it.
+    YAML and the command line read the names 0, 1.10, yes and null as numbers, a boolean and None. Such a value becomes
+    the one known name that YAML reads so, else the text that Python or YAML writes for it.
 
     >>> class_names([0, 1.1, True, "cat"], known=["0", "1.10", "yes", "cat"])
     ('0', '1.10', 'yes', 'cat')
 
     Args:
         given: Names, or a single one.
-        known: Names that the data set has, where it has some of its own.
+        known: Names that the data set defines.
 
     Raises:
-        ValueError: A name is empty or a list, or two are the same.
+        ValueError: A name is empty or a list, or two are equal.
     """
     values = given if isinstance(given, Iterable) and not isinstance(given, str) else [given]
     names = tuple(_text(value, known) for value in values)
@@ -43,7 +43,7 @@ def _text(value: Any, known: Collection[str]) -> str:
 
 
 def _reads_as(name: str, value: bool | float | None) -> bool:
-    """Whether YAML may read a name as this; not of whole numbers, where 010 is 8 to YAML and 10 to others."""
+    """Tell whether YAML may read a name as this value; integers need an exact match, as 010 is 8 in YAML."""
     if value is None or isinstance(value, bool):
         return name.lower() in (BOOLEANS[value] if value is not None else ("null", "~"))
     try:

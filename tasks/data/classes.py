@@ -9,12 +9,12 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Classes:
-    """What the numbers mean.
+    """Classes of a data set, in order of their contiguous labels.
 
     Attributes:
-        names: Class names, in order of the contiguous labels.
+        names: Class names.
         palette: One RGB colour a class.
-        ids: The data set's own number of each class (COCO's category ids, 1..90 with holes); none: the labels.
+        ids: The data set's own number of each class, such as COCO's category ids (1..90 with gaps). None: the labels.
     """
 
     names: tuple[str, ...]
@@ -26,7 +26,7 @@ class Classes:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """`ids`, or the labels 0..K-1 where the data set has no numbers of its own."""
+        """Return `ids`, or the labels 0..K-1 where there are no ids."""
         return self.ids or tuple(range(len(self)))
 
     def out_of_range(self, labels: np.ndarray) -> list[str]:

@@ -1,4 +1,4 @@
-"""COCO, or any other annotations in its JSON form."""
+"""Read COCO, and other data sets annotated in its JSON form."""
 
 import contextlib
 import logging
@@ -15,21 +15,21 @@ from tasks.data.label_counts import Finding
 
 
 class CocoData(DetectionData):
-    """Images in a folder a split, and a JSON file a split with "images", "annotations" and "categories".
+    """Read one folder of images and one JSON file ("images", "annotations", "categories") for each split.
 
-    Classes are those of the JSON, labelled 0..K-1 in order of their category ids, which `classes.ids` keeps. A category
-    that is only the heading of others (their "supercategory") and has no annotation in either split is left out.
+    Labels are 0..K-1 in order of the category ids, which `classes.ids` keeps. A category is left out if it is the
+    "supercategory" of others and has no annotation in either split.
 
     Args:
-        root: Folder that the other paths are relative to.
+        root: Folder to which the other paths are relative.
         train_images, train_json, val_images, val_json: Folders of images, annotation files.
         class_names: Categories to keep; the boxes of others are left out. None: all.
         options: As in `DetectionData`.
 
     Raises:
         ValueError: A class name that the JSON does not define.
-        DataError: An annotation file is missing or not as it should be, or the two define different categories (that of
-            the training set is read when the set is opened).
+        DataError: An annotation file is missing or invalid, or the two define different categories. The training file
+            is read when the training set is opened.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class CocoData(DetectionData):
     def _headings(
         self, content: Content, split: str, categories: dict[int, str], chosen: Sequence[str] | None
     ) -> dict[int, str]:
-        """Categories without an annotation in either split that are the supercategory of others, unless chosen."""
+        """Find categories that are the supercategory of others and have no annotation, unless they are chosen."""
         unused = unused_parents(content, self.files[split], categories)
         other = "val" if split == "train" else "train"
         if unused and self.files[other].is_file():

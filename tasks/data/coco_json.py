@@ -1,4 +1,4 @@
-"""COCO's JSON form, as COCO's own tools and others write it.
+"""Read and check annotation files in COCO's JSON form.
 
 Source: Lin et al. 2014, "Microsoft COCO: Common Objects in Context"; the form is that of the data set's own files.
 """
@@ -19,7 +19,7 @@ def read_json(file: Path) -> Content:
     """Read an annotation file.
 
     Raises:
-        DataError: It is missing, no JSON, or without "images", "annotations" and "categories".
+        DataError: The file is missing, not JSON, or lacks "images", "annotations" or "categories".
     """
     if not file.is_file():
         raise DataError(
@@ -40,10 +40,10 @@ def read_json(file: Path) -> Content:
 
 
 def read_categories(content: Content, file: Path) -> dict[int, str]:
-    """{category id: name}, in order of the ids; names may repeat.
+    """Read {category id: name}, in order of the ids; names may repeat.
 
     Raises:
-        DataError: There are none, ids repeat, or a name is no text.
+        DataError: There are no categories, ids repeat, or a name is not text.
     """
     ids = whole_numbers(content["categories"], "category", "id", file)
     if len(set(ids)) < len(ids):
@@ -62,10 +62,10 @@ def read_categories(content: Content, file: Path) -> dict[int, str]:
 
 
 def check_names(categories: dict[int, str], file: Path) -> None:
-    """See that names tell the categories apart.
+    """Check that category names are unique.
 
     Raises:
-        DataError: Two are the same.
+        DataError: Two names are equal.
     """
     if len(set(categories.values())) < len(categories):
         name = _repeated(list(categories.values()))
@@ -73,7 +73,7 @@ def check_names(categories: dict[int, str], file: Path) -> None:
 
 
 def unused_parents(content: Content, file: Path, categories: dict[int, str]) -> set[int]:
-    """Ids of categories that others name as their "supercategory" and that have no annotation: rows of a hierarchy."""
+    """Find ids of categories without annotations that others name as their "supercategory"."""
     parents = {}
     for entry in content["categories"]:
         if isinstance(parent := entry.get("supercategory"), str):
@@ -85,19 +85,20 @@ def unused_parents(content: Content, file: Path, categories: dict[int, str]) -> 
 
 
 def flatten(content: Content, file: Path, folder: Path, labels: dict[int, int], known: dict[int, str]) -> Annotations:
-    """Turn the JSON's content into flat arrays.
+    """Turn the JSON's content into `Annotations`.
 
     Whole numbers may be written as 1.0 or "1"; height, width, area and iscrowd may be null or missing.
 
     Args:
-        content, file: From `read_json`.
-        folder: Of the images.
+        content: Content of the file, from `read_json`.
+        file: The file, for error messages.
+        folder: Folder of the images.
         labels: {category id: label} of the categories to keep.
-        known: Every category id that annotations may have.
+        known: All category ids that annotations may have.
 
     Raises:
-        DataError: A key is missing or of a wrong type, a number is none that arrays hold, an image id repeats, an
-            annotation is of an image or a category that is not there, or a file name leads out of the folder.
+        DataError: A key is missing or has a wrong type, a number is too large, an image id repeats, an annotation has
+            an unknown image or category, or a file name leads out of the folder.
     """
     images, boxes = content["images"], content["annotations"]
     image_ids = whole_numbers(images, "image", "id", file)
@@ -146,10 +147,13 @@ def flatten(content: Content, file: Path, folder: Path, labels: dict[int, int], 
 
 
 def whole_numbers(entries: list[dict], what: str, key: str, file: Path) -> list[int]:
-    """A key of all entries as whole numbers, be they written 1, 1.0 or "1".
+    """Read a key of all entries as integers, written as 1, 1.0 or "1".
+
+    >>> whole_numbers([{"id": 1}, {"id": "2"}, {"id": 3.0}], "image", "id", Path("a.json"))
+    [1, 2, 3]
 
     Raises:
-        DataError: An entry lacks the key, or has something else.
+        DataError: An entry lacks the key, or its value is not an integer.
     """
     values = _values(entries, what, key, file)
     if all(type(value) is int and abs(value) < 2**63 for value in values):
@@ -173,7 +177,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _sides(images: list[dict], key: str, file: Path) -> list[int]:
-    """Heights or widths in px; 0 where one is missing or null."""
+    """Read heights or widths in px; 0 where one is missing or null."""
     found = [image.get(key) or 0 for image in images]
     if not all(type(value) is int and value >= 0 for value in found):
         found = [-1 if isinstance(value, str) or (side := _whole(value)) is None else side for value in found]
@@ -195,7 +199,7 @@ def _values(entries: list[dict], what: str, key: str, file: Path) -> list[Any]:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is one that arrays hold; NaN and infinity are."""
+    """Tell whether a value is a number that numpy's arrays can hold, NaN and infinity included."""
     return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
 
 
@@ -205,7 +209,7 @@ def _short(value: Any) -> str:
 
 
 def _tag(entry: Any, number: int) -> str:
-    """How an error names an entry: by its id, or its place in the list."""
+    """Name an entry in an error by its id, or by its index."""
     return f"with id {_short(entry['id'])}" if isinstance(entry, dict) and "id" in entry else f"number {number + 1}"
 
 

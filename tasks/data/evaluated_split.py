@@ -1,4 +1,4 @@
-"""Which split an evaluation has seen: a test split in the validation's place gives scores called test/, not val/."""
+"""Tell which split an evaluation has seen: scores of a test split are named test/, not val/."""
 
 import re
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ _TEST = re.compile(r"(^|[/\\_.-])test([^a-z]|annot|$)", re.IGNORECASE)  # test, 
 
 
 def evaluated_split(settings: Mapping[str, Any]) -> str:
-    """Tell "test" or "val" from where the data settings have their validation images or annotations.
+    """Tell "test" or "val" from the validation paths of the data settings.
 
     Args:
-        settings: Of the data: `val`, `val_images`, `val_masks`, `val_json`, `val_sets`, whichever there are.
+        settings: Data settings, of which `val`, `val_images`, `val_masks`, `val_json` and `val_sets` count.
 
     >>> evaluated_split({"root": "data/test", "val_images": "test", "val_masks": "testannot"})
     'test'
@@ -26,5 +26,9 @@ def evaluated_split(settings: Mapping[str, Any]) -> str:
 
 
 def renamed(scores: Mapping[str, Any], split: str) -> dict[str, Any]:
-    """Scores with the split's name before the slash: "val/mIoU" becomes "test/mIoU"."""
+    """Rename scores to the split: "val/mIoU" becomes "test/mIoU".
+
+    >>> renamed({"val/mIoU": 0.7}, "test")
+    {'test/mIoU': 0.7}
+    """
     return {re.sub("^val/", f"{split}/", key): value for key, value in scores.items()}

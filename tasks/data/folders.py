@@ -1,4 +1,4 @@
-"""A user's own classes: one folder of images for each."""
+"""Read a user's own classification data: one folder of images for each class."""
 
 import logging
 import os
@@ -19,10 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 class ImageFiles:
-    """Samples in files, in flat arrays: loader processes share them, and reading copies none of it.
+    """Image files with labels, in flat arrays, which loader processes share without copying.
 
     Args:
-        folder: What the names are relative to.
+        folder: Folder to which the names are relative.
         files: File name and label of each sample.
 
     Attributes:
@@ -58,18 +58,18 @@ class ImageFiles:
 
 
 class FolderData(ClassificationData):
-    """Images in {train,val}/{class}/, in folders below it too; other files and hidden ones are passed over.
+    """Read images in {train,val}/{class}/ and its subfolders; other files and hidden ones are skipped.
 
     Args:
-        root: Folder that the other two are relative to.
+        root: Folder to which the other two are relative.
         train, val: Folder of each split. An evaluation needs no training folder.
-        class_names: Folders that are classes, in the order of their labels, the rest being left out; or {folder: name
-            to show}. None: the folders of `train`, where there is none those of `val`, sorted.
+        class_names: Folders to use as classes, in order of their labels; or {folder: name to show}. None: all folders
+            of `train` (of `val` where there is no `train`), sorted.
         options: As in `ClassificationData`.
 
     Raises:
         ValueError: A setting is out of range, or two classes have one name.
-        DataError: There are no class folders; a validation class is none of training (when the set is opened).
+        DataError: There are no class folders; validation has a class that training lacks (when the set is opened).
     """
 
     def __init__(
@@ -112,10 +112,10 @@ class FolderData(ClassificationData):
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Sorted names of the folders in a folder, hidden ones aside.
+    """List the subfolders of a folder, sorted, hidden ones left out.
 
     Raises:
-        DataError: It is missing or holds none.
+        DataError: The folder is missing or has no subfolders.
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}; expected one folder of images for each class there (set data.root)")
@@ -127,9 +127,9 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def labelled_files(folder: Path, classes: Sequence[str | None]) -> Iterator[tuple[str, int]]:
-    """(name relative to the folder, label) of each image below the folders of the classes; None has no folder.
+    """Yield (name relative to the folder, label) of each image of the classes; None is a class without a folder.
 
-    A line tells how many other files there are.
+    A warning counts the other files.
     """
     others: list[str] = []
     for label, name in enumerate(classes):
@@ -140,10 +140,11 @@ def labelled_files(folder: Path, classes: Sequence[str | None]) -> Iterator[tupl
 
 
 def image_names(folder: str | Path, prefix: str = "", others: list[str] | None = None) -> Iterator[str]:
-    """Names of the images in a folder and those below it, sorted in each, with a prefix; hidden ones are left out.
+    """Yield names of the images in a folder and its subfolders, sorted in each folder, hidden ones left out.
 
     Args:
-        others: Takes the names of other files.
+        prefix: Text put before each name.
+        others: List to which the names of other files are appended.
     """
     with os.scandir(folder) as entries:
         found = sorted((entry for entry in entries if not is_hidden(entry.name)), key=lambda entry: entry.name)

@@ -1,4 +1,4 @@
-"""ImageNet of ILSVRC 2012: its 1000 classes, whatever part of them is on disk.
+"""Read ImageNet (ILSVRC 2012), with all of its 1000 classes even if only some are on disk.
 
 Source: Russakovsky et al. 2015, "ImageNet Large Scale Visual Recognition Challenge";
 imagenet_synsets.txt lists its WordNet ids.
@@ -27,34 +27,34 @@ LABEL_FILES = (
 
 @cache
 def synsets() -> tuple[str, ...]:
-    """The WordNet ids of the 1000 classes; sorted, which is the order of the labels."""
+    """Return the WordNet ids of the 1000 classes, sorted: the order of the labels."""
     return tuple((Path(__file__).parent / "imagenet_synsets.txt").read_text().split())
 
 
 def readable_names(names: Sequence[str] | None = None) -> list[str]:
-    """Names of the classes, torchvision's if none are given; where two are alike, each gets its WordNet id."""
+    """Make class names unique by appending WordNet ids; without names given, torchvision's are taken."""
     names = names or MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
     count = Counter(names)
     return [f"{name} ({wnid})" if count[name] > 1 else name for name, wnid in zip(names, synsets(), strict=True)]
 
 
 class ImageNetData(ClassificationData):
-    """train/{WordNet id}/ and val/{WordNet id}/, or the official validation images as they come, all in val/.
+    """Read train/{WordNet id}/ and val/{WordNet id}/, or the official validation images, all of them in val/.
 
-    There are 1000 classes always; an evaluation of some of them keeps their labels.
+    There are always 1000 classes, so labels do not depend on which folders are there.
 
     Args:
-        root: Folder that the other paths are relative to.
+        root: Folder to which the other paths are relative.
         train, val: Folder of each split. An evaluation needs no training folder.
-        val_labels: Ground truth of validation images that are not in folders: a WordNet id a line, in the order of the
-            files; a file name and a label (from 0, in the order of the sorted ids) or a WordNet id a line; Kaggle's
-            LOC_val_solution.csv; or the devkit's ILSVRC2012_validation_ground_truth.txt with meta.mat beside it.
-            None: whichever of `LABEL_FILES` is in `root`.
+        val_labels: Labels of validation images that are not in class folders, as one of: a WordNet id on each line, in
+            order of the files; a file name and a WordNet id or label (0..999) on each line; Kaggle's
+            LOC_val_solution.csv; the devkit's ILSVRC2012_validation_ground_truth.txt with meta.mat beside it. None:
+            the first of `LABEL_FILES` in `root`.
         options: As in `ClassificationData`.
 
     Raises:
         ValueError: A setting is out of range.
-        DataError: A folder is no class, an image has no label, or a label file is not as above (when a set is opened).
+        DataError: When a set is opened: a folder is not a WordNet id, an image has no label, a label file is invalid.
     """
 
     few_classes = "the classifier has all 1000; data=folders would give it those classes alone that have a folder"
@@ -88,7 +88,7 @@ class ImageNetData(ClassificationData):
         return files
 
     def _official(self, folder: Path) -> Iterator[tuple[str, int]]:
-        """Name and label of the images in a folder without class folders."""
+        """Yield name and label of the official validation images."""
         names = list(image_names(folder))
         if not names:
             raise DataError(f"{folder} holds no images; expected val/<WordNet id>/ or the official validation images")
@@ -119,10 +119,10 @@ class ImageNetData(ClassificationData):
 
 
 def read_labels(file: Path) -> list[int] | dict[str, int]:
-    """Labels, 0..999, by line or by file name, from any of the files that `ImageNetData` takes.
+    """Read labels 0..999, by line or by file name, from any of the label files of `ImageNetData`.
 
     Raises:
-        DataError: It is none of them, or a label is no class.
+        DataError: The file is of no such kind, or a label is not a class.
     """
     try:
         rows = list(csv.DictReader(read_lines(file))) if file.suffix.lower() == ".csv" else None
@@ -156,10 +156,10 @@ def read_labels(file: Path) -> list[int] | dict[str, int]:
 
 
 def devkit_ids(file: Path) -> dict[int, str]:
-    """{id: WordNet id} of the 1000 classes in the devkit's meta.mat.
+    """Read {id: WordNet id} of the 1000 classes from the devkit's meta.mat.
 
     Raises:
-        DataError: It is missing or damaged.
+        DataError: The file is missing or damaged.
     """
     if not file.is_file():
         raise DataError(
@@ -189,6 +189,6 @@ def _label(file: Path, value: str) -> int:
 
 
 def _official_number(name: str) -> int | None:
-    """ILSVRC2012_val_00000007.JPEG -> 7."""
+    """Read the number of an official name: 7 of ILSVRC2012_val_00000007.JPEG; None for other names."""
     start, _, number = Path(name).stem.rpartition("_")
     return int(number) if start == "ILSVRC2012_val" and number.isdecimal() and len(number) < 10 else None

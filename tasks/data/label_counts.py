@@ -1,4 +1,4 @@
-"""What a split holds to learn from and to be judged by: how often each class occurs."""
+"""Count how often each class occurs in a split, and warn of classes that do not."""
 
 import logging
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ NOTHING = {"train": "there is nothing to learn", "val": "there is nothing to sco
 
 
 class Finding(NamedTuple):
-    """What is odd about a data set.
+    """A remark about a data set.
 
     Attributes:
-        level: `logging.ERROR` for what has to be mended, WARNING for what should be known, INFO for a plain number.
-        text: In a line.
+        level: `logging.ERROR`: must be mended; WARNING: should be known; INFO: a number.
+        text: One line.
     """
 
     level: int
@@ -26,13 +26,13 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """How often each class occurs in a split, and why it may not.
+    """How often each class occurs in a split.
 
     Attributes:
-        counts: (K,) int64 of what counts.
+        counts: (K,) int64.
         unit: What is counted: "box", "pixel", "image".
-        where: Where it was looked for, such as "in 100 of 2,975 masks"; empty: everywhere.
-        passed_over: What is there and does not count; empty: nothing.
+        where: Part that was searched, such as "in 100 of 2,975 masks"; empty: all of it.
+        passed_over: What occurs but is not counted; empty: nothing.
         remedy: What to do about a class that does not occur.
     """
 
@@ -43,7 +43,7 @@ class LabelCounts:
     remedy: str = ""
 
     def findings(self, split: str, names: Sequence[str]) -> list[Finding]:
-        """Say which classes do not occur; nothing where all do."""
+        """Name the classes that do not occur; an empty list where all do."""
         ends = "".join(f"; {text}" for text in (self.passed_over, self.remedy) if text)
         where = f" {self.where}" if self.where else ""
         if not self.counts.any():

@@ -1,4 +1,4 @@
-"""Which image formats keep class ids as they were written."""
+"""Find image formats that alter class ids."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -10,10 +10,9 @@ COMPRESSION, LOSSY_TIFF = 259, (6, 7, 34892, 34712, 33003, 33005, 50001)  # JPEG
 
 
 def lossy_format(file: Path) -> str | None:
-    """Name the lossy format of an image file, from its header alone; None where the pixels are as they were written.
+    """Name the lossy format of an image file by its header; None where the format is lossless.
 
-    JPEG, JPEG 2000 unless it is reversible, lossy WebP, AVIF and HEIF (which are seldom anything else), and TIFF that
-    is compressed by one of them.
+    Lossy are JPEG, JPEG 2000 unless reversible, lossy WebP, AVIF, HEIF, and TIFF compressed by one of these.
     """
     with file.open("rb") as stream:
         head = stream.read(64)

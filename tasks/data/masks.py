@@ -1,4 +1,4 @@
-"""A user's own images and masks, in two folders a split."""
+"""Read a user's own images and masks, in two folders a split."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,18 +15,18 @@ from tasks.values.counted import counted
 
 
 class MaskFolders(SegmentationData):
-    """Images and single-channel masks of the same file name (suffix aside), in folders named for each split.
+    """Read images and single-channel masks with the same file name (without suffix) in two folders a split.
 
     Args:
-        root: Folder that the other folders are relative to.
+        root: Folder to which the other folders are relative.
         class_names: Name of each class; class k has the id k in the masks.
         train_images, train_masks, val_images, val_masks: Folders.
-        ignore_ids: Ids in the masks whose pixels do not count; 255 never counts.
-        palette: One RGB colour a class; none: colours that are told apart well.
+        ignore_ids: Ids in the masks whose pixels are ignored; 255 is always ignored.
+        palette: One RGB colour a class; None: `distinct_colors`.
         options: As in `SegmentationData`.
 
     Raises:
-        ValueError: No class names, or one that repeats; palette and names differ in number.
+        ValueError: There are no class names, one repeats, or palette and names differ in number.
         DataError: A folder is missing, an image has no mask or a mask no image (when the set is opened).
     """
 

@@ -1,4 +1,4 @@
-"""Files that annotations name, found among those that lie in a folder."""
+"""Find the files that annotations name, also where name and file differ in spelling."""
 
 import os
 import unicodedata
@@ -14,18 +14,18 @@ from tasks.files.images import is_image
 
 
 def find_named(names: Sequence[str], folder: Path, *, by_stem: bool = False) -> tuple[dict[int, str], list[int]]:
-    """Look for files by their names, with one listing of each folder that is named.
+    """Find files by their names, listing each folder once.
 
-    A name that is not there is read as it may be meant: with "\\" for "/", URL-encoded ("%20"), in another letter
-    case or Unicode form. A file that another name spells exactly is not taken, nor any where several fit.
+    A name without a file is tried with "/" for "\\", URL-decoded ("%20"), and in other letter cases and Unicode forms.
+    A file is not taken if another name spells it exactly, or if several files fit.
 
     Args:
-        names: Relative to `folder`, none of which leads out of it.
-        folder: Where they lie.
-        by_stem: Take an image of the same stem, too, whatever its suffix.
+        names: Names relative to `folder`.
+        folder: Folder of the files.
+        by_stem: Also accept an image with the same stem and another suffix.
 
     Returns:
-        {place in `names`: name on disk} of those that differ, and the places of those that are not there.
+        {index in `names`: name on disk} where these differ, and the indices of missing files.
     """
     listings = _Listings(folder, by_stem=by_stem)
     absent = [place for place, name in enumerate(names) if not listings.has(name)]
@@ -42,7 +42,7 @@ def find_named(names: Sequence[str], folder: Path, *, by_stem: bool = False) -> 
 
 
 class _Listings:
-    """Names of the files in folders below a folder, each read once."""
+    """Names of the files in the subfolders of a folder, each listed once."""
 
     def __init__(self, folder: Path, *, by_stem: bool) -> None:
         self.folder, self.by_stem = folder, by_stem
@@ -53,7 +53,7 @@ class _Listings:
         return last in self.names(parent)
 
     def alike(self, name: str) -> Iterator[str]:
-        """Files that a name may mean, the likeliest first."""
+        """Yield the files that a name may mean, the likeliest first."""
         for spelled in dict.fromkeys((name, unquote(name), name.replace("\\", "/"), unquote(name).replace("\\", "/"))):
             try:
                 plain = str(PurePosixPath(below(spelled, "")))  # without "./" and "//"

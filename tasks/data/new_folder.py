@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all."""
+"""Write a folder atomically."""
 
 import os
 import shutil
@@ -9,13 +9,13 @@ from pathlib import Path
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Give a folder to fill beside the one that is wanted; it takes its place when the block ends without an error.
+    """Yield a temporary folder, which is renamed to `folder` when the block ends without an error.
 
     Args:
-        folder: The folder that is wanted; it may be there, but empty.
+        folder: Folder to make; it may exist, but must be empty.
 
     Raises:
-        ValueError: It holds files already, or is a file.
+        ValueError: The folder has files in it, or is a file.
     """
     folder = folder.expanduser().resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

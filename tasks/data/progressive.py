@@ -1,4 +1,4 @@
-"""Training that begins with small images and mild augmentation, and ends with large ones and strong."""
+"""Progressive learning: image size and augmentation strength that grow with the epoch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from tasks.values.sizes import Size, parse_size
 
 @dataclass(frozen=True)
 class Stage:
-    """What holds for some epochs.
+    """Image size and augmentation strength of some epochs.
 
     Attributes:
         image_size: (H, W) px of a training image.
-        strength: Share of the augmentation's full strength, 0 to 1.
+        strength: Share of the full augmentation, 0 to 1.
     """
 
     image_size: Size
@@ -21,13 +21,17 @@ class Stage:
 
 
 class Progressive:
-    """Stages of a training run, chosen by the epoch alone, so that a resumed run is where it would have been.
+    """Stages of a training, chosen by the epoch alone, so that a resumed run has the same.
 
     Args:
-        image_size: (H, W) px where no stage says otherwise.
-        stages: None, or {"epochs": [0, 37, 112], "image_size": [160, 192, 224], "strength": [0.3, 0.7, 1.0]}: the first
-            epoch of each stage counted from 0, the side of its square images or their [H, W], its strength. Either
-            of the last two may be left out.
+        image_size: (H, W) px where the stages state none.
+        stages: None, or {"epochs": [0, 37, 112], "image_size": [160, 192, 224], "strength": [0.3, 0.7, 1.0]}: first
+            epoch of each stage (from 0), side or [H, W] of its images, and its strength. Size or strength may be
+            left out.
+
+    >>> stages = Progressive((224, 224), {"epochs": [0, 10], "image_size": [160, 224]})
+    >>> stages.stage(9).image_size, stages.stage(10).image_size
+    ((160, 160), (224, 224))
 
     Raises:
         ValueError: Keys, lengths or values are not as above.
@@ -65,15 +69,15 @@ class Progressive:
         )
 
     def number(self, epoch: int) -> int:
-        """Which stage, counted from 0, an epoch belongs to."""
+        """Return the number of an epoch's stage, counted from 0."""
         return sum(first <= epoch for first in self.epochs) - 1
 
     def stage(self, epoch: int) -> Stage:
-        """The stage that an epoch belongs to."""
+        """Return the stage of an epoch."""
         return self.stages[self.number(epoch)]
 
     def progress(self, epoch: int) -> dict[str, float]:
-        """{"image_size": side px, the mean of two, "strength": share}, to be logged; {} where nothing ever changes."""
+        """Return {"image_size": mean side px, "strength": share} for the log; {} where neither ever changes."""
         stage = self.stage(epoch)
         return {"image_size": sum(stage.image_size) / 2, "strength": stage.strength} if self.changing else {}
 

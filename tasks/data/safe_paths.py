@@ -1,4 +1,4 @@
-"""File names that come out of data: they name what lies below a folder, or nothing."""
+"""Refuse file names in data that lead out of their folder."""
 
 from pathlib import Path, PurePosixPath
 
@@ -6,20 +6,26 @@ from tasks.data.errors import DataError
 
 
 def below(name: str, source: str | Path, *, what: str = "the file name", folder: str = "the image folder") -> str:
-    """A name that an annotation file gives, if it stays below the folder that it is relative to.
+    """Check that a file name of an annotation file stays below its folder.
 
-    Links are followed wherever they lead: whoever owns the folder has put them there.
+    Links inside the folder are followed, since the folder's owner made them.
 
     Args:
-        name: Relative, with "/" between its parts.
-        source: File that gives it, for errors.
-        what, folder: What the name is, and what it is relative to, for errors.
+        name: Relative path with "/" between its parts.
+        source: File that states the name, for errors.
+        what, folder: Name of the entry and of its folder, for errors.
 
     Returns:
         The name, unchanged.
 
+    >>> below("cats/1.jpg", "train.json")
+    'cats/1.jpg'
+    >>> below("../secret", "train.json")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    tasks.data.errors.DataError: train.json: the file name '../secret' leads out of ...
+
     Raises:
-        DataError: It is empty, absolute, has ".." in it or a character that no file name can have.
+        DataError: The name is empty or absolute, or has ".." or a character that file names cannot have.
     """
     for path in (PurePosixPath(name), Path(name)):  # on Windows a drive leads out too
         if not path.name or path.anchor or ".." in path.parts or not _can_be_stored(name):

@@ -1,4 +1,4 @@
-"""The order in which an epoch reads its samples, the same after a resume and in every number of processes."""
+"""Order the samples of an epoch, the same after a resume and in any number of processes."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -13,17 +13,21 @@ SampleKey = tuple[int, ...]
 
 
 class EpochSampler(Sampler[SampleKey]):
-    """Yields (epoch, index), in an order that is drawn from the seed and the epoch.
+    """Yield (epoch, index) in an order drawn from the seed and the epoch.
 
-    Under distributed training every rank sees its own share. A training epoch drops what does not divide by the number
-    of ranks; otherwise nothing is padded or repeated, so an evaluation counts every sample once.
+    In distributed training each rank gets its own share. A training epoch drops the samples left over when dividing by
+    the number of ranks. Nothing is padded or repeated, so an evaluation counts every sample once.
 
     Args:
         size: Number of samples.
-        shuffle: Draw an order, otherwise ascending.
-        seed: Of the order.
-        repeats: Above 1, every sample that is drawn comes so many times, one copy after the other (so on different
-            ranks, where there are several), as (epoch, index, copy); an epoch stays as long, of fewer samples.
+        shuffle: Draw an order; else it is ascending.
+        seed: Seed of the order.
+        repeats: Above 1, each drawn sample comes so many times in a row (on different ranks, where there are several),
+            as (epoch, index, copy). The epoch keeps its length, with fewer different samples.
+
+    >>> sampler = EpochSampler(4, shuffle=True, seed=0)
+    >>> sorted(sampler)
+    [(0, 0), (0, 1), (0, 2), (0, 3)]
 
     Source of repeats: Berman et al. 2019, "MultiGrain", section 3.2; Hoffer et al. 2020, "Augment Your Batch".
     """
@@ -35,7 +39,7 @@ class EpochSampler(Sampler[SampleKey]):
         self.ranks = distributed.get_world_size() if in_group else 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
+        """Set the epoch; Lightning calls this before each."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[SampleKey]:
@@ -57,25 +61,25 @@ class EpochSampler(Sampler[SampleKey]):
 
 
 class FixedSampler(EpochSampler, SequentialSampler):
-    """The samples in their order, each as in epoch 0, whatever the epoch: what Lightning's overfit_batches wants.
+    """Yield the samples in ascending order, always of epoch 0, for Lightning's overfit_batches.
 
-    Being a `SequentialSampler`, it is left in place by Lightning.
+    Lightning replaces samplers there unless they are a `SequentialSampler`, so this is one.
     """
 
     def __init__(self, size: int) -> None:
         EpochSampler.__init__(self, size, shuffle=False, seed=0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Nothing changes."""
+        """Do nothing: all epochs are alike."""
 
 
 class ResumedSampler(Sampler[SampleKey]):
-    """A sampler that goes on within an epoch: the epoch's rest first, then whole ones.
+    """Continue within an epoch: first the rest of that epoch, then whole ones.
 
     Args:
-        sampler: What a whole run takes its samples from.
-        epoch: Epoch to go on with; an earlier one that is asked for before is taken as this one.
-        skip: Samples of this rank that are done.
+        sampler: Sampler of whole epochs.
+        epoch: Epoch to continue; earlier epochs are replaced by it.
+        skip: Number of this rank's samples that are done.
     """
 
     def __init__(self, sampler: EpochSampler, epoch: int, skip: int) -> None:
@@ -83,12 +87,12 @@ class ResumedSampler(Sampler[SampleKey]):
         sampler.set_epoch(epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """As `EpochSampler.set_epoch`."""
+        """Set the epoch, not before the one to continue."""
         self.sampler.set_epoch(max(epoch, self.epoch))
 
     def __iter__(self) -> Iterator[SampleKey]:
         return islice(self.sampler, self.skip if self.sampler.epoch == self.epoch else 0, None)
 
     def __len__(self) -> int:
-        """Of a whole epoch, which Lightning counts batches by."""
+        """Return the length of a whole epoch, by which Lightning counts batches."""
         return len(self.sampler)

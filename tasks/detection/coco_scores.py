@@ -1,7 +1,7 @@
-"""COCO's detection scores, by pycocotools (the judge of record) or hotcoco (the same numbers many times faster).
+"""Compute COCO's detection scores by pycocotools (the reference) or hotcoco (the same numbers many times faster).
 
-The only file that imports either. Both give the same arrays of precision and recall; every score is read from these
-here, by name, so neither engine's own summary, which says -1 where there is nothing to judge, is ever shown.
+Only this file imports either. Both give the same arrays of precision and recall, from which every score is read here;
+the engines' own summaries, which say -1 for an undefined score, are not used.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ _AP50, _AP75 = 0, 5  # of the IoU thresholds 0.50, 0.55 ... 0.95
 
 @dataclass(frozen=True)
 class ClassScores:
-    """What the scores say of one class; NaN where it has no boxes.
+    """Scores of one class; NaN where it has no boxes.
 
     Attributes:
-        name: Of the class.
-        images, boxes: Images that show it, and its boxes, crowds aside.
-        ap, ap50, ap75, ar: As AP, AP50, AP75 and AR_100.
+        name: Name of the class.
+        images, boxes: Number of images that show it, and of its boxes, crowds left out.
+        ap, ap50, ap75, ar: Its AP, AP50, AP75 and AR_100.
     """
 
     name: str
@@ -46,16 +46,16 @@ class ClassScores:
 
 @dataclass(frozen=True, eq=False)
 class CocoScores:
-    """The result of `evaluate_boxes`.
+    """Scores of a set of images, from `evaluate_boxes`.
 
     Attributes:
         numbers: COCO's twelve, by name: AP, AP50, AP75, AP_small, AP_medium, AP_large, AR_1, AR_10, AR_100, AR_small,
-            AR_medium, AR_large; each in [0, 1], or NaN where the ground truth has nothing to judge it by. With
-            another number of detections than 100, AR_100 bears that number.
-        classes: One for each category, by ascending id.
-        images, detections: How many were counted.
-        max_detections: As asked for.
-        notes: What a reader of the numbers must know, such as the classes without a box.
+            AR_medium, AR_large; each in [0, 1], or NaN where the ground truth has no box for it. With
+            `max_detections` other than 100, AR_100 is named after that number.
+        classes: Scores of each category, by ascending id.
+        images, detections: Numbers of images and detections counted.
+        max_detections: Limit of detections an image and class.
+        notes: Remarks for the reader, such as the classes without a box.
         curves: {0.5: (101, K), 0.75: (101, K)} precision at `RECALLS` for each class; NaN for a class without boxes.
             None unless asked for.
     """
@@ -69,7 +69,7 @@ class CocoScores:
     curves: dict[float, np.ndarray] | None = None
 
     def to_dict(self) -> dict[str, float | None]:
-        """Metric keys as they are logged: "val/mAP" (AP), "val/AP50", ..., "val/AP/<class>"; None for NaN."""
+        """Map the logged metric keys to values: "val/mAP" (AP), "val/AP50", ..., "val/AP/<class>"; None for NaN."""
         values = {f"val/{'mAP' if name == 'AP' else name}": value for name, value in self.numbers.items()}
         values |= {f"val/AP/{one.name}": one.ap for one in self.classes}
         return {key: None if math.isnan(value) else value for key, value in values.items()}
@@ -79,17 +79,24 @@ def evaluate_boxes(
     ground_truth: Mapping | GroundTruth, results: DetectionResults, *, engine: str = "pycocotools",
     max_detections: int = 100, curves: bool = False,
 ) -> CocoScores:  # fmt: skip
-    """Judge detections as COCO does: every image once, crowds (and VOC's difficult objects) neither hit nor missed.
+    """Score detections as COCO does; crowds and VOC's difficult objects count neither as hits nor as misses.
 
     Args:
-        ground_truth: A dict in COCO's annotation form, or what was read from it.
-        results: Detections; images without any need not be in it.
+        ground_truth: A dict in COCO's annotation form, or a `GroundTruth`.
+        results: Detections; images without detections may be missing.
         engine: "pycocotools" or "fast".
-        max_detections: Of each image and class, those of highest score that count.
+        max_detections: Detections of highest score that count, for each image and class.
         curves: Keep the precision-recall curves.
 
+    >>> truth = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "cat"}],
+    ...          "annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10]}]}
+    >>> results = DetectionResults()
+    >>> results.add(1, [[0, 0, 10, 8]], [0.9], [1])  # IoU 0.8: a hit at 7 of the 10 thresholds
+    >>> round(evaluate_boxes(truth, results, engine="fast").numbers["AP"], 3)
+    0.7
+
     Raises:
-        ValueError: the engine is unknown, max_detections is below 1, the ground truth is not in COCO's form, or the
+        ValueError: The engine is unknown, max_detections is below 1, the ground truth is not in COCO's form, or the
             results hold an image that it does not list.
 
     Source: Lin et al., "Microsoft COCO: Common Objects in Context", 2014; the numbers' definition is pycocotools'.
@@ -123,7 +130,7 @@ def evaluate_boxes(
 
 
 def format_scores(scores: CocoScores) -> list[tuple[str, tuple[str, ...], list[tuple]]]:
-    """Tables for a terminal, each as title, columns and rows; "-" for NaN, classes without boxes last."""
+    """Make tables for a terminal as (title, columns, rows); NaN is "-", classes without boxes come last."""
     of = {"": "all sizes"} | {f"_{area}": f"{area} boxes" for area in AREAS[1:]}
     rows = []
     for name, value in scores.numbers.items():
@@ -145,10 +152,11 @@ def format_scores(scores: CocoScores) -> list[tuple[str, tuple[str, ...], list[t
 
 
 def _with_difficult(truth: GroundTruth, columns: dict[str, np.ndarray]) -> GroundTruth:
-    """Put VOC's difficult objects so that the engines, which know none, judge them by VOC's rule.
+    """Rewrite VOC's difficult objects so that COCO's engines follow VOC's rule.
 
-    Any number of detections that reach the IoU with one counts neither as hits nor as false alarms. So there is a copy
-    of it for each detection of its image and class, and its area is beyond every range, for which boxes are ignored.
+    Detections that reach the IoU with a difficult object count neither as hits nor as false alarms, however many they
+    are. So each object is copied once for each detection of its image and class, with an area outside every range:
+    COCO ignores such boxes.
 
     Source: Everingham et al. 2010, "The Pascal Visual Object Classes (VOC) Challenge", the development kit's
     VOCevaldet.m.
@@ -164,7 +172,7 @@ def _with_difficult(truth: GroundTruth, columns: dict[str, np.ndarray]) -> Groun
 
 
 def _pycocotools(truth: GroundTruth, columns: dict[str, np.ndarray], limits: list[int]) -> tuple:
-    """Precision (10, 101, K, 4, M) and recall (10, K, 4, M) over IoU, recall, class, area and limit; -1 for none."""
+    """Precision (10, 101, K, 4, M) and recall (10, K, 4, M) over IoU, recall, class, area and limit; -1: undefined."""
     names = ("image_id", "category_id", "bbox", "area", "iscrowd", "id")
     numbers = np.arange(1, 1 + max(len(truth.boxes), len(columns["boxes"])))  # from 1: 0 would read as "no match"
     true = (truth.image_ids, truth.category_ids, truth.boxes, truth.areas, truth.crowd.astype(int))
@@ -193,7 +201,7 @@ def _pycocotools(truth: GroundTruth, columns: dict[str, np.ndarray], limits: lis
 
 
 def _fast(truth: GroundTruth, columns: dict[str, np.ndarray], limits: list[int]) -> tuple:
-    """As `_pycocotools`."""
+    """Compute the same arrays as `_pycocotools` by hotcoco."""
     coco = hotcoco.COCO.from_arrays(
         [{"id": image} for image in truth.images.tolist()],
         [{"id": number, "name": name} for number, name in truth.categories.items()],

@@ -1,4 +1,4 @@
-"""What a detection score is computed from, as flat arrays: the ground truth of a set and the detections on it."""
+"""Ground truth and detections of a set of images, in flat arrays, as scores are computed from them."""
 
 import json
 import logging
@@ -18,14 +18,14 @@ class GroundTruth:
     """Annotated boxes of a set of images.
 
     Attributes:
-        images: (I,) int64 ids of the images, ascending, each once.
+        images: (I,) int64 image ids, ascending, unique.
         categories: {category id: class name}, by ascending id.
-        image_ids, category_ids: (B,) int64, of each box.
+        image_ids, category_ids: (B,) int64, image and category of each box.
         boxes: (B, 4) float64, xywh px.
-        areas: (B,) float64 px, by which COCO calls a box small, medium or large: of the mask where there is one.
-        crowd: (B,) bool, regions whose detections count neither as hits nor as false alarms.
-        difficult: (B,) bool, those of `crowd` that are one object of VOC's: a detection has to reach the IoU with it;
-            of others the part of the detection inside the region counts.
+        areas: (B,) float64 px, of the mask where there is one, else of the box; COCO's sizes go by it.
+        crowd: (B,) bool, regions in which detections count neither as hits nor as false alarms.
+        difficult: (B,) bool, VOC's difficult objects, a part of `crowd`. A detection belongs to one by IoU; to other
+            crowds it belongs by the share of the detection inside.
     """
 
     images: np.ndarray
@@ -41,11 +41,18 @@ class GroundTruth:
     def from_coco(cls, content: Mapping) -> "GroundTruth":
         """Read a dict in COCO's annotation form.
 
-        Annotations may lack "area" (then width times height), "iscrowd" (then 0) and "id": ids are never used. Those
-        of images or categories that the file does not list are left out, as pycocotools does.
+        Annotations may lack "area" (width times height is taken), "iscrowd" (0) and "id" (not used). Annotations of
+        images or categories that are not listed are left out, as in pycocotools.
+
+        >>> truth = GroundTruth.from_coco({
+        ...     "images": [{"id": 7}], "categories": [{"id": 3, "name": "cat"}],
+        ...     "annotations": [{"image_id": 7, "category_id": 3, "bbox": [1, 2, 10, 20]}],
+        ... })
+        >>> truth.areas.tolist(), truth.categories
+        ([200.0], {3: 'cat'})
 
         Raises:
-            ValueError: a list or a field is missing, or a box is not four finite numbers.
+            ValueError: A list or a field is missing, or a box is not four finite numbers.
         """
         if not isinstance(content, Mapping) or (missing := {"images", "annotations", "categories"} - content.keys()):
             found = f"without {', '.join(sorted(missing))}" if isinstance(content, Mapping) else type(content).__name__
@@ -82,7 +89,7 @@ class GroundTruth:
         )  # fmt: skip
 
     def numbered(self) -> "GroundTruth":
-        """The same with images and categories numbered 0, 1, 2 ... in order of their ids."""
+        """Copy with images and categories renumbered 0, 1, 2 ... in order of their ids."""
         return replace(
             self, images=np.arange(len(self.images)), categories=dict(enumerate(self.categories.values())),
             image_ids=np.searchsorted(self.images, self.image_ids),
@@ -90,7 +97,7 @@ class GroundTruth:
         )  # fmt: skip
 
     def of_images(self, images: Iterable[int]) -> "GroundTruth":
-        """The part of some of the images."""
+        """Copy the part of the given images."""
         chosen = np.array(sorted(images), np.int64)
         kept = np.isin(self.image_ids, chosen)
         names = ("image_ids", "category_ids", "boxes", "areas", "crowd", "difficult")
@@ -99,11 +106,16 @@ class GroundTruth:
 
 
 class DetectionResults:
-    """Detections of many images: 56 bytes each, whatever the number of images, picklable for gathering over processes.
+    """Detections of many images, 56 bytes each; picklable, so that processes can exchange them.
 
     Attributes:
-        source: What errors call them: a file, or "the detections".
-        images: Ids of the images added, those without detections included; none can be added twice.
+        source: Name in error messages: a file, or "the detections".
+        images: Ids of the images added, also those without detections; each can be added once.
+
+    >>> results = DetectionResults()
+    >>> results.add(1, [[10, 20, 40, 60]], [0.9], [3])
+    >>> results.boxes.tolist()  # xywh
+    [[10.0, 20.0, 30.0, 40.0]]
     """
 
     def __init__(self, source: str = "the detections") -> None:
@@ -116,16 +128,18 @@ class DetectionResults:
         self, image_id: int, boxes: Tensor | np.ndarray, scores: Tensor | np.ndarray,
         category_ids: Tensor | np.ndarray | Sequence[int],
     ) -> None:  # fmt: skip
-        """Take the detections of one image.
+        """Add the detections of one image.
 
         Args:
-            image_id: Its id in the ground truth.
+            image_id: Id of the image in the ground truth.
             boxes: (D, 4) xyxy, px of the original image, on any device.
             scores: (D,).
-            category_ids: (D,) ids of the ground truth, not contiguous labels. Of equal scores the first ranks higher.
+            category_ids: (D,) category ids of the ground truth, not contiguous labels.
+
+        Of equal scores the first ranks higher.
 
         Raises:
-            ValueError: the image has been added before, the lengths differ, or a number is not finite.
+            ValueError: The image has been added before, the lengths differ, or a number is not finite.
         """
         image_id, scores = int(image_id), _array(scores, np.float64)
         boxes = _array(boxes, np.float64).reshape(-1, 4)
@@ -136,10 +150,10 @@ class DetectionResults:
         self.images.add(image_id)
 
     def merge(self, other: "DetectionResults") -> "DetectionResults":
-        """Take all of another, such as those of another process, and return this one.
+        """Add the detections of another object, such as another process's, and return this one.
 
         Raises:
-            ValueError: an image is in both.
+            ValueError: An image is in both.
         """
         if both := self.images & other.images:
             raise ValueError(f"both results hold {len(both)} images, such as {min(both)}; every image counts once")
@@ -148,7 +162,7 @@ class DetectionResults:
         return self
 
     def with_boxes(self, boxes: np.ndarray) -> "DetectionResults":
-        """The same detections with other boxes, (D, 4) xywh px."""
+        """Copy with other boxes, (D, 4) xywh px."""
         twin = DetectionResults(self.source)
         twin._append(self.image_ids, boxes, self.scores, self.category_ids)
         twin.images = set(self.images)
@@ -183,7 +197,7 @@ class DetectionResults:
         return self.__dict__
 
     def to_json(self) -> list[dict]:
-        """COCO's results form, by ascending image id, with numbers that read back as they were."""
+        """List detections in COCO's results form, by ascending image id; numbers read back unchanged."""
         order = np.argsort(self.image_ids, kind="stable")
         columns = [getattr(self, name)[order].tolist() for name in _COLUMNS]
         return [
@@ -193,16 +207,16 @@ class DetectionResults:
 
     @classmethod
     def from_json(cls, path: str | Path, truth: Mapping[str, Sequence[Mapping]] | None = None) -> "DetectionResults":
-        """Read a file in COCO's results form, whoever wrote it.
+        """Read a file in COCO's results form.
 
         Args:
-            path: The file.
-            truth: Ground truth in COCO's form. Detections that also state names, a "category" or "category_name" and a
-                "file_name", get the ids that it has for these.
+            path: JSON file.
+            truth: Ground truth in COCO's form. Detections that state names ("category" or "category_name" and
+                "file_name") get the ids that the ground truth has for these.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no JSON, no list, or an entry lacks a field or holds something else than expected.
+            FileNotFoundError: There is no such file.
+            ValueError: The file is not JSON, not a list, or an entry lacks a field or has an unexpected value.
         """
         form = '[{"image_id": 42, "category_id": 18, "bbox": [x, y, width, height], "score": 0.9}, ...]'
         try:
@@ -257,7 +271,7 @@ def _first_not_finite(rows: np.ndarray) -> int:
 
 
 def _listed(content: Mapping, key: str) -> dict[int, str]:
-    """{id: name} of the categories, or of the images, by ascending id."""
+    """Map ids to names, of the categories or of the images, by ascending id."""
     entries = content[key]
     sound = isinstance(entries, list) and all(
         isinstance(one, Mapping) and _is_number(one.get("id"), int) and (key == "images" or "name" in one)
@@ -271,7 +285,7 @@ def _listed(content: Mapping, key: str) -> dict[int, str]:
 
 
 def _by_name(content: list[dict], truth: Mapping[str, Sequence[Mapping]], path: str | Path) -> list[dict]:
-    """Results with the ground truth's ids of the categories and images that they name."""
+    """Replace names of categories and images by the ground truth's ids."""
     for key in ("category", "category_name"):
         if all(isinstance(entry.get(key), str) for entry in content):
             ids = {str(one["name"]): one["id"] for one in truth["categories"]}
@@ -291,13 +305,13 @@ def _by_name(content: list[dict], truth: Mapping[str, Sequence[Mapping]], path: 
 
 
 def _is_number(value: object, kinds: type | tuple = (int, float)) -> bool:
-    """Whether it is one that arrays hold."""
+    """Tell whether a value is a number that numpy's arrays can hold."""
     fits = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
     return fits and isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def _is_whole(value: object) -> bool:
-    """Whether it is a whole number, written as 42 or as 42.0."""
+    """Tell whether a value is a whole number, written as 42 or as 42.0."""
     return _is_number(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) < 2**53)
 
 
