@@ -1,4 +1,4 @@
-"""Mixed images with mixed labels: MixUp and CutMix of a batch, on its device."""
+"""MixUp and CutMix of a batch, on its device."""
 
 import torch
 from torch import Tensor
@@ -7,14 +7,14 @@ from torchvision.transforms import v2
 
 
 class Mixing:
-    """Mixes each image of a batch with its neighbour: all of it (MixUp), or a box of it (CutMix).
+    """Mix each image of a batch with its neighbour: the whole image (MixUp), or a box of it (CutMix).
 
-    Where both are on, each batch takes one of them, both being equally likely. Random numbers come from torch's global
-    CPU generator, wherever the images are.
+    Where both are on, each batch draws one of them with equal probability. Random numbers come from torch's global CPU
+    generator on every device.
 
     Args:
-        num_classes: Classes, K.
-        mixup, cutmix: alpha of the Beta distribution that the share of each image is drawn from; 0: never.
+        num_classes: Number of classes, K.
+        mixup, cutmix: alpha of the Beta distribution of the images' shares; 0: off.
         probability: Share of the batches that are mixed.
 
     Raises:
@@ -42,7 +42,7 @@ class Mixing:
             labels: (N,) int64.
 
         Returns:
-            Images (N, 3, H, W) float32 in the range that they had, and targets (N, K) float32 whose rows sum to 1.
+            Images (N, 3, H, W) float32 in their old range, and targets (N, K) float32 whose rows sum to 1.
         """
         images = images.float()
         if not self.kinds or torch.rand(()) >= self.probability:

@@ -1,4 +1,4 @@
-"""How well images are told apart: accuracies, overall and of each class, and what is taken for what."""
+"""Classification scores: accuracies, overall and of each class, and confusions."""
 
 import csv
 import io
@@ -18,11 +18,11 @@ SHOWN = 10  # rows of the tables of best and worst classes and of confusions
 
 @dataclass(frozen=True, eq=False)
 class ClassScores:
-    """What counted images say; every score in [0, 1], NaN where there is nothing to judge.
+    """Scores of a set of images, each in [0, 1], or NaN where it is undefined.
 
     Attributes:
-        top1: Share of the images whose first guess is right.
-        top5: Share of those whose class is among the five likeliest; none for five classes or fewer.
+        top1: Share of images whose likeliest class is right.
+        top5: Share of images whose class is among the five likeliest; None for five classes or fewer.
         mean_accuracy: Mean of `accuracy` over the classes that occur.
         matrix: (K, K) int64, images by true class (rows) and first guess (columns).
     """
@@ -34,26 +34,26 @@ class ClassScores:
 
     @property
     def images(self) -> np.ndarray:
-        """(K,) int64, images of each class."""
+        """Count the images of each class, (K,) int64."""
         return self.matrix.sum(axis=1)
 
     @property
     def accuracy(self) -> np.ndarray:
-        """(K,) float64, share of each class's images that are right (its recall)."""
+        """Compute the share of right predictions among each class's images (recall), (K,) float64."""
         return _share(self.matrix.diagonal(), self.images)
 
     @property
     def precision(self) -> np.ndarray:
-        """(K,) float64, share of right ones among the images that are taken for a class."""
+        """Compute the share of right predictions among the images predicted as a class, (K,) float64."""
         return _share(self.matrix.diagonal(), self.matrix.sum(axis=0))
 
     def to_dict(self) -> dict[str, float]:
-        """Metrics by their names in logs and JSON."""
+        """Return the metrics by their names in logs and JSON."""
         top5 = {} if self.top5 is None else {"val/top5": self.top5}
         return {"val/top1": self.top1, **top5, "val/mean_accuracy": self.mean_accuracy}
 
     def confusions(self) -> list[tuple[int, int, int]]:
-        """(true class, first guess, images) of every kind of error, the most frequent first."""
+        """List (true class, first guess, images) of all errors, the most frequent first."""
         errors = self.matrix - np.diag(self.matrix.diagonal())
         true, guess = np.nonzero(errors)
         order = np.argsort(-errors[true, guess], kind="stable")
@@ -61,10 +61,16 @@ class ClassScores:
 
 
 class ClassResults:
-    """The guesses for every image of a set, by which it is scored exactly, however it was spread over processes.
+    """Predictions for each image of a set; the scores do not depend on how it was spread over processes.
 
     Args:
-        num_classes: K.
+        num_classes: Number of classes, K.
+
+    >>> import torch
+    >>> results = ClassResults(3)
+    >>> results.add(torch.tensor([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1]]), torch.tensor([0, 1]), ["a.jpg", "b.jpg"])
+    >>> results.scores().top1
+    0.5
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -73,15 +79,15 @@ class ClassResults:
         self.parts: list[tuple[np.ndarray, ...]] = []  # labels, guess, its probability, the label's, whether in top 5
 
     def add(self, probabilities: Tensor, labels: Tensor, names: Sequence[str]) -> None:
-        """Take a batch.
+        """Add a batch.
 
         Args:
-            probabilities: (N, K), of each class.
+            probabilities: (N, K) of the classes.
             labels: (N,) int64.
             names: N image names.
 
         Raises:
-            ValueError: A label is none of the K classes.
+            ValueError: A label is outside 0..K-1.
         """
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise ValueError(f"labels {labels.tolist()[:8]}... of {names[0]}...: expected 0 to {self.num_classes - 1}")
@@ -93,17 +99,17 @@ class ClassResults:
         self.names += names
 
     def merge(self, other: "ClassResults") -> None:
-        """Take over all images of another process."""
+        """Add all images of another process."""
         self.names += other.names
         self.parts += other.parts
 
     def columns(self) -> tuple[np.ndarray, ...]:
-        """True class, guess, its probability, the true class's, whether that is among the five, of every image."""
+        """Return true class, first guess, probabilities of first guess and true class, and in top 5, of each image."""
         empty = (np.zeros(0, np.int64),) * 2 + (np.zeros(0, np.float32),) * 2 + (np.zeros(0, bool),)
         return tuple(np.concatenate(column) for column in zip(empty, *self.parts, strict=True))
 
     def scores(self) -> ClassScores:
-        """Score all that was added."""
+        """Compute the scores of all images added."""
         labels, guesses, _, _, among = self.columns()
         size = self.num_classes
         matrix = np.bincount(labels * size + guesses, minlength=size**2).reshape(size, size)
@@ -117,7 +123,7 @@ class ClassResults:
         )
 
     def write(self, path: Path, class_names: Sequence[str]) -> None:
-        """Write one row an image, by name: what it is, what it was taken for, the probabilities of both."""
+        """Write one CSV row an image, by name: true class, first guess, and the probabilities of both."""
         rows = sorted(zip(self.names, *(column.tolist() for column in self.columns()[:4]), strict=True))
         write_csv(path, ("name", "true", "guess", "probability", "true_probability"), (
             (name, class_names[label], class_names[guess], f"{top:.7g}", f"{own:.7g}")
@@ -126,7 +132,7 @@ class ClassResults:
 
 
 def score_tables(scores: ClassScores, class_names: Sequence[str]) -> list[Table]:
-    """Overall scores; the classes, of many only the worst and the best; the most frequent confusions."""
+    """Make tables: overall scores; classes (of many only the worst and best); the most frequent confusions."""
     overall = [(key.removeprefix("val/"), value) for key, value in scores.to_dict().items()]
     tables: list[Table] = [("overall", ("score", "value"), [*overall, ("images", int(scores.images.sum()))])]
     columns = ("class", "accuracy", "precision", "images")
@@ -147,7 +153,7 @@ def score_tables(scores: ClassScores, class_names: Sequence[str]) -> list[Table]
 
 
 def write_classes(path: Path, scores: ClassScores, class_names: Sequence[str]) -> None:
-    """Write one row a class: images, right ones, accuracy, precision, and what it is most often taken for."""
+    """Write one CSV row a class: images, right ones, accuracy, precision, most frequent confusion."""
     errors = scores.matrix - np.diag(scores.matrix.diagonal())
     rows = []
     for at, name in enumerate(class_names):
@@ -160,7 +166,7 @@ def write_classes(path: Path, scores: ClassScores, class_names: Sequence[str]) -
 
 
 def write_csv(path: Path, columns: Sequence[str], rows) -> None:
-    """Write a table as CSV, whole or not at all."""
+    """Write a table as CSV, atomically."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(columns)

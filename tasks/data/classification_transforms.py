@@ -1,4 +1,4 @@
-"""What becomes of an image file before a classifier sees it: training's random view, validation's published one."""
+"""Image transforms of classification: random augmentation for training, the published centre view for validation."""
 
 import math
 from collections.abc import Sequence
@@ -18,21 +18,21 @@ Box = tuple[int, int, int, int]  # top, left, height, width, px
 
 
 class ClassAugmentation:
-    """Random resized crop, flip, a policy, colour change and erasing, drawn from a generator.
+    """Random resized crop, flip, policy, colour jitter and erasing, drawn from a generator.
 
-    The crop is drawn from the size in the file's header, before anything is decoded. A JPEG is then decoded at the
-    smallest of its reduced sizes that still gives the crop as many pixels as the result has. What remains to shrink is
-    averaged from a factor of 2 on; below that it is bilinear, which aliases where `CenterView` and torchvision do not:
-    by 2 to 5 of 255 (root mean square) at factors of 1.25 to 1.95, at a third to a tenth of the time of averaging.
+    The crop is drawn from the size in the file's header, before decoding. A JPEG is decoded at the smallest reduced
+    size that has enough pixels for the result. The rest of the shrinking averages areas from a factor of 2 on, and is
+    bilinear below. Bilinear takes a third to a tenth of the time; it aliases, by 2 to 5 of 255 (root mean square)
+    against `CenterView` and torchvision at factors of 1.25 to 1.95.
 
     Args:
         scale: Range of the crop's share of the image's area, uniform.
         ratio: Range of its width over its height, uniform in the logarithm.
         flip: Probability of a horizontal flip.
         policy: None, "autoaugment" (ImageNet's), "randaugment" or "trivialaugment", as torchvision has them.
-        policy_magnitude: Of RandAugment, 0 to 30 (timm's "m9" of 10 is 27 here).
-        policy_operations: Of RandAugment, one after the other.
-        color: Strength of the jitter of brightness, contrast and saturation (0: none).
+        policy_magnitude: Magnitude of RandAugment, 0 to 30 (timm's "m9" of 10 is 27 here).
+        policy_operations: Number of RandAugment's operations in a row.
+        color: Strength of the jitter of brightness, contrast and saturation; 0: no jitter.
         erasing: Probability that a rectangle is filled with the mean colour.
         strength: Scales RandAugment's magnitude, the probability that another policy is applied, `color` and `erasing`.
         fill: RGB of what is erased.
@@ -80,9 +80,9 @@ class ClassAugmentation:
 
         Args:
             data: The image file's bytes.
-            name: For errors.
-            side: Of the result, px.
-            random: What everything random is drawn from.
+            name: File name, for errors.
+            side: Side of the result, px.
+            random: Generator of all random numbers.
 
         Returns:
             (side, side, 3) uint8 RGB.
@@ -106,7 +106,7 @@ class ClassAugmentation:
         return image
 
     def _cropped(self, data: bytes, name: str, side: int, random: np.random.Generator) -> np.ndarray:
-        """The part of an image that is seen, perhaps reduced."""
+        """Decode the crop of an image, at a reduced size where that is enough."""
         size = jpeg_size(data)
         if size:
             top, left, height, width = self.crop(size, random)
@@ -136,11 +136,11 @@ class ClassAugmentation:
 
 
 class CenterView:
-    """Validation's view, pixel by pixel that of torchvision's presets: the shorter side resized, the middle cut out.
+    """Resize the shorter side and crop the centre, pixel by pixel as torchvision's presets do.
 
     Args:
-        side: Of the result, px.
-        crop_ratio: `side` over the shorter side before the cut.
+        side: Side of the result, px.
+        crop_ratio: `side` divided by the shorter side before the crop.
         interpolation: "bilinear" or "bicubic", antialiased by PIL.
 
     Raises:
@@ -156,7 +156,7 @@ class CenterView:
         self.resized_side = math.floor(side / crop_ratio + 1e-6)  # a ratio from torchvision's 224 of 232 gives 232
 
     def __call__(self, data: bytes, name: str) -> np.ndarray:
-        """(side, side, 3) uint8 RGB of a file's bytes.
+        """Decode a file's bytes to (side, side, 3) uint8 RGB.
 
         Raises:
             ValueError: The bytes are no image, or damaged.

@@ -1,4 +1,4 @@
-"""The embedded demo data: drawn once, in the layouts of the real data sets, and read by the code that reads those."""
+"""The built-in demo data: drawn once in the layouts of the real data sets, and read by their readers."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,19 +21,19 @@ def demo_data(
     num_objects: Sequence[int] = (0, 0), segmentation: Mapping[str, Any] | None = None,
     detection: Mapping[str, Any] | None = None, classification: Mapping[str, Any] | None = None, **options,
 ) -> VisionDataModule:  # fmt: skip
-    """Draw the demo data where it is missing, and open the part that a task reads.
+    """Draw the demo data where it is missing, and open the part of a task.
 
     Args:
         kind: The task's kind: "segmentation", "detection", "classification".
         root: Folder of the demo data.
         num_train, num_val: Scenes to draw for each split.
-        draw_seed: Of the drawing.
-        num_objects: Training and validation images of classification, where those are more than scenes.
+        draw_seed: Seed of the drawing.
+        num_objects: Training and validation images of classification, where more than scenes are wanted.
         segmentation, detection, classification: Options of the data module of that kind.
-        options: For the data module whatever the kind, before those of the kind; None changes nothing.
+        options: Options of the data module for every kind; those of a kind win, and None changes nothing.
 
     Raises:
-        ValueError: There is no demo data for the kind; `root` holds something else.
+        ValueError: There is no demo data for the kind, or `root` has other files in it.
     """
     names = {synset: name for synset, (name, _) in IMAGENET_CLASSES.items()}
     modules: dict[str, tuple[type[VisionDataModule], str, dict[str, Any]]] = {

@@ -1,10 +1,10 @@
-"""Classification from shards, tar files in WebDataset's form: few large files for storage that dislikes millions.
+"""Read classification data from shards: few large tar files in WebDataset's form instead of millions of small ones.
 
-A sample keeps the number that it had among the files, whichever shard it lies in, and any sample is read alone, by its
-place in the shard. So the samplers, the augmentation and what resumes a run work as on files: with `order=samples` an
-epoch has the very batches that it has from files on disk. `order=shards` visits a few shards at a time instead, for
-shards that come over the network or do not fit into the page cache; it too gives every sample exactly once an epoch,
-and each rank its own shards. For that the training shards were filled in a drawn order: no shard holds one class.
+Each sample keeps the index that it had among the files and is read by its offset in the shard. So sampling,
+augmentation and resuming work as with files: with `order=samples` an epoch has exactly the same batches. With
+`order=shards` a few shards are read at a time, for shards on the network or larger than the page cache. Every sample
+comes exactly once an epoch there, too, and each rank has its own shards. The training shards were filled in random
+order, so that none holds a single class.
 """
 
 import os
@@ -27,16 +27,16 @@ OPEN_SHARDS = 64  # files that a process keeps open
 
 
 class ShardSamples:
-    """The samples of a split, in the order that they had before they were put into shards.
+    """Samples of a split in shards, in the order of the original files.
 
     Args:
-        store: Where the files are.
+        store: Store of the shards.
         entry: The split's part of the index.
-        num_classes: That labels are below.
+        num_classes: Number of classes; labels must be below it.
 
     Attributes:
-        shards: (N,) int32 number of the shard that each sample lies in.
-        offsets: (N,) int64 place of its image in the shard, bytes.
+        shards: (N,) int32, shard of each sample.
+        offsets: (N,) int64 bytes, offset of its image in the shard.
 
     Raises:
         DataError: The list of samples is missing or damaged, or a shard of a folder is missing or cut off.
@@ -77,18 +77,18 @@ class ShardSamples:
         return len(self.labels)
 
     def label(self, index: int) -> int:
-        """Class of a sample."""
+        """Return the label of a sample."""
         return int(self.labels[index])
 
     def name(self, index: int) -> str:
-        """Name of the file that the sample was."""
+        """Return the original file name of a sample."""
         return self.names[index]
 
     def encoded(self, index: int) -> bytes:
-        """Bytes of the image's file, unchanged.
+        """Read the bytes of the original image file.
 
         Raises:
-            DataError: The shard is missing, cut off, or holds something else there.
+            DataError: The shard is missing or cut off, or its checksum differs.
         """
         file, size = self._open(int(self.shards[index])), int(self.sizes[index])
         content = os.pread(file.descriptor, size, int(self.offsets[index]))  # shares no position with other processes
@@ -110,16 +110,16 @@ class ShardSamples:
 
 
 class ShardSampler(EpochSampler):
-    """Yields (epoch, index) so that a rank reads a few shards at a time, each sample exactly once an epoch.
+    """Yield (epoch, index) so that each rank reads a few shards at a time; each sample comes exactly once an epoch.
 
-    Shards come in an order drawn from seed and epoch; each rank takes an equal stretch of that order, and shuffles
-    within the samples of `window` shards. Ranks share no shard but at the ends of stretches. Without shuffling, shards
-    and samples come as they lie. What does not divide by the ranks is treated as in `EpochSampler`; copies of a sample
-    (`repeats`) stay on one rank here.
+    The order of shards is drawn from seed and epoch. Each rank takes an equal part of it and shuffles the samples of
+    `window` shards at a time. Two ranks share at most the shard at the border of their parts. Without shuffling, shards
+    and samples keep their order. Samples left over when dividing by the ranks are treated as in `EpochSampler`. Copies
+    of a sample (`repeats`) stay on one rank.
 
     Args:
-        samples: The samples in their shards.
-        window: Shards to mix; the more, the closer to a shuffle of all.
+        samples: Samples in shards.
+        window: Number of shards shuffled together; more are closer to a shuffle of all.
         options: As in `EpochSampler`.
     """
 
@@ -146,23 +146,23 @@ class ShardSampler(EpochSampler):
         return last - first
 
     def _stretch(self) -> tuple[int, int]:
-        """Places of the whole order that are this rank's."""
+        """Return first and last position of this rank in the order."""
         total = self.size - self.size % self.ranks if self.shuffle else self.size
         return self.rank * total // self.ranks, (self.rank + 1) * total // self.ranks
 
 
 class ShardData(ClassificationData):
-    """Shards written by `tools/data.py action=shards`, in a folder or behind a URL.
+    """Read shards written by `tools/data.py action=shards`, from a folder or a URL.
 
     Args:
         root: As in `Store`.
-        order: "samples": as from files on disk; "shards": as in `ShardSampler`.
+        order: "samples": the order of files on disk; "shards": the order of `ShardSampler`.
         window: As in `ShardSampler`.
         cache, cache_size: As in `Store`.
         options: As in `ClassificationData`.
 
     Raises:
-        ValueError: Such an order is not known.
+        ValueError: The order is unknown, or the window below 1.
         DataError: The index is missing or damaged; shards are missing or cut off (when a set is opened).
     """
 
@@ -194,7 +194,7 @@ class ShardData(ClassificationData):
 
 
 class _OpenFile:
-    """A file to read at places; closed when nobody holds it any more."""
+    """An open file; closed when the object is deleted."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.descriptor = path, os.open(path, os.O_RDONLY)

@@ -1,9 +1,9 @@
-"""Shards, tar files in WebDataset's form: written, and fetched from where they lie; the only importer of webdataset.
+"""Write shards (tar files in WebDataset's form) and fetch them from folders or URLs; the only importer of webdataset.
 
-A folder of shards has train-00000.tar and so on, a list of each split's samples (train.npz: label, name, shard, place
-in the shard, checksum), and index.json, which names all of them with sizes and checksums. A sample is "{key}.jpg" (the
-image's file, unchanged), "{key}.cls" (its label) and "{key}.json" (its name and class), so that every reader of
-WebDataset's form can use them; the key is the sample's number.
+A folder of shards has train-00000.tar and so on; train.npz, the list of samples (label, name, shard, offset, checksum);
+and index.json, which lists all files with sizes and checksums. A sample is "{key}.jpg" (the unchanged image file),
+"{key}.cls" (its label) and "{key}.json" (its name and class), where the key is the sample's index. Any reader of
+WebDataset's form can read them.
 
 Source: https://github.com/webdataset/webdataset.
 """
@@ -38,12 +38,12 @@ INSTALL = "install it: uv pip install -e '.[shards]'"
 
 
 class Store:
-    """Files of a folder, or of a URL: those are copied into a cache when they are first wanted.
+    """Shards in a folder or behind a URL; those of a URL are copied into a cache when first used.
 
     Args:
-        root: A folder, or a URL of what webdataset opens (https, gs, hf, ...), or s3 by the AWS command line.
-        cache: Folder of the copies; processes of a machine share it. A copy's name begins with its checksum.
-        cache_size: GiB that the copies may take, those longest unused going first; none: no limit.
+        root: A folder, or a URL that webdataset opens (https, gs, hf, ...); s3 goes through the AWS command line.
+        cache: Folder of the copies, shared by the processes of a machine. Names of copies begin with their checksum.
+        cache_size: Limit of the cache, GiB; copies longest unused are deleted first. None: no limit.
     """
 
     def __init__(self, root: str, *, cache: str, cache_size: float | None = None) -> None:
@@ -52,10 +52,10 @@ class Store:
         self.cache, self.cache_size = Path(cache).expanduser(), cache_size
 
     def read_index(self) -> dict[str, Any]:
-        """What index.json says.
+        """Read and check index.json.
 
         Raises:
-            DataError: It is missing, or no index of shards.
+            DataError: The file is missing or invalid.
         """
         place = f"{self.root}/{INDEX}"
         if self.remote:
@@ -85,13 +85,13 @@ class Store:
         return index
 
     def path(self, entry: dict[str, Any]) -> Path:
-        """A file that is on this machine, of the size that the index tells.
+        """Return the local path of a file, which is fetched where needed and has the size in the index.
 
         Args:
             entry: {"file": name, "bytes": size, "sha256": checksum} of the index.
 
         Raises:
-            DataError: It is missing, cannot be fetched, or is not what the index tells.
+            DataError: The file is missing, cannot be fetched, or differs from the index in size or checksum.
             ImportError: A file must be fetched and webdataset is not installed.
         """
         if not self.remote:
@@ -147,7 +147,7 @@ def _count(value: Any) -> bool:
 
 
 def _check_classes(names: Any, palette: Any, ids: Any) -> None:
-    """Raise ValueError or TypeError unless these are classes, as `Classes` has them."""
+    """Raise ValueError or TypeError where the entries are not valid as `Classes`."""
     colors = all(len(color) == 3 and all(type(c) is int and 0 <= c < 256 for c in color) for color in palette)
     if not names or not all(isinstance(name, str) for name in names) or len(palette) != len(names) or not colors:
         raise ValueError("a class has no name or no colour")
@@ -160,21 +160,21 @@ def _check_classes(names: Any, palette: Any, ids: Any) -> None:
 def write_shards(
     data: ClassificationData, folder: Path, splits: Sequence[str] = SPLITS, shard_size: float = 256, seed: int = 0
 ) -> dict[str, Any]:
-    """Put the images of a data set into shards, their bytes unchanged; every shard is read again and compared.
+    """Write the image files of a data set into shards, unchanged; every shard is read back and compared.
 
     Args:
-        data: The data set.
+        data: Data set.
         folder: Folder to make; it appears when all is written.
         splits: "train", "val".
-        shard_size: MiB after which a shard ends.
-        seed: Of the order in which training samples are put into shards.
+        shard_size: Size after which a shard ends, MiB.
+        seed: Seed of the order of training samples in the shards.
 
     Returns:
-        What index.json holds: classes, and of each split its samples, its shards and their checksums.
+        The content of index.json: classes, and for each split its samples, shards and checksums.
 
     Raises:
-        ValueError: The folder holds files already, `shard_size` is not positive, or the data is of another task.
-        DataError: A split is not as it should be.
+        ValueError: The folder has files in it, `shard_size` is not positive, or the data is of another task.
+        DataError: A split is invalid.
         ImportError: webdataset is not installed.
     """
     _webdataset()
@@ -195,7 +195,7 @@ def write_shards(
 
 
 def shard_table(index: dict[str, Any]) -> tuple[Sequence[str], list[tuple]]:
-    """Columns and rows of what `write_shards` returns."""
+    """Tabulate the index that `write_shards` returns."""
     rows = []
     for split, part in index["splits"].items():
         size = sum(shard["bytes"] for shard in part["shards"]) / 2**20
@@ -232,7 +232,7 @@ def _write_split(
 
 
 def _read_back(path: Path, rows: list[tuple[int, int]], columns: dict[str, np.ndarray], shard: int) -> None:
-    """Note where the images of a written shard lie, each compared with what was to be written."""
+    """Read a written shard back: compare each image, and note its offset in `columns`."""
     with tarfile.open(path) as archive, path.open("rb") as file:
         members = [member for member in archive if not member.name.endswith((".cls", ".json"))]
         for member, (index, checksum) in zip(members, rows, strict=True):
@@ -249,13 +249,13 @@ def _entry(path: Path) -> dict[str, Any]:
 
 
 def checksum_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+    """Compute the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _webdataset():
-    """The library, which also learns to fetch s3 by the AWS command line."""
+    """Import webdataset, and register the AWS command line for s3."""
     try:
         import webdataset
         from webdataset.gopen import Pipe, gopen_schemes

@@ -1,4 +1,4 @@
-"""Lists in text files, as any system writes them."""
+"""Read text files of any system's encoding and line ends."""
 
 import codecs
 from pathlib import Path
@@ -12,7 +12,7 @@ def read_text(file: Path) -> str:
     """Read UTF-8, or UTF-16 that begins with a byte-order mark, with line ends of any system as "\\n".
 
     Raises:
-        DataError: The file is neither.
+        DataError: The file is neither UTF-8 nor such UTF-16.
     """
     content = file.read_bytes()
     encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
@@ -23,5 +23,5 @@ def read_text(file: Path) -> str:
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of `read_text` without blanks at either end; empty ones are left out."""
+    """Read the lines of a text file, stripped; empty ones are left out."""
     return [line.strip() for line in read_text(file).split("\n") if line.strip()]

@@ -1,4 +1,4 @@
-"""Augmentation: the one file that imports albumentations."""
+"""Augmentation of segmentation and detection; the only file that imports albumentations."""
 
 import os
 from collections.abc import Sequence
@@ -19,22 +19,21 @@ TRIALS = 40  # crops to try for one of them
 
 
 class SegmentationAugmentation:
-    """Random scale, crop, flip and colour change of an image with its mask, drawn from a seed.
+    """Random scale, crop, flip and colour jitter of an image with its mask, drawn from a seed.
 
-    The crop comes first and the resize after it, on the crop alone: the same distribution of scales as resizing the
-    whole image, for a fraction of the work. Where a crop reaches beyond the image, the picture is padded with `fill`
-    and the mask with `ignore_index`.
+    The image is cropped before it is resized, which gives the same distribution of scales for less work. Where a crop
+    reaches beyond the image, the image is padded with `fill` and the mask with `ignore_index`.
 
     Args:
         crop_size: (H, W) px of the result, or the side of a square.
         scale: Range of the resize factor, uniform in its logarithm.
         flip: Probability of a horizontal flip.
-        color: Strength of the jitter of brightness, contrast and saturation (0: none); hue gets a tenth of it.
+        color: Strength of the jitter of brightness, contrast and saturation; hue gets a tenth of it. 0: no jitter.
         fill: RGB of padded pixels.
         ignore_index: Mask value of padded pixels.
 
     Raises:
-        ValueError: `crop_size` is no size, `scale` no range of positive factors.
+        ValueError: `crop_size` is not a size, or `scale` not a range of positive factors.
     """
 
     def __init__(
@@ -55,12 +54,12 @@ class SegmentationAugmentation:
         self.after_crop = A.Compose(steps)
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Augment.
+        """Augment an image and its mask.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             mask: (H, W) uint8.
-            seed: Everything random follows from it.
+            seed: Seed of all random numbers.
 
         Returns:
             Image (h, w, 3) and mask (h, w) for crop_size = (h, w).
@@ -80,12 +79,12 @@ class SegmentationAugmentation:
 
 
 def _share_state(steps: A.Compose, random: np.random.Generator) -> None:
-    """Have all steps draw from one state: from `set_random_seed` each of them would draw the same numbers."""
+    """Make all steps draw from one state; after `set_random_seed` each would draw the same numbers."""
     steps.set_random_state(random, Random(int(random.integers(2**31))))
 
 
 def _offset(random: np.random.Generator, window: int, extent: int) -> int:
-    """Where the window begins: inside the image, or such that the image lies inside the window."""
+    """Draw where the window begins: inside the image, or so that it contains the image."""
     low, high = sorted((0, extent - window))
     return int(random.integers(low, high + 1))
 
@@ -101,24 +100,24 @@ def _crop(picture: np.ndarray, offsets: Sequence[int], window: Sequence[int], fi
 
 
 def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Resize to (H, W) px: bilinear, but averaging where it shrinks below a half, which bilinear would alias."""
+    """Resize to (H, W) px: bilinearly, but by area below half the size, where bilinear aliases."""
     shrink = [old / new for old, new in zip(image.shape, size, strict=False)]
     averaged = max(shrink) > 2 and min(shrink) >= 1
     return cv2.resize(image, tuple(size)[::-1], interpolation=cv2.INTER_AREA if averaged else cv2.INTER_LINEAR)
 
 
 def resize_boxed(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, size: Sequence[int]) -> BoxedImage:
-    """Resize a whole image to (H, W) px, whatever its shape, and its boxes (M, 4) xyxy px with it."""
+    """Resize an image to (H, W) px, ignoring its aspect ratio, and its boxes (M, 4) xyxy px with it."""
     gain = np.divide(size, image.shape[:2], dtype=np.float32)[::-1]
     return resize_image(image, size), boxes * np.tile(gain, 2), labels
 
 
 class DetectionAugmentation:
-    """SSD's augmentation of images with boxes: zoom-out, IoU crop, flip, resize, colour change; or a mosaic of four.
+    """SSD's augmentation of images with boxes: zoom-out, IoU crop, flip, resize, colour jitter; or a mosaic of four.
 
-    Zoom-out and crop are drawn first, as one window into the image, and what is seen of it is resized once: pixels that
-    are not needed are never touched, and colours change last, on the fewest. A box stays where its centre does, clipped
-    to the window; one that gets thinner than a pixel is dropped.
+    Zoom-out and crop are drawn first, as one window into the image. The visible part is resized once, and colours
+    change last, so no pixel outside is touched. A box is kept, clipped to the window, if its centre is inside and it
+    stays at least one pixel thick.
 
     Args:
         zoom_out: Probability of placing the image on a larger canvas of `fill`.
@@ -126,14 +125,14 @@ class DetectionAugmentation:
         iou_crop: Probability of an IoU crop: a part that overlaps some box by at least a drawn IoU.
         crop_range: Sides of that part in those of the canvas, uniform, their ratio between 1/2 and 2.
         flip: Probability of a horizontal flip.
-        color: Strength of the jitter of contrast and saturation (0: none); brightness gets a quarter of it and hue a
-            tenth. Each happens with probability 1/2, in SSD's order, and channels are shuffled as often.
-        mosaic: Probability that a sample is joined by three others around a point, at scales of their own, in place of
+        color: Strength of the jitter of contrast and saturation; brightness gets a quarter of it and hue a tenth. Each
+            is applied with probability 1/2, in SSD's order, as is a shuffle of channels. 0: no jitter.
+        mosaic: Probability that three other samples join a sample around a point, each at its own scale, in place of
             zoom-out and crop.
         fill: RGB of the canvas.
 
     Raises:
-        ValueError: A probability or a range is none.
+        ValueError: A probability or a range is invalid.
 
     Source: Liu et al. 2016, "SSD: Single Shot MultiBox Detector", sections 2.2 and 3.6; numbers as in torchvision.
     Mosaic: Bochkovskiy et al. 2020, "YOLOv4", section 3.3.
@@ -158,16 +157,17 @@ class DetectionAugmentation:
         self.color, self.recolor = color, _ssd_colors(color) if color else None
 
     def partners(self, random: np.random.Generator, size: int) -> list[int]:
-        """Draw which samples, of `size`, join one in a mosaic: three, or none."""
+        """Draw the three of `size` samples that join one in a mosaic; an empty list: no mosaic."""
         return random.integers(size, size=3).tolist() if random.random() < self.mosaic else []
 
     def __call__(self, samples: Sequence[BoxedImage], size: Sequence[int], random: np.random.Generator) -> BoxedImage:
-        """Augment.
+        """Augment a sample, or join four to a mosaic.
 
         Args:
-            samples: One, or four for a mosaic, of image (H, W, 3) uint8 RGB, boxes (M, 4) float32 xyxy px, labels (M,).
+            samples: One sample, or four for a mosaic: image (H, W, 3) uint8 RGB, boxes (M, 4) float32 xyxy px and
+                labels (M,).
             size: (H, W) px of the result.
-            random: What everything random is drawn from.
+            random: Generator of all random numbers.
 
         Returns:
             Image, boxes and labels of the result.
@@ -184,7 +184,7 @@ class DetectionAugmentation:
         return image, boxes[wide], labels[wide]
 
     def _window(self, sample: BoxedImage, random: np.random.Generator) -> Window:
-        """What zoom-out and crop show, in pixels of the image."""
+        """Draw the window of zoom-out and crop, in pixels of the image."""
         (height, width), boxes = sample[0].shape[:2], sample[1]
         left = top = 0
         if random.random() < self.zoom_out:
@@ -198,7 +198,7 @@ class DetectionAugmentation:
         return crop[0] - left, crop[1] - top, crop[2] - left, crop[3] - top
 
     def _view(self, sample: BoxedImage, window: Window, size: Sequence[int], random: np.random.Generator) -> BoxedImage:
-        """What is seen of a sample through a window, at (H, W) px."""
+        """Cut a window out of a sample, resized to (H, W) px."""
         image, boxes, labels = sample
         seen, placed = zip(*(
             _seen(window[axis], window[axis + 2], extent, new)
@@ -221,7 +221,7 @@ class DetectionAugmentation:
         return picture, ((corners - low) * gain + np.float32([x0, y0])).reshape(-1, 4), labels[kept]
 
     def _join(self, samples: Sequence[BoxedImage], size: Sequence[int], random: np.random.Generator) -> BoxedImage:
-        """Four samples around a point, each with a corner at it."""
+        """Join four samples around a point, each with a corner there."""
         height, width = size
         x, y = (int(random.uniform(0.25, 0.75) * extent) for extent in (width, height))
         canvas, found = np.empty((height, width, 3), np.uint8), []
@@ -239,15 +239,16 @@ class DetectionAugmentation:
 
 
 def iou_crop(boxes: np.ndarray, size: tuple[int, int], sides: Sequence[float], random: np.random.Generator) -> Window:
-    """Draw SSD's crop: it holds the centre of a box that it overlaps by at least a drawn IoU.
+    """Draw SSD's crop: it contains the centre of a box that it overlaps by at least a drawn IoU.
 
-    An IoU is drawn of `MIN_OVERLAPS` and `TRIALS` crops for it, until one fits; drawing 1 takes the whole.
+    The IoU is drawn from `MIN_OVERLAPS`, then `TRIALS` crops, and again until a crop fits. An IoU of 1 is the whole
+    image.
 
     Args:
         boxes: (M, 4) xyxy px.
         size: (H, W) px of the image.
-        sides: Range of the crop's sides, in those of the image.
-        random: What everything is drawn from.
+        sides: Range of the crop's sides, as a share of the image's.
+        random: Generator of all random numbers.
 
     Returns:
         Left, top, right, bottom px.
@@ -270,7 +271,7 @@ def iou_crop(boxes: np.ndarray, size: tuple[int, int], sides: Sequence[float], r
 
 
 def _seen(low: int, high: int, extent: int, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Along one axis: the part of an image that a window shows, and where it comes in a view of `size` px."""
+    """Find, along one axis, the part of an image inside a window, and its place in a view of `size` px."""
     first, last = max(low, 0), min(high, extent)
     gain = size / (high - low)
     start = min(round((first - low) * gain), size - 1)
@@ -278,7 +279,7 @@ def _seen(low: int, high: int, extent: int, size: int) -> tuple[tuple[int, int],
 
 
 def _ssd_colors(strength: float) -> A.Compose:
-    """Brightness; contrast before or after saturation and hue; a shuffle of the channels. Each with probability 1/2."""
+    """Make SSD's jitter: brightness, contrast before or after saturation and hue, channel shuffle, each with 1/2."""
 
     def jitter(**change) -> A.ColorJitter:
         return A.ColorJitter(**{"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0)} | change)

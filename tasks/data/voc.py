@@ -1,4 +1,4 @@
-"""Pascal VOC folders: JPEGImages, Annotations with one XML file an image, ImageSets/Main with a list a split.
+"""Read Pascal VOC: JPEGImages, Annotations with one XML file an image, ImageSets/Main with one list a split.
 
 Source: Everingham et al. 2010, "The Pascal Visual Object Classes (VOC) Challenge"; the development kits' own layout.
 """
@@ -26,12 +26,11 @@ logger = logging.getLogger(__name__)
 
 
 class VocData(DetectionData):
-    """Pascal VOC, or a user's own images annotated in its form.
+    """Read Pascal VOC, or a user's own images annotated in its form.
 
-    Pixel coordinates in the files count from 1 and include the last pixel; here a box begins at 0 and ends behind it.
-    Objects marked difficult are not trained on. In an evaluation they are neither found nor missed, and what overlaps
-    one as it would have to overlap another object is neither right nor wrong, as by VOC's own rule. Classes have the
-    ids 1..K, images the ids 1..N in order of the lists.
+    Pixel coordinates in the files count from 1 and include the last pixel; here boxes count from 0 and exclude it.
+    Objects marked difficult are not trained on. An evaluation ignores them and the detections on them, by VOC's rule.
+    Class ids are 1..K; image ids are 1..N in order of the lists.
 
     Args:
         root: Folder with JPEGImages, Annotations and ImageSets, or with several such folders.
@@ -40,7 +39,7 @@ class VocData(DetectionData):
         options: As in `DetectionData`.
 
     Raises:
-        DataError: A list, an annotation or an object's box is missing or not as it should be (when a set is opened).
+        DataError: A list, an annotation or an object's box is missing or invalid (when a set is opened).
     """
 
     by_stem = True
@@ -94,7 +93,7 @@ class VocData(DetectionData):
         )  # fmt: skip
 
     def _files(self, split: str) -> Iterator[tuple[Path, str, str]]:
-        """Annotation file, folder ("" or "VOC2007/") and image name of each image of a split."""
+        """Yield annotation file, folder ("" or "VOC2007/") and image name of each image of a split."""
         for entry in self.sets[split]:
             prefix, _, name = entry.rpartition("/")
             folder = f"{prefix}/" if prefix else ""
@@ -107,7 +106,7 @@ class VocData(DetectionData):
                 yield self._annotated(line, folder, images)
 
     def _annotated(self, line: str, folder: str, images: Path) -> tuple[Path, str, str]:
-        """As `_files`, of a line of a list; one of a class has a second column, -1, 0 or 1."""
+        """Read a line of a list as in `_files`; lists of a class have a second column, -1, 0 or 1."""
         name = line.replace("\\", "/")
         first, *column = name.rsplit(maxsplit=1)
         stems = [name, *([first] if column and column[0] in ("-1", "0", "1") else [])]
@@ -123,11 +122,11 @@ def read_objects(file: Path) -> tuple[str, tuple[int, int], list[tuple[str, list
     """Read an annotation file.
 
     Returns:
-        File name of the image, its (H, W) px (0 where the file does not tell), and of each object the class, the box
-        [left, top, width, height] px counted from 0, and whether it is difficult.
+        File name of the image, its (H, W) px (0 where not stated), and for each object its class, box [left, top,
+        width, height] px counted from 0, and whether it is difficult.
 
     Raises:
-        DataError: It is no XML, declares a document type (entities could be bombs), or misses a part.
+        DataError: The file is not XML, lacks a part, or declares a document type (which may hide an entity bomb).
     """
     try:
         tree = ElementTree.fromstring(file.read_bytes(), ElementTree.XMLParser(target=_PlainTree()))

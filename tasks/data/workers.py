@@ -1,4 +1,4 @@
-"""Loader processes of which is known what each one reads, so that the death of one can be explained."""
+"""Loader processes whose crash is reported with the sample they were reading."""
 
 import os
 import signal
@@ -15,14 +15,14 @@ from tasks.data.errors import DataError
 
 
 class WatchedDataset(Dataset):
-    """A data set whose reading processes note, in memory that all of them share, which sample they hold.
+    """A data set whose loader processes note in shared memory which sample they are reading.
 
     Args:
-        dataset: Indexed by `SampleKey`; its `file(index)` names a sample.
-        workers: Loader processes.
+        dataset: Data set indexed by `SampleKey`; its `file(index)` names a sample.
+        workers: Number of loader processes.
 
     Attributes:
-        notes: (workers, 3) int64: the process, the index that it began last, whether it has read that.
+        notes: (workers, 3) int64: process id, index of the last sample begun, 1 where it was read to the end.
     """
 
     def __init__(self, dataset: Dataset, workers: int) -> None:
@@ -41,10 +41,10 @@ class WatchedDataset(Dataset):
 
 
 class WatchedLoader(DataLoader):
-    """A `DataLoader` whose iterators raise `DataError` when a loader process dies, naming the sample that it held.
+    """A `DataLoader` that raises `DataError` when a loader process dies, naming the sample that it was reading.
 
-    Torch would raise its own error from a signal handler, in the midst of whatever the main process does just then,
-    and once more while that is dealt with; here the next batch raises, after at most 5 s.
+    The next batch raises, after at most 5 s. Torch's own error comes from a signal handler, at any place in the main
+    process, and may come again while it is handled.
     """
 
     dataset: WatchedDataset
@@ -65,7 +65,7 @@ class WatchedLoader(DataLoader):
             yield batch
 
     def _death(self, error: Exception, batches: Iterator) -> DataError | None:
-        """What an error means, if a loader process has died."""
+        """Make the error for a dead loader process; None where all are alive."""
         processes = {process.pid: process for process in getattr(batches, "_workers", ())}
         if not isinstance(error, RuntimeError):  # it may be about to
             connection.wait([process.sentinel for process in processes.values()], timeout=1)
@@ -88,7 +88,7 @@ class WatchedLoader(DataLoader):
 
 
 def _without_handler(make: Callable[[], Iterator]) -> Iterator:
-    """Make an iterator and take away the signal handler that torch sets up with it."""
+    """Make an iterator without the signal handler that torch installs with it."""
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         return make()
     before = signal.getsignal(signal.SIGCHLD)
@@ -99,20 +99,20 @@ def _without_handler(make: Callable[[], Iterator]) -> Iterator:
 
 
 def _reason(code: int | None) -> str:
-    """-9 -> "SIGKILL"."""
+    """Name an exit code: "SIGKILL" for -9."""
     if code is None or code >= 0:
         return f"exit status {code}"
     return signal.Signals(-code).name
 
 
 def one_thread(worker: int) -> None:
-    """Keep a loader process on one core; OpenCV would take them all in each."""
+    """Limit a loader process to one OpenCV thread; each would use all cores."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
 
 def default_workers() -> int:
-    """Loader processes: none on the CPU, where they would take the cores that train, else one a core up to 8."""
+    """Choose the number of loader processes: with a GPU one a core, up to 8; else 0, as the cores train."""
     if not torch.cuda.is_available():
         return 0
     return min(8, max(1, (os.cpu_count() or 1) // torch.cuda.device_count()))

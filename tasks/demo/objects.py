@@ -10,7 +10,7 @@ from tasks.demo.canvas import Canvas, Colour, Point, blob, box, ellipse, tone
 
 
 def draw_car_side(canvas: Canvas, foot: Point, size: float) -> None:
-    """A car from the side, 2.2 times as wide as high."""
+    """Draw a car from the side, 2.2 times as wide as high."""
     random = canvas.generator
     paint = tone(random, saturation=(0, 0.9), value=(0.2, 0.95))
     glass = tone(random, (0.5, 0.65), (0.05, 0.35), (0.15, 0.5))
@@ -32,7 +32,7 @@ def draw_car_side(canvas: Canvas, foot: Point, size: float) -> None:
 
 
 def draw_car_front(canvas: Canvas, foot: Point, size: float) -> None:
-    """A car from the front or from behind, 1.2 times as wide as high."""
+    """Draw a car from the front or from behind, 1.2 times as wide as high."""
     random = canvas.generator
     paint = tone(random, saturation=(0, 0.9), value=(0.2, 0.95))
     canvas.move(foot, size)
@@ -76,7 +76,7 @@ def _figure(canvas: Canvas, foot: Point, size: float) -> None:
 
 
 def draw_person(canvas: Canvas, foot: Point, size: float) -> None:
-    """A standing or walking person, 0.45 times as wide as high."""
+    """Draw a standing or walking person, 0.45 times as wide as high."""
     canvas.move(foot, size)
     canvas.shadow(ellipse(0.05, 0.01, 0.26, 0.035), 0.35)
     canvas.begin("person")
@@ -84,7 +84,7 @@ def draw_person(canvas: Canvas, foot: Point, size: float) -> None:
 
 
 def draw_crowd(canvas: Canvas, foot: Point, size: float) -> None:
-    """Seven to nine people side by side as one part, about 1.5 times as wide as high."""
+    """Draw seven to nine people side by side as one part, about 1.5 times as wide as high."""
     random = canvas.generator
     canvas.begin("crowd")
     count = int(random.integers(7, 10))
@@ -93,7 +93,7 @@ def draw_crowd(canvas: Canvas, foot: Point, size: float) -> None:
 
 
 def draw_dog(canvas: Canvas, foot: Point, size: float) -> None:
-    """A dog from the side, 1.4 times as wide as high."""
+    """Draw a dog from the side, 1.4 times as wide as high."""
     random = canvas.generator
     fur = tone(random, (0.03, 0.12), (0.05, 0.65), (0.15, 0.9))
     canvas.move(foot, size, mirror=random.random() < 0.5)
@@ -123,7 +123,7 @@ def _board(canvas: Canvas, kind: str, outline: np.ndarray, rim: Colour, face: Co
 
 
 def draw_stop_sign(canvas: Canvas, foot: Point, size: float) -> None:
-    """A red octagon on a pole; the board is half as wide as the sign is high."""
+    """Draw a red octagon on a pole; the board is half as wide as the sign is high."""
     _pole(canvas, foot, size, 0.6)
     canvas.move((foot[0], foot[1] - 0.75 * size), 0.5 * size)  # the board's frame, a unit high around (0, 0)
     red, white = tone(canvas.generator, (-0.02, 0.02), (0.8, 0.95), (0.55, 0.8)), (235, 232, 228)
@@ -134,7 +134,7 @@ def draw_stop_sign(canvas: Canvas, foot: Point, size: float) -> None:
 
 
 def draw_sign(canvas: Canvas, foot: Point, size: float) -> None:
-    """A warning triangle, a round sign or a rectangular one on a pole; the board is about half the height."""
+    """Draw a warning triangle, a round sign or a rectangular one on a pole; the board is about half the height."""
     random = canvas.generator
     _pole(canvas, foot, size, 0.6)
     canvas.move((foot[0], foot[1] - 0.75 * size), 0.5 * size)
@@ -168,7 +168,7 @@ def _star(start: float, count: int) -> np.ndarray:
 
 
 def draw_umbrella(canvas: Canvas, foot: Point, size: float) -> None:
-    """An open umbrella on its stick, as wide as high."""
+    """Draw an open umbrella on its stick, as wide as high."""
     random = canvas.generator
     first, second = tone(random, saturation=(0.3, 0.9)), tone(random, saturation=(0.1, 0.9))
     canvas.move(foot, size)
@@ -183,7 +183,7 @@ def draw_umbrella(canvas: Canvas, foot: Point, size: float) -> None:
 
 
 def draw_traffic_light(canvas: Canvas, foot: Point, size: float) -> None:
-    """A housing with three lamps, one of them lit, on a short pole; 0.35 times as wide as high."""
+    """Draw a housing with three lamps, one of them lit, on a short pole; 0.35 times as wide as high."""
     random = canvas.generator
     _pole(canvas, foot, size, 0.3)
     canvas.begin("traffic light")
@@ -196,7 +196,7 @@ def draw_traffic_light(canvas: Canvas, foot: Point, size: float) -> None:
 
 
 def draw_ball(canvas: Canvas, foot: Point, size: float) -> None:
-    """A football, pale with dark patches, as wide as high."""
+    """Draw a football, pale with dark patches, as wide as high."""
     random = canvas.generator
     pale = tone(random, saturation=(0, 0.35), value=(0.75, 0.95))
     dark = tone(random, saturation=(0, 0.9), value=(0.05, 0.4))
@@ -211,7 +211,7 @@ def draw_ball(canvas: Canvas, foot: Point, size: float) -> None:
 
 
 def draw_bicycle(canvas: Canvas, foot: Point, size: float) -> None:
-    """A bicycle from the side, 1.6 times as wide as high."""
+    """Draw a bicycle from the side, 1.6 times as wide as high."""
     random = canvas.generator
     paint, tyre = tone(random, value=(0.3, 0.9)), tone(random, saturation=(0, 0.2), value=(0.05, 0.25))
     canvas.move(foot, size, mirror=random.random() < 0.5)
@@ -235,7 +235,7 @@ def leaves(random: np.random.Generator) -> np.ndarray:
 
 
 def draw_tree(canvas: Canvas, foot: Point, size: float) -> None:
-    """A trunk and a crown of leaves, about 0.65 times as wide as high."""
+    """Draw a trunk and a crown of leaves, about 0.65 times as wide as high."""
     random = canvas.generator
     leaf = leaves(random)
     bark = tone(random, (0.05, 0.1), (0.1, 0.5), (0.15, 0.45))

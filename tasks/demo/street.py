@@ -52,7 +52,7 @@ class Street:
 
 
 def paint_sky(canvas: Canvas, street: Street) -> None:
-    """A gradient down to the horizon, blue to grey or towards sunset, and clouds."""
+    """Paint a gradient down to the horizon, blue to grey or towards sunset, and clouds."""
     random, shape = canvas.generator, canvas.part_map.shape
     canvas.begin("sky")
     zenith = tone(random, (0.53, 0.64), (0.05, 0.6), (0.45, 0.95))
@@ -66,7 +66,7 @@ def paint_sky(canvas: Canvas, street: Street) -> None:
 
 
 def paint_street_end(canvas: Canvas, street: Street) -> None:
-    """The row of buildings and trees that closes the street."""
+    """Paint the row of buildings and trees that closes the street."""
     random, (_, base) = canvas.generator, street.at(0, street.end)
     right, tallest = 0.0, random.uniform(0.1, 0.24) * canvas.height
     while right < canvas.width:
@@ -102,7 +102,7 @@ def _pane(random: np.random.Generator, wall: np.ndarray) -> np.ndarray:
 
 
 def paint_ground(canvas: Canvas, street: Street) -> None:
-    """Sidewalks with joints and kerb, the road with repairs and marks, at times in the houses' shadow."""
+    """Paint sidewalks with joints and kerb, the road with repairs and marks, at times in the houses' shadow."""
     random, (left, right) = canvas.generator, street.kerbs
     canvas.begin("sidewalk")
     slab = tone(random, (0.02, 0.15), (0, 0.25), (0.4, 0.75))
@@ -136,7 +136,7 @@ def paint_ground(canvas: Canvas, street: Street) -> None:
 
 
 def paint_side(canvas: Canvas, street: Street, side: int) -> None:
-    """Buildings and greenery along the left (0) or right (1) side, from the street's end out of the image."""
+    """Paint buildings and greenery along the left (0) or right (1) side, from the street's end out of the image."""
     random, wall, near = canvas.generator, street.walls[side], street.end
     edge, outside = ((0, -canvas.width), (canvas.width, 2 * canvas.width))[side]
     last = (edge - street.vanishing[0]) / (wall - street.vanishing[0])
@@ -169,7 +169,7 @@ def paint_side(canvas: Canvas, street: Street, side: int) -> None:
 
 
 def paint_ego_vehicle(canvas: Canvas) -> None:
-    """The bonnet of the camera's own car along the lower edge."""
+    """Paint the bonnet of the camera's own car along the lower edge."""
     random = canvas.generator
     canvas.begin("ego vehicle")
     canvas.move()

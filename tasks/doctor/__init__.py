@@ -1,1 +1,1 @@
-"""`doctor.examine` checks Python, packages and machine, and names a remedy for all that is wrong."""
+"""Check the installation: `doctor.examine` tests Python, packages and machine, and names remedies."""

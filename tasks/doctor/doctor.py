@@ -1,4 +1,4 @@
-"""Is this machine fit to train, export and measure? Each check says what was found and what to do."""
+"""Check whether this machine can train, export and measure; each check says what it found and what to do."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,11 +15,11 @@ def examine(settings: DoctorConfig | Mapping[str, Any], command_line: Exception 
     """Run all checks.
 
     Args:
-        settings: As `tasks.base.config.DoctorConfig`.
-        command_line: What importing the command line raised; None where it loads.
+        settings: Settings as in `tasks.base.config.DoctorConfig`.
+        command_line: Error of importing the command line; None where it loads.
 
     Returns:
-        Findings in the order of the checks. A check that raises is a failed one: none keeps the others from running.
+        Findings in the order of the checks. A check that raises is reported as failed, and the others still run.
     """
     values = dict(settings) if isinstance(settings, Mapping) else vars(settings)
     findings: list[Finding] = []
@@ -35,7 +35,7 @@ def examine(settings: DoctorConfig | Mapping[str, Any], command_line: Exception 
 
 
 def table(findings: list[Finding]) -> str:
-    """Findings as aligned text: state, check, what was found, and the remedy below it."""
+    """Format findings as aligned text: state, check, finding, and the remedy below it."""
     wide = max((len(one.check) for one in findings), default=0)
     lines = []
     for one in findings:
@@ -47,7 +47,7 @@ def table(findings: list[Finding]) -> str:
 
 
 def to_json(findings: list[Finding]) -> dict[str, Any]:
-    """For a JSON file: {"healthy": no check failed, "checks": [findings]}."""
+    """Convert findings for a JSON file: {"healthy": no check failed, "checks": [findings]}."""
     return {"healthy": all(one.state != FAILED for one in findings), "checks": [asdict(one) for one in findings]}
 
 
@@ -55,7 +55,7 @@ def plain_settings(arguments: list[str]) -> DoctorConfig:
     """Read key=value arguments without Hydra, for when that cannot be imported.
 
     Raises:
-        ValueError: An argument is no key=value, or there is no such key.
+        ValueError: An argument is not key=value, or its key is unknown.
     """
     settings = DoctorConfig()
     for argument in arguments:

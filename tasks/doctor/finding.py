@@ -1,4 +1,4 @@
-"""What a check of the installation found, and what to do about it."""
+"""The finding of one check of the installation."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        check: What was looked at.
-        state: "ok", "warning" (something will be slow or is missing) or "failed" (training does not work).
-        found: What is there.
-        remedy: What to do, in a line; empty if nothing.
+        check: Name of the check.
+        state: "ok", "warning" (something is slow or missing) or "failed" (training does not work).
+        found: What was found.
+        remedy: What to do, in one line; empty where nothing is to be done.
     """
 
     check: str
@@ -28,6 +28,6 @@ Check = Callable[[Mapping[str, Any]], Iterator[Finding]]  # from the settings of
 
 
 def reason(error: BaseException) -> str:
-    """An error in a line: its kind and its first words."""
+    """Shorten an error to one line: its type and its first words."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__

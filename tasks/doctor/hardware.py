@@ -1,4 +1,4 @@
-"""Checks of the machine: cores and threads, memory, GPU, disk, the way to a phone."""
+"""Check the machine: cores and threads, memory, GPU, disk, adb."""
 
 import importlib
 import os

@@ -1,6 +1,6 @@
-"""Checks of Python and its packages: versions, a pair of torch and torchvision that fits, what each extra brings.
+"""Check Python and its packages: versions, whether torch and torchvision fit, the packages of each extra.
 
-Nothing but the standard library is imported before a check tries it: a doctor must not die of the disease.
+Packages other than the standard library are imported inside checks only, so that a broken one fails its check alone.
 """
 
 import importlib
@@ -36,7 +36,7 @@ def _python(settings: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def requirements() -> dict[str, list[str]]:
-    """{"": the required packages, extra: its packages}, each as pyproject.toml writes it."""
+    """Read {"": required packages, extra: its packages}, each as written in pyproject.toml."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -44,7 +44,7 @@ def requirements() -> dict[str, list[str]]:
 
 
 def satisfied(requirement: str) -> tuple[bool, str]:
-    """Whether an installed package meets a requirement such as "torch>=2.14", and what was found."""
+    """Tell whether an installed package meets a requirement such as "torch>=2.14", and what was found."""
     name = re.split(r"[<>=!~ \[;]", requirement, maxsplit=1)[0]
     try:
         version = metadata.version(name)
@@ -101,7 +101,7 @@ def _torch(settings: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _step(settings: Mapping[str, Any]) -> Iterator[Finding]:
-    """One forward and backward pass, and a JPEG there and back."""
+    """Run one forward and backward pass, and write and read a JPEG."""
     torch = importlib.import_module("torch")
     layer = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.BatchNorm2d(8), torch.nn.Hardswish())
     loss = layer(torch.rand(2, 3, 33, 33)).square().mean()
@@ -143,7 +143,7 @@ def _formats(settings: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _demo(settings: Mapping[str, Any]) -> Iterator[Finding]:
-    """A few scenes, drawn and read as training would."""
+    """Draw a few demo scenes and read them as a training does."""
     from tasks.data.demo import demo_data
 
     with tempfile.TemporaryDirectory(prefix="doctor-") as folder, redirect_stdout(StringIO()):

@@ -1,1 +1,1 @@
-"""Reading and writing files: pictures, masks, videos, JSON; what a decoder would lose is told."""
+"""Read and write files: images, masks, videos, JSON; report what 8-bit RGB loses of an image."""

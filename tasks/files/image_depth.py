@@ -1,4 +1,4 @@
-"""What image files hold and 8-bit RGB does not: levels of 12 and 16 bits, transparency, channels, further pages."""
+"""Report what 8-bit RGB loses of image files: 12 and 16 bits, transparency, further channels and pages."""
 
 import re
 from collections import defaultdict
@@ -26,10 +26,10 @@ _LOST = {
 
 
 class Lost:
-    """Collects what is lost of image files in 8-bit RGB, and says it in a line for each kind, however many files.
+    """Collect what 8-bit RGB loses of many image files, and report it in one line a kind.
 
     Attributes:
-        images: Number of files that were looked at.
+        images: Number of files examined.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Lost:
         self.found: dict[str, list[tuple[str, str]]] = defaultdict(list)  # kind -> name and detail of each file
 
     def add(self, name: str | Path, parts: Iterable[tuple[str, str]]) -> None:
-        """Take in what `lost_parts` says of a file."""
+        """Add the `lost_parts` of a file."""
         self.images += 1
         for kind, detail in parts:
             self.found[kind].append((str(name), detail))
@@ -50,20 +50,20 @@ class Lost:
 
 
 def lost_parts(data: bytes) -> Iterator[tuple[str, str]]:
-    """Kind (a key of the texts above) and detail of what an image file loses where it is read as 8-bit RGB.
+    """Yield container (a key of the texts above) and detail of what 8-bit RGB loses of an image file.
 
-    Nothing of files that cannot be decoded. Only a file whose header may hide something is decoded.
+    Files are decoded only where the header is not enough; undecodable ones yield nothing.
     """
     data = without_texts(data)
     try:
         with Image.open(BytesIO(data)) as image:
-            format, mode, frames = image.format, image.mode, getattr(image, "n_frames", 1)
+            container, mode, frames = image.format, image.mode, getattr(image, "n_frames", 1)
             clear = mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
     except Exception:  # PIL raises whatever comes up in a damaged file, and knows not every TIFF
-        format, mode, frames, clear = "TIFF" if data.startswith(TIFF) else None, "", 1, False
-    if frames > 1 and format != "MPO":  # whose further pictures are previews, or the other eye's
+        container, mode, frames, clear = "TIFF" if data.startswith(TIFF) else None, "", 1, False
+    if frames > 1 and container != "MPO":  # whose further pictures are previews, or the other eye's
         yield "pages", f"{frames} of them"
-    if format is None or format in ("JPEG", "MPO", "BMP", "DIB"):
+    if container is None or container in ("JPEG", "MPO", "BMP", "DIB"):
         return
     if data.startswith(PNG) and data[24] <= 8 and not clear:
         return

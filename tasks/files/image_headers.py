@@ -1,4 +1,4 @@
-"""What the header of an image file tells, without decoding it; and PNGs without what decoders stumble over."""
+"""Read the header of image files without decoding; remove chunks of PNGs that decoders refuse."""
 
 import math
 import struct
@@ -18,10 +18,10 @@ _OTHER_FORMATS = {b"v/1\x01": "OpenEXR", b"#?RA": "Radiance HDR", b"PF\n": "PFM"
 
 
 def without_texts(data: bytes) -> bytes:
-    """Leave texts, the colour profile and ancillary chunks of a wrong checksum out of a PNG file's bytes.
+    """Remove texts, colour profile and damaged ancillary chunks from a PNG file's bytes.
 
-    None of these changes a pixel, but Pillow and libpng refuse, or complain of, what is large or damaged in them.
-    Files of other formats come back as they are.
+    Pixels stay the same. Pillow and libpng refuse large or damaged chunks of these kinds. Files of other formats are
+    returned unchanged.
     """
     if not data.startswith(PNG):
         return data
@@ -40,7 +40,7 @@ def without_texts(data: bytes) -> bytes:
 
 
 def stated_pixels(data: bytes) -> int | float | None:
-    """Height times width as a file's header has them, without decoding; None if it is of no format that is known."""
+    """Read height times width from a file's header; None for unknown formats."""
     try:
         with Image.open(BytesIO(data)) as image:
             return math.prod(image.size)
@@ -51,13 +51,13 @@ def stated_pixels(data: bytes) -> int | float | None:
 
 
 def _tiff_pixels(data: bytes) -> int | None:
-    """As `stated_pixels`, of a TIFF that OpenCV knows and PIL does not: 16 bits in each of three channels, say."""
+    """Read height times width of a TIFF that OpenCV decodes and PIL does not, such as 16-bit RGB."""
     tags = tiff_numbers(data)
     return tags[_WIDTH][0] * tags[_HEIGHT][0] if tags.keys() >= {_WIDTH, _HEIGHT} else None
 
 
 def tiff_numbers(data: bytes) -> dict[int, tuple[int, ...]]:
-    """{tag: whole numbers} of the first page of a TIFF; empty where it cannot be read, or is none."""
+    """Read {tag: integers} of the first page of a TIFF; empty where it is no readable TIFF."""
     found = {}
     with suppress(Exception):  # PIL raises whatever comes up in a damaged file
         directory, file = TiffImagePlugin.ImageFileDirectory_v2(data[:8]), BytesIO(data)
@@ -71,7 +71,7 @@ def tiff_numbers(data: bytes) -> dict[int, tuple[int, ...]]:
 
 
 def not_decoded(path: str | Path, data: bytes) -> str:
-    """Say why a file is no picture, as far as its header tells."""
+    """Say why a file cannot be decoded, as far as its header tells."""
     tags = tiff_numbers(data) if data.startswith(TIFF) else {}
     bits, channels = max(tags.get(BITS, (1,))), tags.get(CHANNELS, (1,))[0]
     remedy = "expected whole numbers of 8 or 16 bits; save it as PNG, scaled to them"

@@ -1,4 +1,4 @@
-"""Pictures, masks and videos on disk. Everything in memory is RGB; OpenCV's BGR stays inside this file."""
+"""Read images and masks. Arrays are RGB; OpenCV's BGR stays inside this file."""
 
 import logging
 import warnings
@@ -26,35 +26,37 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors here
 
 
 def is_image(path: str | Path) -> bool:
-    """Whether the suffix, in either case, is one of `IMAGE_SUFFIXES`; the file itself is not opened."""
+    """Tell whether the suffix, in any case, is one of `IMAGE_SUFFIXES`; the file is not opened."""
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Reads a picture as it is meant to be seen: upright (EXIF), grey as three channels, 16 bits as 8, without alpha.
+    """Read an image: rotated by EXIF, grey as three channels, 16 bits as 8, without alpha.
 
     Returns:
         RGB, (H, W, 3) uint8.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is empty, cut off, damaged, no image, of samples that are no whole numbers of 8 or 16
-            bits, or states more than `MAX_PIXELS`.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is empty, cut off, damaged or no image, its samples are not integers of 8 or 16 bits, or it
+            states more than `MAX_PIXELS`.
     """
     return decode_image(Path(path).read_bytes(), path)
 
 
 def decode_image(data: bytes, name: str | Path, *, reduction: int = 1) -> np.ndarray:
-    """As `read_image`, of a file's bytes; `name` is for errors.
+    """Decode a file's bytes as `read_image` does.
 
     Args:
+        data: Content of the file.
+        name: File name, for errors.
         reduction: 1, 2, 4 or 8: decode at that fraction of the size, rounded up. Only a JPEG is faster for it.
     """
     return cv2.cvtColor(decode_as(name, data, _REDUCED[reduction]), cv2.COLOR_BGR2RGB)
 
 
 def decode_as(name: str | Path, data: bytes, flags: int) -> np.ndarray:
-    """As OpenCV's `imdecode` with its flags, BGR; `name` and errors as of `decode_image`."""
+    """Decode by OpenCV's `imdecode` with its flags to BGR; `name` and errors as in `decode_image`."""
     plain = without_texts(data)
     stated = stated_pixels(plain)
     if stated and stated > MAX_PIXELS:
@@ -69,7 +71,7 @@ def decode_as(name: str | Path, data: bytes, flags: int) -> np.ndarray:
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(H, W) px of a JPEG as it is seen upright, from its header alone; None for anything else."""
+    """Read (H, W) px of a JPEG, rotated by EXIF, from its header; None for other files."""
     if not data.startswith(b"\xff\xd8"):
         return None
     try:
@@ -81,7 +83,7 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def decode_pil(data: bytes, name: str | Path) -> Image.Image:
-    """As torchvision's data sets decode, `convert("RGB")`, but upright, and 16 bits as 8.
+    """Decode by PIL as torchvision's data sets do, `convert("RGB")`, but rotated by EXIF, and 16 bits as 8.
 
     Raises:
         ValueError: The bytes are no image, damaged, or state more than `MAX_PIXELS`.
@@ -100,14 +102,14 @@ def decode_pil(data: bytes, name: str | Path) -> Image.Image:
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Reads class ids exactly as stored, from grey images of 1 to 16 bits or from the indices of a palette image.
+    """Read class ids exactly as stored, from grey images of 1 to 16 bits or from palette indices.
 
     Returns:
         (H, W) uint8.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no image, holds colours instead of class ids, or an id above 255; as `read_image`.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is no image, has colours instead of class ids, or an id above 255; as `read_image`.
     """
     data = without_texts(Path(path).read_bytes())
     mask = decode_as(path, data, cv2.IMREAD_UNCHANGED)
@@ -125,7 +127,7 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 
 def _palette_indices(data: bytes) -> np.ndarray | None:
-    """(H, W) uint8 of a palette image, or of a GIF in grey, whose palette Pillow leaves out; None for any other."""
+    """Read the indices (H, W) uint8 of a palette image or a grey GIF; None for other images."""
     with suppress(Exception), Image.open(BytesIO(data)) as image:
         indexed = image.mode == "P" or (image.format, image.mode) == ("GIF", "L")
         return np.array(image, dtype=np.uint8) if indexed else None

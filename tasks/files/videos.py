@@ -16,12 +16,12 @@ logger = logging.getLogger(__name__)
 
 
 def is_video(path: str | Path) -> bool:
-    """As `is_image`, of `VIDEO_SUFFIXES`."""
+    """Tell whether the suffix is one of `VIDEO_SUFFIXES`; the file is not opened."""
     return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
 def frame_rate(path: str | Path, default: float = 25.0) -> float:
-    """Frames per second that a video states, or the default where it states none; errors as `frames`."""
+    """Read a video's frames per second; the default where it states none. Errors as in `frames`."""
     capture, _ = _open_video(path)
     rate = capture.get(cv2.CAP_PROP_FPS)
     capture.release()
@@ -29,29 +29,29 @@ def frame_rate(path: str | Path, default: float = 25.0) -> float:
 
 
 def frames(path: str | Path) -> Iterator[np.ndarray]:
-    """Decodes a video frame by frame, each RGB, (H, W, 3) uint8; the errors come at the call, not at the first frame.
+    """Decode a video frame by frame, each RGB, (H, W, 3) uint8; errors are raised by the call, before the first frame.
 
-    A video that is cut off or damaged gives what comes before, and a warning that tells how many frames those are.
+    A damaged video yields the frames before the damage, with a warning that counts them.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no video that OpenCV decodes, holds no frame, or states more than `MAX_PIXELS`.
+        FileNotFoundError: There is no such file.
+        ValueError: OpenCV cannot decode the file, it has no frame, or states more than `MAX_PIXELS`.
     """
     return _frames(*_open_video(path), path)
 
 
 class VideoWriter:
-    """Writes RGB frames as MPEG-4 video; the file appears, whole, when the `with` block ends without an error.
+    """Write RGB frames as MPEG-4 video; the file appears when the `with` block ends without an error.
 
-    The first frame sets the size. The codec wants even sides, so an odd frame gets its last row or column twice.
+    The first frame sets the size. The codec needs even sides, so the last row or column of an odd frame is repeated.
 
     Args:
-        path: file to write or replace, .mp4 as a rule.
-        frames_per_second: playing speed.
+        path: File to write or replace, usually .mp4.
+        frames_per_second: Playing speed.
 
     Raises:
-        ValueError: the speed is not positive, a frame is of another size or type, OpenCV cannot write such a file
-            (known at the first frame), or the block ends without a frame.
+        ValueError: The speed is not positive, a frame has another size or type, OpenCV cannot write such a file (raised
+            at the first frame), or the block ends without a frame.
     """
 
     def __init__(self, path: str | Path, frames_per_second: float):
@@ -65,7 +65,7 @@ class VideoWriter:
         return self
 
     def write(self, frame: np.ndarray) -> None:
-        """Appends one RGB frame, (H, W, 3) uint8."""
+        """Append one RGB frame, (H, W, 3) uint8."""
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise ValueError(f"a frame is (H, W, 3) uint8, not {frame.shape} {frame.dtype}: {self.path}")
         if self._writer is None:

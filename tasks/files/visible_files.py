@@ -1,4 +1,4 @@
-"""Files that a user put into a folder, told from those that systems and programs leave there."""
+"""List a user's files, without those that systems and programs leave in folders."""
 
 import os
 from collections import Counter
@@ -9,12 +9,16 @@ SYSTEM_NAMES = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir",
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is a system's or a program's own, as Thumbs.db and .ipynb_checkpoints."""
+    """Tell whether a name is of a system's or program's own file, such as Thumbs.db or .ipynb_checkpoints.
+
+    >>> is_hidden("Thumbs.db"), is_hidden("cat.jpg")
+    (True, False)
+    """
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def visible_files(folder: str | Path) -> list[Path]:
-    """Sorted files of a folder and its subfolders, without those that are hidden or lie in hidden folders."""
+    """List the files of a folder and its subfolders, sorted, without hidden files and folders."""
     found = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_hidden(name)]
@@ -23,6 +27,10 @@ def visible_files(folder: str | Path) -> list[Path]:
 
 
 def suffix_counts(paths: Iterable[str | Path]) -> str:
-    """How many files there are of each suffix, the most frequent first: "3 .heic, 1 .txt"."""
+    """Count files by suffix, the most frequent first.
+
+    >>> suffix_counts(["a.heic", "b.txt", "c.heic"])
+    '2 .heic, 1 .txt'
+    """
     counts = Counter(Path(path).suffix.lower() or "without suffix" for path in paths)
     return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common())

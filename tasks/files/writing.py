@@ -1,4 +1,4 @@
-"""Write files as a whole or not at all: bytes, pictures, JSON."""
+"""Write files atomically: bytes, images, JSON."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from PIL import Image
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Writes a whole file or nothing: a reader never meets half of it. Missing folders are created."""
+    """Write a file atomically: a reader never sees half of it. Missing folders are made."""
     beside = temporary(Path(path))
     try:
         beside.write_bytes(data)
@@ -24,14 +24,14 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def write_image(path: str | Path, picture: np.ndarray) -> None:
-    """Writes a picture in the format its suffix names; atomic as `write_bytes`.
+    """Write an image in the format of its suffix, atomically.
 
     Args:
-        path: file to write or replace.
+        path: File to write or replace.
         picture: RGB (H, W, 3) uint8, or one channel (H, W) uint8, such as class ids (as PNG: JPEG alters them).
 
     Raises:
-        ValueError: the array is no such picture, or OpenCV writes no files with this suffix.
+        ValueError: The array has another shape or type, or OpenCV cannot write files with this suffix.
     """
     if picture.dtype != np.uint8 or not picture.size or picture.ndim < 2 or picture.shape[2:] not in ((), (3,)):
         raise ValueError(f"a picture is (H, W, 3) or (H, W) uint8, not {picture.shape} {picture.dtype}: {path}")
@@ -45,22 +45,22 @@ def write_image(path: str | Path, picture: np.ndarray) -> None:
 
 
 def temporary(path: Path) -> Path:
-    """Name of this process's own file beside another, with its suffix; the folder is made."""
+    """Name a temporary file of this process beside another, with the same suffix; the folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # same folder, same suffix
 
 
 def write_json(path: Path, content: dict | list) -> None:
-    """Write a JSON file in one go, lists compactly; what was there stays whole until then.
+    """Write a JSON file atomically, lists on one line.
 
-    NaN and infinite numbers, which JSON does not have, become null.
+    NaN and infinite numbers become null, since JSON has neither.
     """
     text = to_json(content, indent=2 if isinstance(content, Mapping) else None)
     write_bytes(Path(path), (text + "\n").encode())
 
 
 def to_json(content: Any, **options: Any) -> str:
-    """JSON text in which NaN and infinite numbers are null; `options` as in `json.dumps`.
+    """Format as JSON, with null for NaN and infinite numbers; `options` as in `json.dumps`.
 
     >>> to_json({"val/mAP": float("nan"), "epochs": 3})
     '{"val/mAP": null, "epochs": 3}'
@@ -72,7 +72,7 @@ def to_json(content: Any, **options: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """A copy of plain data with None in place of NaN and infinite numbers."""
+    """Copy plain data with None for NaN and infinite numbers."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -81,14 +81,14 @@ def _finite(value: Any) -> Any:
 
 
 def write_class_ids(path: str | Path, mask: np.ndarray, palette: np.ndarray) -> None:
-    """Writes class ids as an indexed PNG, which viewers show in the classes' colours; atomic as `write_bytes`.
+    """Write class ids as a palette PNG, shown in the colours of the classes, atomically.
 
-    Pillow and `read_mask` read the ids back; OpenCV gives the colours.
+    Pillow and `read_mask` read the ids back; OpenCV reads the colours.
 
     Args:
-        path: a .png file to write or replace.
+        path: PNG file to write or replace.
         mask: (H, W) uint8.
-        palette: of the first ids; the others are grey.
+        palette: (K, 3) RGB of the first K ids; the others are grey.
     """
     colors = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
     colors[: len(palette)] = palette

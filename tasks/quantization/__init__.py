@@ -1,1 +1,1 @@
-"""int8: what of a network is rounded (`scope`), how (`rounding`), in training (`rounded_layers`) and simulated."""
+"""int8: which layers are rounded (`scope`), how (`rounding`), in training (`rounded_layers`), in `simulated_int8`."""

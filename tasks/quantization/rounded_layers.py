@@ -1,4 +1,4 @@
-"""Convolutions and linear layers that round weights and inputs to int8 in the forward pass, and train so."""
+"""Convolutions and linear layers for quantization-aware training: weights and inputs are rounded to int8."""
 
 import copy
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ MOMENTUM = 0.1  # of a batch in the ranges of activations
 
 
 class _Rounded:
-    """What rounded layers share: the range of their input, and what is measured of it."""
+    """Base of rounded layers: the range of the input, and its measurement."""
 
     def _begin(self, layer: nn.Conv2d | nn.Linear, channels: int, normed: bool) -> None:
         self.weight, self.bias = layer.weight, layer.bias
@@ -62,7 +62,7 @@ class _Rounded:
         return outputs + self.norm.bias[:, None, None]
 
     def settle(self) -> None:
-        """Take over what was observed; a layer that was not called keeps its range of nothing."""
+        """Set range and norm from the observed batches; a layer that was not called stays unchanged."""
         observed, self.observed = self.observed, None
         if not observed:
             return
@@ -80,7 +80,7 @@ class _Rounded:
 
 
 class RoundedConv2d(_Rounded, nn.Conv2d):
-    """A convolution whose weight and input are rounded, with a norm in place of its bias where it had one once."""
+    """A convolution with rounded weight and input, and a norm where a norm was fused into it."""
 
     def __init__(self, conv: nn.Conv2d, *, normed: bool) -> None:
         nn.Conv2d.__init__(
@@ -91,7 +91,7 @@ class RoundedConv2d(_Rounded, nn.Conv2d):
 
     @torch.no_grad()
     def plain(self) -> nn.Conv2d:
-        """The convolution, norm folded in, without rounding, which exporters do."""
+        """Return the plain convolution, norm folded in, without rounding."""
         twin = nn.Conv2d(
             self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
             self.groups, bias=self.had_bias or self.norm is not None, padding_mode=self.padding_mode,
@@ -107,7 +107,7 @@ class RoundedConv2d(_Rounded, nn.Conv2d):
 
 
 class RoundedLinear(_Rounded, nn.Linear):
-    """A linear layer whose weight and input are rounded."""
+    """A linear layer with rounded weight and input."""
 
     def __init__(self, linear: nn.Linear) -> None:
         nn.Linear.__init__(self, linear.in_features, linear.out_features, bias=False, device="meta")
@@ -115,7 +115,7 @@ class RoundedLinear(_Rounded, nn.Linear):
 
     @torch.no_grad()
     def plain(self) -> nn.Linear:
-        """The linear layer, without rounding."""
+        """Return the plain linear layer, without rounding."""
         twin = nn.Linear(self.in_features, self.out_features, self.had_bias, self.weight.device, self.weight.dtype)
         twin.weight.copy_(self.weight)
         if self.had_bias:
@@ -124,21 +124,21 @@ class RoundedLinear(_Rounded, nn.Linear):
 
 
 def rounded_layers(network: nn.Module) -> list[RoundedConv2d | RoundedLinear]:
-    """Every rounded layer, in the order of the network."""
+    """List the rounded layers, in the order of the network."""
     return [module for module in network.modules() if isinstance(module, _Rounded)]
 
 
 def with_rounding(network: nn.Module, keep_float: Sequence[str] = (), trained: nn.Module | None = None) -> nn.Module:
-    """The fused twin of a network, rounded layers in place of those that int8 exports round.
+    """Fuse a copy of a network and replace the layers that int8 exports round by rounded ones.
 
     Args:
-        network: Not fused; its norms tell where fresh ones go.
-        keep_float: As in `QuantizationAware`.
-        trained: The fused twin whose weights are taken over; none: the network's own.
+        network: Network before fusion; a convolution followed by a norm there gets a new norm.
+        keep_float: Modules that are not rounded, as in `QuantizationAware`.
+        trained: Fused network whose weights are taken over; None: the network's own weights.
 
     Raises:
         RuntimeError: `trained` is of another network.
-        ValueError: No module has a name of `keep_float`.
+        ValueError: A name in `keep_float` is not a module of the network.
     """
     normed = normed_convolutions(network)
     twin = fuse_model(network.eval())
@@ -159,7 +159,7 @@ def with_rounding(network: nn.Module, keep_float: Sequence[str] = (), trained: n
 
 
 def without_rounding(network: nn.Module) -> nn.Module:
-    """The plain fused network that `with_rounding` came from, as trained since: a copy."""
+    """Copy a network of `with_rounding` as a plain fused network with the trained weights."""
     return _replaced(copy.deepcopy(network))
 
 
@@ -172,7 +172,7 @@ def _replaced(module: nn.Module) -> nn.Module:
 
 
 def normed_convolutions(network: nn.Module) -> set[str]:
-    """Names, in the fused twin, of the convolutions that norms are fused into."""
+    """Find the names, in the fused network, of convolutions that a norm was fused into."""
     modules = dict(network.named_modules())
     names = set()
     for name, layer in fuse_model(network.eval()).named_modules():

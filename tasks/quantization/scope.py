@@ -1,4 +1,4 @@
-"""What of a network may become int8, and whether it can be calibrated: the same for every format."""
+"""Decide which modules may become int8, and check calibration data; the same for all formats."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,12 +10,12 @@ QUANTIZED = ("network.backbone.", "network.head.")
 
 
 def is_quantizable(modules: Iterable[str]) -> bool:
-    """Whether what is in these modules of the deployable may become int8."""
+    """Tell whether an operator inside these modules of the deployable may become int8."""
     return any(name.startswith(QUANTIZED) for name in modules)
 
 
 def is_within(modules: Iterable[str], parts: Iterable[str]) -> bool:
-    """Whether one of these modules is one of the parts, or lies in it: a list of modules is never called itself."""
+    """Tell whether one of the modules is one of `parts` or inside one."""
     return any(name == part or name.startswith(f"{part}.") for name in modules for part in parts)
 
 
@@ -32,17 +32,17 @@ def modules_around(name: str) -> list[str]:
 def check_calibration(
     model: nn.Module, example: Tensor, calibration: Sequence[Tensor], keep_float: Sequence[str]
 ) -> None:
-    """See that a network can be quantized as asked for.
+    """Check that a network can be quantized with these settings.
 
     Args:
-        model: With the modules that `keep_float` names.
-        example: Images that the artifact takes.
-        calibration: Batches like the example.
+        model: Network to export.
+        example: Input of the artifact.
+        calibration: Batches like `example`.
         keep_float: Names of modules that stay in floating point.
 
     Raises:
-        ValueError: There are no calibration images, or others than the artifact takes; no module has a name of
-            `keep_float`.
+        ValueError: There are no calibration images, their shape or type differs from the example's, or a name in
+            `keep_float` is not a module.
     """
     if not calibration:
         raise ValueError("int8 takes its ranges from calibration images, and there are none; give at least one batch")
@@ -56,10 +56,10 @@ def check_calibration(
 
 
 def check_names(model: nn.Module, keep_float: Sequence[str]) -> None:
-    """See that modules of these names are there.
+    """Check that the names are modules of the network.
 
     Raises:
-        ValueError: One is not.
+        ValueError: A name is not.
     """
     names = {name for name, _ in model.named_modules()}
     for name in keep_float:

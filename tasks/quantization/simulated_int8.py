@@ -1,8 +1,8 @@
-"""int8 as it will be, computed in floating point: what it costs can be asked of each layer, before any export.
+"""Simulate int8 in floating point, to measure the error of each layer before an export.
 
-Convolutions and linear layers round their weights, symmetric and a scale for each output channel, and their inputs and
-outputs, a scale and a zero for the tensor; a ReLU that follows is part of the layer, as it is in runtimes. Sums and
-products, which runtimes round besides, are left out.
+Convolutions and linear layers round their weights (symmetric, one scale an output channel) and their inputs and outputs
+(one scale and zero point a tensor). A ReLU after a layer is part of it, as in runtimes. Sums and products, which
+runtimes also round, are not rounded.
 
 Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Inference", section 3.
 """
@@ -24,19 +24,20 @@ Raw = list[Tensor]  # what the head gives
 
 
 class SimulatedInt8:
-    """A deployable whose layers can be rounded, each or together.
+    """A deployable whose layers can be rounded one by one or together.
 
     Args:
-        model: In eval mode; it stays unchanged.
-        calibration: Batches that it takes. A range of inputs is the mean of theirs, as in
-            `tasks.deploy.formats.onnx_int8`; one of outputs holds them all, since the highest scores must not be cut.
+        model: Deployable in eval mode; it stays unchanged.
+        calibration: Input batches. The range of an input is the mean of the batches' ranges, as in
+            `tasks.deploy.formats.onnx_int8`. The range of an output covers all batches, so that the highest scores are
+            not clipped.
 
     Attributes:
-        model: The copy that is rounded.
-        layers: By name, in the order of the network.
-        blocks: {name of a block: names of its layers}: what stands below backbone or head, containers opened.
+        model: The rounded copy.
+        layers: Layers by name, in the order of the network.
+        blocks: {block: names of its layers}; blocks are the modules below backbone or head, containers opened.
         rounded: Names of the layers that are rounded now.
-        input_ratios: {layer: largest magnitude in its widest input channel in parts of that in the median one}.
+        input_ratios: {layer: largest magnitude of its widest input channel divided by that of the median channel}.
     """
 
     def __init__(self, model: nn.Module, calibration: Sequence[Tensor]) -> None:
@@ -63,18 +64,18 @@ class SimulatedInt8:
         self._calibrate(calibration)
 
     def round_all_but(self, kept: Collection[str] = ()) -> "SimulatedInt8":
-        """Round every layer that is in none of these modules; gives itself."""
+        """Round all layers outside these modules; returns itself."""
         self.rounded = {name for name in self.layers if not set(modules_around(name)) & set(kept)}
         return self
 
     @torch.inference_mode()
     def raw(self, images: Tensor) -> Raw:
-        """What the head gives for images, as things are rounded now."""
+        """Compute the head's outputs with the current rounding."""
         self.model(images)
         return self._raw
 
     def layer(self, name: str, inputs: Tensor, *, rounded: bool) -> Tensor:
-        """One layer's output."""
+        """Compute one layer, rounded or not."""
         layer, weight = self.layers[name], self.layers[name].weight
         if rounded:
             inputs, weight = rounded_activations(inputs, *self._input_ranges[name]), self._weights[name]
@@ -131,25 +132,33 @@ class SimulatedInt8:
 
 
 def noise(exact: Iterable[Tensor], rounded: Iterable[Tensor]) -> float:
-    """Power of the difference in parts of the exact values' power, the mean of the tensors'."""
+    """Compute the power of the error relative to the signal's, the mean over tensors.
+
+    >>> round(noise([torch.ones(4)], [torch.full((4,), 1.1)]), 4)
+    0.01
+    """
     pairs = zip(exact, rounded, strict=True)
     shares = [((b - a).square().sum() / a.square().sum().clamp_min(1e-30)).item() for a, b in pairs]
     return sum(shares) / len(shares)
 
 
 def spread(magnitudes: Tensor) -> float:
-    """The largest in parts of the median; channels that are all zero do not count."""
+    """Divide the largest magnitude by the median one; zeros do not count."""
     there = magnitudes[magnitudes > 0]
     return (there.max() / there.median()).item() if len(there) else 1.0
 
 
 def decibels(share: float) -> float:
-    """Ratio of signal to noise, in dB, of the noise in parts of the signal."""
+    """Convert relative noise to a signal-to-noise ratio in dB, at most `EXACT`.
+
+    >>> decibels(0.01)
+    20.0
+    """
     return min(EXACT, -10 * math.log10(max(share, 1e-30)))
 
 
 def block_of(model: nn.Module, name: str) -> str:
-    """The module below backbone or head that a layer is in; plain containers are opened."""
+    """Name the module below backbone or head that contains a layer; containers are opened."""
     for around in modules_around(name)[2:]:
         if type(model.get_submodule(around)) not in CONTAINERS:
             return around

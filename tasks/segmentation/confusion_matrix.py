@@ -1,4 +1,4 @@
-"""Segmentation scores from one confusion matrix over the whole set, at a cost far below the network's."""
+"""Compute segmentation scores from one confusion matrix over the whole set."""
 
 from dataclasses import dataclass
 
@@ -11,20 +11,23 @@ TILE_LOGITS = 160_000  # 640 kB in float32: a tile stays in the L2 cache while f
 
 
 def predicted_classes(logits: Tensor) -> Tensor:
-    """Gives each pixel its class of highest logit: `logits.argmax(1)` as bytes, several times faster on a CPU.
+    """Compute `logits.argmax(1)` as uint8, several times faster than torch on a CPU.
 
-    Equal to `torch.argmax` in every case: of equal logits the first class wins, and a NaN counts as the highest. Works
-    in tiles of rows, on the calling thread only; on other devices it is `torch.argmax` itself.
+    The result always equals `torch.argmax`: of equal logits the first class wins, and NaN counts as the highest. On the
+    CPU it works in tiles of rows, on one thread; on other devices it calls `torch.argmax`.
+
+    >>> predicted_classes(torch.tensor([0.1, 0.9, 0.3]).reshape(1, 3, 1, 1))
+    tensor([[[1]]], dtype=torch.uint8)
 
     Args:
-        logits: (N, K, H, W), floating, 1 <= K <= 255; contiguous and channels_last are fast, any strides are right.
+        logits: (N, K, H, W), floating, 1 <= K <= 255; contiguous and channels_last are fast, other strides work.
 
     Returns:
         (N, H, W) uint8 on the device of the logits.
 
     Raises:
-        TypeError: the logits are not floating.
-        ValueError: the logits do not have that shape.
+        TypeError: The logits are not floating.
+        ValueError: The logits have another shape.
     """
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating, got {logits.dtype}")
@@ -58,7 +61,7 @@ def predicted_classes(logits: Tensor) -> Tensor:
 
 
 def _argmax(planes: np.ndarray, matches: np.ndarray, out: np.ndarray) -> None:
-    """Writes the first argmax over (K, P) planes to out, (P,); matches is (K, P) uint8 scratch."""
+    """Write the first argmax over (K, P) planes to out, (P,); matches is (K, P) uint8 scratch."""
     num_classes = len(planes)
     np.equal(planes, planes.max(axis=0), out=matches.view(np.bool_))
     # Class k weighs K - k, so the first of the highest wins; a pixel with a NaN equals nothing and is left with 0.
@@ -72,14 +75,14 @@ def _argmax(planes: np.ndarray, matches: np.ndarray, out: np.ndarray) -> None:
 
 @dataclass(frozen=True, eq=False)
 class SegmentationScores:
-    """What a confusion matrix says; every score in [0, 1], NaN where there is nothing to judge.
+    """Scores of a confusion matrix, each in [0, 1], or NaN where it is undefined.
 
     Attributes:
-        miou: mean of `iou` over the classes that have one.
+        miou: Mean of `iou` over the classes that have one.
         iou: (K,) float64, hits / (target + predicted - hits); NaN for a class in neither target nor prediction.
-        pixel_accuracy: share of the counted pixels that are right.
-        mean_accuracy: mean share of right pixels over the classes that occur in the target.
-        frequency_weighted_iou: mean of `iou` weighted by `pixels`.
+        pixel_accuracy: Share of counted pixels that are right.
+        mean_accuracy: Mean over the target's classes of their share of right pixels.
+        frequency_weighted_iou: Mean of `iou` weighted by `pixels`.
         pixels: (K,) int64, counted target pixels of each class.
 
     Source: Long et al., "Fully Convolutional Networks for Semantic Segmentation", 2015, section 5.
@@ -94,18 +97,23 @@ class SegmentationScores:
 
 
 class ConfusionMatrix:
-    """Counts pixels by target and predicted class, exactly, over as many images as it is shown.
+    """Count pixels by target and predicted class, in integers, over any number of images.
 
-    `matrix`, (K, K) int64 with rows = target and columns = prediction, stays on the CPU whatever device the images are
-    on; summed over processes it is the matrix of the whole set. Integer counts do not depend on the order of
-    addition, and `torch.use_deterministic_algorithms(True)` allows them on CUDA.
+    `matrix` is (K, K) int64, rows by target and columns by prediction, on the CPU for images on any device. The sum
+    over processes is the matrix of the whole set. Counts do not depend on the order of addition, and work on CUDA
+    under `torch.use_deterministic_algorithms(True)`.
 
     Args:
         num_classes: K, 1 to 255.
-        ignore_index: target value of pixels that do not count, K to 255.
+        ignore_index: Target value of ignored pixels, K to 255.
+
+    >>> confusion = ConfusionMatrix(2)
+    >>> confusion.update(torch.tensor([[[0, 1, 1]]], dtype=torch.uint8), torch.tensor([[[0, 1, 0]]]))
+    >>> confusion.matrix.tolist(), confusion.scores().miou
+    ([[1, 1], [0, 1]], 0.5)
 
     Raises:
-        ValueError: one of the two is out of range.
+        ValueError: One of the two is out of range.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255):
@@ -117,19 +125,19 @@ class ConfusionMatrix:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets every image."""
+        """Set all counts to 0."""
         self.matrix = torch.zeros((self.num_classes, self.num_classes), dtype=torch.int64, device="cpu")
 
     def update(self, predicted: Tensor, target: Tensor) -> None:
-        """Counts a batch; one that raises leaves the matrix as it was.
+        """Count a batch; on an error the matrix stays unchanged.
 
         Args:
             predicted: (N, H, W) uint8, as `predicted_classes` gives it.
             target: (N, H, W) class ids, uint8 or a wider integer, on the same device.
 
         Raises:
-            TypeError: predicted is not uint8, or target no integer.
-            ValueError: the shapes differ, a prediction is outside [0, K), or a target is and is not `ignore_index`.
+            TypeError: `predicted` is not uint8, or `target` not an integer.
+            ValueError: The shapes differ, or a value is neither in [0, K) nor, in the target, `ignore_index`.
         """
         if predicted.dtype != torch.uint8 or target.dtype not in (torch.uint8, torch.int16, torch.int32, torch.int64):
             raise TypeError(f"expected uint8 predictions and integer targets, got {predicted.dtype}, {target.dtype}")
@@ -154,10 +162,10 @@ class ConfusionMatrix:
         self.matrix += counts[:classes]
 
     def merge(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
-        """Adds the counts of another matrix and returns this one, as `+=` does.
+        """Add the counts of another matrix and return this one.
 
         Raises:
-            ValueError: the number of classes or `ignore_index` differs.
+            ValueError: The number of classes or `ignore_index` differs.
         """
         ours, theirs = (self.num_classes, self.ignore_index), (other.num_classes, other.ignore_index)
         if ours != theirs:
@@ -168,7 +176,7 @@ class ConfusionMatrix:
     __iadd__ = merge
 
     def scores(self) -> SegmentationScores:
-        """Computes every score of what has been counted so far, in float64."""
+        """Compute the scores of all pixels counted, in float64."""
         hits, pixels = self.matrix.diag().double(), self.matrix.sum(1)
         iou = hits / (pixels + self.matrix.sum(0) - hits)  # 0 / 0 is NaN
         return SegmentationScores(

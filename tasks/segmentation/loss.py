@@ -1,4 +1,4 @@
-"""Losses of the tasks: pixel-wise classification with hard-example mining and Dice."""
+"""Segmentation loss: cross-entropy with hard-example mining, and Dice."""
 
 import math
 from collections.abc import Sequence
@@ -10,31 +10,30 @@ from tasks.base.processes import shared_count
 
 
 class SegmentationLoss(nn.Module):
-    """Cross-entropy over the labelled pixels, on request of the hard ones alone, and a soft Dice term.
+    """Cross-entropy over labelled pixels (or only the hard ones), and a soft Dice term.
 
-    Both summands share one log-softmax, in float32 (float64 stays) also under autocast. Channels_last logits are read
-    in that layout, a third cheaper on CPU than by `torch.nn.functional.cross_entropy`, which copies them first. No
-    one-hot map is built and, on CUDA, nothing waits for the device.
+    Both share one log-softmax, in float32 also under autocast (float64 stays). Channels_last logits are read in that
+    layout, which takes a third less time on CPU than `torch.nn.functional.cross_entropy`, which copies them. No one-hot
+    map is built; on CUDA nothing synchronises with the device.
 
-    In distributed training the mean is that of all processes; hard pixels and Dice are of each process alone. Over
-    accumulated gradients each batch has its own mean, so batches with fewer labelled pixels weigh as much as others.
+    In distributed training the mean is over all processes; hard pixels and Dice are of each process alone. With
+    accumulated gradients each batch has its own mean, so a batch with few labelled pixels weighs as much as any other.
 
     With `ohem_threshold` cross-entropy keeps the pixels whose predicted probability of the true class, before class
     weights and smoothing, lies below it, but at least the `min_kept` hardest of the batch (ties all stay).
 
     Args:
-        ignore_index: mask value of pixels that count nowhere.
-        class_weights: one positive factor per class; the mean divides by the weights of the pixels counted.
-        label_smoothing: share of the target spread evenly over the classes, in [0, 1).
-        ohem_threshold: probability in (0, 1] below which a pixel is hard; None trains on every labelled pixel.
-        ohem_min_kept: least number of pixels kept per image: an int counts them, a float in (0, 1] is a share of H * W
-            (so 1 is one pixel and 1.0 are all). N times as many are picked over the whole batch, not image by image;
-            ignored pixels belong to H * W but are never picked. 1/16 is the value of
-            CoinCheung/BiSeNet, there of the labelled pixels.
-        dice_weight: factor of the Dice summand; 0 leaves it out.
+        ignore_index: Mask value of ignored pixels.
+        class_weights: One positive factor a class; the mean divides by the sum of weights of the counted pixels.
+        label_smoothing: Share of the target spread evenly over the classes, in [0, 1).
+        ohem_threshold: Probability in (0, 1] below which a pixel is hard; None: all labelled pixels train.
+        ohem_min_kept: Least number of pixels kept an image: an int, or a float in (0, 1] as a share of H * W (1 is one
+            pixel, 1.0 all of them). N times as many are picked over the whole batch, not image by image. Ignored
+            pixels count in H * W but are never picked. CoinCheung/BiSeNet has 1/16, of the labelled pixels.
+        dice_weight: Factor of the Dice term; 0: no Dice.
 
     Raises:
-        ValueError: for a setting out of its range.
+        ValueError: A setting is out of its range.
 
     Source: cross-entropy, weights and smoothing as torch.nn.functional.cross_entropy. Hard pixels: Wu et al., "Bridging
     Category-level and Instance-level Semantic Image Segmentation", arXiv:1605.06885, "online bootstrapping", after OHEM
@@ -72,21 +71,20 @@ class SegmentationLoss(nn.Module):
         self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
 
     def forward(self, logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
-        """The summands of the loss; their sum is the total.
+        """Compute the summands of the loss.
 
-        Without a single labelled pixel they are 0, with zero gradients.
+        Without a labelled pixel they are 0, with zero gradients.
 
         Args:
             logits: (N, K, H, W), of any floating type.
             masks: (N, H, W) class of each pixel or `ignore_index`, of any integer type.
 
         Returns:
-            "cross_entropy" and, where `dice_weight` is not 0, "dice" times that weight; scalars.
+            Scalars "cross_entropy" and, where `dice_weight` is not 0, "dice" times that weight.
 
         Raises:
-            ValueError: for shapes or class weights that do not fit, floating masks, and on CPU for a mask value that
-                names no class. Elsewhere reading the value would wait for the device, whose own index check stops the
-                run instead.
+            ValueError: Shapes or class weights do not fit, masks are floating, or (on CPU) a mask value is no class.
+                On other devices the device's own index check stops the run, since reading the value would synchronise.
         """
         if logits.ndim != 4 or masks.shape != (logits.shape[0], *logits.shape[2:]) or masks.is_floating_point():
             raise ValueError(
@@ -136,7 +134,7 @@ class SegmentationLoss(nn.Module):
         return loss / total.masked_fill(total == 0, 1)
 
     def _hard_pixels(self, nll: Tensor, valid: Tensor) -> Tensor:
-        """(N, H, W) bool: probability of the true class below the threshold, or among the hardest `min_kept`."""
+        """Mark hard pixels, (N, H, W) bool: true class below the threshold, or among the hardest `min_kept`."""
         images, pixels = len(nll), nll[0].numel() if len(nll) else 0
         per_image = self.ohem_min_kept
         if isinstance(per_image, float):
@@ -150,7 +148,7 @@ class SegmentationLoss(nn.Module):
 
 
 def _dice(log_probs: Tensor, nll: Tensor, labels: Tensor, valid: Tensor, axis: int) -> Tensor:
-    """1 - the mean, over the classes present, of 2 sum(p g) / (sum(p^2) + sum(g)) over the labelled pixels."""
+    """Compute 1 - mean over the classes present of 2 sum(p g) / (sum(p^2) + sum(g)) over labelled pixels."""
     rows = nll.new_zeros(*nll.shape[:2], log_probs.shape[axis])
 
     def per_class(values: Tensor) -> Tensor:  # sums by label, row by row: exact counts, and no long float32 sum

@@ -1,1 +1,1 @@
-"""How single values are read from settings and written in messages: sizes, whole numbers, counts."""
+"""Single values: read sizes and integers from settings, write counts in messages, keep many names in one buffer."""

@@ -1,4 +1,4 @@
-"""Numbers of things in words."""
+"""Write numbers of things in messages."""
 
 
 def counted(number: int, one: str, several: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Read image sizes from settings: a number or [n] is a square, [H, W] is that, everything else is refused."""
+"""Read image sizes from settings: n or [n] is a square, [H, W] a rectangle, anything else an error."""
 
 from numbers import Real
 from typing import Any
@@ -35,7 +35,7 @@ def parse_sizes(values: Any, key: str) -> tuple[Size, ...]:
     """Read a list of sizes, each as in `parse_size`; [64, 96] are two squares.
 
     Raises:
-        ValueError: This is no list, or one of its entries is no size.
+        ValueError: The value is not a list, or an entry is not a size.
     """
     if not isinstance(values, list | tuple | ListConfig):
         raise ValueError(f"{key}={_shown(values)}: expected a list of sizes, such as [256, 320]")
@@ -46,7 +46,7 @@ def parse_side(value: Any, key: str) -> int:
     """Read the side of a square: 64, [64] or [64, 64].
 
     Raises:
-        ValueError: The value is no size, or its sides differ.
+        ValueError: The value is not a size, or its sides differ.
     """
     height, width = parse_size(value, key)
     if height != width:
@@ -55,10 +55,13 @@ def parse_side(value: Any, key: str) -> int:
 
 
 def parse_sides(value: Any, key: str) -> tuple[int, ...]:
-    """Read the sides of squares: 64, [64], or several, each once: [160, 192]; [64, 64] is one square.
+    """Read the sides of squares; repeated ones count once.
+
+    >>> parse_sides(64, "data.image_size"), parse_sides([160, 192], "data.image_size")
+    ((64,), (160, 192))
 
     Raises:
-        ValueError: An entry is no square, or there is none.
+        ValueError: An entry is not a square, or the list is empty.
     """
     sides = [parse_side(entry, key) for entry in _items(value)]
     if not sides:
@@ -75,7 +78,7 @@ def _is_side(side: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """As a command line has it: null, true, [48, 64]."""
+    """Write a value as the command line does: null, true, [48, 64]."""
     if isinstance(value, list | tuple | ListConfig):
         return f"[{', '.join(map(_shown, value))}]"
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))

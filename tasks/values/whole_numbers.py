@@ -1,4 +1,4 @@
-"""Give integer settings integers, and lists of numbers lists: what is none is refused by name; 1e1 and 10.0 are 10."""
+"""Convert integer settings (1e1 and 10.0 are 10), and refuse fractions and single values for lists by name."""
 
 import inspect
 import types
@@ -11,16 +11,16 @@ def whole_numbers(target: Callable, settings: Mapping[str, Any], where: str = ""
     """Turn whole floats into integers where the target takes integers and no floats.
 
     Args:
-        target: Class or function; of a class the constructors of its bases count too, which options travel on to.
-        settings: Its keyword arguments.
-        where: What their names follow in errors, such as "trainer.".
+        target: Class or function; the constructors of a class's bases count, too, since options are passed on to them.
+        settings: Keyword arguments of the target.
+        where: Prefix of names in errors, such as "trainer.".
 
     Returns:
-        The settings; whatever is annotated otherwise is as it was.
+        The settings; those of other types are unchanged.
 
     Raises:
-        ValueError: A setting that is an integer or None is given a fraction, true or false, or a text; one that is a
-            list, not of texts, is given a single value.
+        ValueError: A fraction, a boolean or a text is given where an integer or None is expected, or a single value
+            where a list (not of texts) is expected.
 
     >>> def repeat(count: int, share: float): ...
     >>> whole_numbers(repeat, {"count": 1e1, "share": 1.0})
@@ -44,12 +44,12 @@ def _whole(value: Any, taken: frozenset, name: str) -> Any:
 
 
 def _is_list(hint: Any) -> bool:
-    """Whether a type is a list of something else than texts, of which one alone may stand for its list."""
+    """Tell whether a type is a list of anything but texts; a single text may stand for its list."""
     return typing.get_origin(hint) in (Sequence, list, tuple) and str not in typing.get_args(hint)
 
 
 def _types(target: Callable, name: str) -> frozenset:
-    """The types that an argument is annotated with; none where nothing is known of it."""
+    """Return the types that an argument is annotated with; an empty set where it has no annotation."""
     constructors = [cls.__init__ for cls in target.__mro__] if inspect.isclass(target) else [target]
     for function in constructors:
         try:

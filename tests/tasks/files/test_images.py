@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.files import images as image_files
+from tasks.files import videos
 from tasks.files.images import is_image, read_image, read_mask
 from tasks.files.videos import VideoWriter, frame_rate, frames, is_video
 from tasks.files.writing import write_bytes, write_image
@@ -224,5 +224,5 @@ def test_a_video_without_a_stated_rate_gets_the_default(tmp_path, monkeypatch):
         def release(self):
             pass
 
-    monkeypatch.setattr(image_files, "_open_video", lambda path: (Capture(), None))
+    monkeypatch.setattr(videos, "_open_video", lambda path: (Capture(), None))
     assert frame_rate(tmp_path / "a.mp4", default=15) == 15
