@@ -25,16 +25,16 @@ from tasks.values.sizes import Size
 
 
 class DetectionDataset(VisionDataset):
-    """Image files with their boxes, as arrays of one size.
+    """Detection images and boxes as arrays of one size.
 
     Args:
-        annotations: Names, sizes and boxes.
+        annotations: File names, sizes and boxes.
         image_size: (H, W) px of every image.
-        augmentations: Applied to every sample where given, one for each stage of `progressive`; else images are resized
-            as a whole.
+        augmentations: Transforms of training, one for each stage of `progressive`; without any, images are only
+            resized.
         progressive: Chooses stage and size by the epoch.
         keep_empty: Keep images that have no box to train on.
-        seed: Of the augmentation.
+        seed: Seed of the augmentation.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class DetectionDataset(VisionDataset):
         return len(self.indices)
 
     def __getitem__(self, key: SampleKey | tuple[int, int, Size]) -> dict:
-        """A sample, for (epoch, index) at the epoch's size, for (epoch, index, (H, W)) at that one.
+        """Return the sample (epoch, index) at the epoch's size, or (epoch, index, (H, W)) at that size.
 
         Returns:
             {"image": (H, W, 3) uint8 RGB, "boxes": (M, 4) float32 xyxy px of this image, "labels": (M,) int64,
@@ -75,7 +75,7 @@ class DetectionDataset(VisionDataset):
         }  # fmt: skip
 
     def read(self, index: int) -> BoxedImage:
-        """Image (H, W, 3) RGB as stored, its boxes (M, 4) float32 xyxy px within it, and their labels (M,) int64.
+        """Read an image (H, W, 3) RGB as stored, its boxes (M, 4) float32 xyxy px inside it, and labels (M,) int64.
 
         Raises:
             DataError: The file is missing or cannot be decoded, or its size is not the annotated one.
@@ -98,15 +98,15 @@ class DetectionDataset(VisionDataset):
         return image, boxes.clip(0, np.tile(np.float32(image.shape[1::-1]), 2)), labels
 
     def encoded(self, index: int) -> bytes:
-        """The image file's bytes."""
+        """Read the image file's bytes."""
         return Path(self.file(index)).read_bytes()
 
     def file(self, index: int) -> str:
-        """How errors name a sample."""
+        """Name a sample in errors."""
         return str(self.annotations.folder / self.annotations.name(self.indices[index]))
 
     def flaws(self, index: int) -> list[str]:
-        """What `read` passes over in silence: boxes that are not trained on, or that it clips by more than a pixel."""
+        """Describe boxes that `read` leaves out, or clips by more than a pixel."""
         return self.annotations.flaws(self.indices[index])
 
     def inspected(self, index: int, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> Inspected:

@@ -19,16 +19,16 @@ DEFAULT_PREPROCESSING = {"crop_ratio": 0.875, "interpolation": "bilinear"}  # of
 
 
 class ClassificationData(VisionDataModule):
-    """A data module over image files with one class each.
+    """Data module of images with one class each: the base of all classification sources.
 
-    Training sees random crops; an evaluation sees the middle of each image, resized as the weights want it.
+    Training takes random crops. An evaluation takes the centre of each image, resized as the weights were evaluated.
 
     Args:
         classes, batch_size, val_batch_size, num_workers, seed: As in `VisionDataModule`.
-        image_size: Side of the square image, px; or some, which an evaluation runs through (`image_sizes`).
-        crop_ratio, interpolation: As in `CenterView`; none: what the weights want (`take_preprocessing`), else 0.875
-            and "bilinear".
-        repeats: Copies of a sample in an epoch, each augmented on its own, as in `EpochSampler`.
+        image_size: Side of the square image, px; or several sides, which an evaluation takes in turn (`image_sizes`).
+        crop_ratio, interpolation: As in `CenterView`. None: the weights' own (`take_preprocessing`), else 0.875 and
+            "bilinear".
+        repeats: Copies of a sample in an epoch, each augmented differently, as in `EpochSampler`.
         progressive: As in `VisionDataModule`, of square images; the strength is that of `ClassAugmentation`.
         augmentation: As in `ClassAugmentation`.
 
@@ -68,7 +68,7 @@ class ClassificationData(VisionDataModule):
         raise NotImplementedError
 
     def take_preprocessing(self, preprocessing: Mapping[str, Any]) -> None:
-        """Evaluate as the weights want it ("crop_ratio", "interpolation"), where the settings leave that open."""
+        """Evaluate with the weights' "crop_ratio" and "interpolation" where the settings state none."""
         self.crop_ratio = self.crop_ratio or preprocessing.get("crop_ratio")
         self.interpolation = self.interpolation or preprocessing.get("interpolation")
         self._sets.pop("val", None)
@@ -110,7 +110,7 @@ class ClassificationData(VisionDataModule):
         return EpochSampler(size, shuffle=shuffle, seed=self.seed, repeats=self.repeats if shuffle else 1)
 
     def collate(self, samples: list[dict]) -> dict:
-        """{"images": (N, 3, H, W) uint8 in channels_last memory, "labels": (N,) int64, "names": N file names}."""
+        """Make {"images": (N, 3, H, W) uint8 in channels_last memory, "labels": (N,) int64, "names": N file names}."""
         return {
             "images": torch.stack([sample["image"] for sample in samples]).permute(0, 3, 1, 2),
             "labels": torch.tensor([sample["label"] for sample in samples]),
@@ -119,5 +119,5 @@ class ClassificationData(VisionDataModule):
 
 
 def named_classes(names: Sequence[str]) -> Classes:
-    """Classes in colours that are told apart well."""
+    """Make `Classes` in distinct colours."""
     return Classes(tuple(names), tuple(tuple(color) for color in distinct_colors(len(names)).tolist()))

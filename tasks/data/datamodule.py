@@ -1,4 +1,4 @@
-"""What every data module shares: classes, loaders that depend on seed and epoch alone, errors that name a file."""
+"""Base of all data modules: classes, and loaders whose order depends only on seed and epoch."""
 
 import copy
 import logging
@@ -76,11 +76,11 @@ class VisionDataModule(L.LightningDataModule):
         return len(self.classes)
 
     def progress(self, epoch: int) -> dict[str, float]:
-        """What of the training images changes with the epoch, to be logged; as in `Progressive.progress`."""
+        """Return what changes with the epoch in training images, for the log; as in `Progressive.progress`."""
         return self.progressive.progress(epoch)
 
     def dataset(self, split: str) -> VisionDataset:
-        """The set of a split, "train" or "val"; opened once."""
+        """Return the set of a split, "train" or "val", which is opened once."""
         if split not in SPLITS:
             raise ValueError(f"there is no split {split}; expected {' or '.join(SPLITS)}")
         if split not in self._sets:
@@ -92,7 +92,7 @@ class VisionDataModule(L.LightningDataModule):
         raise NotImplementedError
 
     def plain_dataset(self, split: str) -> VisionDataset:
-        """The set of a split as an evaluation sees it: training images too, say to calibrate int8 with."""
+        """Open a split with the transforms of an evaluation, such as training images for int8 calibration."""
         dataset = copy.copy(self.dataset(split))
         dataset.augmentations = ()
         return dataset
@@ -121,18 +121,18 @@ class VisionDataModule(L.LightningDataModule):
         self._labels = table
 
     def label_counts(self, split: str) -> LabelCounts | None:
-        """How often each class occurs in a split, told without delay; None if that is not known."""
+        """Count how often each class occurs in a split; None where that would take long."""
 
     def split_findings(self, split: str) -> list[Finding]:
-        """What is odd about a split, told without reading its images, besides its class counts."""
+        """List remarks on a split that need no reading of images, class counts left out."""
         return []
 
     def notes(self) -> list[Finding]:
-        """What is odd about the data set as a whole."""
+        """List remarks on the data set as a whole."""
         return []
 
     def findings(self) -> list[Finding]:
-        """What is odd about the splits, told in seconds: classes without a sample above all."""
+        """List remarks on the splits that take seconds, above all classes without a sample."""
         found = self.notes()
         for split in SPLITS:
             counts = self.label_counts(split)
@@ -140,14 +140,14 @@ class VisionDataModule(L.LightningDataModule):
         return found
 
     def set_image_size(self, image_size: int | Sequence[int]) -> None:
-        """Evaluate at another (H, W) px from the next loader on, where that is not up to the images themselves."""
+        """Evaluate at another (H, W) px from the next loader on, unless images keep their own size."""
 
     def make_sampler(self, size: int, *, shuffle: bool) -> EpochSampler:
-        """The order of `size` samples, for training (shuffled) or validation."""
+        """Make the sampler of `size` samples, for training (shuffled) or validation."""
         return EpochSampler(size, shuffle=shuffle, seed=self.seed)
 
     def setup(self, stage: str) -> None:
-        """Open the sets before anything else is built, so that what is missing shows at once."""
+        """Open the sets first of all, so that missing files are reported at once."""
         for split in ("train", "val") if stage == "fit" else ("val",):
             if not len(self.dataset(split)):
                 raise DataError(f"the {split} set holds no samples")
@@ -160,7 +160,7 @@ class VisionDataModule(L.LightningDataModule):
 
     @rank_zero_only
     def _tell_lost(self, split: str) -> None:
-        """Say once what 8-bit RGB leaves out of a split's images, by some that are spread over it."""
+        """Warn once of what 8-bit RGB loses of a split's images, judged by a sample of them."""
         if split in self._told:
             return
         self._told.add(split)
@@ -181,14 +181,14 @@ class VisionDataModule(L.LightningDataModule):
         self._resumed = (epoch, batches)
 
     def state_dict(self) -> dict[str, int]:
-        """What has to stay as it is when a run goes on within an epoch; stored in checkpoints."""
+        """Return the settings that must not change when a run resumes within an epoch; stored in checkpoints."""
         return {"batch_size": self.batch_size, "processes": self.trainer.world_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """See that an epoch that goes on is shared among as many processes as it was.
+        """Check that a resumed epoch has the same number of processes.
 
         Raises:
-            ValueError: It is not.
+            ValueError: The number differs.
         """
         before, now = state.get("processes", 1), self.trainer.world_size
         if self._resumed and self._resumed[1] and before != now:
@@ -204,7 +204,7 @@ class VisionDataModule(L.LightningDataModule):
         return self._loader("val", self.val_batch_size, shuffle=False)
 
     def _batch(self, samples: list) -> dict:
-        """As `collate`, with the labels of `take_labels`."""
+        """Make a batch with the labels of `take_labels`."""
         batch = self.collate(samples)
         if self._labels is None:
             return batch
@@ -229,10 +229,10 @@ class VisionDataModule(L.LightningDataModule):
 
 
 def _whole(name: str, value: float, *, least: int) -> int:
-    """A setting of the data as a whole number; 1e2 is 100.
+    """Read an integer setting of the data; 1e2 is 100.
 
     Raises:
-        ValueError: It is none, or too small.
+        ValueError: The value is not an integer, or below `least`.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 or value < least:
         raise ValueError(f"data.{name}={value}: expected a whole number of at least {least}")
@@ -240,16 +240,16 @@ def _whole(name: str, value: float, *, least: int) -> int:
 
 
 def list_files(folder: Path, accept: Callable[[Path], bool], *, what: str, remedy: str = "set data.root") -> list[Path]:
-    """Sorted files of a folder and its subfolders, hidden ones aside; a line tells how many others are passed over.
+    """List the accepted files of a folder and its subfolders, sorted, without hidden ones; a warning counts the others.
 
     Args:
-        folder: Where to look.
-        accept: Which files count.
-        what: Names the expected content in errors.
-        remedy: What errors tell to do.
+        folder: Folder to search.
+        accept: Tells whether a file is accepted.
+        what: Name of the expected content, for errors.
+        remedy: Remedy, for errors.
 
     Raises:
-        DataError: The folder is missing or holds none that counts.
+        DataError: The folder is missing or has no accepted file.
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}; expected {what} there ({remedy})")

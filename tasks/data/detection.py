@@ -25,18 +25,18 @@ logger = logging.getLogger(__name__)
 
 
 def numbered_classes(names: Sequence[str], ids: Sequence[int]) -> Classes:
-    """Classes with the data set's own ids, in colours that are told apart well."""
+    """Make `Classes` with the data set's own ids, in distinct colours."""
     colors = distinct_colors(len(names)).tolist()
     return Classes(tuple(names), tuple(tuple(color) for color in colors), tuple(ids))
 
 
 class MultiscaleSampler(EpochSampler):
-    """Yields (epoch, index, (H, W)), one size a batch, drawn from seed, epoch and the batch's number.
+    """Yield (epoch, index, (H, W)), one size a batch, drawn from seed, epoch and number of the batch.
 
     Args:
         options: As in `EpochSampler`.
-        batch_size: Samples that get one size.
-        image_sizes: What is drawn from. All ranks draw the same.
+        batch_size: Number of samples with one size.
+        image_sizes: Sizes to draw from; all ranks draw the same.
     """
 
     def __init__(self, size: int, *, batch_size: int, image_sizes: Sequence[Size], **options) -> None:
@@ -51,13 +51,13 @@ class MultiscaleSampler(EpochSampler):
 
 
 class DetectionData(VisionDataModule):
-    """A data module over images and boxes.
+    """Data module of images with boxes: the base of all detection sources.
 
     Args:
         classes, batch_size, val_batch_size, num_workers, seed: As in `VisionDataModule`.
-        image_size: (H, W) px that images are resized to, whatever their shape, or the side of a square.
-        multiscale: Sizes that training batches are drawn at instead, each an (H, W) or the side of a square.
-        keep_empty: Train on images without boxes too; an evaluation always counts them.
+        image_size: (H, W) px that images are resized to, ignoring their aspect ratio, or the side of a square.
+        multiscale: Sizes from which each training batch draws one instead, each (H, W) or the side of a square.
+        keep_empty: Train on images without boxes, too; an evaluation always counts them.
         progressive: As in `VisionDataModule`; the strength scales `color` and `mosaic`.
         augmentation: As in `DetectionAugmentation`.
     """
@@ -98,13 +98,13 @@ class DetectionData(VisionDataModule):
         raise NotImplementedError
 
     def annotations(self, split: str) -> Annotations:
-        """Annotations of a split, opened once."""
+        """Return the annotations of a split, which are opened once."""
         if split not in self._annotations:
             self._annotations[split] = self.read_annotations(split)
         return self._annotations[split]
 
     def ground_truth(self, split: str) -> dict[str, list[dict]]:
-        """A split in COCO's form, crowds and images without boxes included; needs no images."""
+        """Return a split in COCO's form, crowds and images without boxes included; image files are not needed."""
         return self.annotations(split).coco(self.classes)
 
     def make_dataset(self, split: str) -> DetectionDataset:
@@ -134,7 +134,7 @@ class DetectionData(VisionDataModule):
         return DetectionDataset(self.annotations(split), self.image_size)
 
     def setup(self, stage: str) -> None:
-        """As `VisionDataModule.setup`; the files that the annotations name have to be there, too."""
+        """Open the sets and check that the image files are there."""
         super().setup(stage)
         for split in ("train", "val") if stage == "fit" else ("val",):
             dataset = self.dataset(split)
@@ -148,7 +148,7 @@ class DetectionData(VisionDataModule):
                 )
 
     def named_by(self, split: str, index: int) -> Path:
-        """File that names an image of the annotations."""
+        """Return the annotation file of an image."""
         return self.annotations(split).source
 
     def label_counts(self, split: str) -> LabelCounts:

@@ -17,31 +17,31 @@ from tasks.files.images import decode_image
 
 
 class Samples(Protocol):
-    """Image files with their labels (N,), wherever they are kept."""
+    """Protocol of N image files with labels, in files or in shards."""
 
     labels: np.ndarray
 
     def __len__(self) -> int: ...
 
     def label(self, index: int) -> int:
-        """Class of a sample."""
+        """Return the label of a sample."""
 
     def name(self, index: int) -> str:
-        """File name of a sample, relative to where all of them are."""
+        """Return the file name of a sample, relative to the split's folder."""
 
     def encoded(self, index: int) -> bytes:
-        """The image file's bytes. DataError: it cannot be read."""
+        """Read the image file's bytes; raises `DataError` where it cannot be read."""
 
 
 class ClassificationDataset(VisionDataset):
-    """Image files as arrays of one size.
+    """Classification images as arrays of one size.
 
     Args:
         samples: Files and labels.
-        view: What an evaluation sees.
-        augmentations: What training sees instead, where given: one for each stage of `progressive`.
+        view: Transform of an evaluation.
+        augmentations: Transforms of training, which replace `view`: one for each stage of `progressive`.
         progressive: Chooses stage and size by the epoch.
-        seed: Of the augmentation.
+        seed: Seed of the augmentation.
     """
 
     def __init__(
@@ -81,11 +81,11 @@ class ClassificationDataset(VisionDataset):
             raise DataError(str(error)) from error
 
     def encoded(self, index: int) -> bytes:
-        """The image file's bytes."""
+        """Read the image file's bytes."""
         return self.samples.encoded(index)
 
     def file(self, index: int) -> str:
-        """How errors name a sample."""
+        """Name a sample in errors."""
         return str(Path(getattr(self.samples, "folder", ""), self.samples.name(index)))
 
     def folders(self) -> set[Path] | None:

@@ -1,6 +1,5 @@
 """Images with class-id masks: samples for a segmenter, and what can be said of them before training."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tasks.data.samplers import SampleKey
 from tasks.data.transforms import SegmentationAugmentation
 from tasks.files.images import read_image, read_mask
 from tasks.pictures.sheets import overlay
+from tasks.values.packed_names import PackedNames
 
 IGNORE_INDEX = 255
 UNKNOWN = 254  # in an id table: an id that the data set does not define
@@ -25,40 +25,37 @@ Pairs = Sequence[tuple[Path, Path]]
 
 
 class FilePairs(Sequence):
-    """Pairs of files in flat arrays: loader processes share them, and reading copies none of it.
+    """Pairs of files in one buffer, which loader processes share without copying.
 
     Args:
         pairs: Image and mask file of each sample.
 
     Attributes:
-        names: All file names, one after the other, as the file system encodes them.
-        name_ends: (2 N,) int64: where each name ends in `names`.
+        names: The 2 N file names: image, mask, image, mask, ...
     """
 
     def __init__(self, pairs: Pairs) -> None:
-        encoded = [os.fsencode(path) for pair in pairs for path in pair]
-        self.names, self.name_ends = b"".join(encoded), np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        self.names = PackedNames.pack(str(path) for pair in pairs for path in pair)
 
     def __len__(self) -> int:
-        return len(self.name_ends) // 2
+        return len(self.names) // 2
 
     def __getitem__(self, index: int) -> tuple[Path, Path]:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         place = 2 * (index % len(self))
-        start, middle, end = (int(self.name_ends[k]) if k >= 0 else 0 for k in range(place - 1, place + 2))
-        return Path(os.fsdecode(self.names[start:middle])), Path(os.fsdecode(self.names[middle:end]))
+        return Path(self.names[place]), Path(self.names[place + 1])
 
 
 class SegmentationDataset(VisionDataset):
-    """Image and mask files as arrays.
+    """Segmentation images and masks as arrays.
 
     Args:
         pairs: Image and mask file of each sample.
-        table: From `id_table`.
-        augmentations: Applied to every sample where given: one for each stage of `progressive`.
+        table: Labels by id, from `id_table`.
+        augmentations: Transforms of training, one for each stage of `progressive`.
         progressive: Chooses the stage by the epoch.
-        seed: Of the augmentation.
+        seed: Seed of the augmentation.
     """
 
     truth_in_files = True
@@ -74,7 +71,7 @@ class SegmentationDataset(VisionDataset):
         return len(self.pairs)
 
     def __getitem__(self, key: SampleKey) -> dict:
-        """{"image": (H, W, 3) uint8 RGB, "mask": (H, W) uint8 labels, "name": file name}."""
+        """Return {"image": (H, W, 3) uint8 RGB, "mask": (H, W) uint8 labels, "name": file name}."""
         epoch, index = key
         image, mask = self.read(index)
         if self.augmentations:
@@ -83,15 +80,15 @@ class SegmentationDataset(VisionDataset):
         return {"image": torch.from_numpy(image), "mask": torch.from_numpy(mask), "name": self.pairs[index][0].name}
 
     def encoded(self, index: int) -> bytes:
-        """The image file's bytes."""
+        """Read the image file's bytes."""
         return Path(self.file(index)).read_bytes()
 
     def file(self, index: int) -> str:
-        """How errors name a sample."""
+        """Name a sample in errors."""
         return str(self.pairs[index][0])
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image (H, W, 3) RGB and mask (H, W) of labels, as stored.
+        """Read an image (H, W, 3) RGB and its mask of labels (H, W), at their stored size.
 
         Raises:
             DataError: A file cannot be decoded, sizes differ, or the mask is refused by `read_labels`.
@@ -110,7 +107,7 @@ class SegmentationDataset(VisionDataset):
         return image, mask
 
     def read_labels(self, index: int) -> np.ndarray:
-        """Mask (H, W) of labels, without its image.
+        """Read a mask of labels (H, W) without its image.
 
         Raises:
             DataError: The file cannot be decoded, is of a lossy format, or holds an id that the set does not define.
@@ -175,7 +172,7 @@ class SegmentationDataset(VisionDataset):
 
 
 def _ranges(ids: Sequence[int]) -> str:
-    """[0, 1, 2, 5] -> "0-2, 5"."""
+    """Write ids as ranges: "0-2, 5" for [0, 1, 2, 5]."""
     starts = [i for i in ids if i - 1 not in ids]
     ends = [i for i in ids if i + 1 not in ids]
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))

@@ -19,17 +19,20 @@ LOOKED = 100  # masks of a split that are read at the start of a run
 
 
 def id_table(ids: Mapping[int, int], ignored: Sequence[int] = ()) -> np.ndarray:
-    """Table from the ids in mask files to labels.
+    """Make the table from ids in mask files to labels.
+
+    >>> id_table({7: 0, 8: 1}, ignored=[9])[[7, 8, 9, 10, 255]].tolist()  # 254: unknown, 255: ignored
+    [0, 1, 255, 254, 255]
 
     Args:
         ids: {id in the file: label}.
-        ignored: Ids whose pixels do not count, be they in `ids` or not; 255 never counts.
+        ignored: Ids whose pixels are ignored, also where `ids` has them; 255 is always ignored.
 
     Returns:
         (256,) uint8: label, `IGNORE_INDEX` or `UNKNOWN` for each id.
 
     Raises:
-        ValueError: More classes than a byte can tell apart.
+        ValueError: There are more than 254 classes.
     """
     if len(ids) > UNKNOWN:
         raise ValueError(f"{len(ids)} classes: masks of one byte a pixel hold at most {UNKNOWN}")
@@ -41,13 +44,13 @@ def id_table(ids: Mapping[int, int], ignored: Sequence[int] = ()) -> np.ndarray:
 
 
 class SegmentationData(VisionDataModule):
-    """A data module over image and mask files.
+    """Data module of images with masks: the base of all segmentation sources.
 
-    Validation images keep their size, so that scores are those of the full resolution.
+    Validation images keep their size, so scores are those at full resolution.
 
     Args:
         classes, batch_size, val_batch_size, num_workers, seed: As in `VisionDataModule`.
-        table: From `id_table`.
+        table: Labels by id, from `id_table`.
         crop_size: (H, W) px of a training image, or the side of a square.
         scale, flip, color: As in `SegmentationAugmentation`.
         progressive: As in `VisionDataModule`; `image_size` is that of the crop, and the strength scales `color`.
@@ -74,7 +77,7 @@ class SegmentationData(VisionDataModule):
         ]
 
     def pairs(self, split: str) -> Pairs:
-        """Image and mask file of each sample of a split."""
+        """List image and mask file of each sample of a split."""
         raise NotImplementedError
 
     def make_dataset(self, split: str) -> SegmentationDataset:
@@ -82,10 +85,10 @@ class SegmentationData(VisionDataModule):
         return SegmentationDataset(self.pairs(split), self.table, augmentations, self.progressive, self.seed)
 
     def label_counts(self, split: str) -> LabelCounts:
-        """As `VisionDataModule.label_counts`; reads masks drawn from all until each class was seen, `LOOKED` at most.
+        """Count pixels of each class in drawn masks, until each class was seen or `LOOKED` masks were read.
 
         Raises:
-            DataError: One of them is not as it should be.
+            DataError: A mask is invalid.
         """
         dataset, pixels, looked = self.dataset(split), np.zeros(256, np.int64), 0
         for index in np.random.default_rng(0).permutation(len(dataset))[:LOOKED].tolist():
@@ -96,7 +99,7 @@ class SegmentationData(VisionDataModule):
         return self.pixel_counts(pixels, looked, len(dataset))
 
     def pixel_counts(self, pixels: np.ndarray, looked: int, total: int) -> LabelCounts:
-        """Say what pixels (256,) by label were found in `looked` of `total` masks."""
+        """Make `LabelCounts` of pixels by label (256,), found in `looked` of `total` masks."""
         share = pixels[IGNORE_INDEX] / max(1, pixels.sum())
         where = f"in {looked:,} of {total:,} masks looked at" if looked < total else f"in {total:,} masks"
         passed = f"{share:.0%} of the pixels are 255 or in data.ignore_ids and never count" if share else ""
@@ -104,7 +107,7 @@ class SegmentationData(VisionDataModule):
         return LabelCounts(pixels[: len(self.classes)], "pixel", where, passed, remedy)
 
     def collate(self, samples: list[dict]) -> dict[str, Tensor | list[str]]:
-        """{"images": (N, 3, H, W) uint8 in channels_last memory, "masks": (N, H, W) uint8, "names": N file names}."""
+        """Make {"images": (N, 3, H, W) uint8, channels_last, "masks": (N, H, W) uint8, "names": N file names}."""
         sizes = {tuple(sample["mask"].shape) for sample in samples}
         if len(sizes) > 1:
             raise DataError(f"images of different sizes {sorted(sizes)} in one batch; set data.val_batch_size=1")

@@ -50,7 +50,7 @@ class Lost:
 
 
 def lost_parts(data: bytes) -> Iterator[tuple[str, str]]:
-    """Yield container (a key of the texts above) and detail of what 8-bit RGB loses of an image file.
+    """Yield kind (a key of the texts above) and detail of what 8-bit RGB loses of an image file.
 
     Files are decoded only where the header is not enough; undecodable ones yield nothing.
     """
