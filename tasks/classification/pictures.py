@@ -1,4 +1,4 @@
-"""Pictures of classification: guesses under a picture, sheets of them, confusion matrices.
+"""Draw classification: sheets of samples, likeliest classes under a picture, confusion matrices.
 
 Everywhere here an image or picture is RGB, (H, W, 3) uint8; probabilities are (K,) floats, one a class.
 """
@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 
 from tasks.files.writing import write_bytes
 from tasks.pictures.charts import SMALL
+from tasks.pictures.sheets import enlarged
+from tasks.pictures.text import MUTED, fitted_text, shortened, text_width, write
 from tasks.values.counted import counted
 
 GUESSES = 3  # that are shown of an image
@@ -22,8 +24,7 @@ _COLUMNS, _MOST = 6, 24  # of a sheet; images on it
 _CELL, _LETTER, _GAP = 224, 9, 12  # px: picture on a sheet, height of a capital, space between cells
 _SMALLEST = 256  # px, width under which a picture is enlarged, since no bar fits
 _MOST_CLASSES = 30  # of a confusion matrix; more cannot be read
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-_INK, _MUTED, _TRACK = (33, 37, 41), (105, 110, 115), (233, 236, 239)
+_TRACK = (233, 236, 239)
 _RIGHT, _WRONG = (22, 138, 62), (214, 40, 40)
 _RIGHT_BAR, _BAR = (167, 225, 184), (178, 205, 245)
 
@@ -38,10 +39,10 @@ class ClassificationSample(NamedTuple):
 
 
 def classification_sheet(rows: Sequence[Sequence[ClassificationSample]], class_names: Sequence[str]) -> np.ndarray:
-    """Lays up to 24 images out in a grid, each with its true class and the likeliest three under it, wrong ones in red.
+    """Lay out up to 24 images in a grid, each with true class and three likeliest classes; errors are red.
 
     Args:
-        rows: Samples of some batches; each gives its share, spread over it.
+        rows: Samples of some batches; an equal number is taken of each, spread evenly over it.
         class_names: K names.
 
     Raises:
@@ -58,21 +59,20 @@ def classification_sheet(rows: Sequence[Sequence[ClassificationSample]], class_n
 
 
 def draw_guesses(image: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
-    """Puts the likeliest three classes under a picture, with a bar each as long as its probability.
+    """Put the three likeliest classes under a picture, each with a bar as long as its probability.
 
-    A picture under 256 px wide is enlarged by a whole factor; the height of the bars follows from the width alone.
+    A picture under 256 px wide is enlarged by a whole factor. The height of the bars depends only on the width.
     """
-    factor = -(-_SMALLEST // image.shape[1])
-    picture = image.repeat(factor, axis=0).repeat(factor, axis=1)
+    picture = enlarged(image, -(-_SMALLEST // image.shape[1]))
     letter = min(max(picture.shape[1] // 60, 9), 24)  # px
     return np.vstack([picture, _bars(probabilities, class_names, picture.shape[1], letter)])
 
 
 def confusion_picture(matrix: np.ndarray, class_names: Sequence[str], path: Path) -> None:
-    """Draws which class is taken for which: counts, coloured by their share of the true class.
+    """Draw a confusion matrix: counts, coloured by their share of the true class.
 
-    Of more than 30 classes it shows those that are most often taken for each other, side by side, and in a last column
-    the guesses of all other classes.
+    Of more than 30 classes it shows those most often confused, side by side; a last column counts predictions of all
+    other classes.
 
     Args:
         matrix: (K, K) integers, images by true class (rows) and first guess (columns).
@@ -80,7 +80,7 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str], path: Path
         path: PNG file to write.
     """
     shown = confused_classes(matrix, _MOST_CLASSES)
-    counts, names = matrix[np.ix_(shown, shown)], [_shortened(class_names[at], 24) for at in shown]
+    counts, names = matrix[np.ix_(shown, shown)], [shortened(class_names[at], 24) for at in shown]
     totals = matrix[shown].sum(axis=1)
     whole = len(shown) == len(matrix)
     headings = names if whole else [*names, "all others"]
@@ -113,11 +113,14 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str], path: Path
 
 
 def confused_classes(matrix: np.ndarray, most: int) -> list[int]:
-    """Choose the classes that are taken for each other most often, such classes side by side.
+    """Choose the classes that are most often confused, those of a pair side by side.
+
+    >>> confused_classes(np.array([[5, 0, 0], [0, 5, 2], [0, 1, 5]]), 2)
+    [1, 2]
 
     Args:
         matrix: (K, K), as in `confusion_picture`.
-        most: Number of classes to choose; all of them stay in their order where there are no more.
+        most: Number of classes to choose; where there are no more, all of them in their order.
     """
     size = len(matrix)
     if size <= most:
@@ -144,11 +147,11 @@ def _cell(sample: ClassificationSample, class_names: Sequence[str]) -> np.ndarra
     top, left = (_CELL - size[1]) // 2, (_CELL - size[0]) // 2
     canvas[top : top + size[1], left : left + size[0]] = picture
     cv2.rectangle(canvas, (left, top), (left + size[0] - 1, top + size[1] - 1), _RIGHT if right else _WRONG, 4)
-    name = _fitted(sample.name[::-1], _CELL, _LETTER - 1)[::-1]  # its end tells more
-    _write(canvas, name, 0, _CELL + 3 * _LETTER // 2, _LETTER - 1, _MUTED)
+    name = fitted_text(sample.name[::-1], _CELL, _LETTER - 1)[::-1]  # its end tells more
+    write(canvas, name, (0, _CELL + 3 * _LETTER // 2), _LETTER - 1, MUTED)
     mark = "" if right else " (wrong)"
-    text = _fitted(class_names[sample.label], _CELL - _text_width(mark, _LETTER), _LETTER) + mark
-    _write(canvas, text, 0, _CELL + 7 * _LETTER // 2, _LETTER, _RIGHT if right else _WRONG)
+    text = fitted_text(class_names[sample.label], _CELL - text_width(mark, _LETTER), _LETTER) + mark
+    write(canvas, text, (0, _CELL + 7 * _LETTER // 2), _LETTER, _RIGHT if right else _WRONG)
     bars = _bars(sample.probabilities, class_names, _CELL, _LETTER, sample.label)
     cell = np.vstack([canvas, bars])
     return cv2.copyMakeBorder(cell, _GAP, _GAP // 2, _GAP, _GAP, cv2.BORDER_CONSTANT, value=(255, 255, 255))
@@ -157,7 +160,7 @@ def _cell(sample: ClassificationSample, class_names: Sequence[str]) -> np.ndarra
 def _bars(
     probabilities: np.ndarray, class_names: Sequence[str], width: int, letter: int, label: int | None = None
 ) -> np.ndarray:
-    """The likeliest classes as lines of a strip, each over a bar; that of `label` is green."""
+    """Draw the likeliest classes as lines over bars; the bar of `label` is green."""
     pitch, margin = 5 * letter // 2, letter // 2
     strip = np.full((GUESSES * pitch + margin, width, 3), 255, np.uint8)
     for line, at in enumerate(np.argsort(-probabilities, kind="stable")[:GUESSES].tolist()):
@@ -166,33 +169,13 @@ def _bars(
         strip[top:bottom] = _TRACK
         strip[top:bottom, : round(share * width)] = _RIGHT_BAR if at == label else _BAR
         number = f"{share:.1%}"
-        name = _fitted(class_names[at], width - _text_width(number, letter) - 3 * margin, letter)
+        name = fitted_text(class_names[at], width - text_width(number, letter) - 3 * margin, letter)
         baseline = (top + bottom + letter) // 2
-        _write(strip, name, margin, baseline, letter)
-        _write(strip, number, width - _text_width(number, letter) - margin, baseline, letter)
+        write(strip, name, (margin, baseline), letter)
+        write(strip, number, (width - text_width(number, letter) - margin, baseline), letter)
     return strip
 
 
 def _spread(size: int, count: int) -> list[int]:
-    """`count` places, or all, spread evenly over `size`."""
+    """Choose `count` indices, or all, spread evenly over `size`."""
     return np.unique(np.linspace(0, size - 1, min(size, count)).round().astype(int)).tolist()
-
-
-def _shortened(text: str, most: int) -> str:
-    """At most `most` characters of a text."""
-    return text if len(text) <= most else text[: most - 2].rstrip(". ") + ".."
-
-
-def _fitted(text: str, width: int, letter: int) -> str:
-    """As much of a text as fits into `width` px."""
-    while len(text) > 3 and _text_width(text, letter) > width:
-        text = _shortened(text, len(text) - 1)
-    return text
-
-
-def _text_width(text: str, letter: int) -> int:
-    return cv2.getTextSize(text, _FONT, letter / 21, 1)[0][0]
-
-
-def _write(canvas: np.ndarray, text: str, left: int, baseline: int, letter: int, color=_INK) -> None:
-    cv2.putText(canvas, text, (left, baseline), _FONT, letter / 21, color, 1, cv2.LINE_AA)

@@ -24,7 +24,7 @@ _MOST_CLASSES = 20  # curves of more classes are left without names
 
 
 class DetectionSample(NamedTuple):
-    """An image with its annotated and its predicted boxes, and the line of text under it."""
+    """An image with annotated and predicted boxes, and its caption."""
 
     image: np.ndarray
     boxes: np.ndarray
@@ -38,7 +38,7 @@ class DetectionSample(NamedTuple):
 def detection_sheet(
     samples: Sequence[DetectionSample], class_names: Sequence[str], palette: np.ndarray, *, min_score: float = 0.3
 ) -> np.ndarray:
-    """Lays samples out in rows of ground truth beside prediction, captions under them, the legend below.
+    """Lay out samples in rows of ground truth beside prediction, with captions and a legend.
 
     Pictures are scaled to 640 px on their longest side; the legend lists the classes that are drawn.
 
@@ -46,7 +46,7 @@ def detection_sheet(
         min_score: Predictions of lower score are not drawn.
 
     Raises:
-        ValueError: there is no sample, or as `draw_boxes` and `with_legend`.
+        ValueError: There is no sample, or as `draw_boxes` and `with_legend`.
     """
     if not samples:
         raise ValueError("a sheet needs at least one sample")
@@ -64,10 +64,10 @@ def detection_sheet(
 
 
 def precision_recall_picture(scores: CocoScores, path: str | Path) -> None:
-    """Writes the precision-recall curves at IoU 0.50 and 0.75 as a PNG: their mean over the classes, and each class.
+    """Write the precision-recall curves at IoU 0.50 and 0.75 as a PNG: the mean over classes, and each class.
 
     Raises:
-        ValueError: the scores were computed without curves.
+        ValueError: The scores were computed without curves.
     """
     if scores.curves is None:
         raise ValueError("the scores hold no curves; evaluate_boxes computes them with curves=True")

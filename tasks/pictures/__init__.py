@@ -1,1 +1,1 @@
-"""Parts of pictures for people: colours of classes, sheets with captions and legends, panels of curves."""
+"""Draw for people: class colours, text, boxes, sheets with captions and legend, panels of curves."""

@@ -5,28 +5,33 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from tasks.pictures.text import text_width, write
+
 _SMALLEST = 320  # px, longest side under which a picture is enlarged, since no label fits
-
-
-_FONT, _EDGE = cv2.FONT_HERSHEY_SIMPLEX, (20, 20, 20)
+_EDGE = (20, 20, 20)
 
 
 def draw_boxes(
     image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray | None, class_names: Sequence[str],
     palette: np.ndarray,
 ) -> np.ndarray:  # fmt: skip
-    """Draws boxes in the colour of their class, each with a label of its name and score inside the picture.
+    """Draw boxes in the colour of their class, each with a label of its name and score inside the picture.
 
-    Lines and letters grow with the picture; labels avoid each other where there is room, those of high score first.
+    Lines and letters grow with the picture. Labels avoid each other where there is room, those of high score first.
 
     Args:
-        scores: (D,), or none for ground truth.
+        image: (H, W, 3) uint8 RGB; it stays unchanged.
+        boxes: (D, 4) xyxy px.
+        labels: (D,) contiguous labels.
+        scores: (D,), or None for ground truth.
+        class_names: K names.
+        palette: (K, 3) uint8 RGB.
 
     Returns:
         A picture of the image's size; an image under 320 px is enlarged by a whole factor.
 
     Raises:
-        ValueError: boxes, labels and scores differ in number, or a label has no name or no colour.
+        ValueError: Boxes, labels and scores differ in number, or a label has no name or no colour.
     """
     boxes, labels = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(labels, np.int64).reshape(-1)
     order = np.arange(len(boxes)) if scores is None else np.argsort(-np.asarray(scores, np.float64), kind="stable")
@@ -57,16 +62,14 @@ def draw_boxes(
     for (left, top, right, bottom), size, text, color in reversed(signs):
         cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), color, cv2.FILLED)
         ink = (0, 0, 0) if np.dot(color, (0.299, 0.587, 0.114)) > 130 else (255, 255, 255)
-        cv2.putText(
-            picture, text, (left + size // 3, bottom - size // 3 - 1), _FONT, size / 21, ink, _weight(size), cv2.LINE_AA
-        )
+        write(picture, text, (left + size // 3, bottom - size // 3 - 1), size, ink, _weight(size))
     return picture
 
 
 def _place(text: str, box: np.ndarray, letter: int, line: int, size: tuple[int, int], taken: np.ndarray) -> tuple:
-    """Rectangle (left, top, right, bottom) for a label inside the picture, and the height of its letters, px."""
+    """Choose the rectangle (left, top, right, bottom) of a label inside the picture, and its letters' height, px."""
     height, width = size
-    while (wide := _text_width(text, letter) + 2 * (letter // 3)) > width and letter > 4:
+    while (wide := text_width(text, letter, weight=_weight(letter)) + 2 * (letter // 3)) > width and letter > 4:
         letter -= 1
     wide, high = min(wide, width), letter + 2 * (letter // 3) + 2
     left, top, right, bottom = (box + np.repeat([-(line // 2), line // 2 + 1], 2)).tolist()
@@ -76,10 +79,6 @@ def _place(text: str, box: np.ndarray, letter: int, line: int, size: tuple[int, 
     inner = np.minimum(places[:, None, 2:], taken[:, 2:]) - np.maximum(places[:, None, :2], taken[:, :2])
     covered = np.clip(inner, 0, None).prod(axis=2).sum(axis=1)
     return places[covered.argmin()].tolist(), letter
-
-
-def _text_width(text: str, letter: int) -> int:
-    return cv2.getTextSize(text, _FONT, letter / 21, _weight(letter))[0][0]
 
 
 def _weight(letter: int) -> int:

@@ -1,4 +1,4 @@
-"""Panels of curves, in one style."""
+"""Draw panels of curves in one style."""
 
 import math
 
@@ -32,7 +32,7 @@ def finite_values(series: Series) -> np.ndarray:
 
 
 def panel(axes: Axes, title: str, series: Series, faint: Series | None = None) -> None:
-    """Draws curves under a title, `faint` ones as thin lines behind them."""
+    """Draw curves under a title, and `faint` ones as thin lines."""
     faint = faint or {}
     axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")
     axes.grid(axis="y", color=_GRID)
@@ -62,7 +62,7 @@ def _marker(values: np.ndarray) -> str:
 
 
 def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Means over `width` neighbours, fewer at the ends; NaN is left out, so it makes no gap."""
+    """Average over `width` neighbours, fewer at the ends; NaN is skipped, so it makes no gap."""
     known, window = np.isfinite(values), np.ones(width)
     count = np.convolve(known, window, mode="same")
     total = np.convolve(np.where(known, values, 0), window, mode="same")

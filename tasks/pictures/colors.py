@@ -1,4 +1,4 @@
-"""Colours of classes, and masks painted in them."""
+"""Choose colours of classes, and paint masks in them."""
 
 import cv2
 import numpy as np
@@ -8,16 +8,19 @@ _LEVELS = np.arange(0, 256, 15)  # of each primary, for the colours to choose fr
 
 
 def distinct_colors(num_classes: int) -> np.ndarray:
-    """Picks colours far apart to the eye, for datasets without a palette of their own.
+    """Choose colours that are far apart to the eye, for data sets without a palette.
 
-    Each next colour is the one farthest, in CIELAB, from all before it and from black, greys and white. So the same
-    class always has the same colour, however many follow it.
+    Each colour is the one farthest, in CIELAB, from those before it and from black, greys and white. So a class keeps
+    its colour when classes are added.
+
+    >>> distinct_colors(2).tolist() == distinct_colors(5)[:2].tolist()
+    True
 
     Returns:
         RGB, (num_classes, 3) uint8.
 
     Raises:
-        ValueError: num_classes is below 1 or above the number of colours to choose from, some 2900.
+        ValueError: `num_classes` is below 1 or above the number of colours to choose from, some 2900.
     """
     colors = np.stack(np.meshgrid(_LEVELS, _LEVELS, _LEVELS, indexing="ij"), axis=-1).reshape(1, -1, 3).astype(np.uint8)
     lab = cv2.cvtColor(colors.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
@@ -35,10 +38,13 @@ def distinct_colors(num_classes: int) -> np.ndarray:
 
 
 def colorize(mask: np.ndarray, palette: np.ndarray, ignore_index: int = 255) -> np.ndarray:
-    """Paints each pixel in the colour of its class; ignored pixels are hatched in greys, which no class wears.
+    """Paint each pixel in the colour of its class; ignored pixels are hatched in greys, which no class has.
+
+    >>> colorize(np.array([[0, 1]]), np.array([[200, 30, 40], [20, 160, 60]])).tolist()
+    [[[200, 30, 40], [20, 160, 60]]]
 
     Raises:
-        ValueError: the mask holds an id that is neither in the palette nor ignore_index.
+        ValueError: The mask has an id that is neither in the palette nor `ignore_index`.
     """
     palette, ignored = np.asarray(palette, dtype=np.uint8), mask == ignore_index
     ids = np.where(ignored, 0, mask)

@@ -1,4 +1,4 @@
-"""A sheet of segmented samples: image, ground truth, prediction and errors."""
+"""Draw sheets of segmented samples: image, ground truth, prediction and errors."""
 
 from collections.abc import Sequence
 
@@ -15,13 +15,13 @@ WRONG = (230, 25, 40)
 def segmentation_sheet(
     samples: Sequence[Sample], class_names: Sequence[str], palette: np.ndarray, *, ignore_index: int = 255
 ) -> np.ndarray:
-    """Lays samples out in rows of image, ground truth, prediction and errors, captions under them, the legend below.
+    """Lay out samples in rows of image, ground truth, prediction and errors, with captions and a legend.
 
-    Errors are red on the greyed image; pixels that the ground truth ignores are hatched. Pictures longer than 512 px
-    are scaled down, images by area and masks to the nearest pixel; small ones are enlarged by a whole factor.
+    Errors are red on the greyed image; ignored pixels are hatched. Pictures longer than 512 px are scaled down, images
+    by area and masks to the nearest pixel; small ones are enlarged by a whole factor.
 
     Raises:
-        ValueError: there is no sample, one whose three sizes differ, or as `colorize` and `with_legend`.
+        ValueError: There is no sample, the three sizes of a sample differ, or as `colorize` and `with_legend`.
     """
     if not samples:
         raise ValueError("a sheet needs at least one sample")
