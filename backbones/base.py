@@ -33,25 +33,6 @@ class Tap:
         return f"{self.name} ({self.channels} channels, stride {self.stride})"
 
 
-@dataclass(frozen=True)
-class Published:
-    """What was published for a variant, with its classifier of 1,000 classes.
-
-    Attributes:
-        parameters: In millions; of the fused form where the source counts that.
-        macs: Multiply-adds in millions at `resolution`; none where not stated.
-        top1: ImageNet accuracy in percent; none where not stated.
-        source: Paper, table or repository.
-        resolution: Px of the square image.
-    """
-
-    parameters: float | None
-    macs: float | None
-    top1: float | None
-    source: str
-    resolution: int = 224
-
-
 class Backbone(nn.Module):
     """A chain of layers that hands out feature maps at named taps.
 

@@ -8,18 +8,11 @@ from functools import partial
 
 from torch import nn
 
-from backbones.base import Backbone, Norm, Published
+from backbones.base import Backbone, Norm
 from backbones.blocks.layers import ConvNormAct, InvertedResidual, init_weights, make_divisible
-from backbones.weights.loading import apply_weights
+from backbones.variants import Published, Variant, factory
 from backbones.weights.names import timm_names, timm_places
 
-PUBLISHED = {  # by the name of the configuration
-    "mnasnet_050": Published(2.22, 104, 67.734, "torchvision MNASNet0_5_Weights.IMAGENET1K_V1"),
-    "mnasnet_075": Published(3.17, 215, 71.180, "torchvision MNASNet0_75_Weights.IMAGENET1K_V1"),
-    "mnasnet": Published(4.38, 314, 73.456, "torchvision MNASNet1_0_Weights.IMAGENET1K_V1"),
-    "mnasnet_130": Published(6.28, 526, 76.506, "torchvision MNASNet1_3_Weights.IMAGENET1K_V1"),
-    "mnasnet_a1": Published(3.9, 312, 75.2, "Tan et al. 2019, table 1; tensorflow/tpu models/official/mnasnet"),
-}
 # expansion, out, blocks, stride of the first, kernel, squeeze-and-excite
 B1 = (
     (1, 16, 1, 1, 3, False),
@@ -95,30 +88,31 @@ class MnasNet(Backbone):
         return {"timm": timm} if self._excites else {"torchvision": names, "timm": timm}
 
 
-def mnasnet0_5(*, width: float = 0.5, weights: str | None = None, **options) -> MnasNet:
-    """MnasNet-B1 0.5. `weights` as in `load_weights`; other keywords as in `MnasNet`."""
-    return _build({"torchvision": "mnasnet0_5", "timm": "mnasnet_050"}, B1, weights, {"width": width, **options})
-
-
-def mnasnet0_75(*, width: float = 0.75, weights: str | None = None, **options) -> MnasNet:
-    """MnasNet-B1 0.75. `weights` as in `load_weights`; other keywords as in `MnasNet`."""
-    return _build({"torchvision": "mnasnet0_75", "timm": "mnasnet_075"}, B1, weights, {"width": width, **options})
-
-
-def mnasnet1_0(*, weights: str | None = None, **options) -> MnasNet:
-    """MnasNet-B1. `weights` as in `load_weights`; other keywords as in `MnasNet`."""
-    return _build({"torchvision": "mnasnet1_0", "timm": "mnasnet_100"}, B1, weights, options)
-
-
-def mnasnet1_3(*, width: float = 1.3, weights: str | None = None, **options) -> MnasNet:
-    """MnasNet-B1 1.3. `weights` as in `load_weights`; other keywords as in `MnasNet`."""
-    return _build({"torchvision": "mnasnet1_3"}, B1, weights, {"width": width, **options})
-
-
-def semnasnet_100(*, weights: str | None = None, **options) -> MnasNet:
-    """MnasNet-A1. `weights` as in `load_weights`; other keywords as in `MnasNet`."""
-    return _build({"timm": "semnasnet_100"}, A1, weights, options)
-
-
-def _build(known_as: dict, stages: tuple, weights: str | None, options: dict) -> MnasNet:
-    return apply_weights(MnasNet(stages, **options), weights, **known_as)
+_TORCHVISION = "torchvision MNASNet{}_Weights.IMAGENET1K_V1"
+VARIANTS = {  # by the name of the configuration
+    "mnasnet_050": Variant(
+        Published(2.22, 104, 67.734, _TORCHVISION.format("0_5")), {"stages": B1, "width": 0.5},
+        {"torchvision": "mnasnet0_5", "timm": "mnasnet_050"},
+    ),
+    "mnasnet_075": Variant(
+        Published(3.17, 215, 71.180, _TORCHVISION.format("0_75")), {"stages": B1, "width": 0.75},
+        {"torchvision": "mnasnet0_75", "timm": "mnasnet_075"},
+    ),
+    "mnasnet": Variant(
+        Published(4.38, 314, 73.456, _TORCHVISION.format("1_0")), {"stages": B1},
+        {"torchvision": "mnasnet1_0", "timm": "mnasnet_100"},
+    ),
+    "mnasnet_130": Variant(
+        Published(6.28, 526, 76.506, _TORCHVISION.format("1_3")), {"stages": B1, "width": 1.3},
+        {"torchvision": "mnasnet1_3"},
+    ),
+    "mnasnet_a1": Variant(
+        Published(3.9, 312, 75.2, "Tan et al. 2019, table 1; tensorflow/tpu models/official/mnasnet"), {"stages": A1},
+        {"timm": "semnasnet_100"},
+    ),
+}  # fmt: skip
+mnasnet0_5 = factory(MnasNet, "mnasnet0_5", VARIANTS["mnasnet_050"])
+mnasnet0_75 = factory(MnasNet, "mnasnet0_75", VARIANTS["mnasnet_075"])
+mnasnet1_0 = factory(MnasNet, "mnasnet1_0", VARIANTS["mnasnet"])
+mnasnet1_3 = factory(MnasNet, "mnasnet1_3", VARIANTS["mnasnet_130"])
+semnasnet_100 = factory(MnasNet, "semnasnet_100", VARIANTS["mnasnet_a1"])

@@ -8,18 +8,11 @@ from collections.abc import Callable
 
 from torch import nn
 
-from backbones.base import Backbone, Norm, Published
+from backbones.base import Backbone, Norm
 from backbones.blocks.layers import ConvNormAct, init_weights, make_divisible
-from backbones.weights.loading import apply_weights
+from backbones.variants import Published, Variant, factory
 from backbones.weights.names import timm_names, timm_places
 
-_SLIM = "tensorflow/models research/slim/nets/mobilenet_v1.md"
-PUBLISHED = {  # by the name of the configuration
-    "mnv1": Published(4.24, 569, 70.9, _SLIM),
-    "mnv1_075": Published(2.59, 325, 68.4, _SLIM + "; MACs: table 6"),  # 317 there, but 325 is what it has
-    "mnv1_050": Published(1.34, 150, 63.3, _SLIM),
-    "mnv1_025": Published(0.47, 41, 49.8, _SLIM),
-}
 STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2))  # out, blocks, stride of the first
 
 
@@ -80,7 +73,14 @@ class MobileNetV1(Backbone):
         return {"retinaface": reason}
 
 
-def mobilenet_v1(*, weights: str | None = None, **options) -> MobileNetV1:
-    """MobileNetV1. `weights` as in `load_weights`; other keywords as in `MobileNetV1`."""
-    name = f"mobilenetv1_{round(100 * options.get('width', 1)):03}"
-    return apply_weights(MobileNetV1(**options), weights, timm=name)
+_SLIM = "tensorflow/models research/slim/nets/mobilenet_v1.md"
+VARIANTS = {  # by the name of the configuration
+    name: Variant(published, known_as={"timm": "mobilenetv1_{percent:03}"})
+    for name, published in {
+        "mnv1": Published(4.24, 569, 70.9, _SLIM),
+        "mnv1_075": Published(2.59, 325, 68.4, _SLIM + "; MACs: table 6"),  # 317 there, but 325 is what it has
+        "mnv1_050": Published(1.34, 150, 63.3, _SLIM),
+        "mnv1_025": Published(0.47, 41, 49.8, _SLIM),
+    }.items()
+}
+mobilenet_v1 = factory(MobileNetV1, "mobilenet_v1", VARIANTS["mnv1"])

@@ -5,19 +5,11 @@ Source: Sandler et al. 2018, "MobileNetV2", table 2; BatchNorm and rounding as i
 
 from torch import nn
 
-from backbones.base import Backbone, Norm, Published
+from backbones.base import Backbone, Norm
 from backbones.blocks.layers import ConvNormAct, InvertedResidual, init_weights, make_divisible
-from backbones.weights.loading import apply_weights
+from backbones.variants import Published, Variant, factory
 from backbones.weights.names import conv_norm_names, timm_names, timm_places
 
-_SLIM = "tensorflow/models research/slim/nets/mobilenet/README.md"
-PUBLISHED = {  # by the name of the configuration; parameters without those of the norms
-    "mnv2": Published(3.47, 300, 71.8, _SLIM),
-    "mnv2_035": Published(1.66, 59, 60.3, _SLIM),
-    "mnv2_050": Published(1.95, 97, 65.4, _SLIM),
-    "mnv2_075": Published(2.61, 209, 69.8, _SLIM),
-    "mnv2_140": Published(6.06, 582, 75.0, _SLIM),
-}
 PARTS = ("expand", "depthwise", "project")  # of a block
 STAGES = (  # expansion, out, blocks, stride of the first
     (1, 16, 1, 1),
@@ -93,7 +85,15 @@ class MobileNetV2(Backbone):
         return names
 
 
-def mobilenet_v2(*, weights: str | None = None, **options) -> MobileNetV2:
-    """MobileNetV2. `weights` as in `load_weights`; other keywords as in `MobileNetV2`."""
-    timm = f"mobilenetv2_{round(100 * options.get('width', 1)):03}"
-    return apply_weights(MobileNetV2(**options), weights, torchvision="mobilenet_v2", timm=timm)
+_SLIM = "tensorflow/models research/slim/nets/mobilenet/README.md"
+VARIANTS = {  # by the name of the configuration; parameters without those of the norms
+    name: Variant(published, known_as={"torchvision": "mobilenet_v2", "timm": "mobilenetv2_{percent:03}"})
+    for name, published in {
+        "mnv2": Published(3.47, 300, 71.8, _SLIM),
+        "mnv2_035": Published(1.66, 59, 60.3, _SLIM),
+        "mnv2_050": Published(1.95, 97, 65.4, _SLIM),
+        "mnv2_075": Published(2.61, 209, 69.8, _SLIM),
+        "mnv2_140": Published(6.06, 582, 75.0, _SLIM),
+    }.items()
+}
+mobilenet_v2 = factory(MobileNetV2, "mobilenet_v2", VARIANTS["mnv2"])

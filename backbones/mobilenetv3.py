@@ -8,24 +8,14 @@ its very features at sizes of 32 k + 1 px, such as 225 and 513, and slightly shi
 
 from functools import partial
 from itertools import groupby
-from types import MappingProxyType
 
 from torch import nn
 
-from backbones.base import Backbone, Norm, Published
+from backbones.base import Backbone, Norm
 from backbones.blocks.layers import ConvNormAct, InvertedResidual, init_weights, make_divisible
-from backbones.weights.loading import apply_weights
+from backbones.variants import Published, Variant, factory
 from backbones.weights.names import conv_norm_names, inverted_residual_names, timm_names, timm_places
 
-_SLIM = "tensorflow/models research/slim/nets/mobilenet/README.md"
-PUBLISHED = {  # by the name of the configuration
-    "mnv3_large": Published(5.4, 219, 75.2, "Howard et al. 2019, table 3"),
-    "mnv3_small": Published(2.5, 56, 67.4, "Howard et al. 2019, table 3"),
-    "mnv3_large_075": Published(4.0, 155, 73.3, _SLIM),
-    "mnv3_small_075": Published(None, 44, 65.4, _SLIM),  # its 2.4 M parameters are not those of its weights, 2.04 M
-    "mnv3_large_minimalistic": Published(3.9, 209, 72.3, _SLIM),
-    "mnv3_small_minimalistic": Published(2.0, None, 61.9, _SLIM),  # nor its 65 M multiply-adds, 52 M
-}
 RE, HS = nn.ReLU, nn.Hardswish
 # kernel, expanded, out, squeeze-and-excite, activation, stride
 LARGE = (
@@ -77,8 +67,6 @@ class MobileNetV3(Backbone):
         norm: Makes a norm from a channel count; default BatchNorm with eps 0.001, momentum 0.01.
     """
 
-    norm_eps = MappingProxyType({"ours": 0.001})
-
     def __init__(
         self, rows: tuple, *, width: float = 1.0, reduced_tail: bool = False, output_stride: int = 32,
         in_channels: int = 3, norm: Norm | None = None,
@@ -104,6 +92,9 @@ class MobileNetV3(Backbone):
         final = ConvNormAct(channels, 6 * channels, norm=norm, activation=last_activation)
         self._append(final, 6 * channels, tap="final")
         init_weights(self)
+        # timm's tf_ models, the only minimalistic ones, have our eps (and TensorFlow's padding).
+        minimalistic = all(activation is RE for *_, activation, _ in rows)
+        self.norm_eps = {"ours": 0.001} if minimalistic else {"ours": 0.001, "timm": 1e-5}
 
     def source_names(self) -> dict[str, dict[str, str]]:
         names = {}
@@ -135,32 +126,34 @@ class MobileNetV3(Backbone):
         return split
 
 
-def mobilenet_v3_large(*, weights: str | None = None, **options) -> MobileNetV3:
-    """MobileNetV3-Large. `weights` as in `load_weights`; other keywords as in `MobileNetV3`."""
-    return _build("large", LARGE, weights, options)
-
-
-def mobilenet_v3_small(*, weights: str | None = None, **options) -> MobileNetV3:
-    """MobileNetV3-Small. `weights` as in `load_weights`; other keywords as in `MobileNetV3`."""
-    return _build("small", SMALL, weights, options)
-
-
-def mobilenet_v3_large_minimalistic(*, weights: str | None = None, **options) -> MobileNetV3:
-    """Minimalistic MobileNetV3-Large. `weights` as in `load_weights`; other keywords as in `MobileNetV3`."""
-    return _build(None, LARGE_MINIMALISTIC, weights, options)
-
-
-def mobilenet_v3_small_minimalistic(*, weights: str | None = None, **options) -> MobileNetV3:
-    """Minimalistic MobileNetV3-Small. `weights` as in `load_weights`; other keywords as in `MobileNetV3`."""
-    return _build(None, SMALL_MINIMALISTIC, weights, options)
-
-
-def _build(size: str | None, rows: tuple, weights: str | None, options: dict) -> MobileNetV3:
-    known_as = {}
-    if size:
-        percent = round(100 * options.get("width", 1))
-        known_as = {"torchvision": f"mobilenet_v3_{size}", "timm": f"mobilenetv3_{size}_{percent:03}"}
-    backbone = MobileNetV3(rows, **options)
-    if size:  # timm's tf_ models, the only minimalistic ones, have our 0.001 (and TensorFlow's padding)
-        backbone.norm_eps = {**backbone.norm_eps, "timm": 1e-5}
-    return apply_weights(backbone, weights, **known_as)
+_PAPER = "Howard et al. 2019, table 3"
+_SLIM = "tensorflow/models research/slim/nets/mobilenet/README.md"
+_large, _small = (
+    partial(
+        Variant,
+        arguments={"rows": rows},
+        known_as={"torchvision": f"mobilenet_v3_{size}", "timm": f"mobilenetv3_{size}_{{percent:03}}"},
+        classifier=classifier,
+    )
+    for size, rows, classifier in (("large", LARGE, "mnv3_classifier"), ("small", SMALL, "mnv3_small_classifier"))
+)
+VARIANTS = {  # by the name of the configuration; the classifiers of minimalistic ones have activation=relu
+    "mnv3_large": _large(Published(5.4, 219, 75.2, _PAPER)),
+    "mnv3_small": _small(Published(2.5, 56, 67.4, _PAPER)),
+    "mnv3_large_075": _large(Published(4.0, 155, 73.3, _SLIM)),
+    "mnv3_small_075": _small(Published(None, 44, 65.4, _SLIM)),  # its 2.4 M parameters are not its weights' 2.04 M
+    "mnv3_large_minimalistic": Variant(
+        Published(3.9, 209, 72.3, _SLIM), {"rows": LARGE_MINIMALISTIC}, classifier="mnv3_classifier"
+    ),
+    "mnv3_small_minimalistic": Variant(  # its 65 M multiply-adds are not its network's 52 M
+        Published(2.0, None, 61.9, _SLIM), {"rows": SMALL_MINIMALISTIC}, classifier="mnv3_small_classifier"
+    ),
+}
+mobilenet_v3_large = factory(MobileNetV3, "mobilenet_v3_large", VARIANTS["mnv3_large"])
+mobilenet_v3_small = factory(MobileNetV3, "mobilenet_v3_small", VARIANTS["mnv3_small"])
+mobilenet_v3_large_minimalistic = factory(
+    MobileNetV3, "mobilenet_v3_large_minimalistic", VARIANTS["mnv3_large_minimalistic"]
+)
+mobilenet_v3_small_minimalistic = factory(
+    MobileNetV3, "mobilenet_v3_small_minimalistic", VARIANTS["mnv3_small_minimalistic"]
+)

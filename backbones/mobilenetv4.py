@@ -8,17 +8,10 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from backbones.base import Backbone, Norm, Published
+from backbones.base import Backbone, Norm
 from backbones.blocks.layers import ConvNormAct, init_weights, make_divisible
-from backbones.weights.loading import apply_weights
+from backbones.variants import Published, Variant, factory
 from backbones.weights.names import timm_names, timm_places
-
-_CARD = "timm's model card of {}; its training"
-PUBLISHED = {  # by the name of the configuration
-    "mnv4_conv_small": Published(3.8, 200, None, _CARD.format("mobilenetv4_conv_small.e2400_r224_in1k")),
-    "mnv4_conv_medium": Published(9.72, 1100, 79.928, _CARD.format("mobilenetv4_conv_medium.e500_r256_in1k"), 256),
-    "mnv4_conv_large": Published(32.59, 6400, 82.952, _CARD.format("mobilenetv4_conv_large.e600_r384_in1k"), 384),
-}
 
 
 class Conv(NamedTuple):
@@ -188,20 +181,27 @@ class MobileNetV4(Backbone):
         return {"timm": names}
 
 
-def mobilenetv4_conv_small(*, weights: str | None = None, **options) -> MobileNetV4:
-    """MobileNetV4-Conv-S. `weights` as in `load_weights`; other keywords as in `MobileNetV4`."""
-    return _build("mobilenetv4_conv_small", SMALL, 32, weights, options)
-
-
-def mobilenetv4_conv_medium(*, weights: str | None = None, **options) -> MobileNetV4:
-    """MobileNetV4-Conv-M. `weights` as in `load_weights`; other keywords as in `MobileNetV4`."""
-    return _build("mobilenetv4_conv_medium", MEDIUM, 32, weights, options)
-
-
-def mobilenetv4_conv_large(*, weights: str | None = None, **options) -> MobileNetV4:
-    """MobileNetV4-Conv-L. `weights` as in `load_weights`; other keywords as in `MobileNetV4`."""
-    return _build("mobilenetv4_conv_large", LARGE, 24, weights, options)
-
-
-def _build(name: str, stages: tuple, stem: int, weights: str | None, options: dict) -> MobileNetV4:
-    return apply_weights(MobileNetV4(stages, stem=stem, **options), weights, timm=name)
+_CARD = "timm's model card of {}; its training"
+VARIANTS = {  # by the name of the configuration
+    f"mnv4_conv_{size}": Variant(
+        published, {"stages": stages, "stem": stem}, {"timm": f"mobilenetv4_conv_{size}"}, "mnv4_classifier"
+    )
+    for size, stages, stem, published in (
+        ("small", SMALL, 32, Published(3.8, 200, None, _CARD.format("mobilenetv4_conv_small.e2400_r224_in1k"))),
+        (
+            "medium",
+            MEDIUM,
+            32,
+            Published(9.72, 1100, 79.928, _CARD.format("mobilenetv4_conv_medium.e500_r256_in1k"), 256),
+        ),
+        (
+            "large",
+            LARGE,
+            24,
+            Published(32.59, 6400, 82.952, _CARD.format("mobilenetv4_conv_large.e600_r384_in1k"), 384),
+        ),
+    )
+}
+mobilenetv4_conv_small = factory(MobileNetV4, "mobilenetv4_conv_small", VARIANTS["mnv4_conv_small"])
+mobilenetv4_conv_medium = factory(MobileNetV4, "mobilenetv4_conv_medium", VARIANTS["mnv4_conv_medium"])
+mobilenetv4_conv_large = factory(MobileNetV4, "mobilenetv4_conv_large", VARIANTS["mnv4_conv_large"])

@@ -5,19 +5,11 @@ Source: Vasu et al. 2022, "MobileOne: An Improved One millisecond Mobile Backbon
 
 from torch import Tensor, nn
 
-from backbones.base import Backbone, Norm, Published
+from backbones.base import Backbone, Norm
 from backbones.blocks.branched_conv import BranchedConv
 from backbones.blocks.layers import init_weights, make_divisible
-from backbones.weights.loading import apply_weights
+from backbones.variants import Published, Variant, factory
 
-_SOURCE = "apple/ml-mobileone README.md, fused"
-PUBLISHED = {  # by the name of the configuration
-    "mobileone_s0": Published(2.1, 275, 71.4, _SOURCE),
-    "mobileone_s1": Published(4.8, 825, 75.9, _SOURCE),
-    "mobileone_s2": Published(7.8, 1298, 77.4, _SOURCE),
-    "mobileone_s3": Published(10.1, 1896, 78.1, _SOURCE),
-    "mobileone_s4": Published(14.8, 2979, 79.4, _SOURCE),
-}
 CHANNELS, DEPTHS = (64, 128, 256, 512), (2, 8, 10, 1)
 
 
@@ -105,30 +97,19 @@ class MobileOne(Backbone):
         return names
 
 
-def mobileone_s0(*, weights: str | None = None, **options) -> MobileOne:
-    """MobileOne-S0, four branches. `weights` as in `load_weights`; other keywords as in `MobileOne`."""
-    return _build("mobileone_s0", (0.75, 1, 1, 2), weights, {"branches": 4} | options)
-
-
-def mobileone_s1(*, weights: str | None = None, **options) -> MobileOne:
-    """MobileOne-S1. `weights` as in `load_weights`; other keywords as in `MobileOne`."""
-    return _build("mobileone_s1", (1.5, 1.5, 2, 2.5), weights, options)
-
-
-def mobileone_s2(*, weights: str | None = None, **options) -> MobileOne:
-    """MobileOne-S2. `weights` as in `load_weights`; other keywords as in `MobileOne`."""
-    return _build("mobileone_s2", (1.5, 2, 2.5, 4), weights, options)
-
-
-def mobileone_s3(*, weights: str | None = None, **options) -> MobileOne:
-    """MobileOne-S3. `weights` as in `load_weights`; other keywords as in `MobileOne`."""
-    return _build("mobileone_s3", (2, 2.5, 3, 4), weights, options)
-
-
-def mobileone_s4(*, weights: str | None = None, **options) -> MobileOne:
-    """MobileOne-S4, with squeeze-and-excite. `weights` as in `load_weights`; other keywords as in `MobileOne`."""
-    return _build("mobileone_s4", (3, 3.5, 3.5, 4), weights, {"excite": True} | options)
-
-
-def _build(name: str, widths: tuple, weights: str | None, options: dict) -> MobileOne:
-    return apply_weights(MobileOne(widths, **options), weights, timm=name)
+_SOURCE = "apple/ml-mobileone README.md, fused"
+VARIANTS = {  # by the name of the configuration
+    name: Variant(published, {"widths": widths, **more}, {"timm": name})
+    for name, widths, more, published in (
+        ("mobileone_s0", (0.75, 1, 1, 2), {"branches": 4}, Published(2.1, 275, 71.4, _SOURCE)),
+        ("mobileone_s1", (1.5, 1.5, 2, 2.5), {}, Published(4.8, 825, 75.9, _SOURCE)),
+        ("mobileone_s2", (1.5, 2, 2.5, 4), {}, Published(7.8, 1298, 77.4, _SOURCE)),
+        ("mobileone_s3", (2, 2.5, 3, 4), {}, Published(10.1, 1896, 78.1, _SOURCE)),
+        ("mobileone_s4", (3, 3.5, 3.5, 4), {"excite": True}, Published(14.8, 2979, 79.4, _SOURCE)),
+    )
+}
+mobileone_s0 = factory(MobileOne, "mobileone_s0", VARIANTS["mobileone_s0"])
+mobileone_s1 = factory(MobileOne, "mobileone_s1", VARIANTS["mobileone_s1"])
+mobileone_s2 = factory(MobileOne, "mobileone_s2", VARIANTS["mobileone_s2"])
+mobileone_s3 = factory(MobileOne, "mobileone_s3", VARIANTS["mobileone_s3"])
+mobileone_s4 = factory(MobileOne, "mobileone_s4", VARIANTS["mobileone_s4"])

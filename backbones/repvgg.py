@@ -5,19 +5,11 @@ Source: Ding et al. 2021, "RepVGG: Making VGG-style ConvNets Great Again", table
 
 from torch import nn
 
-from backbones.base import Backbone, Norm, Published
+from backbones.base import Backbone, Norm
 from backbones.blocks.branched_conv import BranchedConv
 from backbones.blocks.layers import init_weights, make_divisible
-from backbones.weights.loading import apply_weights
+from backbones.variants import Published, Variant, factory
 
-_SOURCE = "open-mmlab/mmpretrain configs/repvgg/README.md: the authors' weights, fused"
-PUBLISHED = {  # by the name of the configuration
-    "repvgg_a0": Published(8.31, 1360, 72.41, _SOURCE),
-    "repvgg_a1": Published(12.79, 2370, 74.47, _SOURCE),
-    "repvgg_a2": Published(25.5, 5120, 76.48, _SOURCE),
-    "repvgg_b0": Published(14.34, 3060, 75.14, _SOURCE),
-    "repvgg_b1": Published(51.83, 11820, 78.37, _SOURCE),
-}
 A, B = (2, 4, 14, 1), (4, 6, 16, 1)  # blocks of each stage
 CHANNELS = (64, 128, 256, 512)
 
@@ -68,30 +60,19 @@ class RepVGG(Backbone):
         return {"timm": timm, "repvgg": official}
 
 
-def repvgg_a0(*, weights: str | None = None, **options) -> RepVGG:
-    """RepVGG-A0. `weights` as in `load_weights`; other keywords as in `RepVGG`."""
-    return _build("repvgg_a0", A, (0.75, 0.75, 0.75, 2.5), weights, options)
-
-
-def repvgg_a1(*, weights: str | None = None, **options) -> RepVGG:
-    """RepVGG-A1. `weights` as in `load_weights`; other keywords as in `RepVGG`."""
-    return _build("repvgg_a1", A, (1, 1, 1, 2.5), weights, options)
-
-
-def repvgg_a2(*, weights: str | None = None, **options) -> RepVGG:
-    """RepVGG-A2. `weights` as in `load_weights`; other keywords as in `RepVGG`."""
-    return _build("repvgg_a2", A, (1.5, 1.5, 1.5, 2.75), weights, options)
-
-
-def repvgg_b0(*, weights: str | None = None, **options) -> RepVGG:
-    """RepVGG-B0. `weights` as in `load_weights`; other keywords as in `RepVGG`."""
-    return _build("repvgg_b0", B, (1, 1, 1, 2.5), weights, options)
-
-
-def repvgg_b1(*, weights: str | None = None, **options) -> RepVGG:
-    """RepVGG-B1. `weights` as in `load_weights`; other keywords as in `RepVGG`."""
-    return _build("repvgg_b1", B, (2, 2, 2, 4), weights, options)
-
-
-def _build(name: str, depths: tuple, widths: tuple, weights: str | None, options: dict) -> RepVGG:
-    return apply_weights(RepVGG(depths, widths, **options), weights, timm=name)
+_SOURCE = "open-mmlab/mmpretrain configs/repvgg/README.md: the authors' weights, fused"
+VARIANTS = {  # by the name of the configuration
+    name: Variant(published, {"depths": depths, "widths": widths}, {"timm": name})
+    for name, depths, widths, published in (
+        ("repvgg_a0", A, (0.75, 0.75, 0.75, 2.5), Published(8.31, 1360, 72.41, _SOURCE)),
+        ("repvgg_a1", A, (1, 1, 1, 2.5), Published(12.79, 2370, 74.47, _SOURCE)),
+        ("repvgg_a2", A, (1.5, 1.5, 1.5, 2.75), Published(25.5, 5120, 76.48, _SOURCE)),
+        ("repvgg_b0", B, (1, 1, 1, 2.5), Published(14.34, 3060, 75.14, _SOURCE)),
+        ("repvgg_b1", B, (2, 2, 2, 4), Published(51.83, 11820, 78.37, _SOURCE)),
+    )
+}
+repvgg_a0 = factory(RepVGG, "repvgg_a0", VARIANTS["repvgg_a0"])
+repvgg_a1 = factory(RepVGG, "repvgg_a1", VARIANTS["repvgg_a1"])
+repvgg_a2 = factory(RepVGG, "repvgg_a2", VARIANTS["repvgg_a2"])
+repvgg_b0 = factory(RepVGG, "repvgg_b0", VARIANTS["repvgg_b0"])
+repvgg_b1 = factory(RepVGG, "repvgg_b1", VARIANTS["repvgg_b1"])

@@ -7,20 +7,10 @@ model/repvit.py.
 import torch
 from torch import Tensor, nn
 
-from backbones.base import Backbone, Norm, Published
+from backbones.base import Backbone, Norm
 from backbones.blocks.fusion import fold_bn_into_conv, identity_kernel, single_conv
 from backbones.blocks.layers import ConvNormAct, SqueezeExcite, init_weights, make_divisible
-from backbones.weights.loading import apply_weights
-
-_SOURCE = "THU-MIG/RepViT README.md, fused, 300 epochs with distillation"
-PUBLISHED = {  # by the name of the configuration
-    "repvit_m0_6": Published(None, None, 74.1, _SOURCE),
-    "repvit_m0_9": Published(5.1, 800, 78.7, _SOURCE),
-    "repvit_m1_0": Published(6.8, 1100, 80.0, _SOURCE),
-    "repvit_m1_1": Published(8.2, 1300, 80.7, _SOURCE),
-    "repvit_m1_5": Published(14.0, 2300, 82.3, _SOURCE),
-    "repvit_m2_3": Published(22.9, 4500, 83.3, _SOURCE),
-}
+from backbones.variants import Published, Variant, factory
 
 
 class RepDepthwise(nn.Module):
@@ -168,35 +158,21 @@ def _mixer(ours: str, mixer: str, squeeze: str) -> dict[str, str]:
     return names | {f"{ours}.squeeze.{fc}": f"{squeeze}.{fc}" for fc in ("fc1", "fc2")}
 
 
-def repvit_m0_6(*, weights: str | None = None, **options) -> RepViT:
-    """RepViT-M0.6. `weights` as in `load_weights`; other keywords as in `RepViT`."""
-    return _build("repvit_m0_6", (40, 80, 160, 320), (2, 3, 10, 2), weights, options)
-
-
-def repvit_m0_9(*, weights: str | None = None, **options) -> RepViT:
-    """RepViT-M0.9. `weights` as in `load_weights`; other keywords as in `RepViT`."""
-    return _build("repvit_m0_9", (48, 96, 192, 384), (3, 4, 16, 3), weights, options)
-
-
-def repvit_m1_0(*, weights: str | None = None, **options) -> RepViT:
-    """RepViT-M1.0. `weights` as in `load_weights`; other keywords as in `RepViT`."""
-    return _build("repvit_m1_0", (56, 112, 224, 448), (3, 4, 16, 3), weights, options)
-
-
-def repvit_m1_1(*, weights: str | None = None, **options) -> RepViT:
-    """RepViT-M1.1. `weights` as in `load_weights`; other keywords as in `RepViT`."""
-    return _build("repvit_m1_1", (64, 128, 256, 512), (3, 4, 14, 3), weights, options)
-
-
-def repvit_m1_5(*, weights: str | None = None, **options) -> RepViT:
-    """RepViT-M1.5. `weights` as in `load_weights`; other keywords as in `RepViT`."""
-    return _build("repvit_m1_5", (64, 128, 256, 512), (5, 6, 26, 5), weights, options)
-
-
-def repvit_m2_3(*, weights: str | None = None, **options) -> RepViT:
-    """RepViT-M2.3. `weights` as in `load_weights`; other keywords as in `RepViT`."""
-    return _build("repvit_m2_3", (80, 160, 320, 640), (7, 8, 36, 3), weights, options)
-
-
-def _build(name: str, widths: tuple, depths: tuple, weights: str | None, options: dict) -> RepViT:
-    return apply_weights(RepViT(widths, depths, **options), weights, timm=name)
+_SOURCE = "THU-MIG/RepViT README.md, fused, 300 epochs with distillation"
+VARIANTS = {  # by the name of the configuration
+    name: Variant(published, {"widths": widths, "depths": depths}, {"timm": name}, "repvit_classifier")
+    for name, widths, depths, published in (
+        ("repvit_m0_6", (40, 80, 160, 320), (2, 3, 10, 2), Published(None, None, 74.1, _SOURCE)),
+        ("repvit_m0_9", (48, 96, 192, 384), (3, 4, 16, 3), Published(5.1, 800, 78.7, _SOURCE)),
+        ("repvit_m1_0", (56, 112, 224, 448), (3, 4, 16, 3), Published(6.8, 1100, 80.0, _SOURCE)),
+        ("repvit_m1_1", (64, 128, 256, 512), (3, 4, 14, 3), Published(8.2, 1300, 80.7, _SOURCE)),
+        ("repvit_m1_5", (64, 128, 256, 512), (5, 6, 26, 5), Published(14.0, 2300, 82.3, _SOURCE)),
+        ("repvit_m2_3", (80, 160, 320, 640), (7, 8, 36, 3), Published(22.9, 4500, 83.3, _SOURCE)),
+    )
+}
+repvit_m0_6 = factory(RepViT, "repvit_m0_6", VARIANTS["repvit_m0_6"])
+repvit_m0_9 = factory(RepViT, "repvit_m0_9", VARIANTS["repvit_m0_9"])
+repvit_m1_0 = factory(RepViT, "repvit_m1_0", VARIANTS["repvit_m1_0"])
+repvit_m1_1 = factory(RepViT, "repvit_m1_1", VARIANTS["repvit_m1_1"])
+repvit_m1_5 = factory(RepViT, "repvit_m1_5", VARIANTS["repvit_m1_5"])
+repvit_m2_3 = factory(RepViT, "repvit_m2_3", VARIANTS["repvit_m2_3"])

@@ -8,16 +8,10 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from backbones.base import Backbone, Norm, Published
+from backbones.base import Backbone, Norm
 from backbones.blocks.layers import ConvNormAct, init_weights, make_divisible
-from backbones.weights.loading import apply_weights
+from backbones.variants import Published, Variant, factory
 
-TORCHVISION = "torchvision IMAGENET1K_V1"
-PUBLISHED = {  # by the name of the configuration
-    "resnet18": Published(11.69, 1814, 69.758, TORCHVISION),
-    "resnet50": Published(25.56, 4089, 76.130, TORCHVISION),
-    "resnext50": Published(25.03, 4230, 77.618, TORCHVISION),
-}
 CHANNELS = (64, 128, 256, 512)
 
 
@@ -118,21 +112,21 @@ class ResNet(Backbone):
         return {"torchvision": names}
 
 
-def resnet18(*, weights: str | None = None, **options) -> ResNet:
-    """ResNet-18. `weights` as in `load_weights`; other keywords as in `ResNet`."""
-    return _build("resnet18", weights, {"depths": (2, 2, 2, 2), "bottleneck": False}, options)
-
-
-def resnet50(*, weights: str | None = None, **options) -> ResNet:
-    """ResNet-50. `weights` as in `load_weights`; other keywords as in `ResNet`."""
-    return _build("resnet50", weights, {"depths": (3, 4, 6, 3), "bottleneck": True}, options)
-
-
-def resnext50_32x4d(*, weights: str | None = None, **options) -> ResNet:
-    """ResNeXt-50, 32 groups of 4. `weights` as in `load_weights`; other keywords as in `ResNet`."""
-    table = {"depths": (3, 4, 6, 3), "bottleneck": True, "groups": 32, "group_width": 4}
-    return _build("resnext50_32x4d", weights, table, options)
-
-
-def _build(variant: str, weights: str | None, table: dict, options: dict) -> ResNet:
-    return apply_weights(ResNet(**table, **options), weights, torchvision=variant, timm=variant)
+_TORCHVISION = "torchvision IMAGENET1K_V1"
+_BOTTLENECKS = {"depths": (3, 4, 6, 3), "bottleneck": True}
+VARIANTS = {  # by the name of the configuration
+    "resnet18": Variant(
+        Published(11.69, 1814, 69.758, _TORCHVISION), {"depths": (2, 2, 2, 2), "bottleneck": False},
+        {"torchvision": "resnet18", "timm": "resnet18"},
+    ),
+    "resnet50": Variant(
+        Published(25.56, 4089, 76.130, _TORCHVISION), _BOTTLENECKS, {"torchvision": "resnet50", "timm": "resnet50"}
+    ),
+    "resnext50": Variant(
+        Published(25.03, 4230, 77.618, _TORCHVISION), {**_BOTTLENECKS, "groups": 32, "group_width": 4},
+        {"torchvision": "resnext50_32x4d", "timm": "resnext50_32x4d"},
+    ),
+}  # fmt: skip
+resnet18 = factory(ResNet, "resnet18", VARIANTS["resnet18"])
+resnet50 = factory(ResNet, "resnet50", VARIANTS["resnet50"])
+resnext50_32x4d = factory(ResNet, "resnext50_32x4d", VARIANTS["resnext50"])

@@ -11,25 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backbones.base import Backbone, Norm, Published
+from backbones.base import Backbone, Norm
 from backbones.blocks.layers import ConvNormAct, channel_shuffle, init_weights, make_divisible
-from backbones.weights.loading import apply_weights
+from backbones.variants import Published, Variant, factory
 from backbones.weights.names import conv_norm_names
 
-PAPER = "Zhang et al. 2018, tables 1 (multiply-adds, without the classifier) and 2; parameters: pytorchcv"
-AUTHORS = "megvii-model/ShuffleNet-Series, ShuffleNetV1/README.md"
-PUBLISHED = {  # by the name of the configuration
-    "snv1_g1": Published(1.53, 143, 66.4, PAPER),
-    "snv1_g2": Published(1.73, 140, 67.3, PAPER),
-    "snv1_g3": Published(1.9, 138, 67.8, AUTHORS),
-    "snv1_g4": Published(1.97, 133, 67.2, PAPER),
-    "snv1_g8": Published(2.4, 138, 68.0, AUTHORS),
-    "snv1_g3_050": Published(0.7, 38, 57.3, AUTHORS),
-    "snv1_g3_150": Published(3.4, 292, 71.6, AUTHORS),
-    "snv1_g3_200": Published(5.4, 524, 74.1, AUTHORS),
-    "snv1_g8_025": Published(None, None, 47.3, "Zhang et al. 2018, table 2"),
-    "snv1_g8_050": Published(1.0, 40, 58.8, AUTHORS),
-}
 STEM, DEPTHS = 24, (4, 8, 4)
 CHANNELS = {1: (144, 288, 576), 2: (200, 400, 800), 3: (240, 480, 960), 4: (272, 544, 1088), 8: (384, 768, 1536)}
 LAYOUTS = ("megvii", "pytorchcv")
@@ -153,15 +139,26 @@ class ShuffleNetV1(Backbone):
         return {self.layout: names}
 
 
-def shufflenet_v1(*, weights: str | None = None, **options) -> ShuffleNetV1:
-    """ShuffleNet. `weights` as in `load_weights`; other keywords as in `ShuffleNetV1`."""
-    backbone = ShuffleNetV1(**options)
-    return apply_weights(backbone, weights, **backbone.known_as)
-
-
 def average_pool(x: Tensor, stride: int, dilation: int) -> Tensor:
     """3x3 average pooling over a zero-padded map, ceil(size / stride) px; dilated as a depthwise convolution."""
     if dilation == 1:
         return F.avg_pool2d(x, 3, stride, 1)
     ninths = x.new_full((x.shape[1], 1, 3, 3), 1 / 9)
     return F.conv2d(x, ninths, None, stride, dilation, dilation, groups=x.shape[1])
+
+
+_PAPER = "Zhang et al. 2018, tables 1 (multiply-adds, without the classifier) and 2; parameters: pytorchcv"
+_AUTHORS = "megvii-model/ShuffleNet-Series, ShuffleNetV1/README.md"
+VARIANTS = {  # by the name of the configuration; the authors' classifier has bias=false
+    "snv1_g1": Variant(Published(1.53, 143, 66.4, _PAPER)),
+    "snv1_g2": Variant(Published(1.73, 140, 67.3, _PAPER)),
+    "snv1_g3": Variant(Published(1.9, 138, 67.8, _AUTHORS)),
+    "snv1_g4": Variant(Published(1.97, 133, 67.2, _PAPER)),
+    "snv1_g8": Variant(Published(2.4, 138, 68.0, _AUTHORS)),
+    "snv1_g3_050": Variant(Published(0.7, 38, 57.3, _AUTHORS)),
+    "snv1_g3_150": Variant(Published(3.4, 292, 71.6, _AUTHORS)),
+    "snv1_g3_200": Variant(Published(5.4, 524, 74.1, _AUTHORS)),
+    "snv1_g8_025": Variant(Published(None, None, 47.3, "Zhang et al. 2018, table 2")),
+    "snv1_g8_050": Variant(Published(1.0, 40, 58.8, _AUTHORS)),
+}
+shufflenet_v1 = factory(ShuffleNetV1, "shufflenet_v1", VARIANTS["snv1_g3"])

@@ -9,18 +9,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from backbones.base import Backbone, Norm, Published
+from backbones.base import Backbone, Norm
 from backbones.blocks.layers import ConvNormAct, channel_shuffle, init_weights, make_divisible
-from backbones.weights.loading import apply_weights
+from backbones.variants import Published, Variant, factory
 from backbones.weights.names import conv_norm_names
 
-TORCHVISION = "torchvision IMAGENET1K_V1"
-PUBLISHED = {  # by the name of the configuration
-    "snv2_050": Published(1.37, 40, 60.552, TORCHVISION),
-    "snv2_100": Published(2.28, 145, 69.362, TORCHVISION),
-    "snv2_150": Published(3.50, 296, 72.996, TORCHVISION),
-    "snv2_200": Published(7.39, 583, 76.230, TORCHVISION),
-}
 STEM, DEPTHS = 24, (4, 8, 4)
 LAYOUTS = ("torchvision", "megvii")
 
@@ -133,25 +126,17 @@ class ShuffleNetV2(Backbone):
                 f"backbone.layout={other}"}  # fmt: skip
 
 
-def shufflenet_v2_x0_5(*, weights: str | None = None, **options) -> ShuffleNetV2:
-    """ShuffleNetV2 0.5x. `weights` as in `load_weights`; other keywords as in `ShuffleNetV2`."""
-    return _build("shufflenet_v2_x0_5", (48, 96, 192, 1024), weights, options)
-
-
-def shufflenet_v2_x1_0(*, weights: str | None = None, **options) -> ShuffleNetV2:
-    """ShuffleNetV2 1.0x. `weights` as in `load_weights`; other keywords as in `ShuffleNetV2`."""
-    return _build("shufflenet_v2_x1_0", (116, 232, 464, 1024), weights, options)
-
-
-def shufflenet_v2_x1_5(*, weights: str | None = None, **options) -> ShuffleNetV2:
-    """ShuffleNetV2 1.5x. `weights` as in `load_weights`; other keywords as in `ShuffleNetV2`."""
-    return _build("shufflenet_v2_x1_5", (176, 352, 704, 1024), weights, options)
-
-
-def shufflenet_v2_x2_0(*, weights: str | None = None, **options) -> ShuffleNetV2:
-    """ShuffleNetV2 2.0x. `weights` as in `load_weights`; other keywords as in `ShuffleNetV2`."""
-    return _build("shufflenet_v2_x2_0", (244, 488, 976, 2048), weights, options)
-
-
-def _build(variant: str, channels: tuple, weights: str | None, options: dict) -> ShuffleNetV2:
-    return apply_weights(ShuffleNetV2(channels, **options), weights, torchvision=variant)
+_TORCHVISION = "torchvision IMAGENET1K_V1"
+VARIANTS = {  # by the name of the configuration
+    name: Variant(published, {"channels": channels}, {"torchvision": architecture})
+    for name, architecture, channels, published in (
+        ("snv2_050", "shufflenet_v2_x0_5", (48, 96, 192, 1024), Published(1.37, 40, 60.552, _TORCHVISION)),
+        ("snv2_100", "shufflenet_v2_x1_0", (116, 232, 464, 1024), Published(2.28, 145, 69.362, _TORCHVISION)),
+        ("snv2_150", "shufflenet_v2_x1_5", (176, 352, 704, 1024), Published(3.50, 296, 72.996, _TORCHVISION)),
+        ("snv2_200", "shufflenet_v2_x2_0", (244, 488, 976, 2048), Published(7.39, 583, 76.230, _TORCHVISION)),
+    )
+}
+shufflenet_v2_x0_5 = factory(ShuffleNetV2, "shufflenet_v2_x0_5", VARIANTS["snv2_050"])
+shufflenet_v2_x1_0 = factory(ShuffleNetV2, "shufflenet_v2_x1_0", VARIANTS["snv2_100"])
+shufflenet_v2_x1_5 = factory(ShuffleNetV2, "shufflenet_v2_x1_5", VARIANTS["snv2_150"])
+shufflenet_v2_x2_0 = factory(ShuffleNetV2, "shufflenet_v2_x2_0", VARIANTS["snv2_200"])

@@ -18,14 +18,15 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from backbones.base import Backbone, Published, Tap, select_taps, spread
+from backbones.base import Backbone, Tap, select_taps, spread
 from backbones.blocks.fusion import fold_bn_into_conv
-from backbones.weights.loading import apply_weights
+from backbones.variants import Published, Variant
+from backbones.weights.loading import load_weights
 from backbones.weights.names import efficientnet_names
 
 logger = logging.getLogger(__name__)
 
-PUBLISHED = {"timm": Published(None, None, None, "timm's results/results-imagenet.csv, by backbone.name")}
+VARIANTS = {"timm": Variant(Published(None, None, None, "timm's results/results-imagenet.csv, by backbone.name"))}
 
 
 class TimmBackbone(Backbone):
@@ -187,7 +188,10 @@ def timm_model(*, name: str, weights: str | None = None, **options) -> TimmBackb
     """A timm model. `weights`: "timm" (needs the network), a file of timm's or of ours; else as in `TimmBackbone`."""
     if weights == "timm":  # timm's own loading adapts whatever the options change
         return TimmBackbone(name, pretrained=True, **options)
-    return apply_weights(TimmBackbone(name, **options), weights, timm=name)
+    backbone = TimmBackbone(name, **options)
+    if weights is not None:
+        load_weights(backbone, weights)
+    return backbone
 
 
 def _create(name: str, options: dict[str, Any], pretrained: bool) -> nn.Module:

@@ -36,7 +36,7 @@ def describe_zoo(image_size: int | Sequence[int], configs: Mapping[str, Config])
         for form, network in (("trained", backbone), ("fused", fuse_model(backbone))):
             cost = profile(network, size, in_channels=backbone.in_channels)
             row[form] = {key: getattr(cost, key) for key in ZOO_COSTS}
-        rows.append(row | {"published": asdict(family.PUBLISHED[name])})
+        rows.append(row | {"published": asdict(family.VARIANTS[name].published)})
     return {"image_size": list(size), "costs": list(ZOO_COSTS), "backbones": rows}
 
 

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,6 @@ from backbones.base import Backbone, spread
 from backbones.weights.sources import TORCH_EPS, Source, read_source
 
 logger = logging.getLogger(__name__)
-AnyBackbone = TypeVar("AnyBackbone", bound=Backbone)
 
 
 @dataclass(frozen=True)
@@ -43,20 +41,6 @@ class LoadReport:
         unused = ", ".join(f"{name}.* ({count})" for name, count in groups.items()) or "nothing"
         adapted = f"; input channels adapted: {', '.join(self.adapted)}" if self.adapted else ""
         return f"{self.source}: {self.matched} tensors loaded ({self.naming} names), left aside: {unused}{adapted}"
-
-
-def apply_weights(backbone: AnyBackbone, weights: str | None, **known_as: str) -> AnyBackbone:
-    """Finish a backbone: say what each library calls it, and load its weights.
-
-    Args:
-        backbone: Just built.
-        weights: As in `load_weights`; none leaves it as it is.
-        known_as: Name of the architecture in "torchvision", "timm".
-    """
-    backbone.known_as = known_as
-    if weights is not None:
-        load_weights(backbone, weights)
-    return backbone
 
 
 def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:

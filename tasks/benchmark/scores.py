@@ -28,9 +28,10 @@ def score_of(config: Config) -> dict[str, Any] | None:
         name = next((name for name in MONITORS if scores.get(name) is not None), None)  # null: it was NaN
         return {"name": name, "value": scores[name], "resolution": None} if name else None
     module = importlib.import_module(str(config["backbone"]["_target_"]).rpartition(".")[0])
-    published = getattr(module, "PUBLISHED", {}).get(dict(config["choices"]).get("backbone"))
-    if published is None or published.top1 is None:
+    variant = getattr(module, "VARIANTS", {}).get(dict(config["choices"]).get("backbone"))
+    if variant is None or variant.published.top1 is None:
         return None
+    published = variant.published
     return {"name": "published ImageNet top-1, %", "value": published.top1, "resolution": published.resolution}
 
 

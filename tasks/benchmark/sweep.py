@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.progress import Progress, TimeRemainingColumn
 
+from backbones.variants import find_variant
 from tasks.base.build import Config, plain
 from tasks.base.tables import Table
 from tasks.benchmark.benchmark import markdown
@@ -21,10 +22,6 @@ from tasks.files.writing import write_json
 from tasks.values.sizes import parse_size
 
 OWN = ("sweep", "output_dir", "store", "again", "runtimes", "precisions", "backbone", "task", "head", "checkpoint")
-CLASSIFIERS = (  # beginning of a backbone's name: its published classifier; the others' is linear
-    ("mnv3_small", "mnv3_small_classifier"), ("mnv3", "mnv3_classifier"), ("mnv4", "mnv4_classifier"),
-    ("repvit", "repvit_classifier"),
-)  # fmt: skip
 FEWEST = 4  # networks that a rank correlation is told of
 STUDIED = COSTS[:4]
 logger = logging.getLogger(__name__)
@@ -179,7 +176,8 @@ def _plan(config: Config, backbones: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _classifier(backbone: str) -> str:
-    return next((head for beginning, head in CLASSIFIERS if backbone.startswith(beginning)), "linear")
+    variant = find_variant(backbone)
+    return variant.classifier if variant else "linear"
 
 
 def _finished(place: Path, request: Sequence[str], here: str, *, partly: bool = False) -> list[Row]:

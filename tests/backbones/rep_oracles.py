@@ -81,7 +81,7 @@ def worst_error_after_training(
 
 def published_numbers(family: ModuleType, variant: str) -> None:
     """The row of a variant agrees with the fused network and a linear classifier of 1,000 classes."""
-    row = family.PUBLISHED[variant]
+    row = family.VARIANTS[variant].published
     fused = fuse_model(getattr(family, variant)().eval())
     linear = fused.taps[-1].channels * 1000
     if row.parameters is not None:

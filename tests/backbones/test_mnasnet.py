@@ -66,7 +66,7 @@ def test_b1_has_the_published_parameters_and_multiply_adds(name):
     assert parameters(backbone, classifier) == meta["num_params"]
     macs = profile(backbone, (224, 224)).macs + classifier[1].weight.numel()
     assert macs / 1e9 == pytest.approx(meta["_ops"], abs=0.0006)
-    published = mnasnet.PUBLISHED[name]
+    published = mnasnet.VARIANTS[name].published
     assert (published.top1, published.macs) == (meta["_metrics"]["ImageNet-1K"]["acc@1"], 1000 * meta["_ops"])
 
 
@@ -74,4 +74,4 @@ def test_a1_has_the_references_parameters_and_multiply_adds():
     backbone, oracle = mnasnet.semnasnet_100(), reference("semnasnet_100")
     assert parameters(backbone, oracle.classifier) == parameters(oracle) == 3_887_038
     macs = profile(backbone, (224, 224)).macs + oracle.classifier.weight.numel()
-    assert macs / 1e6 == pytest.approx(mnasnet.PUBLISHED["mnasnet_a1"].macs, abs=1)
+    assert macs / 1e6 == pytest.approx(mnasnet.VARIANTS["mnasnet_a1"].published.macs, abs=1)

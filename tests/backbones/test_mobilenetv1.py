@@ -5,7 +5,7 @@ import timm
 import torch
 from timm.models.efficientnet import _gen_mobilenet_v1
 
-from backbones.mobilenetv1 import PUBLISHED, mobilenet_v1
+from backbones.mobilenetv1 import VARIANTS, mobilenet_v1
 from tasks.benchmark.costs import profile
 from tests.backbones.references import PRECISIONS, parameters, worst_error
 from tests.oracles import randomised
@@ -41,5 +41,5 @@ def test_parameter_counts_and_multiply_adds_with_the_classifier(name, count):
     backbone, oracle = mobilenet_v1(width=WIDTHS[name]), reference(WIDTHS[name])
     assert parameters(backbone, oracle.classifier) == parameters(oracle) == count
     macs = profile(backbone, (224, 224)).macs + oracle.classifier.weight.numel()
-    assert macs / 1e6 == pytest.approx(PUBLISHED[name].macs, abs=1)
-    assert count / 1e6 == pytest.approx(PUBLISHED[name].parameters, abs=0.01)
+    assert macs / 1e6 == pytest.approx(VARIANTS[name].published.macs, abs=1)
+    assert count / 1e6 == pytest.approx(VARIANTS[name].published.parameters, abs=0.01)

@@ -5,7 +5,7 @@ import timm
 import torch
 import torchvision
 
-from backbones.mobilenetv2 import PUBLISHED, mobilenet_v2
+from backbones.mobilenetv2 import VARIANTS, mobilenet_v2
 from backbones.weights.loading import load_weights
 from tasks.benchmark.costs import profile
 from tests.backbones.references import PRECISIONS, outputs, parameters, worst_error
@@ -62,9 +62,9 @@ def test_parameter_counts_and_multiply_adds_with_the_classifier(name, count):
     backbone, classifier = mobilenet_v2(width=WIDTHS[name]), reference(WIDTHS[name]).classifier
     assert parameters(backbone, classifier) == count
     macs = profile(backbone, (224, 224)).macs + classifier[1].weight.numel()
-    assert macs / 1e6 == pytest.approx(PUBLISHED[name].macs, abs=1)
+    assert macs / 1e6 == pytest.approx(VARIANTS[name].published.macs, abs=1)
     norms = parameters(*(m for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)))
-    assert (count - norms) / 1e6 == pytest.approx(PUBLISHED[name].parameters, abs=0.006)
+    assert (count - norms) / 1e6 == pytest.approx(VARIANTS[name].published.parameters, abs=0.006)
 
 
 @pytest.mark.data

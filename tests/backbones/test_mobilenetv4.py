@@ -53,7 +53,7 @@ def test_parameter_counts_and_multiply_adds_with_the_classifier(variant):
     assert parameters(backbone, *head) == parameters(oracle) == COUNTS[variant]
     pooled = oracle.conv_head.weight.numel() + oracle.classifier.weight.numel()
     assert (profile(backbone, (224, 224)).macs + pooled) / 1e6 == pytest.approx(MACS[variant], abs=1)
-    published = mobilenetv4.PUBLISHED[variant.replace("mobilenetv4", "mnv4")]
+    published = mobilenetv4.VARIANTS[variant.replace("mobilenetv4", "mnv4")].published
     at_published = profile(backbone, (published.resolution, published.resolution)).macs + pooled
     assert at_published / 1e6 == pytest.approx(published.macs, abs=60)  # the cards round to 0.1 G
     assert COUNTS[variant] / 1e6 == pytest.approx(published.parameters, abs=0.03)

@@ -5,12 +5,12 @@ import torch
 from pytorchcv.models.shufflenet import get_shufflenet
 from torch.nn import functional as F
 
-from backbones.shufflenetv1 import CHANNELS, DEPTHS, PUBLISHED, average_pool, shufflenet_v1
+from backbones.shufflenetv1 import CHANNELS, DEPTHS, VARIANTS, average_pool, shufflenet_v1
 from tasks.benchmark.costs import profile
 from tests.oracles import randomised, relative_error
 
 precisions = pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-VARIANTS = [*((groups, 1.0) for groups in CHANNELS), (1, 0.25), (3, 0.25), (3, 0.5), (3, 0.75), (3, 2.0), (8, 2.0)]
+NETWORKS = [*((groups, 1.0) for groups in CHANNELS), (1, 0.25), (3, 0.25), (3, 0.5), (3, 0.75), (3, 2.0), (8, 2.0)]
 # pytorchcv's own table
 COUNTS = {(1, 1.0): 1_531_936, (2, 1.0): 1_733_848, (3, 1.0): 1_865_728, (4, 1.0): 1_968_344, (8, 1.0): 2_434_768}
 COUNTS |= {(1, 0.75): 975_214, (3, 0.75): 1_238_266, (1, 0.5): 534_484, (3, 0.5): 718_324, (1, 0.25): 209_746}
@@ -28,7 +28,7 @@ def pytorchcv_taps(oracle: torch.nn.Module, images: torch.Tensor) -> dict[str, t
     return taps
 
 
-@pytest.mark.parametrize(("groups", "width"), VARIANTS)
+@pytest.mark.parametrize(("groups", "width"), NETWORKS)
 @precisions
 def test_every_tap_equals_pytorchcv(groups, width, dtype, bound, tmp_path):
     torch.manual_seed(0)
@@ -133,10 +133,10 @@ def test_parameter_counts_with_the_classifier(groups, width):
         assert sum(p.numel() for p in backbone.parameters()) + 1000 * (last + 1) == COUNTS[groups, width]
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_costs_are_the_published_ones(name):
     """The authors' repository counts the classifier (without a bias), the paper's table 1 leaves it out."""
-    published = PUBLISHED[name]
+    published = VARIANTS[name].published
     groups, _, percent = name.removeprefix("snv1_g").partition("_")
     backbone = shufflenet_v1(groups=int(groups), width=int(percent or 100) / 100)
     cost, classifier = profile(backbone, (224, 224)), 1000 * backbone.taps[-1].channels
