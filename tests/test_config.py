@@ -10,6 +10,7 @@ from hydra.utils import get_class, get_method
 from omegaconf import OmegaConf
 
 from tasks.base.build import build_backbone, build_data, build_whole_network, make, task_kind
+from tasks.base.choices import read_choice
 from tasks.training.fit import fit
 from tests.conftest import ROOT
 from tests.tasks.classification.test_task import write_folders
@@ -32,6 +33,7 @@ def test_every_task_takes_every_backbone(task, backbone):
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_backbones_file_names_its_factorys_options(name):
     config = composed("train", f"backbone={name}").backbone
+    assert read_choice(CONF / "backbone" / f"{name}.yaml") == config
     factory = get_method(config["_target_"])
     accepted = set(inspect.signature(factory).parameters) - {"options"}
     accepted |= set(inspect.signature(type(build_backbone({"backbone": config})).__init__).parameters)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages called tasks or tools exist
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
 from tasks.base.build import label
+from tasks.base.choices import read_choice
 from tasks.describe import describe, describe_zoo
 from tasks.files.writing import write_json
 from tools.cli import CONF, main
@@ -34,7 +35,7 @@ def one(config: DictConfig) -> dict:
 
 
 def zoo(config: DictConfig) -> dict:
-    configs = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "backbone").glob("*.yaml"))}
+    configs = {path.stem: read_choice(path) for path in sorted((CONF / "backbone").glob("*.yaml"))}
     found = describe_zoo(config.image_size, configs)
     rows, sources, published = [], [], ("parameters", "macs", "top1")
     for row in found["backbones"]:

@@ -5,11 +5,11 @@ import re
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from backbones.base import OUTPUT_STRIDES, select_taps
 from backbones.blocks.fusion import fuse_model
 from tasks.base.build import make
+from tasks.base.choices import read_choice
 from tests.conftest import ROOT
 from tests.oracles import randomised, relative_error
 
@@ -19,7 +19,7 @@ each_stride = pytest.mark.parametrize("output_stride", OUTPUT_STRIDES)
 
 
 def build(config, **options):
-    return make(OmegaConf.load(config), **options)
+    return make(read_choice(config), **options)
 
 
 @each_backbone

@@ -4,7 +4,6 @@ import pytest
 import timm
 import torch
 import torchvision
-from omegaconf import OmegaConf
 from timm.models.mobilenetv3 import _gen_mobilenet_v3
 from torchvision.models._utils import IntermediateLayerGetter
 
@@ -17,6 +16,7 @@ from backbones.mobilenetv3 import (
 )
 from backbones.weights.loading import load_weights
 from tasks.base.build import make
+from tasks.base.choices import read_choice
 from tasks.benchmark.costs import profile
 from tests.backbones.references import PRECISIONS, parameters, worst_error
 from tests.conftest import ROOT
@@ -120,7 +120,7 @@ def test_tensorflows_padding_is_ours_at_sizes_of_32_k_plus_1_px(size, tmp_path):
     ],
 )
 def test_parameter_counts_and_multiply_adds_of_tensorflows_variants(name, oracle, count, millions):
-    backbone, oracle = make(OmegaConf.load(ROOT / "conf" / "backbone" / f"{name}.yaml")), timm.create_model(oracle)
+    backbone, oracle = make(read_choice(ROOT / "conf" / "backbone" / f"{name}.yaml")), timm.create_model(oracle)
     assert parameters(backbone, oracle.conv_head, oracle.classifier) == parameters(oracle) == count
     macs = profile(backbone, (224, 224)).macs + oracle.conv_head.weight.numel() + oracle.classifier.weight.numel()
     assert macs / 1e6 == pytest.approx(millions, abs=0.7)

@@ -7,21 +7,22 @@ import pytest
 from hydra.utils import get_method
 
 from backbones.variants import Variant, find_variant
-from tests.backbones.configurations import NAMES, configuration
+from tasks.base.choices import read_choice
 from tests.conftest import ROOT
 
+FILES = {path.stem: path for path in sorted((ROOT / "conf" / "backbone").glob("*.yaml"))}
 FAMILIES = [import_module(f"backbones.{path.stem}") for path in sorted((ROOT / "backbones").glob("*.py"))]
 
 
 def test_every_configuration_has_one_row_and_every_row_a_configuration():
     rows = [name for family in FAMILIES for name in getattr(family, "VARIANTS", {})]
-    assert sorted(rows) == NAMES
+    assert sorted(rows) == list(FILES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FILES)
 def test_a_configuration_builds_its_own_row(name):
     """The table stands in the family's file, and the factory that the file names fixes the arguments of that row."""
-    factory = get_method(configuration(name)["_target_"])
+    factory = get_method(read_choice(FILES[name])["_target_"])
     row = import_module(factory.__module__).VARIANTS[name]
     assert row is find_variant(name)
     assert (ROOT / "conf" / "head" / f"{row.classifier}.yaml").is_file()
@@ -34,7 +35,7 @@ def test_a_factory_is_found_under_its_name():
     """Checkpoints name factories by module and name."""
     made = {f"{family.__name__}.{name}": value for family in FAMILIES for name, value in vars(family).items()
             if inspect.isfunction(value) and "variant" in inspect.getclosurevars(value).nonlocals}  # fmt: skip
-    assert set(made) == {configuration(name)["_target_"] for name in NAMES if name != "timm"}
+    assert set(made) == {read_choice(FILES[name])["_target_"] for name in FILES if name != "timm"}
     assert all(f"{value.__module__}.{value.__qualname__}" == place for place, value in made.items())
 
 

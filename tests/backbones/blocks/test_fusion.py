@@ -4,12 +4,12 @@ import contextlib
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
 from backbones.blocks.fusion import fuse_model
 from heads.classification import RepViTClassifier
 from tasks.base.build import make
+from tasks.base.choices import read_choice
 from tests.conftest import ROOT
 from tests.oracles import randomised, relative_error
 
@@ -23,7 +23,7 @@ CONTEXTS = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode, "g
 
 def build(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return randomised(make(OmegaConf.load(ROOT / "conf" / "backbone" / f"{name}.yaml"))).double()
+    return randomised(make(read_choice(ROOT / "conf" / "backbone" / f"{name}.yaml"))).double()
 
 
 @pytest.mark.parametrize("made_in", ["grad", "inference_mode"])
