@@ -27,6 +27,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 # Draws the demo data, trains on it, evaluates, predicts, exports, measures; the pictures are in demo/.
 demo: setup

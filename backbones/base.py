@@ -58,7 +58,7 @@ class Backbone(nn.Module):
     """
 
     known_as: Mapping[str, str] = MappingProxyType({})
-    norm_eps: Mapping[str, float] = MappingProxyType({})
+    norm_eps: Mapping[str, float | None] = MappingProxyType({})
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -94,8 +94,9 @@ class Backbone(nn.Module):
         features, x = {}, images
         for index, layer in enumerate(self.layers):
             if index in expanded_at:
-                expanded = features[expanded_at[index]] = layer.expand(x)
-                x = layer.contract(expanded, x)
+                block: Any = layer  # an inverted residual
+                expanded = features[expanded_at[index]] = block.expand(x)
+                x = block.contract(expanded, x)
             else:
                 x = layer(x)
             if index in output_at:
@@ -119,7 +120,8 @@ class Backbone(nn.Module):
         deepest_name, (_, deepest) = list(self._taps.items())[-1]
         del self.layers[deepest + 1 :]
         if deepest_name.endswith("_exp"):
-            self.layers[deepest].drop_contraction()
+            block: Any = self.layers[deepest]
+            block.drop_contraction()
         return self
 
     def modules_until(self, end: str) -> list[nn.Module]:

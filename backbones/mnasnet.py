@@ -5,6 +5,7 @@ and timm (A1), whose weights load.
 """
 
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -53,7 +54,7 @@ class MnasNet(Backbone):
     ) -> None:  # fmt: skip
         super().__init__(in_channels=in_channels, output_stride=output_stride)
         default = nn.BatchNorm2d if stages is A1 else partial(nn.BatchNorm2d, momentum=1 - 0.9997)
-        options = {"norm": norm or default, "activation": nn.ReLU}
+        options: dict[str, Any] = {"norm": norm or default, "activation": nn.ReLU}
         self._blocks = [blocks for _, _, blocks, *_ in stages]
         self._excites = any(excite for *_, excite in stages)
         channels = make_divisible(32 * width)

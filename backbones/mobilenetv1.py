@@ -5,6 +5,7 @@ Source: Howard et al. 2017, "MobileNets", table 1. ReLU6 behind every convolutio
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -33,7 +34,7 @@ class MobileNetV1(Backbone):
         activation: Callable[[], nn.Module] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(in_channels=in_channels, output_stride=output_stride)
-        options = {"norm": norm or nn.BatchNorm2d, "activation": activation or nn.ReLU6}
+        options: dict[str, Any] = {"norm": norm or nn.BatchNorm2d, "activation": activation or nn.ReLU6}
         channels = make_divisible(32 * width)
         self._append(ConvNormAct(in_channels, channels, 3, 2, **options), channels, stride=2)
         for out, blocks, first_stride in STAGES:
@@ -56,7 +57,8 @@ class MobileNetV1(Backbone):
 
     def _face_names(self) -> dict[str, str]:
         """Names in biubug6/Pytorch_Retinaface: three stages, cut before c4 and c5."""
-        first, names = [sum(blocks for _, blocks, _ in STAGES[:stage]) + (stage > 0) for stage in (0, 3, 4)], {}
+        first = [sum(blocks for _, blocks, _ in STAGES[:stage]) + (stage > 0) for stage in (0, 3, 4)]
+        names: dict[str, str] = {}
         for index in range(1 + sum(blocks for _, blocks, _ in STAGES)):
             stage = max(at for at, start in enumerate(first) if start <= index)
             place = f"stage{stage + 1}.{index - first[stage]}"

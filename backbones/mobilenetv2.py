@@ -3,6 +3,8 @@
 Source: Sandler et al. 2018, "MobileNetV2", table 2; BatchNorm and rounding as in torchvision.
 """
 
+from typing import Any
+
 from torch import nn
 
 from backbones.base import Backbone, Norm
@@ -38,7 +40,7 @@ class MobileNetV2(Backbone):
         self, *, width: float = 1.0, output_stride: int = 32, in_channels: int = 3, norm: Norm | None = None
     ) -> None:
         super().__init__(in_channels=in_channels, output_stride=output_stride)
-        options = {"norm": norm or nn.BatchNorm2d, "activation": nn.ReLU6}
+        options: dict[str, Any] = {"norm": norm or nn.BatchNorm2d, "activation": nn.ReLU6}
         channels = make_divisible(32 * width)
         self._append(ConvNormAct(in_channels, channels, 3, 2, **options), channels, stride=2)
         for expansion, out, blocks, first_stride in STAGES:
@@ -57,7 +59,7 @@ class MobileNetV2(Backbone):
         init_weights(self)
 
     def source_names(self) -> dict[str, dict[str, str]]:
-        names = {}
+        names: dict[str, str] = {}
         for index, layer in enumerate(self.layers):
             ours, theirs = f"layers.{index}", str(index)
             if isinstance(layer, ConvNormAct):

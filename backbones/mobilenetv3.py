@@ -97,12 +97,12 @@ class MobileNetV3(Backbone):
         self.norm_eps = {"ours": 0.001} if minimalistic else {"ours": 0.001, "timm": 1e-5}
 
     def source_names(self) -> dict[str, dict[str, str]]:
-        names = {}
+        names: dict[str, str] = {}
         for index, layer in enumerate(self.layers):
             ours, theirs = f"layers.{index}", str(index)
             if isinstance(layer, ConvNormAct):
                 names |= conv_norm_names(ours, theirs)
-            else:
+            elif isinstance(layer, InvertedResidual):
                 names |= inverted_residual_names(layer, ours, f"{theirs}.block")
         places = timm_places(self._blocks, f"blocks.{len(self._blocks)}.0")
         return {

@@ -91,7 +91,8 @@ class UniversalInvertedBottleneck(nn.Module):
         dilation: int = 1, start_dilation: int = 1, residual: bool = False, norm: Norm = nn.BatchNorm2d,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.start = self.middle = nn.Identity()
+        self.start: nn.Module = nn.Identity()
+        self.middle: nn.Module = nn.Identity()
         if start:
             self.start = ConvNormAct(
                 in_channels, in_channels, start, 1, start_dilation, groups=in_channels, norm=norm, activation=None
@@ -99,7 +100,7 @@ class UniversalInvertedBottleneck(nn.Module):
         self.widen = ConvNormAct(in_channels, expanded, norm=norm)
         if middle:
             self.middle = ConvNormAct(expanded, expanded, middle, stride, dilation, groups=expanded, norm=norm)
-        self.project = ConvNormAct(expanded, out_channels, norm=norm, activation=None)
+        self.project: nn.Module = ConvNormAct(expanded, out_channels, norm=norm, activation=None)
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,7 +147,8 @@ class MobileNetV4(Backbone):
             out = make_divisible(row.out * width)
             start_dilation = self._dilation
             stride, dilation = self._grid(row.stride)
-            expanded = None if isinstance(row, Conv) else make_divisible(channels * row.ratio)
+            expanded = 0 if isinstance(row, Conv) else make_divisible(channels * row.ratio)
+            block: nn.Module
             if isinstance(row, Conv):
                 block = ConvNormAct(channels, out, row.kernel, stride, dilation, norm=norm)
             elif isinstance(row, Fused):
@@ -176,8 +178,8 @@ class MobileNetV4(Backbone):
                     names[f"{ours}.{part}.conv"] = f"{place}.{theirs}.conv"
                     names[f"{ours}.{part}.norm"] = f"{place}.{theirs}.bn"
             elif isinstance(layer, nn.Sequential):
-                for part, conv in enumerate(("conv_exp", "conv_pwl")):
-                    names |= {f"{ours}.{part}.conv": f"{place}.{conv}", f"{ours}.{part}.norm": f"{place}.bn{part + 1}"}
+                for at, conv in enumerate(("conv_exp", "conv_pwl")):
+                    names |= {f"{ours}.{at}.conv": f"{place}.{conv}", f"{ours}.{at}.norm": f"{place}.bn{at + 1}"}
         return {"timm": names}
 
 

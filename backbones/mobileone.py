@@ -3,6 +3,8 @@
 Source: Vasu et al. 2022, "MobileOne: An Improved One millisecond Mobile Backbone", tables 1 and 2; apple/ml-mobileone.
 """
 
+from typing import Any, cast
+
 from torch import Tensor, nn
 
 from backbones.base import Backbone, Norm
@@ -32,7 +34,7 @@ class MobileOneBlock(nn.Module):
         branches: int = 1, excite: bool = False, norm: Norm = nn.BatchNorm2d,
     ) -> None:  # fmt: skip
         super().__init__()
-        common = {"branches": branches, "norm": norm}
+        common: dict[str, Any] = {"branches": branches, "norm": norm}
         self.depthwise = BranchedConv(
             in_channels, in_channels, 3, stride, dilation, in_channels, skip=not strided,
             squeezed=in_channels // 16 if excite else 0, **common,
@@ -87,7 +89,7 @@ class MobileOne(Backbone):
     def source_names(self) -> dict[str, dict[str, str]]:
         timm = {"conv": "conv_kxk.{}", "scale": "conv_scale", "skip": "identity", "fc": ("attn.fc1", "attn.fc2")}
         apple = {"conv": "rbr_conv.{}", "scale": "rbr_scale", "skip": "rbr_skip", "fc": ("se.reduce", "se.expand")}
-        stem, *blocks = self.layers
+        stem, *blocks = (cast(Any, layer) for layer in self.layers)
         names = {"timm": stem.names("layers.0", "stem", **timm), "apple": stem.names("layers.0", "stage0", **apple)}
         for at, ((stage, index), block) in enumerate(zip(self._places, blocks, strict=False), start=1):
             for half, part in enumerate((block.depthwise, block.pointwise)):

@@ -3,6 +3,8 @@
 Source: Ding et al. 2021, "RepVGG: Making VGG-style ConvNets Great Again", tables 2 and 3; DingXiaoH/RepVGG repvgg.py.
 """
 
+from typing import cast
+
 from torch import nn
 
 from backbones.base import Backbone, Norm
@@ -50,8 +52,10 @@ class RepVGG(Backbone):
         init_weights(self)
 
     def source_names(self) -> dict[str, dict[str, str]]:
-        timm, official = {}, {}
-        for at, ((stage, index), block) in enumerate(zip(self._places, self.layers, strict=False)):
+        timm: dict[str, str] = {}
+        official: dict[str, str] = {}
+        blocks = (cast(BranchedConv, layer) for layer in self.layers)
+        for at, ((stage, index), block) in enumerate(zip(self._places, blocks, strict=False)):
             ours = f"layers.{at}"
             place = f"stages.{stage - 1}.{index}" if stage else "stem"
             timm |= block.names(ours, place, conv="conv_kxk", scale="conv_1x1", skip="identity")

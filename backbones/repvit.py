@@ -4,6 +4,8 @@ Source: Wang et al. 2024, "RepViT: Revisiting Mobile CNN From ViT Perspective", 
 model/repvit.py.
 """
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 
@@ -40,7 +42,7 @@ class RepDepthwise(nn.Module):
         conv = self.full.conv
         weight, bias = fold_bn_into_conv(conv.weight, None, self.full.norm)
         weight = weight + nn.functional.pad(self.point.weight.double(), (1, 1, 1, 1)) + identity_kernel(conv)
-        return single_conv(conv, *fold_bn_into_conv(weight, bias + self.point.bias.double(), self.norm))
+        return single_conv(conv, *fold_bn_into_conv(weight, bias + cast(Tensor, self.point.bias).double(), self.norm))
 
 
 class RepViTBlock(nn.Module):
@@ -61,9 +63,9 @@ class RepViTBlock(nn.Module):
         excite: bool = False, norm: Norm = nn.BatchNorm2d,
     ) -> None:  # fmt: skip
         super().__init__()
-        linear = {"norm": norm, "activation": None}
+        linear: dict[str, Any] = {"norm": norm, "activation": None}
         if downsample:
-            self.mixer = ConvNormAct(in_channels, in_channels, 3, stride, dilation, in_channels, **linear)
+            self.mixer: nn.Module = ConvNormAct(in_channels, in_channels, 3, stride, dilation, in_channels, **linear)
         else:
             self.mixer = RepDepthwise(in_channels, dilation=dilation, norm=norm)
         # Squeezed to the nearest multiple of 8, as timm's SqueezeExcite does, which the authors use.
@@ -119,11 +121,11 @@ class RepViT(Backbone):
         init_weights(self)
         if zero_init:
             for layer in self.layers[2:]:
-                nn.init.zeros_(layer.contract.norm.weight)
+                nn.init.zeros_(cast(Any, layer).contract.norm.weight)
 
     def source_names(self) -> dict[str, dict[str, str]]:
-        timm, official = _pair("layers.0", "stem.conv1") | _pair("layers.1", "stem.conv2"), {}
-        official |= _pair("layers.0", "features.0.0") | _pair("layers.1", "features.0.2")
+        timm = _pair("layers.0", "stem.conv1") | _pair("layers.1", "stem.conv2")
+        official = _pair("layers.0", "features.0.0") | _pair("layers.1", "features.0.2")
         places = [(stage, index) for stage, depth in enumerate(self._depths) for index in range(depth)]
         for at, ((stage, index), layer) in enumerate(zip(places, self.layers[2:], strict=False), start=2):
             ours, feature = f"layers.{at}", f"features.{at - 1}"

@@ -5,6 +5,7 @@ Transformations for Deep Neural Networks", table 1; stride in the 3x3 convolutio
 """
 
 from functools import partial
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -34,6 +35,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         block = partial(ConvNormAct, norm=norm)
         first, second = dilations
+        parts: tuple[nn.Module, ...]
         if bottleneck:
             parts = (
                 block(in_channels, inner),
@@ -102,7 +104,7 @@ class ResNet(Backbone):
         places = [f"layer{stage}.{block}" for stage, depth in enumerate(self.depths, 1) for block in range(depth)]
         for index, place in enumerate(places, start=2):
             ours = f"layers.{index}"
-            for part in range(len(self.layers[index].body) if index < len(self.layers) else 0):
+            for part in range(len(cast(ResidualBlock, self.layers[index]).body) if index < len(self.layers) else 0):
                 names[f"{ours}.body.{part}.conv"] = f"{place}.conv{part + 1}"
                 names[f"{ours}.body.{part}.norm"] = f"{place}.bn{part + 1}"
             names |= {

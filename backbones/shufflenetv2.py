@@ -111,13 +111,13 @@ class ShuffleNetV2(Backbone):
                 for part, at in enumerate(positions):
                     names[f"layers.{index}.{ours}.{part}.conv"] = f"{place}.{theirs}.{at}"
                     names[f"layers.{index}.{ours}.{part}.norm"] = f"{place}.{theirs}.{at + 1}"
-        theirs = {place: f"features.{index}" for index, place in enumerate(places)}
-        branches = {"branch1": "branch_proj", "branch2": "branch_main"}
+        units = {place: f"features.{index}" for index, place in enumerate(places)}
+        sides = {"branch1": "branch_proj", "branch2": "branch_main"}
         megvii = conv_norm_names("layers.0", "first_conv") | conv_norm_names(f"layers.{len(places) + 2}", "conv_last")
         for ours, name in names.items():
             stage, unit, *rest = name.split(".")
             if rest and stage.startswith("stage"):
-                megvii[ours] = ".".join([theirs[f"{stage}.{unit}"], branches[rest[0]], *rest[1:]])
+                megvii[ours] = ".".join([units[f"{stage}.{unit}"], sides[rest[0]], *rest[1:]])
         return {"torchvision": names | conv_norm_names(f"layers.{len(places) + 2}", "conv5"), "megvii": megvii}
 
     def unfit_sources(self) -> dict[str, str]:

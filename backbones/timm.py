@@ -7,10 +7,10 @@ Source: the models and their `forward_intermediates`, `prune_intermediate_layers
 import copy
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from math import log2
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,19 +79,25 @@ class TimmBackbone(Backbone):
             stride = min(maps[-1]["reduction"], output_stride) if output_stride < 32 else maps[-1]["reduction"]
             self._taps["final"] = Tap("final", model.num_features, stride), len(maps) - 1
         self.known_as = {"timm": name}
-        self.norm_eps = {"ours": None, "timm": None, "lukemelas": 0.001, "efficientnet_lite": 0.001}
+        self.norm_eps: dict[str, float | None] = {
+            "ours": None,
+            "timm": None,
+            "lukemelas": 0.001,
+            "efficientnet_lite": 0.001,
+        }
         if "bn_eps" in options:  # the weights are those of the model as it is
             usual = _create(name, {"in_chans": in_channels}, False)
             self.norm_eps |= dict.fromkeys(("ours", "timm"), usual.bn1.eps)
         self.mean, self.std = (spread(model.pretrained_cfg[key], in_channels) for key in ("mean", "std"))
-        self.model, self._deepest = model, None
+        self.model: Any = model
+        self._deepest: tuple[str, int] | None = None
         self._prune()
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         size, taps = images.shape[-2:], {tap.name: tap for tap in self.taps}
         return {name: _extended(x, size, taps[name]) for name, x in self._maps(self.model, images).items()}
 
-    def _maps(self, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    def _maps(self, model: Any, images: Tensor) -> dict[str, Tensor]:
         names, indices = list(self._taps), self._indices()
         if names[-1] != "final":
             maps = model.forward_intermediates(images, indices=indices, intermediates_only=True)
@@ -111,7 +117,7 @@ class TimmBackbone(Backbone):
             return list(self.children())
         if end not in self._ends:
             return super().modules_until(end)
-        parts = []
+        parts: list[nn.Module] = []
         for name, module in self.model.named_modules():
             if name == self._ends[end]:
                 return [*parts, module]
@@ -194,7 +200,7 @@ def timm_model(*, name: str, weights: str | None = None, **options) -> TimmBackb
     return backbone
 
 
-def _create(name: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
+def _create(name: str, options: dict[str, Any], pretrained: bool) -> Any:
     try:
         import timm
     except ImportError as error:
@@ -208,7 +214,7 @@ def _create(name: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
         raise OSError(f"could not download timm's {name} ({error}); fetch it by hand and give the file") from error
 
 
-def _dilated(name: str, options: dict[str, Any], pretrained: bool, output_stride: int) -> nn.Module:
+def _dilated(name: str, options: dict[str, Any], pretrained: bool, output_stride: int) -> Any:
     """The model at another output stride. MobileNetV3's and V4's class takes none, but its features_only twin does."""
     options = options | {"output_stride": output_stride}
     try:
@@ -231,7 +237,7 @@ def _dilated(name: str, options: dict[str, Any], pretrained: bool, output_stride
     return model
 
 
-def _extended(x: Tensor, image_size: tuple[int, int], tap: Tap) -> Tensor:
+def _extended(x: Tensor, image_size: Sequence[int], tap: Tap) -> Tensor:
     """A map that is too small for its stride, its borders repeated on both sides alike (the odd px at the end)."""
     missing = [-(-extent // tap.stride) - have for extent, have in zip(image_size, x.shape[-2:], strict=True)]
     if missing == [0, 0]:
@@ -251,7 +257,7 @@ class _Readers(TorchDispatchMode):
         self.convs = {id(part.weight): name for name, part in parts if isinstance(part, nn.Conv2d)}
         self.norms = {id(part.running_mean): name for name, part in parts if isinstance(part, nn.BatchNorm2d)}
         self.made: dict[int, tuple[Tensor, str, list]] = {}  # id of an output -> it, its convolution, its readers
-        self.calls = Counter()
+        self.calls: Counter[str | None] = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         output = func(*args, **(kwargs or {}))
@@ -277,7 +283,8 @@ class _Readers(TorchDispatchMode):
 
 def _fold(module: nn.Module, conv_name: str, norm_name: str) -> None:
     """Fold in place; what a norm with an activation does after normalising stays."""
-    conv, norm = module.get_submodule(conv_name), module.get_submodule(norm_name)
+    conv = cast(nn.Conv2d, module.get_submodule(conv_name))
+    norm = cast(nn.BatchNorm2d, module.get_submodule(norm_name))
     weight, bias = fold_bn_into_conv(conv.weight, conv.bias, norm)
     conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
     parent, _, leaf = norm_name.rpartition(".")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Tap, select_taps
+from backbones.blocks.fusion import scale_and_shift
 from backbones.blocks.layers import ConvNormAct, init_weights, make_activation
 from backbones.weights.loading import load_weights
 from heads.base import Head
@@ -158,8 +159,7 @@ class NormLinear(nn.Module):
     @torch.no_grad()
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight (out, in) and bias (out,), both float64, of the linear layer that equals both in eval mode."""
-        scale = self.norm.weight.double() / torch.sqrt(self.norm.running_var.double() + self.norm.eps)
-        shift = self.norm.bias.double() - self.norm.running_mean.double() * scale
+        scale, shift = scale_and_shift(self.norm)
         weight = self.linear.weight.double()
         return weight * scale, self.linear.bias.double() + weight @ shift
 

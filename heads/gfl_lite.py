@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,7 @@ class GFLLite(DetectionHead):
     """
 
     form = "distribution"
+    bins: Tensor
 
     def __init__(
         self, taps: Sequence[Tap], num_classes: int, *, levels: Sequence[str | Sequence[str]] = ("c3", "c4", "c5"),
@@ -64,7 +66,7 @@ class GFLLite(DetectionHead):
             raise ValueError(f"channels={channels}: expected an even number")
         super().__init__(chosen, num_classes)
         self.strides = [tap.stride for tap in chosen] + ([2 * chosen[-1].stride] if extra_level else [])
-        options = {"norm": norm, "activation": activation}
+        options: dict[str, Any] = {"norm": norm, "activation": activation}
         self.neck = LitePAN(
             [tap.channels for tap in chosen], channels, kernel_size=kernel_size, extra_level=extra_level, **options
         )
@@ -77,9 +79,9 @@ class GFLLite(DetectionHead):
         self.register_buffer("bins", torch.arange(reg_max + 1, dtype=torch.float32), persistent=False)
         init_weights(self)
         for conv in (*self.classifiers, *self.regressors):
-            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.normal_(cast(nn.Conv2d, conv).weight, std=0.01)
         for conv in self.classifiers:
-            nn.init.constant_(conv.bias, -math.log(1 / PRIOR - 1))
+            nn.init.constant_(cast(Tensor, conv.bias), -math.log(1 / PRIOR - 1))
         if weights is not None:
             load_weights(self, weights)
 

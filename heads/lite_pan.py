@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class LitePAN(nn.Module):
         norm: Norm = nn.BatchNorm2d, activation: type[nn.Module] = nn.Hardswish,
     ) -> None:  # fmt: skip
         super().__init__()
-        options = {"norm": norm, "activation": activation}
+        options: dict[str, Any] = {"norm": norm, "activation": activation}
         halve = partial(depthwise_separable, channels, channels, kernel_size, 2, **options)
         steps = len(in_channels) - 1
         self.laterals = nn.ModuleList(ConvNormAct(width, channels, **options) for width in in_channels)
@@ -70,7 +71,7 @@ class CSPMix(nn.Module):
         self, in_channels: int, out_channels: int, kernel_size: int, *, norm: Norm, activation: type[nn.Module]
     ) -> None:
         super().__init__()
-        options = {"norm": norm, "activation": activation}
+        options: dict[str, Any] = {"norm": norm, "activation": activation}
         half = out_channels // 2
         self.around = ConvNormAct(in_channels, half, **options)
         self.reduce = ConvNormAct(in_channels, half, **options)
@@ -85,7 +86,7 @@ def depthwise_separable(
     in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, *, norm: Norm, activation: type[nn.Module]
 ) -> nn.Sequential:
     """Depthwise, then 1x1 convolution, each with norm and activation; arguments as in `ConvNormAct`."""
-    options = {"norm": norm, "activation": activation}
+    options: dict[str, Any] = {"norm": norm, "activation": activation}
     return nn.Sequential(
         ConvNormAct(in_channels, in_channels, kernel_size, stride, groups=in_channels, **options),
         ConvNormAct(in_channels, out_channels, **options),

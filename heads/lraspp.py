@@ -56,9 +56,12 @@ class ContextGate(nn.Module):
                     "images of at least 769x769 px. Take pool=large_scaled or pool=global for smaller ones"
                 )
             return F.avg_pool2d(x, PAPER_KERNEL, PAPER_STRIDE)
-        shares = zip(x.shape[-2:], PAPER_KERNEL, PAPER_STRIDE, PAPER_FEATURES, strict=True)
-        windows = [(max(1, round(k / f * size)), max(1, round(s / f * size))) for size, k, s, f in shares]
-        return F.avg_pool2d(x, *zip(*windows, strict=True))
+        kernel, stride = (
+            [max(1, round(extent / whole * size))
+             for size, extent, whole in zip(x.shape[-2:], window, PAPER_FEATURES, strict=True)]
+            for window in (PAPER_KERNEL, PAPER_STRIDE)
+        )  # fmt: skip
+        return F.avg_pool2d(x, kernel, stride)
 
 
 class LRASPP(Head):

@@ -63,7 +63,7 @@ def select_detections(
         )
     if min(candidates, max_detections) < 1:
         raise ValueError(f"candidates={candidates} and max_detections={max_detections} must be 1 at least")
-    found: list[Detections] = [None] * len(boxes)
+    found: dict[int, Detections] = {}  # by the image's place
     pending, limit = torch.arange(len(boxes), device=boxes.device), 4 * max_detections
     while len(pending):
         some, complete = _select_among(boxes, scores, limit, score_threshold, candidates, iou_threshold, max_detections)
@@ -71,7 +71,7 @@ def select_detections(
             found[index] = detections
         pending, boxes, scores = pending[~complete], boxes[~complete], scores[~complete]
         limit *= 4
-    return found
+    return [found[image] for image in range(len(found))]
 
 
 def float32_bound(threshold: float) -> float:
@@ -134,7 +134,7 @@ def _overlapping_pairs(boxes: Tensor, starts: Tensor, places: Tensor, iou_thresh
     areas = (sides[2] - sides[0]) * (sides[3] - sides[1])
     ends = places.cumsum(0)
     cuts = torch.searchsorted(ends, torch.arange(0, max(1, int(ends[-1])), PAIRS_AT_ONCE, device=ends.device)).tolist()
-    found = []
+    found: list[tuple[Tensor, Tensor]] = []
     for low, high in zip(cuts, [*cuts[1:], len(boxes)], strict=True):
         worse = torch.arange(low, high, device=ends.device).repeat_interleave(places[low:high])
         # The n-th pair of a box, counted over the boxes from `low` on, is that with the n-th best of its group.
@@ -148,5 +148,5 @@ def _overlapping_pairs(boxes: Tensor, starts: Tensor, places: Tensor, iou_thresh
         intersection = width.mul_(height)
         overlapping = intersection / (area + other - intersection) > bound
         found.append((better[overlapping], worse[overlapping]))
-    better, worse = zip(*found, strict=True)
-    return torch.cat(better), torch.cat(worse)
+    all_better, all_worse = zip(*found, strict=True)
+    return torch.cat(all_better), torch.cat(all_worse)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from types import MappingProxyType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +104,8 @@ class SSDLite(DetectionHead):
         key = (tuple(image_size), device)
         if key in self._anchors:
             return self._anchors[key]
-        grids = [tuple(-(-side // stride) for side in image_size) for stride in self.strides]
+        height, width = image_size
+        grids = [(-(-height // stride), -(-width // stride)) for stride in self.strides]
         with torch.inference_mode(False):
             anchors = default_boxes(self.shapes, grids, image_size, square=self.square_boxes).to(device)
         if not torch.compiler.is_compiling():  # what is traced is no tensor to keep
@@ -122,7 +124,7 @@ class SSDLite(DetectionHead):
     def source_names(self) -> dict[str, dict[str, str]]:
         if self.form != "softmax":
             return {}
-        names = {}
+        names: dict[str, str] = {}
         for level in range(len(self.extra)):
             for part in range(3):
                 names |= conv_norm_names(f"extra.{level}.{part}", f"backbone.extra.{level}.{part}")
@@ -142,7 +144,7 @@ class SSDLite(DetectionHead):
                     nn.init.zeros_(module.bias)
         if self.form == "sigmoid":
             for layer in self.class_layers:
-                nn.init.constant_(layer[-1].bias, FOREGROUND_PRIOR)
+                nn.init.constant_(cast(Any, layer)[-1].bias, FOREGROUND_PRIOR)
 
 
 def _extra_level(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:

@@ -3,6 +3,8 @@
 `heads.nms.select_detections` is faster in PyTorch, but its shapes follow the pixels: no exporter takes it.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -88,14 +90,14 @@ class StaticNMS(nn.Module):
         kept: list[Tensor] = []  # (N, 1, block) each
         for worse in rows.transpose(1, 2).split(self.block, dim=2):
             start, count = len(kept) * self.block, worse.shape[2]
-            same, overlap = self._overlap(_first(rows, 1, start + count), worse)
             earlier = _first(_first(self.earlier, 0, count), 1, count)
             same, overlap = (
-                [x * earlier] if not start else [x[:, :start], x[:, start:] * earlier] for x in (same, overlap)
+                [x * earlier] if not start else [x[:, :start], x[:, start:] * earlier]
+                for x in self._overlap(_first(rows, 1, start + count), worse)
             )
             free = torch.ones_like(worse[:, :1])
             if rows.shape[1] > self.candidates:
-                place = sum(part.sum(1, keepdim=True) for part in same)  # of each in its class, a whole number
+                place: Any = sum(part.sum(1, keepdim=True) for part in same)  # in its class, a whole number
                 free = (self.candidates - place).clamp(0, 1)
             if start:
                 free = free * (1 - torch.bmm(torch.cat(kept, dim=2), overlap[0])).relu()

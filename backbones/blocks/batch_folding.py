@@ -66,10 +66,11 @@ def fold_batch(
     with torch.no_grad():
         running = torch.stack([means, variances * (count / (count - 1))], 1).to(kernels.dtype)
         for norm, (m, v) in zip(norms, running, strict=True):
-            norm.num_batches_tracked += 1
-            factor = norm.momentum if norm.momentum is not None else 1 / norm.num_batches_tracked.item()
-            norm.running_mean.lerp_(m, factor)
-            norm.running_var.lerp_(v, factor)
+            mean_so_far, variance_so_far, batches = norm.buffers()
+            batches += 1
+            factor = norm.momentum if norm.momentum is not None else 1 / batches.item()
+            mean_so_far.lerp_(m, factor)
+            variance_so_far.lerp_(v, factor)
     eps = variances.new_tensor([norm.eps for norm in norms])[:, None]
     scale = torch.stack([norm.weight for norm in norms]) * torch.rsqrt(variances + eps)
     bias = (torch.stack([norm.bias for norm in norms]) - means * scale).sum(0).to(kernels.dtype)

@@ -8,12 +8,13 @@ channel is nearly constant.
 
 from functools import cache
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_TAPS = tuple(product((-1, 0, 1), repeat=2))  # of a 3x3 kernel, as it is flattened: (y, x)
+_TAPS = tuple(product((-1, 0, 1), (-1, 0, 1)))  # of a 3x3 kernel, as it is flattened: (y, x)
 _CACHED = 2**17  # numbers at a time that stay in a processor's cache
 _LAGS = (*product(range(3), range(3)), *product(range(3), range(-2, 1)))  # between two taps, y not negative
 
@@ -33,8 +34,8 @@ def moments(x: Tensor, conv: nn.Conv2d) -> tuple[Tensor, Tensor, Tensor]:
     """
     count = x.shape[0] * x.shape[2] * x.shape[3]
     if conv.groups > 1:
-        x, *sums = _DepthwiseSums.apply(x, conv.dilation[0])
-        joined = _border_features(*sums, conv.dilation[0]) @ _assembly(x.device) / count
+        x, linear, lags, rows, columns = _DepthwiseSums.apply(x, conv.dilation[0])
+        joined = _border_features(linear, lags, rows, columns, conv.dilation[0]) @ _assembly(x.device) / count
         mean, second = joined[:, :9], joined[:, 9:].unflatten(1, (9, 9))
         return x, mean, second - mean[:, :, None] * mean[:, None]
     if conv.kernel_size == (1, 1):
@@ -42,7 +43,8 @@ def moments(x: Tensor, conv: nn.Conv2d) -> tuple[Tensor, Tensor, Tensor]:
         rest, products = total.double() / count, products.double() / count
         covariance = products - rest[:, None] * rest
         return x, (shift + rest).to(x.dtype)[None], covariance.to(x.dtype)[None]
-    patches = nn.functional.unfold(x, conv.kernel_size, conv.dilation, conv.padding, conv.stride)  # (N, D, positions)
+    padding: Any = conv.padding
+    patches = nn.functional.unfold(x, conv.kernel_size, conv.dilation, padding, conv.stride)  # (N, D, positions)
     count = patches.shape[0] * patches.shape[2]
     mean = patches.mean((0, 2))
     patches = patches - mean[:, None]

@@ -1,6 +1,8 @@
 """The block of RepVGG and MobileOne: parallel convolutions in training, one convolution for inference."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,14 +35,14 @@ class BranchedConv(nn.Module):
         activation: type[nn.Module] = nn.ReLU,
     ) -> None:  # fmt: skip
         super().__init__()
-        common = {"groups": groups, "norm": norm, "activation": None}
-        self.convs = nn.ModuleList(
-            ConvNormAct(in_channels, out_channels, kernel_size, stride, dilation, **common) for _ in range(branches)
-        )
+        common: dict[str, Any] = {"groups": groups, "norm": norm, "activation": None}
+        convs = [ConvNormAct(in_channels, out_channels, kernel_size, stride, dilation, **common)
+                 for _ in range(branches)]  # fmt: skip
+        self.convs = cast(Sequence[ConvNormAct], nn.ModuleList(convs))
         # The 1x1 branch strides by slicing: torch's CPU backward of a strided 1x1 convolution of few channels corrupts
         # the heap under channels_last (seen in 2.14.1 and 2.15.0).
         self.scale = ConvNormAct(in_channels, out_channels, **common) if kernel_size > 1 else None
-        self.skip = norm(out_channels) if skip else None
+        self.skip: nn.Module | None = norm(out_channels) if skip else None
         self.squeeze = SqueezeExcite(out_channels, squeezed, nn.Sigmoid) if squeezed else nn.Identity()
         self.activation = make_activation(activation)
 
@@ -95,10 +97,10 @@ class BranchedConv(nn.Module):
             return PixelLinear.apply(x, weight.flatten(1), bias)
         return nn.functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
-    def branches(self) -> list[tuple[Tensor, nn.Module]]:
+    def branches(self) -> list[tuple[Tensor, nn.BatchNorm2d]]:
         """Every branch as a kernel (C_out, C_in / groups, k, k) and its norm."""
         conv = self.convs[0].conv
-        branches = [(branch.conv.weight, branch.norm) for branch in self.convs]
+        branches: list[tuple[Tensor, Any]] = [(branch.conv.weight, branch.norm) for branch in self.convs]
         if self.scale is not None:
             margin = conv.kernel_size[0] // 2
             branches.append((nn.functional.pad(self.scale.conv.weight, 4 * [margin]), self.scale.norm))
@@ -106,7 +108,7 @@ class BranchedConv(nn.Module):
             branches.append((identity_kernel(conv), self.skip))
         return branches
 
-    def decayed_as_one(self) -> tuple[nn.Parameter, ...]:
+    def decayed_as_one(self) -> tuple[Tensor, ...]:
         """The kernels that `equivalent_l2` decays: those of RepVGG's block, one convolution and its 1x1 branch."""
         if len(self.convs) > 1 or self.scale is None:
             return ()
@@ -124,9 +126,10 @@ class BranchedConv(nn.Module):
         Source: DingXiaoH/RepVGG repvgg.py, the "custom L2" of its blocks.
         """
         large, point = self.decayed_as_one()
+        norms = (cast(nn.BatchNorm2d, part.norm) for part in (self.convs[0], cast(ConvNormAct, self.scale)))
         t, s = (
-            (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach()[:, None, None, None]
-            for norm in (self.convs[0].norm, self.scale.norm)
+            (norm.weight / torch.sqrt(cast(Tensor, norm.running_var) + norm.eps)).detach()[:, None, None, None]
+            for norm in norms
         )
         middle = large.shape[-1] // 2
         centre = large[:, :, middle : middle + 1, middle : middle + 1]

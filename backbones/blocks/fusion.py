@@ -2,10 +2,11 @@
 
 import copy
 from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @runtime_checkable
@@ -17,7 +18,7 @@ class Fusable(Protocol):
         ...
 
 
-def fold_bn_into_conv(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def fold_bn_into_conv(weight: Tensor, bias: Tensor | None, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """Fold a BatchNorm's running statistics and affine map into the convolution before it.
 
     Args:
@@ -30,14 +31,40 @@ def fold_bn_into_conv(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d)
 
     Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Inference", section 3.2.
     """
+    scale, shift = scale_and_shift(norm, bias)
+    return weight.double() * scale[:, None, None, None], shift
+
+
+def scale_and_shift(norm: _BatchNorm, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Write a BatchNorm in eval mode as norm(x + bias) = scale * x + shift.
+
+    Args:
+        norm: BatchNorm over C channels.
+        bias: (C,), or None for zero.
+
+    Returns:
+        Scale and shift, (C,) float64 each.
+
+    Raises:
+        ValueError: The norm keeps no running statistics.
+
+    >>> norm = nn.BatchNorm2d(1, eps=0.0)
+    >>> norm.running_mean.fill_(3.0), norm.running_var.fill_(4.0)
+    (tensor([3.]), tensor([4.]))
+    >>> scale, shift = scale_and_shift(norm)
+    >>> scale.item(), shift.item()
+    (0.5, -1.5)
+    """
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("a BatchNorm without running statistics cannot be folded; set track_running_stats=True")
     gamma = torch.ones_like(norm.running_var) if norm.weight is None else norm.weight
     beta = torch.zeros_like(norm.running_mean) if norm.bias is None else norm.bias
     scale = gamma.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    shift = norm.running_mean.double() if bias is None else norm.running_mean.double() - bias.double()
-    return weight.double() * scale[:, None, None, None], beta.double() - shift * scale
+    mean = norm.running_mean.double() if bias is None else norm.running_mean.double() - bias.double()
+    return scale, beta.double() - mean * scale
 
 
-def fold_branches(branches: Iterable[tuple[Tensor, nn.BatchNorm2d]]) -> tuple[Tensor, Tensor]:
+def fold_branches(branches: Iterable[tuple[Tensor, _BatchNorm]]) -> tuple[Tensor, Tensor]:
     """Fold parallel convolutions, each with its own BatchNorm, whose outputs are added.
 
     Args:
@@ -49,7 +76,7 @@ def fold_branches(branches: Iterable[tuple[Tensor, nn.BatchNorm2d]]) -> tuple[Te
     Source: Ding et al. 2021, "RepVGG: Making VGG-style ConvNets Great Again", section 3.3.
     """
     weights, biases = zip(*(fold_bn_into_conv(weight, None, norm) for weight, norm in branches), strict=True)
-    return sum(weights), sum(biases)
+    return sum(weights[1:], weights[0]), sum(biases[1:], biases[0])
 
 
 def identity_kernel(conv: nn.Conv2d) -> Tensor:
@@ -60,7 +87,7 @@ def identity_kernel(conv: nn.Conv2d) -> Tensor:
     return kernel
 
 
-def fuse_conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+def fuse_conv_norm(conv: nn.Conv2d, norm: _BatchNorm) -> nn.Conv2d:
     """Build the one convolution that equals `norm(conv(x))` in eval mode; dtype and device stay those of `conv`."""
     return single_conv(conv, *fold_bn_into_conv(conv.weight, conv.bias, norm))
 
@@ -68,12 +95,13 @@ def fuse_conv_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 @torch.no_grad()
 def single_conv(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """Build a convolution with the geometry, dtype and device of `conv`, and this weight and bias."""
+    geometry: dict[str, Any] = {
+        key: getattr(conv, key) for key in ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    }
     fused = nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups,
-        padding_mode=conv.padding_mode, device=conv.weight.device, dtype=conv.weight.dtype,
-    )  # fmt: skip
-    fused.weight.copy_(weight)
-    fused.bias.copy_(bias)
+        conv.in_channels, conv.out_channels, **geometry, device=conv.weight.device, dtype=conv.weight.dtype
+    )
+    fused.load_state_dict({"weight": weight, "bias": bias})
     return fused.train(conv.training)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -40,7 +41,8 @@ class ConvNormAct(nn.Module):
         self.activation = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        conv, norm = self.conv, self.norm
+        conv = self.conv
+        norm: Any = self.norm
         if self.training and is_expansion(conv, x) and can_fold(x, [conv], [norm]):
             return self.activation(normed_expansion(x, conv, norm))
         return self.activation(norm(conv(x)))
@@ -97,12 +99,14 @@ class InvertedResidual(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         block = partial(ConvNormAct, norm=norm)
-        self.expand = block(in_channels, expanded, activation=activation) if expanded != in_channels else nn.Identity()
-        self.depthwise = block(
+        self.expand: nn.Module = (
+            block(in_channels, expanded, activation=activation) if expanded != in_channels else nn.Identity()
+        )
+        self.depthwise: nn.Module = block(
             expanded, expanded, kernel_size, stride, dilation, groups=expanded, activation=activation
         )
-        self.squeeze = SqueezeExcite(expanded, squeezed, gate) if squeezed else nn.Identity()
-        self.project = block(expanded, out_channels, activation=None)
+        self.squeeze: nn.Module = SqueezeExcite(expanded, squeezed, gate) if squeezed else nn.Identity()
+        self.project: nn.Module = block(expanded, out_channels, activation=None)
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def read_pickled(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ValueError: It is no such file, calls a function or holds no state dict.
     """
     foreign = _foreign_classes(path)
-    stand_ins = [(type(name.rpartition(".")[2], (_StandIn,), {}), name) for name in sorted(foreign)]
+    stand_ins: list[Any] = [(type(name.rpartition(".")[2], (_StandIn,), {}), name) for name in sorted(foreign)]
     try:
         with torch.serialization.safe_globals(stand_ins):
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -68,7 +68,7 @@ def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
     source = read_source(str(weights), getattr(module, "known_as", {}))
     state, wanted = source.tensors, module.state_dict()
     _check_layout(module, source)
-    offered = {"ours": {}} | (module.source_names() if hasattr(module, "source_names") else {})
+    offered: dict[str, Mapping[str, str]] = {"ours": {}, **getattr(module, "source_names", dict)()}
     owners = {key.rpartition(".")[0] for key in wanted}
     candidates = {naming: _keys(wanted, names) for naming, names in offered.items() if not names or owners <= {*names}}
     naming, prefix = max(
@@ -82,7 +82,8 @@ def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
         if prefix + theirs in state or not ours.endswith("num_batches_tracked")
     }
     _check_complete(module, source, wanted, keys.values(), prefix)
-    if reason := getattr(module, "unfit_sources", dict)().get(naming):
+    unfit: Mapping[str, str] = getattr(module, "unfit_sources", dict)()
+    if reason := unfit.get(naming):
         raise ValueError(f"{source.name}: {reason}")
     tensors = {ours: state[prefix + theirs] for ours, theirs in keys.items()}
     tensors = {key: _as_linear(tensor, wanted[key]) for key, tensor in tensors.items()}

@@ -1,6 +1,7 @@
 """What torchvision and timm call the parts of a chain of layers: the vocabulary of the families' key maps."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -14,7 +15,8 @@ def conv_norm_names(ours: str, theirs: str) -> dict[str, str]:
 
 def inverted_residual_names(block: InvertedResidual, ours: str, theirs: str) -> dict[str, str]:
     """Names of a block as torchvision's inverted residuals number them: parts that are left out are not counted."""
-    names, index = {}, 0
+    names: dict[str, str] = {}
+    index = 0
     for part in ("expand", "depthwise", "squeeze", "project"):
         module = getattr(block, part)
         if isinstance(module, nn.Identity):
@@ -40,7 +42,8 @@ def timm_names(layers: Iterable[nn.Module], places: Iterable[str]) -> dict[str, 
         layers: The first of a backbone's layers; layers of other types are left out.
         places: As in `timm_places`.
     """
-    names, ends = {}, {"stem": ("conv_stem", "bn1"), "head": ("conv_head", "bn2")}
+    names: dict[str, str] = {}
+    ends = {"stem": ("conv_stem", "bn1"), "head": ("conv_head", "bn2")}
     for index, (layer, place) in enumerate(zip(layers, places, strict=False)):
         ours = f"layers.{index}"
         if isinstance(layer, InvertedResidual):
@@ -57,7 +60,7 @@ def timm_names(layers: Iterable[nn.Module], places: Iterable[str]) -> dict[str, 
     return names
 
 
-def efficientnet_names(model: nn.Module) -> dict[str, dict[str, str]]:
+def efficientnet_names(model: Any) -> dict[str, dict[str, str]]:
     """What others call the parts of timm's EfficientNet: {naming: {our name: theirs}}, nothing for other models.
 
     "lukemelas": lukemelas/EfficientNet-PyTorch and its forks, blocks numbered on; "efficientnet_lite":

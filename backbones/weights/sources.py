@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -82,7 +82,7 @@ def _torchvision(variant: str, tag: str) -> Source:
     return Source(str(entry), state, *_preset(entry))
 
 
-def _preset(entry: Enum) -> tuple[tuple[float, ...], tuple[float, ...], dict[str, Any]]:
+def _preset(entry: Any) -> tuple[tuple[float, ...], tuple[float, ...], dict[str, Any]]:
     """Mean, std and preprocessing of torchvision's weights."""
     preset = entry.transforms()
     (crop,), (resize,) = preset.crop_size, preset.resize_size
@@ -104,7 +104,7 @@ def _timm(variant: str, tag: str) -> Source:
         model = timm.create_model(name, pretrained=True)
     except (OSError, RuntimeError) as error:
         raise OSError(f"could not download timm's {name} ({error}); fetch it by hand and give the file") from error
-    return Source(f"timm {name}", model.state_dict(), *_timm_preset(model.pretrained_cfg))
+    return Source(f"timm {name}", model.state_dict(), *_timm_preset(cast(Any, model).pretrained_cfg))
 
 
 def _timm_preset(config: Mapping[str, Any]) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, dict | None]:
