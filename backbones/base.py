@@ -1,4 +1,4 @@
-"""The contract that every backbone keeps: taps with a name, channels and stride, and feature maps by tap name."""
+"""The interface of every backbone: taps with a name, channels and a stride, and feature maps by the taps' names."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ Norm = Callable[[int], nn.Module]
 
 @dataclass(frozen=True)
 class Tap:
-    """A place where a backbone hands out a feature map.
+    """Description of one feature map of a backbone.
 
     Attributes:
         name: "c1".."c5", the last map of that depth (depth k has the natural stride 2**k); "c3_first" and the like,
@@ -23,6 +23,9 @@ class Tap:
             features inside the first c5 block (SSDLite's first level); "final", after the closing 1x1 convolution.
         channels: Channels of the map.
         stride: Input px per feature px. Names follow depth: with output_stride=16, c5 has stride 16.
+
+    >>> str(Tap("c3", 40, 8))
+    'c3 (40 channels, stride 8)'
     """
 
     name: str
@@ -34,16 +37,17 @@ class Tap:
 
 
 class Backbone(nn.Module):
-    """A chain of layers that hands out feature maps at named taps.
+    """Base class of backbones: a chain of layers with feature maps at named taps.
 
-    A family appends its layers in order with `_append`; names, channels and strides of the taps follow from what was
-    appended. A layer that would go beyond `output_stride` keeps its resolution and dilates instead.
+    A family appends its layers in order with `_append`. Names, channels and strides of the taps follow from that. A
+    layer that would exceed `output_stride` keeps its resolution and dilates instead.
 
     Attributes:
-        taps: What `forward` returns, shallow to deep.
-        known_as: What each library calls the architecture: {"torchvision": "mobilenet_v2", "timm": ...}.
-        norm_eps: {naming, as in `source_names()`: eps of the BatchNorms that its weights were trained with; "ours": of
-            the family's own}, 1e-5 where not named, None for what the norms have; weights are corrected for it.
+        taps: The maps that `forward` returns, shallow to deep.
+        known_as: {library: its name of the architecture}, such as {"torchvision": "mobilenet_v2"}.
+        norm_eps: {naming: eps of the BatchNorms in weights of that naming}, namings as in `source_names()`, "ours" for
+            the family's own. A naming that is missing has 1e-5, one of None the eps that the norms have. Loaded
+            weights are corrected for the difference.
         mean, std: Normalisation of values in [0, 1] that the weights expect, one number for each input channel.
         preprocessing: How published accuracies were measured, filled by `load_weights` where the source of the weights
             states it: {"crop_ratio": side of the centre crop in parts of the resized image's shorter side,
@@ -54,7 +58,7 @@ class Backbone(nn.Module):
         output_stride: 8, 16 or 32; input px per feature px of the deepest map.
 
     Raises:
-        ValueError: `output_stride` is none of the three.
+        ValueError: `output_stride` is not one of the three.
     """
 
     known_as: Mapping[str, str] = MappingProxyType({})
@@ -104,7 +108,7 @@ class Backbone(nn.Module):
         return features
 
     def keep_taps(self, names: Iterable[str]) -> "Backbone":
-        """Drop, in place, the taps that are not used and the layers behind the deepest used one.
+        """Drop in place all other taps, and the layers behind the deepest kept one.
 
         Args:
             names: Tap names to keep.
@@ -125,7 +129,7 @@ class Backbone(nn.Module):
         return self
 
     def modules_until(self, end: str) -> list[nn.Module]:
-        """The parts from the images to the end of a depth, whichever taps are kept.
+        """List the modules from the images to the end of a depth, whichever taps are kept.
 
         Args:
             end: "c1".."c5" as far as the backbone has them, "final", or "all".
@@ -140,7 +144,11 @@ class Backbone(nn.Module):
         return list(self.layers[: self._ends[end] + 1])
 
     def unfit_sources(self) -> dict[str, str]:
-        """{naming, as in `source_names()`: why its weights mean nothing to this backbone, and what would take them}."""
+        """Namings whose weights fit by name and shape, but belong to another computation.
+
+        Returns:
+            {naming, as in `source_names()`: the reason, and the setting that takes these weights}.
+        """
         return {}
 
     def _grid(self, stride: int) -> tuple[int, int]:
@@ -179,7 +187,11 @@ class Backbone(nn.Module):
 
 
 def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Numbers of R, G, B for another number of channels: their mean for one, else repeated in turn."""
+    """Extend numbers of R, G, B to another number of channels: their mean for one, else repeated in turn.
+
+    >>> spread((0.25, 0.5, 0.75), 1), spread((0.25, 0.5, 0.75), 4)
+    ((0.5,), (0.25, 0.5, 0.75, 0.25))
+    """
     if channels == 1:
         return (sum(values) / len(values),)
     return tuple(values[channel % len(values)] for channel in range(channels))
@@ -192,18 +204,25 @@ def select_taps(
 
     Args:
         taps: What a backbone offers, shallow to deep.
-        names: Names; where an entry is a sequence of names, the first of them that is offered.
-        strides: For each, the deepest tap of that stride; expanded features are taken by name only.
+        names: Names of taps. Of an entry with several names, the first that is offered counts.
+        strides: Strides, each for its deepest tap; expanded features are taken by name only.
 
     Returns:
         One tap for each entry of `names` and `strides`, in that order.
 
     Raises:
-        ValueError: No tap answers an entry; the message lists what is offered.
+        ValueError: An entry has no tap; the message lists what is offered.
+
+    >>> taps = Tap("c3", 40, 8), Tap("c4", 112, 16), Tap("c5", 160, 32), Tap("final", 960, 32)
+    >>> [tap.name for tap in select_taps(taps, names=[("c5_exp", "c4"), "c3"], strides=[32])]
+    ['c4', 'c3', 'final']
+    >>> select_taps(taps[:2], names=["c5"])
+    Traceback (most recent call last):
+    ValueError: the backbone has no tap c5; it offers: c3 (40 channels, stride 8), c4 (112 channels, stride 16)
     """
     by_name = {tap.name: tap for tap in taps}
     by_stride = {tap.stride: tap for tap in taps if not tap.name.endswith("_exp")}
-    offered = ", ".join(map(str, taps)) or "none"
+    offered = ", ".join(map(str, taps)) or "nothing"
     chosen = []
     for entry in names:
         options = (entry,) if isinstance(entry, str) else tuple(entry)

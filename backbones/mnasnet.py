@@ -1,4 +1,4 @@
-"""MnasNet: B1 at four widths, and A1 with squeeze-and-excite.
+"""MnasNet-B1 at four widths, and MnasNet-A1 with squeeze-and-excite.
 
 Source: Tan et al. 2019, "MnasNet", figure 7; tensorflow/tpu models/official/mnasnet. BatchNorm as in torchvision (B1)
 and timm (A1), whose weights load.
@@ -44,8 +44,8 @@ class MnasNet(Backbone):
         stages: The variant's table.
         width: Multiplies every channel count but the closing convolution's, rounded to multiples of 8.
         output_stride, in_channels: As in `Backbone`.
-        norm: Makes a norm from a channel count; default BatchNorm, for B1 with torchvision's momentum of 0.0003 (its
-            running statistics take some 10,000 steps to settle: for short training give a norm of your own).
+        norm: Function from a channel count to a norm; by default BatchNorm. B1's has torchvision's momentum of 0.0003:
+            running statistics settle after some 10,000 steps, so short training needs another norm.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""MobileNetV1: depthwise separable convolutions, thinned by a width multiplier.
+"""MobileNetV1: depthwise separable convolutions at any width.
 
 Source: Howard et al. 2017, "MobileNets", table 1. ReLU6 behind every convolution as in TensorFlow's slim and in timm's
 `mobilenetv1_100` (the paper writes ReLU); BatchNorm as in timm (PyTorch's defaults; slim has eps 0.001).
@@ -18,15 +18,15 @@ STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2))  # ou
 
 
 class MobileNetV1(Backbone):
-    """MobileNetV1's body.
+    """Body of MobileNetV1: a stem and 13 pairs of a depthwise and a 1x1 convolution.
 
     Taps: c1..c5. No inverted residuals, so no c5_exp; no closing convolution, so no final.
 
     Args:
         width: Multiplies every channel count, rounded to multiples of 8.
         output_stride, in_channels: As in `Backbone`.
-        norm: Makes a norm from a channel count; default BatchNorm.
-        activation: Makes an activation; default ReLU6.
+        norm: Function from a channel count to a norm; by default BatchNorm.
+        activation: Class of the activation, or a function that makes one; by default ReLU6.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class MobileNetV1(Backbone):
         return {"timm": names, "retinaface": self._face_names()}
 
     def _face_names(self) -> dict[str, str]:
-        """Names in biubug6/Pytorch_Retinaface: three stages, cut before c4 and c5."""
+        """Map names to those in biubug6/Pytorch_Retinaface: three stages, cut before c4 and c5."""
         first = [sum(blocks for _, blocks, _ in STAGES[:stage]) + (stage > 0) for stage in (0, 3, 4)]
         names: dict[str, str] = {}
         for index in range(1 + sum(blocks for _, blocks, _ in STAGES)):

@@ -25,7 +25,7 @@ STAGES = (  # expansion, out, blocks, stride of the first
 
 
 class MobileNetV2(Backbone):
-    """MobileNetV2's body up to and with its closing 1x1 convolution.
+    """Body of MobileNetV2, up to and with its closing 1x1 convolution.
 
     Taps: c1..c5, c5_exp, final.
 
@@ -33,7 +33,7 @@ class MobileNetV2(Backbone):
         width: Multiplies every channel count, rounded to multiples of 8; the closing convolution does not get
             narrower than 1280.
         output_stride, in_channels: As in `Backbone`.
-        norm: Makes a norm from a channel count; default BatchNorm.
+        norm: Function from a channel count to a norm; by default BatchNorm.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class MobileNetV2(Backbone):
         return {"torchvision": names, "timm": timm_names(self.layers, places), "tonylins": early}
 
     def _flat_names(self) -> dict[str, str]:
-        """Names of the blocks in tonylins/pytorch-mobilenet-v2, where convolution, norm and activation lie flat."""
+        """Map names of the blocks to tonylins/pytorch-mobilenet-v2: convolution, norm and activation lie flat."""
         names = {}
         for index, block in enumerate(self.layers):
             if isinstance(block, InvertedResidual):

@@ -1,9 +1,11 @@
-"""MobileNetV3 large and small, as published and minimalistic (no squeeze-and-excite, no h-swish, 3x3 kernels only).
+"""MobileNetV3 Large and Small, as published and minimalistic (no squeeze-and-excite, no h-swish, 3x3 kernels only).
 
 Source: Howard et al. 2019, "Searching for MobileNetV3", tables 1 and 2; BatchNorm and squeeze widths as in torchvision.
-Minimalistic: tensorflow/models research/slim/nets/mobilenet/README.md. Where a size is even, TensorFlow pads strided
-convolutions on one side only: weights of its origin (timm's `tf_mobilenetv3_*`, among them all minimalistic ones) give
-its very features at sizes of 32 k + 1 px, such as 225 and 513, and slightly shifted ones elsewhere.
+Minimalistic: tensorflow/models research/slim/nets/mobilenet/README.md.
+
+Weights of TensorFlow's origin (timm's `tf_mobilenetv3_*`, among them all minimalistic ones) give TensorFlow's features
+exactly at sizes of 32 k + 1 px, such as 225 and 513. At other sizes the features are shifted slightly, because
+TensorFlow pads strided convolutions over even sizes on one side only.
 """
 
 from functools import partial
@@ -54,7 +56,7 @@ LARGE_MINIMALISTIC, SMALL_MINIMALISTIC = (
 
 
 class MobileNetV3(Backbone):
-    """MobileNetV3's body up to and with its closing 1x1 convolution.
+    """Body of MobileNetV3, up to and with its closing 1x1 convolution.
 
     Taps: c1..c5, c5_exp, final.
 
@@ -64,7 +66,7 @@ class MobileNetV3(Backbone):
             input, as in TensorFlow's published 0.75 (torchvision rounds the scaled expansion instead).
         reduced_tail: Halve the channels from the first c5 block's output on (the papers' "C4-C5 halved", RF2).
         output_stride, in_channels: As in `Backbone`.
-        norm: Makes a norm from a channel count; default BatchNorm with eps 0.001, momentum 0.01.
+        norm: Function from a channel count to a norm; by default BatchNorm with eps 0.001, momentum 0.01.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class MobileNetV3(Backbone):
         }  # fmt: skip
 
     def _ssdlite_names(self, names: dict[str, str]) -> dict[str, str]:
-        """Names in torchvision's SSDLite, which cuts the chain in two behind the first c5 block's expansion."""
+        """Map names to torchvision's SSDLite: the chain is cut in two behind the first c5 block's expansion."""
         cut = 1 + sum(self._blocks[:-1])
         split = {}
         for ours, theirs in names.items():

@@ -1,4 +1,4 @@
-"""MobileNetV4's convolutional variants, built of universal inverted bottlenecks.
+"""MobileNetV4's convolutional variants: networks of universal inverted bottlenecks.
 
 Source: Qin et al. 2024, "MobileNetV4", section 3 and the tables of its appendix, as timm has them; BatchNorm and widths
 as in timm.
@@ -32,7 +32,7 @@ class Fused(NamedTuple):
 
 
 class Uib(NamedTuple):
-    """A universal inverted bottleneck; a kernel of 0 leaves its depthwise convolution out."""
+    """A universal inverted bottleneck; a kernel size of 0 leaves a depthwise convolution out."""
 
     start: int
     middle: int
@@ -73,7 +73,7 @@ LARGE = (
 class UniversalInvertedBottleneck(nn.Module):
     """Optional depthwise, 1x1 expansion, optional depthwise, linear 1x1 projection, optional skip.
 
-    Inverted residual, ConvNeXt block, feed-forward network and "extra depthwise" are its four cases.
+    Its four cases are the inverted residual, the ConvNeXt block, the feed-forward network and "extra depthwise".
 
     Args:
         in_channels, expanded, out_channels: Widths.
@@ -107,22 +107,22 @@ class UniversalInvertedBottleneck(nn.Module):
         return self.contract(self.expand(x), x)
 
     def expand(self, x: Tensor) -> Tensor:
-        """All up to and with the expansion."""
+        """Compute what precedes the expansion, and the expansion."""
         return self.widen(self.start(x))
 
     def contract(self, expanded: Tensor, x: Tensor) -> Tensor:
-        """All that follows the expansion."""
+        """Compute what follows the expansion."""
         out = self.project(self.middle(expanded))
         return x + out if self.residual else out
 
     def drop_contraction(self) -> None:
-        """Keep what leads to the expansion, for a backbone whose deepest used tap is the expanded one."""
+        """Drop in place what follows the expansion, for a backbone whose deepest used tap is the expanded one."""
         self.middle = self.project = nn.Identity()
         self.residual = False
 
 
 class MobileNetV4(Backbone):
-    """MobileNetV4's convolutional body up to and with its closing 1x1 convolution of 960 channels.
+    """Body of the convolutional MobileNetV4, up to and with its closing 1x1 convolution of 960 channels.
 
     Taps: c1..c5, c5_exp, final.
 
@@ -131,7 +131,7 @@ class MobileNetV4(Backbone):
         stem: Channels of the stem.
         width: Multiplies every channel count, rounded to multiples of 8; the stem does not get narrower.
         output_stride, in_channels: As in `Backbone`.
-        norm: Makes a norm from a channel count; default BatchNorm.
+        norm: Function from a channel count to a norm; by default BatchNorm.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""MobileOne S0 to S4.
+"""MobileOne S0 to S4: parallel branches in training, plain convolutions for inference.
 
 Source: Vasu et al. 2022, "MobileOne: An Improved One millisecond Mobile Backbone", tables 1 and 2; apple/ml-mobileone.
 """
@@ -16,7 +16,7 @@ CHANNELS, DEPTHS = (64, 128, 256, 512), (2, 8, 10, 1)
 
 
 class MobileOneBlock(nn.Module):
-    """A depthwise 3x3 block, then a pointwise one.
+    """Depthwise 3x3 block, then a pointwise one.
 
     Args:
         in_channels, out_channels: Widths.
@@ -49,7 +49,7 @@ class MobileOneBlock(nn.Module):
 
 
 class MobileOne(Backbone):
-    """MobileOne's body: a stem and four stages of depthwise and pointwise blocks.
+    """Body of MobileOne: a stem and four stages of depthwise and pointwise blocks.
 
     Taps: c1..c5.
 
@@ -59,7 +59,7 @@ class MobileOne(Backbone):
         excite: Squeeze-and-excite in the last half of the third stage and in the fourth.
         width: Multiplies every channel count once more, rounded to multiples of 8.
         output_stride, in_channels: As in `Backbone`.
-        norm: Makes a norm from a channel count; default BatchNorm.
+        norm: Function from a channel count to a norm; by default BatchNorm.
     """
 
     def __init__(

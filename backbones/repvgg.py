@@ -1,4 +1,4 @@
-"""RepVGG A0 to A2, B0 and B1.
+"""RepVGG A0 to A2, B0 and B1: three branches in training, plain 3x3 convolutions for inference.
 
 Source: Ding et al. 2021, "RepVGG: Making VGG-style ConvNets Great Again", tables 2 and 3; DingXiaoH/RepVGG repvgg.py.
 """
@@ -17,7 +17,7 @@ CHANNELS = (64, 128, 256, 512)
 
 
 class RepVGG(Backbone):
-    """RepVGG's body: a stem and four stages of 3x3 blocks.
+    """Body of RepVGG: a stem and four stages of 3x3 blocks.
 
     Taps: c1..c5.
 
@@ -26,7 +26,7 @@ class RepVGG(Backbone):
         widths: Multiplies 64, 128, 256, 512; the stem has the width of the first stage, 64 channels at most.
         width: Multiplies every channel count once more, rounded to multiples of 8.
         output_stride, in_channels: As in `Backbone`.
-        norm: Makes a norm from a channel count; default BatchNorm.
+        norm: Function from a channel count to a norm; by default BatchNorm.
     """
 
     def __init__(

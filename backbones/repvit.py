@@ -1,4 +1,4 @@
-"""RepViT M0.6 to M2.3.
+"""RepViT M0.6 to M2.3: MobileNetV3's block split into a token mixer and a channel mixer.
 
 Source: Wang et al. 2024, "RepViT: Revisiting Mobile CNN From ViT Perspective", section 3; THU-MIG/RepViT
 model/repvit.py.
@@ -16,7 +16,7 @@ from backbones.variants import Published, Variant, factory
 
 
 class RepDepthwise(nn.Module):
-    """norm(norm(3x3 depthwise) + 1x1 depthwise + input): the token mixer.
+    """Token mixer: norm(norm(3x3 depthwise) + 1x1 depthwise + input).
 
     Args:
         channels: Channels in and out.
@@ -81,7 +81,7 @@ class RepViTBlock(nn.Module):
 
 
 class RepViT(Backbone):
-    """RepViT's body.
+    """Body of RepViT: a stem of two strided convolutions and four stages of mixers.
 
     Taps: c1 (the stem's first convolution with its activation; papers and timm begin with c2), c2..c5.
 
@@ -90,7 +90,7 @@ class RepViT(Backbone):
         depths: Blocks of each stage, those that halve the resolution included.
         width: Multiplies every channel count, rounded to multiples of 8.
         output_stride, in_channels: As in `Backbone`.
-        norm: Makes a norm from a channel count; default BatchNorm.
+        norm: Function from a channel count to a norm; by default BatchNorm.
         zero_init: Begin with every channel mixer at zero (the last norm's weight), as the authors train.
     """
 

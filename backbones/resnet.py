@@ -1,4 +1,4 @@
-"""ResNet-18, ResNet-50 and ResNeXt-50 32x4d: the baselines that papers compare with.
+"""ResNet-18, ResNet-50 and ResNeXt-50 32x4d, the usual baselines.
 
 Source: He et al. 2016, "Deep Residual Learning for Image Recognition", table 1; Xie et al. 2017, "Aggregated Residual
 Transformations for Deep Neural Networks", table 1; stride in the 3x3 convolution of a bottleneck as in torchvision.
@@ -17,7 +17,7 @@ CHANNELS = (64, 128, 256, 512)
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, or 1x1, 3x3, 1x1, added to the input, which a 1x1 convolution fits where it must.
+    """Residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1; a 1x1 convolution on the skip where sizes differ.
 
     Args:
         in_channels, inner, out_channels: Widths; `inner` that of the 3x3 convolutions.
@@ -25,7 +25,7 @@ class ResidualBlock(nn.Module):
         groups: Of the 3x3 convolution of a bottleneck.
         stride: Of the first 3x3 convolution.
         dilations: Of the first 3x3 convolution, and of the second.
-        norm: Makes a norm from a channel count.
+        norm: Function from a channel count to a norm.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(Backbone):
-    """The body of a residual network.
+    """Body of a residual network.
 
-    A dilated stage begins undilated, as torchvision's `replace_stride_with_dilation` does it, so its maps at every
-    other px are exactly those of the network that strides.
+    A dilated stage begins undilated, as with torchvision's `replace_stride_with_dilation`. At every other px its maps
+    equal those of the network with strides.
 
     Taps: c1 (stem), c2..c5 with their first maps (c2_first is the max-pool's).
 
@@ -70,7 +70,7 @@ class ResNet(Backbone):
         groups, group_width: Of the 3x3 convolution in bottlenecks; the width of a group in the first stage.
         width: Multiplies every channel count, rounded to multiples of 8 (and of the groups).
         output_stride, in_channels: As in `Backbone`.
-        norm: Makes a norm from a channel count; default BatchNorm.
+        norm: Function from a channel count to a norm; by default BatchNorm.
     """
 
     def __init__(

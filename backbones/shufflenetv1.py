@@ -1,7 +1,7 @@
-"""ShuffleNet (V1) with 1, 2, 3, 4 or 8 groups, at any width.
+"""ShuffleNetV1 with 1, 2, 3, 4 or 8 groups, at any width.
 
 Source: Zhang et al. 2018, "ShuffleNet: An Extremely Efficient Convolutional Neural Network for Mobile Devices", table 1
-and figure 2; what the paper leaves open as in the authors' megvii-model/ShuffleNet-Series (stem at 1.5x, order of the
+and figure 2; details beyond the paper as in the authors' megvii-model/ShuffleNet-Series (stem at 1.5x, order of the
 concatenation).
 """
 
@@ -22,7 +22,7 @@ LAYOUTS = ("megvii", "pytorchcv")
 
 
 class ShuffleUnit(nn.Module):
-    """Grouped 1x1, shuffle and depthwise 3x3, grouped 1x1; added to its input or, entering a stage, joined with it.
+    """Grouped 1x1, shuffle and depthwise 3x3, grouped 1x1; added to the input, or joined with it in a stage's first.
 
     Args:
         in_channels, out_channels: Equal but for the entry of a stage.
@@ -31,7 +31,7 @@ class ShuffleUnit(nn.Module):
         entry: The first unit of a stage: 3x3 average-pooled input and result are concatenated.
         stride, dilation: Of the depthwise convolution and of the pooling.
         layout: As in `ShuffleNetV1`.
-        norm: Makes a norm from a channel count.
+        norm: Function from a channel count to a norm.
     """
 
     def __init__(
@@ -64,24 +64,23 @@ class ShuffleUnit(nn.Module):
 
 
 class ShuffleNetV1(Backbone):
-    """ShuffleNet's body; there is no closing convolution.
+    """Body of ShuffleNetV1; it has no closing convolution.
 
-    A dilated stage begins undilated, so its maps at every other px are exactly those of the network that strides.
+    A dilated stage begins undilated: at every other px its maps equal those of the network with strides.
 
     Taps: c1 (stem), c2 (max-pool), c3..c5 with their first maps.
 
     Args:
         groups: Of the 1x1 convolutions: 1, 2, 3, 4 or 8; each has its own channel counts.
         width: Multiplies every channel count (the paper's 0.25x..2x), rounded so that the groups divide it.
-        layout: Whose weights it can take; the two differ in the order of channels, so weights of one mean nothing to
-            the other. "megvii", the authors' code: a stage's entry puts the pooled input first, the shuffle comes
-            behind the depthwise convolution and is the inverse of the paper's. "pytorchcv": pooled input last, shuffle
-            as in the paper.
+        layout: Order of channels, by the code whose weights fit it. "megvii", the authors' code: a stage's entry puts
+            the pooled input first; the shuffle follows the depthwise convolution and is the inverse of the paper's.
+            "pytorchcv": pooled input last, shuffle as in the paper.
         output_stride, in_channels: As in `Backbone`.
-        norm: Makes a norm from a channel count; default BatchNorm.
+        norm: Function from a channel count to a norm; by default BatchNorm.
 
     Raises:
-        ValueError: `groups` or `layout` is none of those.
+        ValueError: Unknown `groups` or `layout`.
     """
 
     def __init__(
@@ -140,7 +139,13 @@ class ShuffleNetV1(Backbone):
 
 
 def average_pool(x: Tensor, stride: int, dilation: int) -> Tensor:
-    """3x3 average pooling over a zero-padded map, ceil(size / stride) px; dilated as a depthwise convolution."""
+    """Average 3x3 px of a zero-padded map, (N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride)).
+
+    With a dilation the px lie apart like those under a dilated depthwise convolution.
+
+    >>> average_pool(torch.full((1, 1, 3, 3), 9.0), 2, 1)[0, 0].tolist()
+    [[4.0, 4.0], [4.0, 4.0]]
+    """
     if dilation == 1:
         return F.avg_pool2d(x, 3, stride, 1)
     ninths = x.new_full((x.shape[1], 1, 3, 3), 1 / 9)

@@ -19,14 +19,14 @@ LAYOUTS = ("torchvision", "megvii")
 
 
 class ShuffleUnit(nn.Module):
-    """Half of the channels pass, half go through 1x1, depthwise 3x3, 1x1; then both are concatenated and shuffled.
+    """Split of the channels: half pass, half go through 1x1, depthwise 3x3, 1x1; then concatenation and shuffle.
 
     Args:
         in_channels, out_channels: Equal but for the entry of a stage.
         entry: The first unit of a stage: both branches read all channels and downsample.
         stride, dilation: Of the depthwise convolutions.
         layout: As in `ShuffleNetV2`.
-        norm: Makes a norm from a channel count.
+        norm: Function from a channel count to a norm.
     """
 
     def __init__(
@@ -58,24 +58,23 @@ class ShuffleUnit(nn.Module):
 
 
 class ShuffleNetV2(Backbone):
-    """ShuffleNetV2's body up to and with its closing 1x1 convolution.
+    """Body of ShuffleNetV2, up to and with its closing 1x1 convolution.
 
-    A dilated stage begins undilated, so its maps at every other px are exactly those of the network that strides.
+    A dilated stage begins undilated: at every other px its maps equal those of the network with strides.
 
     Taps: c1 (stem), c2 (max-pool), c3..c5 with their first maps, final.
 
     Args:
         channels: Of the three stages and of the closing convolution.
         width: Multiplies every channel count, rounded to multiples of 4.
-        layout: Whose weights it can take; the two differ in the order of channels and in the width of the branches that
-            enter the first stage. "torchvision": equal branches, shuffled behind each unit. "megvii", the authors'
-            code: the shortcut that enters a stage keeps its width, a unit passes the even channels and works on the
-            odd ones.
+        layout: Order of channels, and widths of the branches that enter a stage, by the code whose weights fit them.
+            "torchvision": equal branches, shuffled behind each unit. "megvii", the authors' code: the shortcut that
+            enters a stage keeps its width; a unit passes the even channels and works on the odd ones.
         output_stride, in_channels: As in `Backbone`.
-        norm: Makes a norm from a channel count; default BatchNorm.
+        norm: Function from a channel count to a norm; by default BatchNorm.
 
     Raises:
-        ValueError: `layout` is none of those.
+        ValueError: Unknown `layout`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Any timm model that offers feature maps, behind our contract.
+"""Any timm model with feature maps as a backbone.
 
 Source: the models and their `forward_intermediates`, `prune_intermediate_layers` and `feature_info` are timm's
 (https://github.com/huggingface/pytorch-image-models), an optional extra.
@@ -30,20 +30,19 @@ VARIANTS = {"timm": Variant(Published(None, None, None, "timm's results/results-
 
 
 class TimmBackbone(Backbone):
-    """A timm model, its classifier left out.
+    """A timm model without its classifier.
 
-    Taps: the last map of each depth that timm's `feature_info` lists, c1..c5 as far as the model has them (transformers
-    on patches begin at c2, plain vision transformers have c4 only), and `final` where it is asked for and there; no
-    c5_exp. Maps that the model makes smaller than ceil(size / stride), because it pads less, are extended by repeating
-    their borders.
+    Taps: the last map of each depth in timm's `feature_info`, c1..c5 as far as the model has them (transformers on
+    patches begin at c2, plain vision transformers have c4 only), and `final` where it is asked for and exists; no
+    c5_exp. Maps of fewer than ceil(size / stride) px, from models that pad less, are extended by repeating their
+    borders.
     Models of a fixed image size (most transformers) take theirs through `model_options={"img_size": [H, W]}`.
 
     Args:
         name: timm's name of the model, with its pretrained tag where one is wanted ("mobilenetv3_large_100.ra_in1k").
         output_stride: 8, 16 or 32; other than 32 only where the model can dilate.
         in_channels: As in `Backbone`.
-        final: Offer the output of the convolution that closes the model behind its last map, where there is one: what
-            its classifier pools.
+        final: Offer as `final` the output of a closing convolution behind the last map, which the classifier pools.
         pretrained: Download timm's weights.
         model_options: Further keywords of `timm.create_model`.
 
@@ -127,11 +126,11 @@ class TimmBackbone(Backbone):
 
     @torch.inference_mode(False)  # in it torch hands convolutions on whole, unseen by `_Readers`
     def fuse(self) -> nn.Module:
-        """A copy with timm's own branches merged and BatchNorm folded where it is certain, in float64.
+        """Copy the backbone with timm's own branches merged and BatchNorms folded, in float64.
 
-        Certain is a BatchNorm that one forward shows to be the only reader of a convolution's output. A BatchNorm
-        before its convolution, other norms, and convolutions that compute their kernel stay. The result is compared
-        with this model; should it ever differ, the copy stays unfused and a warning says so.
+        The copy equals this model: both are compared, and a copy that differs stays unfused, with a warning. A
+        BatchNorm is folded where one forward shows it to be the only reader of a convolution's output. A BatchNorm
+        before its convolution, other norms, and convolutions that compute their kernel stay.
         """
         from timm.utils.model import reparameterize_model
 
@@ -191,7 +190,7 @@ class TimmBackbone(Backbone):
 
 
 def timm_model(*, name: str, weights: str | None = None, **options) -> TimmBackbone:
-    """A timm model. `weights`: "timm" (needs the network), a file of timm's or of ours; else as in `TimmBackbone`."""
+    """Build a timm model. `weights`: "timm" (a download), or a file of timm's or ours; others as in `TimmBackbone`."""
     if weights == "timm":  # timm's own loading adapts whatever the options change
         return TimmBackbone(name, pretrained=True, **options)
     backbone = TimmBackbone(name, **options)
@@ -215,7 +214,7 @@ def _create(name: str, options: dict[str, Any], pretrained: bool) -> Any:
 
 
 def _dilated(name: str, options: dict[str, Any], pretrained: bool, output_stride: int) -> Any:
-    """The model at another output stride. MobileNetV3's and V4's class takes none, but its features_only twin does."""
+    """Build the model at another output stride, through timm's `features_only` where its class does not take one."""
     options = options | {"output_stride": output_stride}
     try:
         return _create(name, options, pretrained)
@@ -238,7 +237,7 @@ def _dilated(name: str, options: dict[str, Any], pretrained: bool, output_stride
 
 
 def _extended(x: Tensor, image_size: Sequence[int], tap: Tap) -> Tensor:
-    """A map that is too small for its stride, its borders repeated on both sides alike (the odd px at the end)."""
+    """Extend a map that is too small for its stride by repeating its borders on both sides, an odd px at the end."""
     missing = [-(-extent // tap.stride) - have for extent, have in zip(image_size, x.shape[-2:], strict=True)]
     if missing == [0, 0]:
         return x
@@ -249,7 +248,7 @@ def _extended(x: Tensor, image_size: Sequence[int], tap: Tap) -> Tensor:
 
 
 class _Readers(TorchDispatchMode):
-    """Sees which operators read the output of each convolution, whoever calls them."""
+    """Records which operators read the output of each convolution."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -274,7 +273,7 @@ class _Readers(TorchDispatchMode):
         return output
 
     def pairs(self, handed_out: Iterable[Tensor]) -> list[tuple[str, str]]:
-        """(convolution, BatchNorm) that each ran once, the second as the only reader of the first."""
+        """List (convolution, BatchNorm) that each ran once, the second as the only reader of the first."""
         seen_outside = {id(tensor) for tensor in handed_out}
         alone = [(conv, readers[0]) for output, conv, readers in self.made.values()
                  if len(readers) == 1 and readers[0] and id(output) not in seen_outside]  # fmt: skip

@@ -1,15 +1,15 @@
-"""Which ground-truth box an anchor answers for, for a whole batch at once."""
+"""Matching of anchors with ground-truth boxes by IoU, a batch at a time."""
 
 import torch
 from torch import Tensor
 
 
 def match_anchors(anchors: Tensor, boxes: Tensor, labels: Tensor, *, threshold: float = 0.5) -> Tensor:
-    """Match as SSD does: an anchor takes the box that it overlaps most, and every box gets its best anchor.
+    """Match anchors with boxes as SSD does.
 
-    An anchor is matched where the IoU with that box reaches the threshold. Beyond that, the best anchor of each box is
-    its own, whatever the IoU; an anchor that is the best of several boxes belongs to the last of them. Boxes without
-    an area match nothing.
+    An anchor takes the box of its highest IoU, where that reaches the threshold. Besides, every box gets its best
+    anchor, whatever the IoU. An anchor that is best for several boxes belongs to the last of them. Boxes without an
+    area match nothing.
 
     Args:
         anchors: (A, 4) xyxy, px.
@@ -21,6 +21,11 @@ def match_anchors(anchors: Tensor, boxes: Tensor, labels: Tensor, *, threshold: 
         (N, A) int64: index of the box in 0..M - 1, -1 for background.
 
     Source: Liu et al. 2016, "SSD: Single Shot MultiBox Detector", section 2.2, "Matching strategy"; as torchvision.
+
+    >>> anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [10.0, 0.0, 20.0, 10.0], [40.0, 40.0, 50.0, 50.0]])
+    >>> boxes = torch.tensor([[[1.0, 0.0, 11.0, 10.0], [30.0, 30.0, 42.0, 42.0]]])
+    >>> match_anchors(anchors, boxes, torch.tensor([[3, 7]]))  # the second box has IoU 0.02 with its best anchor
+    tensor([[ 0, -1,  1]])
     """
     usable = (labels >= 0) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
     quality = overlaps(boxes, anchors).masked_fill(~usable[..., None], -1)
@@ -33,7 +38,11 @@ def match_anchors(anchors: Tensor, boxes: Tensor, labels: Tensor, *, threshold: 
 
 
 def overlaps(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """IoU (N, M, A) of boxes (N, M, 4) with anchors (A, 4), both xyxy; 0 for a box without an area."""
+    """Compute the IoU (N, M, A) of boxes (N, M, 4) with anchors (A, 4), both xyxy; 0 for a box without an area.
+
+    >>> overlaps(torch.tensor([[[0.0, 0.0, 10.0, 10.0]]]), torch.tensor([[0.0, 0.0, 10.0, 5.0]]))
+    tensor([[[0.5000]]])
+    """
     boxes, anchors = boxes.float(), anchors.float()
     x1, y1, x2, y2 = boxes[..., None].unbind(2)
     left, top, right, bottom = anchors.unbind(1)

@@ -1,7 +1,7 @@
-"""Default boxes of SSD, placed on the grids that feature maps really have.
+"""Default boxes of SSD, placed on the grids of the feature maps.
 
-At 320 px the last levels are 3x3, 2x2 and 1x1, which no whole stride describes: centres are (cell + 0.5) / cells of the
-image. mmdetection's strides 107 and 160 put those centres up to 0.8 px further; here they follow the grid too.
+Centres are (cell + 0.5) / cells of the image, since whole strides do not describe the last levels: at 320 px these are
+3x3, 2x2 and 1x1. mmdetection's strides of 107 and 160 put those centres up to 0.8 px further.
 """
 
 import math
@@ -16,7 +16,7 @@ REDUCED_SCALE = 0.1
 
 
 def box_shapes(levels: int, scales: Sequence[float], ratios: Sequence[float], *, reduced_first: bool = False) -> Shapes:
-    """Widths and heights of the default boxes in a cell of each level.
+    """Compute widths and heights of the default boxes in a cell of each level.
 
     A level of scale s, followed by scale t, has in this order a square of s, one of sqrt(s t), and for every ratio r
     a wide box (s sqrt(r), s / sqrt(r)) and a tall one (s / sqrt(r), s sqrt(r)).
@@ -35,6 +35,9 @@ def box_shapes(levels: int, scales: Sequence[float], ratios: Sequence[float], *,
         ValueError: The number of scales does not fit the levels; a scale or ratio is not positive.
 
     Source: Liu et al. 2016, "SSD: Single Shot MultiBox Detector", section 2.2; order as in torchvision.
+
+    >>> box_shapes(2, [0.25, 1.0], [4])
+    (((0.25, 0.25), (0.5, 0.5), (0.5, 0.125), (0.125, 0.5)), ((1.0, 1.0), (1.0, 1.0), (2.0, 0.5), (0.5, 2.0)))
     """
     scales = tuple(scales)
     if len(scales) == 2 < levels + 1:
@@ -64,7 +67,7 @@ def box_shapes(levels: int, scales: Sequence[float], ratios: Sequence[float], *,
 def default_boxes(
     shapes: Shapes, grids: Sequence[tuple[int, int]], image_size: tuple[int, int], *, square: bool = False
 ) -> Tensor:
-    """Default boxes of an image: level by level, row by row, cell by cell, in the order of their shapes.
+    """Place default boxes on an image: level by level, row by row, cell by cell, in the order of their shapes.
 
     Args:
         shapes: As `box_shapes` gives them.
@@ -75,6 +78,10 @@ def default_boxes(
 
     Returns:
         (A, 4) float32 xyxy, px; at the border they reach beyond the image.
+
+    >>> default_boxes((((0.5, 0.5),),), [(1, 2)], (100, 200))
+    tensor([[  0.,  25., 100.,  75.],
+            [100.,  25., 200.,  75.]])
     """
     height, width = image_size
     size = torch.tensor([width, height], dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""The contract that every head keeps: feature maps in, raw predictions out, no targets, no loss."""
+"""The interface of every head: feature maps in, raw predictions out, no targets, no loss."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,15 @@ from backbones.base import Tap
 
 
 class Head(nn.Module, ABC):
-    """Turns feature maps into raw predictions.
+    """Base class of heads, which turn feature maps into raw predictions.
 
-    A head's constructor takes `(taps, num_classes, *, options)`: the taps that the backbone offers, from which it picks
-    the ones it reads and learns their channels and strides.
+    A head's constructor takes `(taps, num_classes, *, options)`. From all taps of the backbone it picks those that it
+    reads, and takes channels and strides from them.
 
     Attributes:
-        kind: Of the task that it is made for: "classification", "detection", "segmentation".
+        kind: Kind of its task: "classification", "detection", "segmentation".
         taps: The taps it reads, in the head's own order; `forward` finds them in `features` by name.
-        num_classes: Classes that it tells apart.
+        num_classes: Number of classes.
     """
 
     kind: str
@@ -33,15 +33,15 @@ class Head(nn.Module, ABC):
 
         Args:
             features: {tap.name: (N, tap.channels, h, w)}, at least for `self.taps`.
-            image_size: (H, W) in px that predictions refer to.
+            image_size: (H, W) px of the images, to which predictions refer.
         """
 
 
 class DetectionHead(Head):
-    """A head whose raw predictions are boxes and class scores at fixed places, its anchors.
+    """Base class of detection heads: raw predictions are boxes and class scores at fixed places, the anchors.
 
     Attributes:
-        form: What the raw numbers mean, by which a task picks the loss: "softmax" (class_logits with the background
+        form: Meaning of the raw numbers, by which a task picks the loss: "softmax" (class_logits with the background
             first), "sigmoid" (one logit a class), "distribution" (sigmoid logits, box edges as distributions).
     """
 
@@ -50,18 +50,18 @@ class DetectionHead(Head):
 
     @abstractmethod
     def anchors(self, image_size: tuple[int, int]) -> Tensor:
-        """Anchors for images of (H, W) px: (A, 4) float32 xyxy, px, on the device of the head."""
+        """Compute the anchors of images of (H, W) px: (A, 4) float32 xyxy, px, on the device of the head."""
 
     @abstractmethod
     def decode(
         self, raw: Mapping[str, Tensor], image_size: tuple[int, int], *, anchors: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Turn raw predictions into boxes and scores, in operators that every exporter takes.
+        """Turn raw predictions into boxes and scores, with operators of every export format.
 
         Args:
-            raw: What `forward` gave.
+            raw: Output of `forward`.
             image_size: (H, W) px that the boxes refer to.
-            anchors: (A, 4), those of `anchors(image_size)`, where the caller holds them; none: they are computed.
+            anchors: (A, 4), those of `anchors(image_size)`; None computes them.
 
         Returns:
             Boxes (N, A, 4) float32 xyxy, px, clipped to the image, and scores (N, A, num_classes) float32 in [0, 1].

@@ -1,7 +1,7 @@
-"""Boxes as deltas from anchors, and back; always in float32, for float16 has steps of 0.25 px at 320 px.
+"""Coding of boxes as deltas from anchors, in float32, since float16 has steps of 0.25 px at 320 px.
 
-The deltas are the shift of the centre in parts of the anchor's size, times 10, and the logarithm of the size's ratio,
-times 5: the same as the variances 0.1 and 0.2 of other writings.
+Deltas are the shift of the centre in parts of the anchor's size, times 10, and the logarithm of the sizes' ratio, times
+5. Other codes call the inverse factors variances, 0.1 and 0.2.
 
 Source: Girshick et al. 2014, "Rich feature hierarchies", appendix C; factors of the SSD reference code.
 """
@@ -16,7 +16,7 @@ LARGEST_LOG_RATIO = math.log(1000 / 16)  # an untrained network's deltas must no
 
 
 def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """Deltas that turn anchors into boxes.
+    """Compute the deltas from anchors to boxes.
 
     Args:
         boxes: (..., 4) xyxy, px, of positive width and height.
@@ -24,6 +24,10 @@ def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
 
     Returns:
         (..., 4) float32: x and y of the centre, width, height.
+
+    >>> anchor = torch.tensor([0.0, 0.0, 10.0, 10.0])
+    >>> encode(torch.tensor([1.0, 0.0, 11.0, 10.0]), anchor)
+    tensor([1., 0., 0., 0.])
     """
     (centres, sizes), (anchor_centres, anchor_sizes) = _centres_and_sizes(boxes), _centres_and_sizes(anchors)
     shifts = CENTRE_FACTOR * (centres - anchor_centres) / anchor_sizes
@@ -31,15 +35,19 @@ def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
 
 
 def decode(deltas: Tensor, anchors: Tensor, image_size: tuple[int, int] | None = None) -> Tensor:
-    """Boxes from deltas, with sizes of at most 62.5 times the anchor's.
+    """Compute boxes from deltas, with sizes of at most 62.5 times the anchor's.
 
     Args:
         deltas: (..., 4), of any floating type.
         anchors: (..., 4) xyxy, px, one for each row of deltas, or broadcast to them.
-        image_size: (H, W) px to clip the boxes to; none: they stay as they are.
+        image_size: (H, W) px to clip the boxes to, or None.
 
     Returns:
         (..., 4) float32 xyxy, px.
+
+    >>> anchor = torch.tensor([0.0, 0.0, 10.0, 10.0])
+    >>> decode(torch.tensor([1.0, 0.0, 0.0, 0.0]), anchor), decode(torch.tensor([1.0, 0.0, 0.0, 0.0]), anchor, (8, 8))
+    (tensor([ 1.,  0., 11., 10.]), tensor([1., 0., 8., 8.]))
     """
     deltas = deltas.float()
     anchor_centres, anchor_sizes = _centres_and_sizes(anchors)
@@ -50,7 +58,11 @@ def decode(deltas: Tensor, anchors: Tensor, image_size: tuple[int, int] | None =
 
 
 def clip(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Boxes (..., 4) xyxy, px, cut off at the border of an image of (H, W) px."""
+    """Cut boxes (..., 4) xyxy, px, at the border of an image of (H, W) px.
+
+    >>> clip(torch.tensor([-2.0, 1.0, 30.0, 9.0]), (8, 20))
+    tensor([ 0.,  1., 20.,  8.])
+    """
     limits = 2 * (image_size[1], image_size[0])
     # slices, not unbind: ExecuTorch leaves that outside XNNPACK, and mixes up layouts where it so cuts a network in two
     return torch.cat([boxes[..., side : side + 1].clamp(0, limit) for side, limit in enumerate(limits)], dim=-1)

@@ -1,4 +1,4 @@
-"""Classifiers over globally pooled features: linear, MobileNetV3's and V4's with a hidden layer, RepViT's normed pair.
+"""Classifiers over globally pooled features: linear, MobileNetV3's, MobileNetV4's and RepViT's.
 
 Source: Howard et al. 2019, "Searching for MobileNetV3", section 5.1; Qin et al. 2024, "MobileNetV4", as timm has it;
 Wang et al. 2024, "RepViT", section 3.3.
@@ -22,17 +22,16 @@ ACTIVATIONS = {"hardswish": nn.Hardswish, "relu": nn.ReLU}
 class LinearClassifier(Head):
     """Global average pooling, dropout, linear layer.
 
-    With the weights of MobileNetV1 and V2, MnasNet, ShuffleNetV1 and V2, ResNet, RepVGG and MobileOne their whole
-    networks.
+    It completes MobileNetV1 and V2, MnasNet, ShuffleNetV1 and V2, ResNet, RepVGG and MobileOne as published.
 
     Args:
         taps: What the backbone offers.
-        num_classes: Classes.
-        deep: Tap that it reads, or several to take the first that is offered of.
+        num_classes: Number of classes.
+        deep: Tap that it reads; of several names the first that is offered.
         dropout: Share of the pooled features that training sets to zero.
-        bias: Of the linear layer; ShuffleNetV1's authors have none.
+        bias: Whether the linear layer has a bias; that of ShuffleNetV1's authors has not.
         weights: A file of torchvision, timm, pytorchcv or the papers' repositories, or one of ours, as in
-            `load_weights`; what the file holds of a backbone is left aside.
+            `load_weights`; weights of a backbone in it are left aside.
 
     Raises:
         ValueError: The tap is not offered.
@@ -146,7 +145,7 @@ class MobileNetV4Classifier(Head):
 
 
 class NormLinear(nn.Module):
-    """BatchNorm over features, then a linear layer."""
+    """BatchNorm over pooled features, then a linear layer."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -158,14 +157,14 @@ class NormLinear(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight (out, in) and bias (out,), both float64, of the linear layer that equals both in eval mode."""
+        """Compute weight (out, in) and bias (out,), float64, of the linear layer that equals both in eval mode."""
         scale, shift = scale_and_shift(self.norm)
         weight = self.linear.weight.double()
         return weight * scale, self.linear.bias.double() + weight @ shift
 
 
 class RepViTClassifier(Head):
-    """Pooling, BatchNorm and linear layer; with distillation twice, one for the labels and one for a teacher's.
+    """Pooling, BatchNorm and linear layer; with distillation a second pair that follows the teacher.
 
     Args:
         taps, num_classes, deep: As in `LinearClassifier`.
@@ -205,7 +204,7 @@ class RepViTClassifier(Head):
 
     @torch.no_grad()
     def fuse(self) -> nn.Module:
-        """The `LinearClassifier` with the same output in eval mode; both pairs and their mean are one linear map."""
+        """Build the `LinearClassifier` of the same output in eval mode: both pairs and their mean are one linear map."""
         twin = LinearClassifier(self.taps, self.num_classes, deep=self.taps[0].name).to(self.labelled.linear.weight)
         pairs = (self.labelled,) if self.distilled is None else (self.labelled, self.distilled)
         weights, biases = zip(*(pair.folded() for pair in pairs), strict=True)
@@ -226,12 +225,16 @@ class RepViTClassifier(Head):
 
 
 def pool(x: Tensor) -> Tensor:
-    """Global average, (N, C, H, W) -> (N, C, 1, 1): a plain mean, in the form that every exporter knows."""
+    """Average over all px, (N, C, H, W) -> (N, C, 1, 1), as a mean, which every export format has.
+
+    >>> pool(torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]]))
+    tensor([[[[3.]]]])
+    """
     return x.mean((-2, -1), keepdim=True)
 
 
 def _several(x: Tensor, norm: nn.Module) -> Tensor:
-    """Pooled features that `norm` can take: of a single image they have no variance to train by."""
+    """Return pooled features, or raise where `norm` trains on a single image, which has no variance."""
     if norm.training and len(x) == 1:
         raise ValueError(
             "this classifier norms pooled features, which takes two images or more a training step; set "

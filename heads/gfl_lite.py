@@ -1,4 +1,4 @@
-"""Anchor-free lite detection head: a depthwise neck, one light tower a level, box edges as distributions."""
+"""GFL-lite, an anchor-free detection head: a depthwise neck, one light tower a level, box edges as distributions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,26 +19,26 @@ PRIOR = 0.01  # score of every class before training, so that the many negatives
 
 
 class GFLLite(DetectionHead):
-    """Points instead of anchor boxes: each cell of each level predicts class scores and its distances to four edges.
+    """Detection head that predicts class scores, and distances to the four edges of a box, at each cell of each level.
 
     A distance, in strides, is the mean of a distribution over the integers 0..reg_max. Scores carry the quality of the
-    box (the loss trains them so), hence there is no separate centre or objectness output. Towers are a level's own:
-    with BatchNorm in them, levels of different statistics could not share them.
+    box, as the loss trains them, so there is no separate centre or objectness output. Each level has its own tower,
+    since BatchNorm cannot be shared by levels of different statistics.
 
-    Hard swish is the activation since it is one clamp and a product on a phone and trains like swish; take
-    nn.ReLU6 where int8 has to be exact.
+    Hard swish is the default activation: it trains like swish and costs a clamp and a product on a phone. nn.ReLU6
+    suits exact int8.
 
     Args:
         taps: What the backbone offers.
         num_classes: Classes.
-        levels: Taps from fine to coarse, each of twice the stride of the one before. An entry may be several names to
-            take the first that is offered of.
+        levels: Taps from fine to coarse, each of twice the stride of the one before; of an entry with several names
+            the first that is offered.
         channels: Width of neck and towers, even.
         stacked: Depthwise separable convolutions in a tower.
-        kernel_size: Of all depthwise convolutions.
+        kernel_size: Kernel size of all depthwise convolutions.
         reg_max: Largest distance in strides.
         extra_level: Add a level of twice the deepest stride.
-        norm: Makes a norm from a channel count.
+        norm: Function from a channel count to a norm.
         activation: Class of the activation.
         weights: File of ours, as in `load_weights`.
 
@@ -99,7 +99,7 @@ class GFLLite(DetectionHead):
         return {"class_logits": torch.cat(logits, dim=1), "box_distributions": torch.cat(distributions, dim=1)}
 
     def anchors(self, image_size: tuple[int, int]) -> Tensor:
-        """Cells: (A, 4) float32 xyxy, px, whose centres are the points and whose sides are the strides."""
+        """Compute the cells, (A, 4) float32 xyxy, px: squares with the stride as their side."""
         cells = []
         for stride in self.strides:
             y, x = (torch.arange(math.ceil(size / stride), device=self.bins.device) * stride for size in image_size)
@@ -108,21 +108,21 @@ class GFLLite(DetectionHead):
         return torch.cat(cells).float()
 
     def distances(self, box_distributions: Tensor) -> Tensor:
-        """Mean distances to left, top, right and bottom: (..., 4 * bins) logits -> (..., 4) float32, in strides."""
+        """Average distances to left, top, right and bottom: (..., 4 * bins) logits -> (..., 4) float32, in strides."""
         shares = box_distributions.float().unflatten(-1, (4, len(self.bins))).softmax(dim=-1)
         return (shares * self.bins).sum(dim=-1)
 
     def decode(
         self, raw: Mapping[str, Tensor], image_size: tuple[int, int], *, anchors: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Boxes (N, A, 4) clipped to the image and scores (N, A, num_classes), as in `DetectionHead`."""
+        """Compute boxes (N, A, 4), clipped to the image, and scores (N, A, num_classes), as in `DetectionHead`."""
         anchors = self.anchors(image_size) if anchors is None else anchors
         boxes = boxes_from_distances(anchors, self.distances(raw["box_distributions"]))
         return clip(boxes, image_size), raw["class_logits"].float().sigmoid()
 
 
 def boxes_from_distances(anchors: Tensor, distances: Tensor) -> Tensor:
-    """Boxes around the centres of cells.
+    """Compute boxes from distances to the centres of cells.
 
     Args:
         anchors: (A, 4) xyxy cells, px.
@@ -130,13 +130,20 @@ def boxes_from_distances(anchors: Tensor, distances: Tensor) -> Tensor:
 
     Returns:
         (..., A, 4) xyxy, px.
+
+    >>> boxes_from_distances(torch.tensor([[8.0, 8.0, 16.0, 16.0]]), torch.tensor([[1.0, 0.5, 1.0, 2.0]]))
+    tensor([[ 4.,  8., 20., 28.]])
     """
     centres, stride = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]
     return torch.cat([centres - distances[..., :2] * stride, centres + distances[..., 2:] * stride], dim=-1)
 
 
 def distances_to_boxes(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """The inverse of `boxes_from_distances`, for cells and boxes of equal shape (..., 4)."""
+    """Compute the distances of `boxes_from_distances`, for cells and boxes of equal shape (..., 4).
+
+    >>> distances_to_boxes(torch.tensor([[8.0, 8.0, 16.0, 16.0]]), torch.tensor([[4.0, 8.0, 20.0, 28.0]]))
+    tensor([[1.0000, 0.5000, 1.0000, 2.0000]])
+    """
     centres, stride = (anchors[..., :2] + anchors[..., 2:]) / 2, anchors[..., 2:] - anchors[..., :2]
     return torch.cat([(centres - boxes[..., :2]) / stride, (boxes[..., 2:] - centres) / stride], dim=-1)
 

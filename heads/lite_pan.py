@@ -1,4 +1,4 @@
-"""Depthwise path aggregation: a light neck that mixes feature maps of several strides, top-down and bottom-up."""
+"""LitePAN, a neck of depthwise convolutions that mixes feature maps of several strides, top-down and bottom-up."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,9 +16,9 @@ class LitePAN(nn.Module):
     """Brings every map to one width, then mixes neighbours down to the finest level and up again.
 
     Args:
-        in_channels: Of the maps, fine to coarse; each has half the px of the one before, rounded up.
+        in_channels: Channels of the maps, fine to coarse; each has half the px of the one before, rounded up.
         channels: Width of all levels.
-        kernel_size: Of the depthwise convolutions.
+        kernel_size: Kernel size of the depthwise convolutions.
         extra_level: Add one coarser level, made from the coarsest map before and after mixing.
         norm, activation: As in `ConvNormAct`.
 
@@ -40,7 +40,7 @@ class LitePAN(nn.Module):
         self.extra = nn.ModuleList((halve(), halve()) if extra_level else ())
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (N, C_i, h_i, w_i), fine to coarse -> maps (N, channels, h_i, w_i), the extra level last."""
+        """Mix maps (N, C_i, h_i, w_i), fine to coarse -> (N, channels, h_i, w_i), the extra level last."""
         laterals = [layer(x) for layer, x in zip(self.laterals, maps, strict=True)]
         fused = [laterals[-1]]  # fine to coarse, grown at the front
         for layer, x in zip(self.top_down, reversed(laterals[:-1]), strict=True):
@@ -61,7 +61,7 @@ class CSPMix(nn.Module):
 
     Args:
         in_channels, out_channels: Widths; `out_channels` even.
-        kernel_size: Of the depthwise convolution.
+        kernel_size: Kernel size of the depthwise convolution.
         norm, activation: As in `ConvNormAct`.
 
     Source: Wang et al. 2020, "CSPNet"; in this light form Yu et al. 2021, "PP-PicoDet", section 3.1.
@@ -85,7 +85,7 @@ class CSPMix(nn.Module):
 def depthwise_separable(
     in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, *, norm: Norm, activation: type[nn.Module]
 ) -> nn.Sequential:
-    """Depthwise, then 1x1 convolution, each with norm and activation; arguments as in `ConvNormAct`."""
+    """Build a depthwise and a 1x1 convolution, each with norm and activation; arguments as in `ConvNormAct`."""
     options: dict[str, Any] = {"norm": norm, "activation": activation}
     return nn.Sequential(
         ConvNormAct(in_channels, in_channels, kernel_size, stride, groups=in_channels, **options),

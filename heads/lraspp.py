@@ -1,4 +1,4 @@
-"""Lite segmentation decoders: LR-ASPP in its published forms, and R-ASPP.
+"""Light segmentation decoders: LR-ASPP in its published forms, and R-ASPP.
 
 Source: Howard et al. 2019, "Searching for MobileNetV3", section 6.4; R-ASPP: Sandler et al. 2018, "MobileNetV2", 6.3.
 """
@@ -20,13 +20,13 @@ PAPER_KERNEL, PAPER_STRIDE, PAPER_FEATURES = (49, 49), (16, 20), (64, 128)
 
 
 class ContextGate(nn.Module):
-    """Sigmoid gate from pooled features: pool, 1x1 convolution, sigmoid, resized to the features.
+    """Gate of LR-ASPP: pooling, 1x1 convolution, sigmoid, resized to the features.
 
     Args:
         in_channels, out_channels: Of the 1x1 convolution.
-        pool: "global", one value an image; "large49", the paper's 49x49 average at stride 16x20, which needs features
-            of at least 49x49; "large_scaled", the same shares of the features at any size.
-        bias: Of the 1x1 convolution.
+        pool: "global", one value an image; "large49", the paper's 49x49 average at stride 16x20, for features of at
+            least 49x49; "large_scaled", the same shares of the features at any size.
+        bias: Whether the 1x1 convolution has a bias.
 
     Raises:
         ValueError: Unknown `pool`; features too small for "large49" (in `forward`).
@@ -73,15 +73,15 @@ class LRASPP(Head):
 
     Args:
         taps: What the backbone offers.
-        num_classes: Classes.
-        deep: Tap of the gated branch, or several to take the first that is offered of.
+        num_classes: Number of classes.
+        deep: Tap of the gated branch; of several names the first that is offered.
         skips: Shallow taps, from shallow to deep.
         skip_channels: With "concat", channels of each skip; unused with "sum".
         filters: Channels of the gated branch.
         pool: As in `ContextGate`.
         merge: "sum" or "concat".
-        deep_stride: Stride that the deep tap must have; none: any.
-        norm: Makes a norm from a channel count.
+        deep_stride: Stride that the deep tap must have, or None for any.
+        norm: Function from a channel count to a norm.
         weights: File of torchvision's LR-ASPP (merge="sum", pool="global") or of ours, as in `load_weights`.
 
     Raises:
@@ -149,10 +149,10 @@ class RASPP(Head):
 
     Args:
         taps: What the backbone offers.
-        num_classes: Classes.
-        deep: Tap that it reads, or several to take the first that is offered of. MobileNetV2's papers read c5.
+        num_classes: Number of classes.
+        deep: Tap that it reads; of several names the first that is offered. MobileNetV2's papers read c5.
         filters: Channels of each branch and of the projection.
-        norm: Makes a norm from a channel count.
+        norm: Function from a channel count to a norm.
 
     Raises:
         ValueError: The tap is not offered.
@@ -183,7 +183,11 @@ class RASPP(Head):
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear resampling to (H, W), pixel centres aligned as images are."""
+    """Resize maps bilinearly to (H, W), as images are resized (`align_corners=False`).
+
+    >>> resize(torch.tensor([[[[0.0, 4.0]]]]), (1, 4))
+    tensor([[[[0., 1., 3., 4.]]]])
+    """
     return (
         x if x.shape[-2:] == tuple(size) else F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
     )

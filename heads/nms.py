@@ -1,4 +1,4 @@
-"""From boxes and scores at every anchor to the detections of each image."""
+"""Non-maximum suppression: detections of each image from boxes and scores at every anchor."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ PAIRS_AT_ONCE = 2**20  # of boxes whose IoU is computed in one go: some 50 MB
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one image, best first.
+    """Detections in one image, best first.
 
     Attributes:
         boxes: (D, 4) float32 xyxy, px.
@@ -26,7 +26,7 @@ class Detections:
         return len(self.scores)
 
     def resized(self, image_size: tuple[int, int], target_size: tuple[int, int]) -> "Detections":
-        """The same in an image that was resized from `image_size` to `target_size`, both (H, W) px."""
+        """Scale the boxes from an image of `image_size` to one of `target_size`, both (H, W) px."""
         height, width = (new / old for new, old in zip(target_size, image_size, strict=True))
         return Detections(self.boxes * self.boxes.new_tensor([width, height, width, height]), self.scores, self.labels)
 
@@ -35,16 +35,16 @@ def select_detections(
     boxes: Tensor, scores: Tensor, *, score_threshold: float, candidates: int, iou_threshold: float,
     max_detections: int,
 ) -> list[Detections]:  # fmt: skip
-    """Score threshold, best candidates of each class, non-maximum suppression by class, best detections of an image.
+    """Select detections: score threshold, best candidates and non-maximum suppression by class, best of an image.
 
-    All images and classes go through it together. Better boxes alone decide whether one is kept, so `max_detections`
-    kept ones are final, whatever follows: four times as many are looked at first, more only where they fall short.
+    All images and classes are computed together. Only better boxes decide whether one is kept, so the first
+    `max_detections` kept ones are final. Four times as many are looked at first, more only where these are too few.
 
     Args:
         boxes: (N, A, 4) xyxy, px.
         scores: (N, A, K) in [0, 1].
         score_threshold: A score must be above it.
-        candidates: Boxes of each class and image that take part, the best ones.
+        candidates: Number of boxes of each class and image that take part, the best ones.
         iou_threshold: A box is suppressed by a kept better one of its class with an IoU above it.
         max_detections: Most detections of an image.
 
@@ -56,6 +56,14 @@ def select_detections(
 
     Source: the result is that of torchvision's SSD.postprocess_detections, with the IoU of its loop over classes (its
     other way, for up to 1,000 boxes an image, shifts classes apart first, which rounds coordinates to 0.002 px).
+
+    >>> boxes = torch.tensor([[[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [20.0, 0.0, 30.0, 10.0]]])
+    >>> scores = torch.tensor([[[0.9], [0.8], [0.3]]])
+    >>> (found,) = select_detections(
+    ...     boxes, scores, score_threshold=0.1, candidates=100, iou_threshold=0.5, max_detections=10
+    ... )
+    >>> found.boxes.tolist(), found.scores  # the second overlaps the first
+    ([[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0]], tensor([0.9000, 0.3000]))
     """
     if boxes.ndim != 3 or scores.ndim != 3 or boxes.shape != (*scores.shape[:2], 4):
         raise ValueError(
@@ -75,7 +83,11 @@ def select_detections(
 
 
 def float32_bound(threshold: float) -> float:
-    """The largest float32 that is not above the threshold: what is above it in float32 is above the threshold."""
+    """Compute the largest float32 that does not exceed a threshold; comparing with it is exact in float32.
+
+    >>> float32_bound(0.1) <= 0.1 < torch.tensor(0.1).item()
+    True
+    """
     bound = torch.tensor(threshold, dtype=torch.float32)
     return (bound.nextafter(bound - 1) if bound.item() > threshold else bound).item()
 

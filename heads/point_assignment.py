@@ -1,4 +1,4 @@
-"""Which point learns which box, decided by what the network predicts at the moment, for a whole batch at once."""
+"""Task-aligned assignment of boxes to points by the current predictions, a batch at a time."""
 
 from typing import NamedTuple
 
@@ -8,10 +8,10 @@ from torchvision.ops import box_iou
 
 
 class Assignment(NamedTuple):
-    """What each point is to predict.
+    """Targets of the points.
 
     Attributes:
-        positive: (N, A) bool, the point learns a box.
+        positive: (N, A) bool, true where the point learns a box.
         boxes: (N, A) int64 index of that box among the image's; 0 elsewhere.
         weight: (N, A) float32 in [0, 1], 1 for the best point of each box; 0 elsewhere.
         quality: (N, A) float32 score to reach for that box's class, in [0, 1]; 0 elsewhere.
@@ -28,11 +28,11 @@ def task_aligned(
     anchors: Tensor, predicted: Tensor, scores: Tensor, boxes: Tensor, labels: Tensor, *,
     candidates: int = 13, alpha: float = 1.0, beta: float = 6.0,
 ) -> Assignment:  # fmt: skip
-    """Give each box the points that are best at both tasks, by alignment = score ** alpha * IoU ** beta.
+    """Assign to each box its best points by alignment = score ** alpha * IoU ** beta.
 
-    Candidates are the points inside a box, for a box with none its nearest point. The best of them become positive; a
-    point wanted by several boxes goes to the one that it overlaps most. The weight of a point is its alignment in parts
-    of the box's best, its quality the weight times the box's best IoU.
+    Candidates are the points inside a box, or its nearest point where no point lies inside. The best of them become
+    positive. A point of several boxes goes to the one of highest IoU. The weight of a point is its alignment in parts
+    of the box's best alignment; its quality is the weight times the box's best IoU.
 
     Args:
         anchors: (A, 4) xyxy cells, px, whose centres are the points.
@@ -40,10 +40,17 @@ def task_aligned(
         scores: (N, A, K) in [0, 1].
         boxes: (N, M, 4) xyxy true boxes, px; rows of padding and boxes without area take no point.
         labels: (N, M) int64, -1 in rows of padding.
-        candidates: Most points for one box.
+        candidates: Largest number of points for one box.
         alpha, beta: Exponents.
 
     Source: Feng et al. 2021, "TOOD: Task-aligned One-stage Object Detection", section 3.2.
+
+    >>> cells = torch.tensor([[0.0, 0.0, 8.0, 8.0], [8.0, 0.0, 16.0, 8.0]])
+    >>> predicted = torch.tensor([[[0.0, 0.0, 8.0, 8.0], [8.0, 0.0, 16.0, 8.0]]])
+    >>> box, label = torch.tensor([[[0.0, 0.0, 8.0, 8.0]]]), torch.tensor([[0]])
+    >>> found = task_aligned(cells, predicted, torch.full((1, 2, 1), 0.5), box, label)
+    >>> found.positive.tolist(), found.quality.tolist()
+    ([[True, False]], [[1.0, 0.0]])
     """
     shape = (*labels.shape, len(anchors))  # (N, M, A) everywhere below
     real = (labels >= 0) & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
@@ -68,7 +75,7 @@ def task_aligned(
 
 
 def _points_inside(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """(N, M, A) bool: the centre of the cell lies in the box, or is the nearest to one that holds none."""
+    """Mark the points inside each box, or its nearest point where it holds no point: (N, M, A) bool."""
     points = (anchors[:, :2] + anchors[:, 2:]) / 2
     inside = ((points > boxes[..., None, :2]) & (points < boxes[..., None, 2:])).all(dim=-1)
     centres = (boxes[..., :2] + boxes[..., 2:]) / 2

@@ -1,4 +1,4 @@
-"""A 1x1 convolution whose backward pass leaves out the px that have no gradient."""
+"""A 1x1 convolution with a backward pass over the px with a gradient alone."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 
 class SparseGradientConv(nn.Conv2d):
-    """1x1 convolution for outputs of which a loss reads few px, such as those that hard negative mining keeps.
+    """1x1 convolution for losses that read few px of the output, such as those with hard negative mining.
 
     Outputs and gradients are those of `nn.Conv2d`. On a CPU, in training and in channels_last memory, the backward
     pass multiplies the px with a gradient alone; everywhere else it is the plain convolution.

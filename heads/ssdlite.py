@@ -29,25 +29,26 @@ FOREGROUND_PRIOR = -4.6  # logit of 0.01: focal loss starts from few false alarm
 
 
 class SSDLite(DetectionHead):
-    """Two levels from the backbone, further ones by strided blocks, one pair of prediction layers each.
+    """SSDLite: two levels from the backbone, further ones by strided blocks, a pair of prediction layers for each.
 
-    Where the backbone offers no expanded features at the first level's stride, that level reads its last map there
-    (c4); where it has no closing 1x1 convolution, the second level reads c5.
+    The first level reads c5_exp, or c4 of a backbone without expanded features. The second reads final, or c5 of a
+    backbone without a closing 1x1 convolution.
 
     Raw predictions: {"box_deltas": (N, A, 4), "class_logits": (N, A, K + 1), the background first} with form="softmax",
     (N, A, K) with form="sigmoid"; deltas as in `heads.box_coding`.
 
     Args:
         taps: What the backbone offers.
-        num_classes: Classes, the background not counted.
-        first, second: Tap of the level, or several to take the first that is offered of.
-        extra_channels: Of the further levels, each of half its predecessor's resolution.
+        num_classes: Number of classes without the background.
+        first, second: Tap of the level; of several names the first that is offered.
+        extra_channels: Channels of the further levels, each of half its predecessor's resolution.
         form: "softmax" (torchvision, mmdetection) or "sigmoid" (TensorFlow: biases for the focal loss, and all weights
             drawn within two standard deviations).
         scales, ratios, reduced_first: Default boxes, as in `box_shapes`.
         square_boxes: As in `default_boxes`.
-        prediction_std: Of the prediction layers' initial weights; the extra levels have 0.03.
-        norm: Makes a norm from a channel count; default BatchNorm with eps 0.001, momentum 0.03, as in all three forms.
+        prediction_std: Standard deviation of the prediction layers' initial weights; the extra levels have 0.03.
+        norm: Function from a channel count to a norm; by default BatchNorm with eps 0.001 and momentum 0.03, as in all
+            three forms.
         weights: File of torchvision's SSDLite (form="softmax") or of ours, as in `load_weights`.
 
     Raises:
@@ -96,9 +97,9 @@ class SSDLite(DetectionHead):
         }
 
     def anchors(self, image_size: tuple[int, int]) -> Tensor:
-        """Default boxes of images of (H, W) px: (A, 4) float32 xyxy, px, on the device of the head.
+        """Compute the default boxes of images of (H, W) px: (A, 4) float32 xyxy, px, on the device of the head.
 
-        They are kept by size: called once before an export, this makes them a constant there.
+        They are kept by size, so a call before an export makes them a constant there.
         """
         device = next(self.parameters()).device
         key = (tuple(image_size), device)

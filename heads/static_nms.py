@@ -1,6 +1,6 @@
-"""Non-maximum suppression whose shapes do not depend on what is found, in plain operators that mobile runtimes have.
+"""Non-maximum suppression with static shapes, in plain operators of mobile runtimes.
 
-`heads.nms.select_detections` is faster in PyTorch, but its shapes follow the pixels: no exporter takes it.
+`heads.nms.select_detections` is faster in PyTorch, but its shapes depend on the pixels, which no export format takes.
 """
 
 from typing import Any
@@ -14,16 +14,16 @@ LOOKED_AT, FEWEST = 4, 300  # best (box, class) pairs for each detection, and in
 
 
 class StaticNMS(nn.Module):
-    """The detections of `select_detections` among the best (box, class) pairs of each image.
+    """Module with the detections of `select_detections` among the best (box, class) pairs of each image.
 
-    Better pairs alone decide whether one is kept, so a cut by score is a prefix of the whole: if the `limit` best pairs
-    hold fewer than `max_detections` kept ones, and a pair beyond them is above the score threshold too, then the
-    detections are the first ones of `select_detections`, and the rest is missing. Otherwise they are the same.
+    The result is equal, or its beginning. Only better pairs decide whether one is kept, so a cut by score is a prefix
+    of the whole. Detections are missing at the end only if the `limit` best pairs hold fewer than `max_detections` kept
+    ones and a pair beyond them exceeds the score threshold.
 
     Suppression goes from block to block of the pairs, best first. Inside a block all pairs are kept at first, and each
     round settles one more box of every chain of overlaps (b1 suppresses b2, which therefore leaves b3, ...). It is
-    exact for chains of up to `rounds` + 1 boxes that stand in one block, so always with rounds = block - 1. A
-    detector of one class, trained, had chains of up to 11 among its 300 best boxes, and blocks cut those once more.
+    exact for chains of up to `rounds` + 1 boxes of one block, so always with rounds = block - 1. A trained detector of
+    one class had chains of up to 11 among its 300 best boxes, and blocks cut those further.
 
     Boolean logic is arithmetic (Core ML has no `and` for what comparisons give), kept pairs are counted by a row vector
     times a matrix (ONNX Runtime 1.31 drops the transpose of `torch.mv(a.t(), v)`), and blocks keep the matrices in the
@@ -32,12 +32,18 @@ class StaticNMS(nn.Module):
 
     Args:
         score_threshold, candidates, iou_threshold, max_detections: As in `select_detections`; the first not negative.
-        limit: Pairs of an image that are looked at; none: as `default_limit`.
-        block: Pairs that are settled together.
-        rounds: Of suppression in a block.
+        limit: Number of pairs of an image that are looked at; None for `default_limit`.
+        block: Number of pairs that are settled together.
+        rounds: Rounds of suppression in a block.
 
     Raises:
         ValueError: A number is out of its range.
+
+    >>> nms = StaticNMS(score_threshold=0.1, candidates=100, iou_threshold=0.5, max_detections=3)
+    >>> boxes = torch.tensor([[[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [20.0, 0.0, 30.0, 10.0]]])
+    >>> _, scores, labels = nms(boxes, torch.tensor([[[0.9], [0.8], [0.3]]]))
+    >>> scores, labels  # the second overlaps the first; zeros and -1 pad
+    (tensor([[0.9000, 0.3000, 0.0000]]), tensor([[ 0,  0, -1]]))
     """
 
     earlier: Tensor
@@ -63,7 +69,7 @@ class StaticNMS(nn.Module):
         self.register_buffer("earlier", torch.ones(block, block).triu(1), persistent=False)
 
     def forward(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Select.
+        """Select the detections.
 
         Args:
             boxes: (N, A, 4) xyxy, px.
@@ -121,12 +127,16 @@ class StaticNMS(nn.Module):
 
 
 def default_limit(max_detections: int) -> int:
-    """Pairs to look at: four for each detection, as `select_detections` does at first, and 300 at least."""
+    """Number of pairs to look at: four for each detection, as in `select_detections` at first, and 300 at least.
+
+    >>> default_limit(10), default_limit(100)
+    (300, 400)
+    """
     return max(FEWEST, LOOKED_AT * max_detections)
 
 
 def best_anchors(boxes: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The anchors with the best scores of any class, best first.
+    """Pick the anchors with the best scores of any class, best first.
 
     Args:
         boxes: (N, A, 4).
@@ -135,16 +145,20 @@ def best_anchors(boxes: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Ten
 
     Returns:
         Boxes (N, k, 4) and scores (N, k, K), k = min(count, A).
+
+    >>> boxes, scores = best_anchors(torch.arange(8.0).reshape(1, 2, 4), torch.tensor([[[0.1, 0.2], [0.3, 0.0]]]), 1)
+    >>> boxes, scores
+    (tensor([[[4., 5., 6., 7.]]]), tensor([[[0.3000, 0.0000]]]))
     """
     order = scores.amax(-1).topk(min(count, scores.shape[1])).indices
     return _rows(boxes, order), _rows(scores, order)
 
 
 def best_pairs(boxes: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The (box, class) pairs with the best scores, best first.
+    """Pick the (box, class) pairs with the best scores, best first.
 
-    They lie on the `count` best anchors, which are looked for first: sorting a few thousand numbers, and then so many
-    rows of classes, costs a runtime less than sorting all.
+    They lie on the `count` best anchors, which are picked first: sorting the best scores of anchors, then the scores of
+    a few, costs a runtime less than sorting all scores.
 
     Args:
         boxes: (N, A, 4).
@@ -153,6 +167,10 @@ def best_pairs(boxes: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tenso
 
     Returns:
         Boxes (N, k, 4), scores (N, k), labels (N, k) as whole numbers in floating point; k = min(count, A * K).
+
+    >>> _, scores, labels = best_pairs(torch.zeros(1, 2, 4), torch.tensor([[[0.1, 0.2], [0.3, 0.0]]]), 2)
+    >>> scores, labels
+    (tensor([[0.3000, 0.2000]]), tensor([[0., 1.]]))
     """
     _, anchors, classes = scores.shape
     if count < anchors:
@@ -168,10 +186,10 @@ def select_from_decoded(
     boxes: Tensor, scores: Tensor, *, score_threshold: float, candidates: int, iou_threshold: float,
     max_detections: int,
 ) -> list[Detections]:  # fmt: skip
-    """Detections from the k best anchors that an artifact decoded, outside its runtime.
+    """Select detections from the k best anchors of an artifact, outside its runtime.
 
-    They are those of `select_detections` on all anchors, down to the best score of the k-th anchor. What scores less
-    may be missing, and of a class with more than `candidates` pairs above that score nothing is.
+    The result equals `select_detections` on all anchors down to the best score of the k-th anchor. Below it detections
+    may be missing, but not those of a class with more than `candidates` pairs above it.
 
     Args:
         boxes: (N, k, 4) xyxy, px.
@@ -185,7 +203,12 @@ def select_from_decoded(
 
 
 def unpadded(boxes: Tensor, scores: Tensor, labels: Tensor) -> list[Detections]:
-    """Detections of each image from what `StaticNMS` gave: (N, D, 4), (N, D), (N, D), labels of any type."""
+    """Cut the padding off what `StaticNMS` gave: boxes (N, D, 4), scores (N, D), labels (N, D) of any type.
+
+    >>> (found,) = unpadded(torch.zeros(1, 2, 4), torch.tensor([[0.9, 0.0]]), torch.tensor([[3, -1]]))
+    >>> found.labels
+    tensor([3])
+    """
     return [
         Detections(box[label >= 0].float(), score[label >= 0].float(), label[label >= 0].long())
         for box, score, label in zip(boxes, scores, labels, strict=True)

@@ -1,1 +1,1 @@
-"""What backbones are built of: layers, convolutions with branches, and `fusion.fuse_model`, which merges these."""
+"""Layers and blocks of the backbones, and `fusion.fuse_model`, which merges them for inference."""

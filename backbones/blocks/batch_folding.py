@@ -1,6 +1,7 @@
-"""Normalising by batch statistics in the kernel of a convolution, before it runs, instead of in its outputs.
+"""Batch normalisation folded into the kernel of a convolution during training.
 
-The statistics of a convolution's outputs follow from the mean and covariance of what its kernel sees (`moments`).
+The statistics of the outputs follow from the mean and covariance of the patches under the kernel (`moments`), so the
+kernel is normalised before the convolution runs, and no pass over the outputs is needed.
 """
 
 from collections.abc import Sequence
@@ -15,10 +16,10 @@ PIXELS, EXPANSION = 2**14, 2
 
 
 def can_fold(x: Tensor, convs: Sequence[nn.Module], norms: Sequence[nn.Module]) -> bool:
-    """Whether convolutions and the norms behind them can be computed as one, equal to what the modules compute.
+    """Tell whether convolutions and the norms behind them can be computed as one, with equal results.
 
     Args:
-        x: What the convolutions see.
+        x: Input of the convolutions.
         convs: Without a bias.
         norms: In training mode.
     """
@@ -33,7 +34,7 @@ def can_fold(x: Tensor, convs: Sequence[nn.Module], norms: Sequence[nn.Module]) 
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether somebody waits for the module to run."""
+    """Tell whether a hook is registered on the module."""
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
@@ -42,13 +43,13 @@ def is_watched(module: nn.Module) -> bool:
 def fold_batch(
     kernels: Tensor, norms: Sequence[nn.BatchNorm2d], mean: Tensor, covariance: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
-    """Sum of kernels, each normalised by the statistics that its outputs have; the norms' running ones move on.
+    """Normalise kernels by the statistics of their outputs, and add them; running statistics are updated.
 
     Args:
         kernels: (B, C_out, C_in / groups, kH, kW).
-        norms: B of them.
+        norms: B norms, one for each kernel.
         mean, covariance: As `moments` gives them.
-        count: Values of a channel in the outputs.
+        count: Number of values of a channel in the outputs.
 
     Returns:
         Kernel (C_out, C_in / groups, kH, kW) and bias (C_out,).
@@ -62,7 +63,7 @@ def fold_batch(
         flat = flat.flatten(0, 1)
         means, variances = flat @ mean[0], (flat @ covariance[0] * flat).sum(-1)
         means, variances = (values.unflatten(0, (len(norms), -1)) for values in (means, variances))
-    variances = variances.clamp(min=0)  # what rounding leaves of none at all may be negative
+    variances = variances.clamp(min=0)  # rounding may leave a negative number
     with torch.no_grad():
         running = torch.stack([means, variances * (count / (count - 1))], 1).to(kernels.dtype)
         for norm, (m, v) in zip(norms, running, strict=True):
@@ -78,7 +79,7 @@ def fold_batch(
 
 
 def is_expansion(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether a convolution makes so many maps of few that their statistics are cheaper by the moments of the few."""
+    """Tell whether a convolution widens so much that the moments of its input are cheaper than output statistics."""
     return (
         conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1
         and conv.out_channels >= EXPANSION * conv.in_channels and x.is_contiguous(memory_format=torch.channels_last)
@@ -87,7 +88,7 @@ def is_expansion(conv: nn.Conv2d, x: Tensor) -> bool:
 
 
 def normed_expansion(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
-    """The norm of a 1x1 convolution, without a pass over the expanded maps, or a copy of them for the backward pass."""
+    """Compute norm(conv(x)) of a 1x1 convolution without a pass over the expanded maps, or a copy for the backward."""
     x, mean, covariance = moments(x, conv)
     kernel, bias = fold_batch(conv.weight[None], [norm], mean, covariance, x[:, 0].numel())
     return nn.functional.conv2d(x, kernel, bias)

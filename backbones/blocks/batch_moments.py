@@ -1,6 +1,6 @@
-"""Mean and covariance of what a convolution's kernel sees, cheaper than the convolution's outputs.
+"""Mean and covariance of the patches under a convolution's kernel, computed without the convolution's outputs.
 
-A linear map's outputs have the mean K mu and the variance K C K^T of its inputs' mean mu and covariance C. Parallel
+Outputs of a linear map have the mean K mu and the variance K C K^T of its inputs' mean mu and covariance C. Parallel
 convolutions over one input share mu and C, so the batch statistics behind each of them follow from one pass. Products
 are summed of values shifted to a mean near zero: C as the difference of two large numbers has no digits left where a
 channel is nearly constant.
@@ -20,7 +20,7 @@ _LAGS = (*product(range(3), range(3)), *product(range(3), range(-2, 1)))  # betw
 
 
 def moments(x: Tensor, conv: nn.Conv2d) -> tuple[Tensor, Tensor, Tensor]:
-    """Moments over batch and positions of the patches that a convolution multiplies with its kernel.
+    """Compute mean and covariance, over batch and positions, of the patches under a convolution's kernel.
 
     Args:
         x: (N, C_in, H, W), channels_last.
@@ -31,6 +31,11 @@ def moments(x: Tensor, conv: nn.Conv2d) -> tuple[Tensor, Tensor, Tensor]:
         x, to be used from here on (its gradients then meet in one place), mean (groups, D) and covariance
         (groups, D, D), D = C_in / groups * kH * kW in the order of a flattened kernel; those of a 1x1 convolution have
         the dtype of x, the others are float64.
+
+    >>> x = torch.tensor([[1.0, 3.0], [1.0, 7.0]]).reshape(2, 2, 1, 1).contiguous(memory_format=torch.channels_last)
+    >>> _, mean, covariance = moments(x, nn.Conv2d(2, 4, 1))
+    >>> mean.tolist(), covariance.tolist()
+    ([[1.0, 5.0]], [[[0.0, 0.0], [0.0, 4.0]]])
     """
     count = x.shape[0] * x.shape[2] * x.shape[3]
     if conv.groups > 1:

@@ -50,7 +50,7 @@ class BranchedConv(nn.Module):
         return self.activation(self.squeeze(self.mix(x)))
 
     def mix(self, x: Tensor) -> Tensor:
-        """The sum of the branches, computed as one convolution where that is cheaper."""
+        """Compute the sum of the branches, as one convolution where that is cheaper."""
         return self._fold_batch(x) if self.training and self._has_cheap_moments(x) else self._add(x)
 
     def _add(self, x: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class BranchedConv(nn.Module):
         return out if self.skip is None else out + self.skip(x)
 
     def _has_cheap_moments(self, x: Tensor) -> bool:
-        """Whether the batch statistics of all branches can be had from the moments of `x`, exactly and faster."""
+        """Tell whether the moments of `x` give the batch statistics of all branches exactly and faster."""
         conv = self.convs[0].conv
         if conv.groups == 1:
             cheap = conv.kernel_size == (1, 1) or conv.weight[0].numel() <= 64
@@ -98,7 +98,7 @@ class BranchedConv(nn.Module):
         return nn.functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
     def branches(self) -> list[tuple[Tensor, nn.BatchNorm2d]]:
-        """Every branch as a kernel (C_out, C_in / groups, k, k) and its norm."""
+        """List the branches, each as a kernel (C_out, C_in / groups, k, k) with its norm."""
         conv = self.convs[0].conv
         branches: list[tuple[Tensor, Any]] = [(branch.conv.weight, branch.norm) for branch in self.convs]
         if self.scale is not None:
@@ -109,7 +109,7 @@ class BranchedConv(nn.Module):
         return branches
 
     def decayed_as_one(self) -> tuple[Tensor, ...]:
-        """The kernels that `equivalent_l2` decays: those of RepVGG's block, one convolution and its 1x1 branch."""
+        """List the kernels in `equivalent_l2`: those of RepVGG's block, one convolution and its 1x1 branch."""
         if len(self.convs) > 1 or self.scale is None:
             return ()
         pair = (self.convs[0], self.scale)
@@ -117,7 +117,7 @@ class BranchedConv(nn.Module):
         return tuple(part.conv.weight for part in pair) if known else ()
 
     def equivalent_l2(self) -> Tensor:
-        """Squared L2 norm of what the kernels of `decayed_as_one` make together, in place of the sum of their own.
+        """Compute the squared L2 norm of the one kernel to which the kernels of `decayed_as_one` add up.
 
         Only the centre of the large kernel meets the 1x1 kernel: K t + k s, where t and s are what the norms multiply
         their channels by, taken as constants. Its square is divided by t^2 + s^2, which keeps it comparable with a
@@ -146,12 +146,12 @@ class BranchedConv(nn.Module):
         return nn.Sequential(parts).train(self.training)
 
     def names(self, ours: str, theirs: str, *, conv: str, scale: str, skip: str, fc: tuple = ()) -> dict:
-        """Names of the parts in a source.
+        """Map the names of the parts to those in a source.
 
         Args:
-            ours, theirs: What the block is called.
-            conv, scale, skip: What the source calls the branches; "{}" stands for the number of a convolution.
-            fc: What it calls the two layers of squeeze-and-excite.
+            ours, theirs: Name of the block here and in the source.
+            conv, scale, skip: The source's names of the branches; "{}" stands for the number of a convolution.
+            fc: Its names of the two layers of squeeze-and-excite.
         """
         places = {f"convs.{index}": conv.format(index) for index in range(len(self.convs))} | {"scale": scale}
         names = {f"{ours}.{mine}.conv": f"{theirs}.{place}.conv" for mine, place in places.items()}

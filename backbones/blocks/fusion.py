@@ -1,4 +1,4 @@
-"""Fusion: the single-branch twin of a network for inference, computed in float64, never in place."""
+"""Fusion for inference: BatchNorms and parallel branches merged into single convolutions, in float64, in a copy."""
 
 import copy
 from collections.abc import Iterable
@@ -11,10 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @runtime_checkable
 class Fusable(Protocol):
-    """A module that knows its cheaper twin."""
+    """A module with a cheaper form for inference."""
 
     def fuse(self) -> nn.Module:
-        """Return a twin with the same eval-mode output; the module itself stays unchanged."""
+        """Build a module with the same output in eval mode; this one stays unchanged."""
         ...
 
 
@@ -23,7 +23,7 @@ def fold_bn_into_conv(weight: Tensor, bias: Tensor | None, norm: _BatchNorm) -> 
 
     Args:
         weight: (C_out, C_in / groups, kH, kW).
-        bias: (C_out,) or none.
+        bias: (C_out,), or None.
         norm: BatchNorm over C_out channels.
 
     Returns:
@@ -80,7 +80,11 @@ def fold_branches(branches: Iterable[tuple[Tensor, _BatchNorm]]) -> tuple[Tensor
 
 
 def identity_kernel(conv: nn.Conv2d) -> Tensor:
-    """Weight of a convolution shaped like `conv` that returns its input: (C, C / groups, kH, kW)."""
+    """Make the weight (C, C / groups, kH, kW) of a convolution shaped like `conv` that returns its input.
+
+    >>> identity_kernel(nn.Conv2d(1, 1, 3, bias=False))[0, 0].tolist()
+    [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    """
     kernel = torch.zeros_like(conv.weight, requires_grad=False)
     channel = torch.arange(conv.out_channels, device=kernel.device)
     kernel[channel, channel % kernel.shape[1], kernel.shape[2] // 2, kernel.shape[3] // 2] = 1
@@ -106,16 +110,24 @@ def single_conv(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
 
 
 def fuse_model(model: nn.Module) -> nn.Module:
-    """Fuse every part of a network that knows how.
+    """Copy a network with every `Fusable` part replaced by its form for inference.
 
     Args:
-        model: A network in eval mode; it stays unchanged. One that is fused already comes back as a copy.
-
-    Returns:
-        A copy in which every `Fusable` part is replaced by its twin.
+        model: A network in eval mode; it stays unchanged. A network without such parts is copied as it is.
 
     Raises:
-        ValueError: Part of the model is in training mode: its batch statistics cannot be folded.
+        ValueError: Part of the model is in training mode, where norms use batch statistics.
+
+    >>> from backbones.blocks.layers import ConvNormAct
+    >>> fuse_model(ConvNormAct(3, 8, 3).eval())
+    ConvNormAct(
+      (conv): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
+      (norm): Identity()
+      (activation): ReLU(inplace=True)
+    )
+    >>> fuse_model(ConvNormAct(3, 8, 3))
+    Traceback (most recent call last):
+    ValueError: cannot fuse a model in training mode (ConvNormAct); call model.eval() first
     """
     training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
     if training:

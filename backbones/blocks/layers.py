@@ -1,4 +1,4 @@
-"""Building blocks that the families share."""
+"""Layers of several families: convolution with norm and activation, squeeze-and-excite, inverted residual."""
 
 import copy
 from functools import partial
@@ -16,6 +16,9 @@ def make_divisible(value: float, divisor: int = 8) -> int:
     """Round to the nearest multiple of `divisor`, never below it and never more than 10 % below `value`.
 
     Source: TensorFlow models, research/slim/nets/mobilenet; used by every MobileNet since V2.
+
+    >>> [make_divisible(value) for value in (3, 12, 19.2, 18)]
+    [8, 16, 24, 24]
     """
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
@@ -27,7 +30,7 @@ class ConvNormAct(nn.Module):
     Args:
         in_channels, out_channels, kernel_size, stride, dilation, groups: As in `nn.Conv2d`; padding follows from them.
         norm: Makes the norm from a channel count.
-        activation: Class of the activation, or none.
+        activation: Class of the activation, or None.
     """
 
     def __init__(
@@ -113,7 +116,7 @@ class InvertedResidual(nn.Module):
         return self.contract(self.expand(x), x)
 
     def contract(self, expanded: Tensor, x: Tensor) -> Tensor:
-        """All that follows the expansion."""
+        """Compute what follows the expansion."""
         out = self.project(self.squeeze(self.depthwise(expanded)))
         return x + out if self.residual else out
 
@@ -127,12 +130,16 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """Interleave the channels of `groups` equal groups: (g, n) -> (n, g), flattened.
 
     Source: Zhang et al. 2018, "ShuffleNet", section 3.1.
+
+    >>> import torch
+    >>> channel_shuffle(torch.arange(6).reshape(1, 6, 1, 1), 2).flatten().tolist()
+    [0, 3, 1, 4, 2, 5]
     """
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 def make_activation(activation: type[nn.Module] | None) -> nn.Module:
-    """Instance of an activation class, in place where the class can be; identity for none."""
+    """Instantiate an activation class, in place where the class can be; the identity for None."""
     if activation is None:
         return nn.Identity()
     return activation(inplace=True) if activation in (nn.ReLU, nn.ReLU6, nn.Hardswish) else activation()

@@ -1,1 +1,1 @@
-"""Weights for backbones and heads: `loading.load_weights` takes files, names of sources, and namings of others."""
+"""Weights for backbones and heads: `loading.load_weights` reads files and published weights, in others' namings too."""

@@ -1,4 +1,4 @@
-"""Pickled files as others save them: the tensors are found, what lies round them is left aside, nothing is executed."""
+"""Reads files of torch.save of any layout: finds the state dict, skips foreign objects, and executes nothing."""
 
 import builtins
 import re
@@ -18,7 +18,7 @@ _PLAIN = "make a plain file where its library is at hand: torch.save(model.state
 
 
 class _StandIn:
-    """What an object of a foreign class becomes: it takes whatever its pickle gives it, and keeps nothing."""
+    """Stands in for objects of foreign classes; it accepts any state and keeps nothing."""
 
     def __new__(cls, *args, **kwargs):
         return object.__new__(cls)
@@ -34,16 +34,21 @@ class _StandIn:
 
 
 def read_pickled(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a file of torch.save.
+    """Read a file of torch.save and find its state dict.
 
-    Objects of foreign classes (an `argparse.Namespace`, another library's configuration) are passed over: their classes
-    are neither imported nor called.
+    Foreign classes (an `argparse.Namespace`, another library's configuration) are neither imported nor called; their
+    objects are skipped.
 
     Returns:
-        What the file holds on its upper level, and the state dict that was found in it.
+        The file's upper level, {} where it is not a dictionary, and the state dict.
 
     Raises:
-        ValueError: It is no such file, calls a function or holds no state dict.
+        ValueError: It is not such a file, calls a function or holds no state dict.
+
+    >>> torch.save({"epoch": 3, "state_dict": {"weight": torch.ones(2)}}, "run.pth")
+    >>> content, tensors = read_pickled(Path("run.pth"))
+    >>> content["epoch"], tensors
+    (3, {'weight': tensor([1., 1.])})
     """
     foreign = _foreign_classes(path)
     stand_ins: list[Any] = [(type(name.rpartition(".")[2], (_StandIn,), {}), name) for name in sorted(foreign)]

@@ -1,4 +1,4 @@
-"""What torchvision and timm call the parts of a chain of layers: the vocabulary of the families' key maps."""
+"""Names of the parts of a chain of layers in torchvision and timm, for the families' key maps."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,12 +9,20 @@ from backbones.blocks.layers import ConvNormAct, InvertedResidual
 
 
 def conv_norm_names(ours: str, theirs: str) -> dict[str, str]:
-    """Names of a `ConvNormAct` as torchvision's Conv2dNormActivation has them."""
+    """Map the names of a `ConvNormAct` to those of torchvision's Conv2dNormActivation.
+
+    >>> conv_norm_names("layers.0", "features.0")
+    {'layers.0.conv': 'features.0.0', 'layers.0.norm': 'features.0.1'}
+    """
     return {f"{ours}.conv": f"{theirs}.0", f"{ours}.norm": f"{theirs}.1"}
 
 
 def inverted_residual_names(block: InvertedResidual, ours: str, theirs: str) -> dict[str, str]:
-    """Names of a block as torchvision's inverted residuals number them: parts that are left out are not counted."""
+    """Map the names of a block to torchvision's, which numbers the parts that are there.
+
+    >>> inverted_residual_names(InvertedResidual(16, 16, 24), "layers.1", "1.conv")["layers.1.project.conv"]
+    '1.conv.1.0'
+    """
     names: dict[str, str] = {}
     index = 0
     for part in ("expand", "depthwise", "squeeze", "project"):
@@ -30,17 +38,24 @@ def inverted_residual_names(block: InvertedResidual, ours: str, theirs: str) -> 
 
 
 def timm_places(blocks: Sequence[int], last: str | None = None) -> list[str]:
-    """What timm's EfficientNet and MobileNetV3 call a chain of layers: the stem, the blocks of each stage, the last."""
+    """List timm's names of a chain of layers (EfficientNet, MobileNetV3): the stem, the blocks of each stage, the last.
+
+    >>> timm_places([1, 2], "head")
+    ['stem', 'blocks.0.0', 'blocks.1.0', 'blocks.1.1', 'head']
+    """
     numbered = [f"blocks.{stage}.{block}" for stage, count in enumerate(blocks) for block in range(count)]
     return ["stem", *numbered, *([last] if last else [])]
 
 
 def timm_names(layers: Iterable[nn.Module], places: Iterable[str]) -> dict[str, str]:
-    """Names of stem, inverted residuals and closing convolution ("head", or a block) as timm has them.
+    """Map the names of stem, inverted residuals and closing convolution ("head", or a block) to timm's.
 
     Args:
         layers: The first of a backbone's layers; layers of other types are left out.
         places: As in `timm_places`.
+
+    >>> timm_names([ConvNormAct(3, 16, 3, 2)], ["stem"])
+    {'layers.0.conv': 'conv_stem', 'layers.0.norm': 'bn1'}
     """
     names: dict[str, str] = {}
     ends = {"stem": ("conv_stem", "bn1"), "head": ("conv_head", "bn2")}
@@ -61,7 +76,7 @@ def timm_names(layers: Iterable[nn.Module], places: Iterable[str]) -> dict[str, 
 
 
 def efficientnet_names(model: Any) -> dict[str, dict[str, str]]:
-    """What others call the parts of timm's EfficientNet: {naming: {our name: theirs}}, nothing for other models.
+    """Map the names in timm's EfficientNet to others', {naming: {our name: theirs}}; {} for other models.
 
     "lukemelas": lukemelas/EfficientNet-PyTorch and its forks, blocks numbered on; "efficientnet_lite":
     RangiLyu/EfficientNet-Lite, blocks numbered by stage.

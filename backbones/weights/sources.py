@@ -1,4 +1,4 @@
-"""Where weights are read from: torchvision's and timm's published ones, and files of many origins."""
+"""Sources of weights: torchvision's and timm's published ones, and files of many origins."""
 
 import json
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ LIBRARIES = ("torchvision", "timm")
 
 @dataclass(frozen=True)
 class Source:
-    """Weights as they were found.
+    """Weights as a source has them, with what it states about them.
 
     Attributes:
         name: File, or the library's name of the weights.
-        tensors: By the names of their origin.
-        mean, std: Normalisation of RGB in [0, 1] that they expect; none where the source does not say.
-        preprocessing: As in `Backbone`; none where the source does not say.
-        norm_eps: {"backbone", "head": eps of the norms, or None for the family's own}, where the source says it.
-        layout: Order of channels, where families have several and a checkpoint says which.
+        tensors: Tensors by the names of their origin.
+        mean, std: Normalisation of RGB in [0, 1] that they expect; None where the source does not state it.
+        preprocessing: As in `Backbone`; None where the source does not state it.
+        norm_eps: {"backbone", "head": eps of the norms, or None for the family's own}; None where not stated.
+        layout: Order of channels of a family with several; None where not stated.
     """
 
     name: str
@@ -38,17 +38,17 @@ class Source:
 
 
 def read_source(weights: str, known_as: Mapping[str, str]) -> Source:
-    """Read weights.
+    """Read published weights, or a file.
 
     Args:
         weights: "torchvision" or "timm" (the library's default for the architecture), "torchvision:IMAGENET1K_V1",
             "timm:lamb_in1k" (a certain entry), or a file: a state dict (.pth, .safetensors), a checkpoint of a
             training run, or what tools/import_weights.py wrote.
-        known_as: What each library calls the architecture.
+        known_as: {library: its name of the architecture}.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The library has no such weights; the file holds none, or fused ones, which cannot be trained.
+        ValueError: The library has no such weights; the file holds no weights, or fused ones, which cannot be trained.
         ImportError: timm or safetensors is not installed.
         OSError: Published weights could not be downloaded.
     """
@@ -83,7 +83,7 @@ def _torchvision(variant: str, tag: str) -> Source:
 
 
 def _preset(entry: Any) -> tuple[tuple[float, ...], tuple[float, ...], dict[str, Any]]:
-    """Mean, std and preprocessing of torchvision's weights."""
+    """Read mean, std and preprocessing of torchvision's weights."""
     preset = entry.transforms()
     (crop,), (resize,) = preset.crop_size, preset.resize_size
     preprocessing = {"crop_ratio": crop / resize, "interpolation": preset.interpolation.value, "image_size": crop}
@@ -108,7 +108,7 @@ def _timm(variant: str, tag: str) -> Source:
 
 
 def _timm_preset(config: Mapping[str, Any]) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, dict | None]:
-    """Mean, std and preprocessing as far as timm's description of the weights has them."""
+    """Read mean, std and preprocessing as far as timm's description of the weights has them."""
     mean, std = (tuple(config[key]) if key in config else None for key in ("mean", "std"))
     ours = {"crop_pct": "crop_ratio", "interpolation": "interpolation"}
     preprocessing = {name: config[key] for key, name in ours.items() if key in config}
@@ -152,7 +152,7 @@ def _pickled(path: Path, known_as: Mapping[str, str]) -> Source:
         node = (config or known).get("backbone") if ours else None
         norm_eps = stored_norm_eps({"backbone": node, "head": (config or {}).get("head")}) if ours else None
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"{path}: its normalisation or preprocessing is none ({_first_line(error)})") from error
+        raise ValueError(f"{path}: its normalisation or preprocessing cannot be read ({_first_line(error)})") from error
     return Source(str(path), tensors, mean, std, preprocessing, norm_eps or _tensorflow_eps(path.name),
                   (node or {}).get("layout"))  # fmt: skip
 
@@ -162,7 +162,14 @@ def _first_line(error: Exception) -> str:
 
 
 def stored_norm_eps(config: Mapping[str, Any]) -> dict[str, float | None]:
-    """{"backbone", "head": eps of the norms that a checkpoint's configuration gives it; None for the default ones'}."""
+    """Read the eps of the norms in a checkpoint's configuration.
+
+    Returns:
+        {"backbone": eps, "head": eps}; None for a part with its default norms.
+
+    >>> stored_norm_eps({"backbone": {"norm": {"eps": 0.001}}, "head": {"norm": None}})
+    {'backbone': 0.001, 'head': None}
+    """
     norms = {part: (config.get(part) or {}).get("norm") for part in ("backbone", "head")}
     eps = {part: float(norm.get("eps", TORCH_EPS)) if norm else None for part, norm in norms.items()}
     options = (config.get("backbone") or {}).get("model_options") or {}  # timm's
@@ -170,12 +177,16 @@ def stored_norm_eps(config: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _tensorflow_eps(name: str) -> dict[str, float] | None:
-    """Eps of networks that timm calls "tf_...": their names are those of its own ones, their norms TensorFlow's."""
+    """Give the eps of networks that timm calls "tf_...", which is TensorFlow's."""
     return {"backbone": 0.001} if name.startswith("tf_") else None
 
 
 def stored_preprocessing(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What a checkpoint's configuration holds of the preprocessing, as in `Backbone`; none if it is no classifier's."""
+    """Read the preprocessing of a classifier's configuration, as in `Backbone`; None for other tasks.
+
+    >>> stored_preprocessing({"data": {"crop_ratio": 0.875, "image_size": 224, "root": "."}})
+    {'crop_ratio': 0.875, 'image_size': 224}
+    """
     data = (config or {}).get("data") or {}
     data = data.get("classification") or data  # data=demo holds the options of every task
     keys = ("crop_ratio", "interpolation", "image_size")
@@ -183,7 +194,7 @@ def stored_preprocessing(config: Mapping[str, Any] | None) -> dict[str, Any] | N
 
 
 def _published_file(name: str, variant: str | None) -> Enum | None:
-    """The entry that torchvision publishes as a file of this name."""
+    """Find the entry that torchvision publishes under a file name."""
     from torchvision.models import get_model_weights, list_models
 
     entries = get_model_weights(variant) if variant in list_models() else ()
@@ -191,7 +202,7 @@ def _published_file(name: str, variant: str | None) -> Enum | None:
 
 
 def _normalization(known: Mapping[str, Any], tensors: dict[str, Tensor], name: str) -> tuple[float, ...] | None:
-    """As tools/import_weights.py states it, or as a checkpoint's network holds it (for 0..255)."""
+    """Read mean or std as tools/import_weights.py states it, or as a checkpoint's network holds it (for 0..255)."""
     if isinstance(known.get(name), list | tuple):
         return tuple(map(float, known[name]))
     held = tensors.pop(f"network.{name}", None)
