@@ -144,7 +144,7 @@ class Backbone(nn.Module):
         return list(self.layers[: self._ends[end] + 1])
 
     def unfit_sources(self) -> dict[str, str]:
-        """Namings whose weights fit by name and shape, but belong to another computation.
+        """List namings whose weights fit by name and shape, but belong to another computation.
 
         Returns:
             {naming, as in `source_names()`: the reason, and the setting that takes these weights}.

@@ -36,7 +36,7 @@ A1 = (
 
 
 class MnasNet(Backbone):
-    """MnasNet's body up to and with its closing 1x1 convolution.
+    """Body of MnasNet, up to and with its closing 1x1 convolution.
 
     Taps: c1..c5, c5_exp, final.
 

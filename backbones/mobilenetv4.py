@@ -78,8 +78,8 @@ class UniversalInvertedBottleneck(nn.Module):
     Args:
         in_channels, expanded, out_channels: Widths.
         start, middle: Kernel sizes of the depthwise convolutions before and behind the expansion; 0 leaves one out.
-        stride, dilation: Of the middle one.
-        start_dilation: Of the first one, which runs before the stride.
+        stride, dilation: Stride and dilation of the middle one.
+        start_dilation: Dilation of the first one, which runs before the stride.
         residual: Add the input to the output.
         norm: As in `ConvNormAct`.
 

@@ -20,7 +20,7 @@ class MobileOneBlock(nn.Module):
 
     Args:
         in_channels, out_channels: Widths.
-        stride, dilation: Of the depthwise block.
+        stride, dilation: Stride and dilation of the depthwise block.
         strided: It has a stride in the undilated network, so no skip branch.
         branches: Parallel convolutions of each of the two.
         excite: Squeeze-and-excite in each, to a 16th of the channels.

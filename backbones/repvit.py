@@ -20,7 +20,7 @@ class RepDepthwise(nn.Module):
 
     Args:
         channels: Channels in and out.
-        dilation: Of the 3x3 convolution.
+        dilation: Dilation of the 3x3 convolution.
         norm: As in `ConvNormAct`.
 
     Source: Wang et al. 2024, section 3.2.
@@ -50,7 +50,7 @@ class RepViTBlock(nn.Module):
 
     Args:
         in_channels, out_channels: Widths.
-        stride, dilation: Of the depthwise convolution.
+        stride, dilation: Stride and dilation of the depthwise convolution.
         downsample: The mixer is a plain (in the undilated network: strided) depthwise convolution and a 1x1 one.
         excite: Squeeze-and-excite to a quarter of the channels.
         norm: As in `ConvNormAct`.

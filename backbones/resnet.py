@@ -22,9 +22,9 @@ class ResidualBlock(nn.Module):
     Args:
         in_channels, inner, out_channels: Widths; `inner` that of the 3x3 convolutions.
         bottleneck: 1x1, 3x3, 1x1.
-        groups: Of the 3x3 convolution of a bottleneck.
-        stride: Of the first 3x3 convolution.
-        dilations: Of the first 3x3 convolution, and of the second.
+        groups: Number of groups of the 3x3 convolution of a bottleneck.
+        stride: Stride of the first 3x3 convolution.
+        dilations: Dilations of the first 3x3 convolution and of the second.
         norm: Function from a channel count to a norm.
     """
 
@@ -67,7 +67,7 @@ class ResNet(Backbone):
     Args:
         depths: Blocks of each stage.
         bottleneck: Blocks of 1x1, 3x3, 1x1 with four-fold output in place of two 3x3.
-        groups, group_width: Of the 3x3 convolution in bottlenecks; the width of a group in the first stage.
+        groups, group_width: Number of groups of the 3x3 convolution in bottlenecks, and their width in the first stage.
         width: Multiplies every channel count, rounded to multiples of 8 (and of the groups).
         output_stride, in_channels: As in `Backbone`.
         norm: Function from a channel count to a norm; by default BatchNorm.

@@ -26,10 +26,10 @@ class ShuffleUnit(nn.Module):
 
     Args:
         in_channels, out_channels: Equal but for the entry of a stage.
-        groups: Of the 1x1 convolutions.
-        first_groups: Of the first of them.
+        groups: Number of groups of the 1x1 convolutions.
+        first_groups: Number of groups of the first of them.
         entry: The first unit of a stage: 3x3 average-pooled input and result are concatenated.
-        stride, dilation: Of the depthwise convolution and of the pooling.
+        stride, dilation: Stride and dilation of the depthwise convolution and of the pooling.
         layout: As in `ShuffleNetV1`.
         norm: Function from a channel count to a norm.
     """
@@ -71,7 +71,7 @@ class ShuffleNetV1(Backbone):
     Taps: c1 (stem), c2 (max-pool), c3..c5 with their first maps.
 
     Args:
-        groups: Of the 1x1 convolutions: 1, 2, 3, 4 or 8; each has its own channel counts.
+        groups: Number of groups of the 1x1 convolutions: 1, 2, 3, 4 or 8; each has its own channel counts.
         width: Multiplies every channel count (the paper's 0.25x..2x), rounded so that the groups divide it.
         layout: Order of channels, by the code whose weights fit it. "megvii", the authors' code: a stage's entry puts
             the pooled input first; the shuffle follows the depthwise convolution and is the inverse of the paper's.

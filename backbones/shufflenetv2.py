@@ -24,7 +24,7 @@ class ShuffleUnit(nn.Module):
     Args:
         in_channels, out_channels: Equal but for the entry of a stage.
         entry: The first unit of a stage: both branches read all channels and downsample.
-        stride, dilation: Of the depthwise convolutions.
+        stride, dilation: Stride and dilation of the depthwise convolutions.
         layout: As in `ShuffleNetV2`.
         norm: Function from a channel count to a norm.
     """
@@ -65,7 +65,7 @@ class ShuffleNetV2(Backbone):
     Taps: c1 (stem), c2 (max-pool), c3..c5 with their first maps, final.
 
     Args:
-        channels: Of the three stages and of the closing convolution.
+        channels: Channels of the three stages and of the closing convolution.
         width: Multiplies every channel count, rounded to multiples of 4.
         layout: Order of channels, and widths of the branches that enter a stage, by the code whose weights fit them.
             "torchvision": equal branches, shuffled behind each unit. "megvii", the authors' code: the shortcut that

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from backbones.base import Backbone, Tap, select_taps, spread
 from backbones.blocks.fusion import fold_bn_into_conv
+from backbones.timm_library import import_timm
 from backbones.variants import Published, Variant
 from backbones.weights.loading import load_weights
 from backbones.weights.names import efficientnet_names
@@ -132,8 +133,6 @@ class TimmBackbone(Backbone):
         BatchNorm is folded where one forward shows it to be the only reader of a convolution's output. A BatchNorm
         before its convolution, other norms, and convolutions that compute their kernel stay.
         """
-        from timm.utils.model import reparameterize_model
-
         exact, usual, first = copy.deepcopy(self).double(), torch.get_default_dtype(), next(self.parameters())
         images = torch.rand(self._probe_shape(), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         images = images.to(first.device)
@@ -142,7 +141,7 @@ class TimmBackbone(Backbone):
             expected = exact(images)
             try:
                 torch.set_default_dtype(torch.float64)  # timm makes merged convolutions of the default type
-                twin.model = reparameterize_model(twin.model)
+                twin.model = import_timm("backbone=timm").utils.model.reparameterize_model(twin.model)
             finally:
                 torch.set_default_dtype(usual)
             with _Readers(twin) as readers:
@@ -200,10 +199,7 @@ def timm_model(*, name: str, weights: str | None = None, **options) -> TimmBackb
 
 
 def _create(name: str, options: dict[str, Any], pretrained: bool) -> Any:
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError("backbone=timm needs timm; install it: uv pip install -e '.[timm]'") from error
+    timm = import_timm("backbone=timm")
     if not timm.is_model(name):
         close = ", ".join(get_close_matches(name, timm.list_models(), 5)) or "those of timm.list_models()"
         raise ValueError(f"timm {timm.__version__} has no model {name}; it has {close}")

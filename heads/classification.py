@@ -204,7 +204,7 @@ class RepViTClassifier(Head):
 
     @torch.no_grad()
     def fuse(self) -> nn.Module:
-        """Build the `LinearClassifier` of the same output in eval mode: both pairs and their mean are one linear map."""
+        """Build the `LinearClassifier` of the same output in eval mode, since all of it is one linear map."""
         twin = LinearClassifier(self.taps, self.num_classes, deep=self.taps[0].name).to(self.labelled.linear.weight)
         pairs = (self.labelled,) if self.distilled is None else (self.labelled, self.distilled)
         weights, biases = zip(*(pair.folded() for pair in pairs), strict=True)

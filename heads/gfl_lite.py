@@ -1,4 +1,4 @@
-"""GFL-lite, an anchor-free detection head: a depthwise neck, one light tower a level, box edges as distributions."""
+"""GFL-lite, an anchor-free detection head with a depthwise neck, light towers, and box edges as distributions."""
 
 import math
 from collections.abc import Mapping, Sequence

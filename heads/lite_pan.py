@@ -13,7 +13,7 @@ from backbones.blocks.layers import ConvNormAct
 
 
 class LitePAN(nn.Module):
-    """Brings every map to one width, then mixes neighbours down to the finest level and up again.
+    """Neck that brings all maps to one width and mixes neighbours, down to the finest level and up again.
 
     Args:
         in_channels: Channels of the maps, fine to coarse; each has half the px of the one before, rounded up.

@@ -23,7 +23,7 @@ class ContextGate(nn.Module):
     """Gate of LR-ASPP: pooling, 1x1 convolution, sigmoid, resized to the features.
 
     Args:
-        in_channels, out_channels: Of the 1x1 convolution.
+        in_channels, out_channels: Channels into and out of the 1x1 convolution.
         pool: "global", one value an image; "large49", the paper's 49x49 average at stride 16x20, for features of at
             least 49x49; "large_scaled", the same shares of the features at any size.
         bias: Whether the 1x1 convolution has a bias.

@@ -127,7 +127,7 @@ class StaticNMS(nn.Module):
 
 
 def default_limit(max_detections: int) -> int:
-    """Number of pairs to look at: four for each detection, as in `select_detections` at first, and 300 at least.
+    """Choose the number of pairs to look at: four for each detection, and 300 at least.
 
     >>> default_limit(10), default_limit(100)
     (300, 400)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone
 from backbones.blocks.fusion import fuse_model
+from backbones.timm_library import import_timm
 from backbones.weights.loading import LoadReport, load_weights
 from backbones.weights.sources import Source, read_source
 from tasks.base.build import Config, build_backbone, plain
@@ -126,7 +127,7 @@ def _reference(naming: str, known_as: Mapping[str, str]) -> nn.Module | None:
         return get_model(known_as[naming], weights=None).eval()
     if naming == "timm":
         try:
-            import timm
+            timm = import_timm("a comparison with timm")
         except ImportError:
             return None
         return timm.create_model(known_as[naming]).eval() if timm.is_model(known_as[naming]) else None

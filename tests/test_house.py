@@ -15,6 +15,7 @@ DOORS = {
     "pycocotools": {"tasks/detection/coco_scores.py"},
     "hotcoco": {"tasks/detection/coco_scores.py"},
     "hydra": {"tasks/base/build.py", "tools/cli.py", "tools/command_line.py", "tools/stored_config.py"},
+    "timm": {"backbones/timm_library.py"},
     "webdataset": {"tasks/data/shard_writer.py"},
     "onnx": {"tasks/deploy/formats/onnx.py", "tasks/deploy/formats/onnx_int8.py"},
     "onnxruntime": {"tasks/deploy/formats/onnx.py", "tasks/deploy/formats/onnx_int8.py"},

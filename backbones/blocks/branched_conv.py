@@ -16,7 +16,9 @@ from backbones.blocks.layers import ConvNormAct, SqueezeExcite, make_activation
 
 
 class BranchedConv(nn.Module):
-    """activation(squeeze(sum of branches)): k convolutions, a 1x1 convolution and the input, a norm behind each.
+    """Parallel branches, added: k convolutions, a 1x1 convolution and the input, each with a norm.
+
+    The sum then passes squeeze-and-excite, where there is one, and the activation.
 
     Args:
         in_channels, out_channels, kernel_size, stride, dilation, groups: As in `nn.Conv2d`; padding follows from them.

@@ -86,7 +86,7 @@ class InvertedResidual(nn.Module):
 
     Args:
         in_channels, expanded, out_channels: Widths; without an expansion where `expanded` equals `in_channels`.
-        kernel_size, stride, dilation: Of the depthwise convolution.
+        kernel_size, stride, dilation: Kernel size, stride and dilation of the depthwise convolution.
         squeezed: Inner width of squeeze-and-excite; 0 leaves it out.
         residual: Add the input to the output.
         norm, activation: As in `ConvNormAct`.

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from backbones.timm_library import import_timm
 from backbones.weights.files import read_pickled
 
 TORCH_EPS = 1e-5  # of a BatchNorm of torch, where nothing else is said
@@ -91,10 +92,7 @@ def _preset(entry: Any) -> tuple[tuple[float, ...], tuple[float, ...], dict[str,
 
 
 def _timm(variant: str, tag: str) -> Source:
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError("weights=timm needs timm; install it: uv pip install -e '.[timm]'") from error
+    timm = import_timm("weights=timm")
     tags = [name.partition(".")[2] for name in timm.list_models(f"{variant}.*", pretrained=True)]
     if not tags or (tag and tag not in tags):
         has = f"it has {', '.join(tags)}" if tags else "give a file"

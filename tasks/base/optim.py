@@ -10,6 +10,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from backbones.timm_library import import_timm
+
 NORM_LAYERS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: BatchNorm, SyncBatchNorm, InstanceNorm
 
 
@@ -211,8 +213,5 @@ def adaptive_clipping(factor: float) -> Callable[[Iterable[nn.Parameter]], None]
     """
     if not 0 < factor < math.inf:
         raise ValueError(f"task.adaptive_clip={factor}: expected a number above 0, such as 0.02; null for none")
-    try:
-        from timm.utils.agc import adaptive_clip_grad
-    except ImportError as error:
-        raise ImportError("task.adaptive_clip needs timm; install it: uv pip install -e '.[timm]'") from error
-    return partial(adaptive_clip_grad, clip_factor=factor)
+    timm = import_timm("task.adaptive_clip")
+    return partial(timm.utils.agc.adaptive_clip_grad, clip_factor=factor)

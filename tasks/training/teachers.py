@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backbones.timm_library import import_timm
 from tasks.base.checkpoint import load_task
 from tasks.base.task import VisionTask
 from tasks.data.classes import Classes
@@ -97,12 +98,7 @@ def timm_teacher(name: str, classes: Classes, task: type[VisionTask]) -> nn.Modu
     if "timm" not in task.teachers:
         raise ValueError(f"distillation.teacher={TIMM}{name}: timm's models classify images; task={task.kind} needs a "
                          "checkpoint of a training run")  # fmt: skip
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError(
-            f"distillation.teacher={TIMM}{name} needs timm; install it: uv pip install -e '.[timm]'"
-        ) from error
+    timm = import_timm(f"distillation.teacher={TIMM}{name}")
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('_')[0]}*")[:6]
         raise ValueError(f"timm has no model {name}; " + (f"it has {', '.join(near)}..." if near else "see its list"))
