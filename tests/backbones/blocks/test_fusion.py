@@ -1,12 +1,14 @@
 """Fusing gives the same network wherever it is called, and takes nothing from the original."""
 
 import contextlib
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from backbones.blocks.fusion import fuse_model
+from backbones.blocks.layers import ConvNormAct
 from heads.classification import RepViTClassifier
 from tasks.base.build import make
 from tasks.base.choices import read_choice
@@ -65,3 +67,9 @@ def test_a_heads_fusing_does_not_either(context):
         fused = fuse_model(head)
     assert not any(parameter.is_inference() for parameter in fused.parameters())
     assert relative_error(fused(features, (64, 64)).detach(), head(features, (64, 64)).detach()) < 1e-12
+
+
+def test_a_norm_without_running_statistics_is_named():
+    norm = partial(nn.BatchNorm2d, track_running_stats=False)
+    with pytest.raises(ValueError, match=r"without running statistics cannot be folded; set track_running_stats=True"):
+        fuse_model(ConvNormAct(3, 8, norm=norm).eval())
