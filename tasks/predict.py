@@ -60,8 +60,7 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
     if not source.exists():
         raise FileNotFoundError(f"no image, folder or video at {source}")
     files = _files(source)
-    task, settings = _task(config)
-    predictor = task.predictor(settings)
+    predictor = build_predictor(config)
     folder = _folder(config, source, files)
     failures, lost = _predict(predictor, source, files, folder)
     for line in lost.lines():
@@ -70,6 +69,16 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
     if failures:
         raise ValueError(f"{len(failures)} of {len(files)} pictures cannot be read; the others are done. {failures[0]}")
     return folder, [(f"predictions in {folder}", ("source", predictor.heading), predictor.rows())]
+
+
+def build_predictor(config: Config) -> Predictor:
+    """Make what looks at single pictures, of `config.checkpoint` or `config.artifact`.
+
+    Raises:
+        ValueError, FileNotFoundError: Checkpoint, artifact or a setting is not as it should be.
+    """
+    task, settings = _task(config)
+    return task.predictor(settings)
 
 
 def _files(source: Path) -> list[Path]:

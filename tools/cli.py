@@ -1,38 +1,29 @@
 """From a command line to a configuration: Hydra's, or a checkpoint's own; bad input fails in a line or two."""
 
 import os
-import re
-import shlex
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
-from tasks.base.config import SCHEMAS
 from tasks.values.counted import counted
-from tools.command_line import CommandLine, composed_as_far_as_possible
-from tools.hints import meant_options, unknown_key
+from tools.command_line import CommandLine, opened
+from tools.composition import CONF, planned, with_choices
+from tools.messages import PEER_LOST, message
 from tools.starting import done_starting
-from tools.stored_config import SOURCES, store_config
 
-ROOT = Path(__file__).resolve().parent.parent
-CONF = ROOT / "conf"
-PEER_LOST = re.compile("(closed|reset) by peer")  # what a process hears of one that it exchanges tensors with
 EXPECTED = (
     ValueError, OSError, LookupError, ImportError, FloatingPointError, OmegaConfBaseException, HydraException,
     MisconfigurationException,
 )  # fmt: skip
-GROUPS = tuple(sorted(path.name for path in CONF.iterdir() if path.is_dir()))
 
 
 def main(name: str, job: Callable[[DictConfig], Any]) -> None:
@@ -49,32 +40,33 @@ def main(name: str, job: Callable[[DictConfig], Any]) -> None:
             itself.
     """
     done_starting()
-    for schema, cls in SCHEMAS.items():
-        ConfigStore.instance().store(schema, cls)
-    line = guarded(lambda: CommandLine(sys.argv[1:]))
-    values, primary, jobs = guarded(line.values), name, Jobs(name, job)
-    guarded(lambda: check_groups(values))
-    if name == "evaluate" and "predictions" in values and not {"task", "experiment", *SOURCES} & values.keys():
-        sys.argv.append("task=detection")  # they are boxes; a task has a place for the data
-    if any(values.get(key) for key in SOURCES):
-        primary, same = guarded(lambda: store_config(name, values, CONF, GROUPS))
-        jobs.kept = [word for group in same for word in line.words_of(group)]
-        for word in jobs.kept:
-            sys.argv.remove(word)
+    primary, sys.argv[1:], left_out = guarded(lambda: planned(name, sys.argv[1:]))
+    jobs = Jobs(name, job, left_out)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to `guarded`
     run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=primary)(jobs)
     guarded(lambda: jobs.end(run), primary)
 
 
-def check_groups(values: Mapping[str, Any]) -> None:
-    """See that groups are chosen by name, as Hydra's own error names no key.
+def composed(tool: str, words: Sequence[str]) -> DictConfig:
+    """Compose what `python tools/{tool}.py {words}` runs with, in a program that is no tool.
+
+    >>> composed("train", ["task=segmentation", "backbone=mnv2"]).choices["head"]
+    'lraspp'
 
     Raises:
-        ValueError: One is a number, true or false.
+        ValueError, FileNotFoundError: Words or checkpoint are not as they should be; as the tool says it.
     """
-    for group in {*GROUPS} & {*values}:
-        if isinstance(values[group], int | float):
-            raise ValueError(f"{group}={values[group]}: expected the name of one, or null")
+    primary = tool
+    try:
+        primary, words, _ = planned(tool, words)
+        line = CommandLine([*words])
+        with opened(CONF, line.config_dir):
+            overrides = [one.input_line for one in line.overrides]
+            config = hydra.compose(primary, overrides, return_hydra_config=True)
+        chosen = config.hydra.runtime.choices
+        return with_choices(tool, OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), chosen)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(message(error, primary, [tool, *words])) from error
 
 
 class Jobs:
@@ -83,13 +75,11 @@ class Jobs:
     Args:
         name: Of the tool.
         job: As in `main`.
-
-    Attributes:
-        kept: Arguments that chose what the first checkpoint holds anyway, and were taken off the command line.
+        left_out: Arguments that chose what the first checkpoint holds anyway, and were taken off the command line.
     """
 
-    def __init__(self, name: str, job: Callable[[DictConfig], Any]) -> None:
-        self.name, self.job, self.kept = name, job, []
+    def __init__(self, name: str, job: Callable[[DictConfig], Any], left_out: list[str]) -> None:
+        self.name, self.job, self.left_out = name, job, left_out
         self.begun, self.failed = 0, []
 
     def __call__(self, config: DictConfig) -> Any:
@@ -124,26 +114,12 @@ class Jobs:
         return HydraConfig.get().mode is not None and HydraConfig.get().mode.name == "MULTIRUN"
 
     def with_choices(self, config: DictConfig) -> DictConfig:
-        """The configuration with `choices`: which file of each group was chosen.
-
-        Raises:
-            ValueError: "+" has added a setting that the tool has no use for.
-        """
-        if added := [key for key in config if key not in SCHEMAS[f"{self.name}_schema"].__dataclass_fields__]:
-            raise ValueError(unknown_key(added[0], OmegaConf.masked_copy(config, [*{*config} - {*added}]), ()))
-        chosen = HydraConfig.get().runtime.choices
-        config.choices = dict(config.choices) | {group: chosen[group] for group in GROUPS if chosen.get(group)}
-        return config
+        return with_choices(self.name, config, HydraConfig.get().runtime.choices)
 
     def of_its_checkpoint(self, config: DictConfig, words: list[str]) -> DictConfig:
         """The configuration of one job of a sweep, by its own checkpoint; Hydra's is by the first one."""
-        line = CommandLine([*words, *self.kept])
-        values = line.values()
-        if not any(values.get(key) for key in SOURCES):
-            return config
-        primary, same = store_config(self.name, values, CONF, GROUPS)
-        dropped = [word for group in same for word in line.words_of(group)]
-        return hydra.compose(primary, [word for word in words if word not in dropped])
+        primary, words, _ = planned(self.name, [*words, *self.left_out])
+        return config if primary == self.name else hydra.compose(primary, words)
 
 
 def guarded(job: Callable, primary: str | None = None):
@@ -172,50 +148,3 @@ def tell(error: Exception, heading: str, primary: str | None = None) -> None:
         with tempfile.NamedTemporaryFile("w", prefix="mobile-dense-", suffix=".txt", delete=False) as file:
             traceback.print_exception(error, file=file)
         print(f"({type(error).__name__}; its traceback is in {file.name})", file=sys.stderr)
-
-
-def message(error: BaseException, primary: str | None = None) -> str:
-    """What an error says in a line or two, without the traceback that a loader process puts around it."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    if PEER_LOST.search(text):
-        return "another process of this run has died; its own error, if it could say one, is among these lines"
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        close = meant_options(name, error.options)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        return f"{group}={name}: there is no such {group}; {hint}choose one of {', '.join(error.options)}"
-    if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
-        return message(MissingConfigException("", error.missing_cfg_file, _choices(error.missing_cfg_file)), primary)
-    if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key} is not set; give {error.full_key}=<value>"
-    if sweep := re.match(r"Ambiguous value for argument '(.*)'\n", text):
-        key, _, value = sweep[1].partition("=")
-        quoted = shlex.quote(f'{key}="{value}"')
-        return f"{sweep[1]}: commas list the jobs of a sweep (-m); give {key}=[{value}] for a list, {quoted} for a text"
-    if unknown := re.match(r"Could not override '([\w./@]+)'", text):
-        return _unknown_key(unknown[1], primary)
-    if (merged := re.match(r"Error merging override (.*)", text)) and error.__cause__:
-        return f"{merged[1]}: {str(error.__cause__).splitlines()[0]}"
-    if "Original Traceback" in text:
-        text = re.split(r"\n[\w.]+: ", text)[-1]
-    return " ".join(text.split("\n\n")[0].split()[:60]) or type(error).__name__
-
-
-def _choices(file: str) -> list[str]:
-    """Names of the configurations beside one that is missing."""
-    return sorted(path.stem for path in (CONF / file).parent.glob("*.yaml")) or ["none"]
-
-
-def _unknown_key(key: str, primary: str | None) -> str:
-    """Name the misspelt key and those that it may have meant."""
-    tool = Path(sys.argv[0]).stem
-    entries = OmegaConf.load(CONF / f"{tool}.yaml").defaults if (CONF / f"{tool}.yaml").is_file() else []
-    offered = {str(group) for entry in entries if isinstance(entry, DictConfig) for group in entry}
-    config = composed_as_far_as_possible(sys.argv[1:], primary, CONF)
-    if "task" in offered:  # which brings these
-        offered |= {"head", "data", "optimizer", "scheduler"}
-        if key in offered and not config.get("task"):
-            return f"{key}= goes with a task, and none is chosen; give task=<name>"
-    if key in GROUPS and key not in offered:
-        return f"{key}=: tools/{tool}.py takes the {key} of its checkpoint or artifact; leave {key}= out"
-    return unknown_key(key, config, sorted(offered))

@@ -1,7 +1,10 @@
 """The command line by Hydra's own grammar; what the grammar refuses is named and shown as a shell takes it."""
 
+import json
 import re
 import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +75,7 @@ def composed_as_far_as_possible(words: list[str], primary: str | None, conf: Pat
     """
     given = get_args_parser().parse_known_args(words)[0]
     overrides = [word for word in given.overrides if "=" in word]
-    GlobalHydra.instance().clear()
-    path = create_config_search_path(str(conf))
-    if given.config_dir:
-        folder = Path(given.config_dir).resolve()
-        path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
-    Hydra.create_main_hydra2("hints", path)
-    try:
+    with opened(conf, given.config_dir):
         while True:
             try:
                 return hydra.compose(primary, overrides)
@@ -88,8 +85,49 @@ def composed_as_far_as_possible(words: list[str], primary: str | None, conf: Pat
                 if len(kept) == len(overrides) or not unknown:
                     return OmegaConf.create()
                 overrides = kept
+
+
+@contextmanager
+def opened(conf: Path, config_dir: str | None) -> Iterator[None]:
+    """Let `hydra.compose` read our configurations and, before them, those in a folder of the user's own.
+
+    A Hydra that runs already, such as that of a program around us, is put back at the end.
+
+    Raises:
+        ValueError: There is no such folder.
+    """
+    path = create_config_search_path(str(conf))
+    if config_dir:
+        folder = Path(config_dir).expanduser().resolve()
+        if not folder.is_dir():
+            raise ValueError(f"--config-dir {config_dir}: there is no such folder")
+        path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
+    running = GlobalHydra.instance()
+    before, running.hydra = running.hydra, None
+    try:
+        Hydra.create_main_hydra2("mobile-dense", path)
+        yield
     finally:
-        GlobalHydra.instance().clear()
+        running.hydra = before
+
+
+def override_of(key: str, value: Any) -> str:
+    """Write key=value as Hydra's grammar takes it, whatever the Python value.
+
+    >>> override_of("data.crop_size", (64, 128)), override_of("data.root", "a b, c"), override_of("qat", None)
+    ('data.crop_size=[64,128]', 'data.root="a b, c"', 'qat=null')
+    """
+    return f"{key}={_literal(value)}"
+
+
+def _literal(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}: {_literal(one)}" for name, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_literal, value)) + "]"
+    return repr(value) if isinstance(value, int | float) else _in_quotes(str(value))
 
 
 def _parsed(word: str) -> Override:
@@ -110,11 +148,15 @@ def _parsed(word: str) -> Override:
 def _quoted(value: str) -> str:
     """A value in Hydra's quotes; of a list or dictionary each text that needs them."""
     if value[0] not in "[{" or value[-1] not in "]}":
-        return '"' + re.sub(r'(\\*)"', r'\1\1\\"', re.sub(r"(\\+)$", r"\1\1", value)) + '"'
+        return _in_quotes(value)
     return "".join(
         part if part[0] in "[]{},:\"'" or _is_taken(f"x={part.strip()}") else _quoted(part.strip())
         for part in _PARTS.findall(value)
     )
+
+
+def _in_quotes(text: str) -> str:
+    return '"' + re.sub(r'(\\*)"', r'\1\1\\"', re.sub(r"(\\+)$", r"\1\1", text)) + '"'
 
 
 def _is_taken(word: str) -> bool:

@@ -24,6 +24,7 @@ class Predictor(ABC):
     """
 
     heading: str  # of the summary's column
+    fields: tuple[str, ...] = ()  # of a `mobile_dense.Result`: what `find` gives, or if several its attributes
 
     def __init__(self, task: Any, image_size: int | Sequence[int] | None) -> None:
         self.task, self.image_size = task, None if image_size is None else parse_size(image_size, "image_size")

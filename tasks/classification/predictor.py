@@ -28,6 +28,7 @@ class ClassificationPredictor(Predictor):
     """
 
     heading = "likeliest classes"
+    fields = ("probabilities",)
 
     def __init__(self, task: Any, image_size: int | Sequence[int] | None) -> None:
         super().__init__(task, None)

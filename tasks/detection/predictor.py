@@ -20,6 +20,7 @@ class DetectionPredictor(Predictor):
     """
 
     heading = "drawn"
+    fields = ("boxes", "scores", "labels")
 
     def __init__(self, task: Any, image_size: int | Sequence[int], *, min_score: float) -> None:
         super().__init__(task, image_size)

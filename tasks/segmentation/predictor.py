@@ -21,6 +21,7 @@ class SegmentationPredictor(Predictor):
     """
 
     heading = "largest classes"
+    fields = ("mask",)
 
     def __init__(self, task: Any, image_size: int | Sequence[int] | None, *, opacity: float) -> None:
         super().__init__(task, image_size)

@@ -1,0 +1,100 @@
+"""The toolkit from Python: load, predict, export, train and evaluate, with the settings of the command line."""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+for _name in ("backbones", "heads", "tasks", "tools"):  # names that other packages have, too
+    _ours, _found = Path(__file__).resolve().parent / _name, importlib.util.find_spec(_name)
+    if _found is None or Path(_found.origin or "").resolve().parent != _ours:
+        _theirs = _found and (_found.origin or ", ".join(_found.submodule_search_locations or ()))
+        raise ImportError(
+            f"{_name} is {_theirs or 'missing'}, and hides {_ours}; rename it, or move it back on sys.path"
+        )
+
+import numpy as np
+from omegaconf import DictConfig
+
+from tasks import evaluate as _evaluate
+from tasks.base.config import ExportSettings
+from tasks.base.predictor import Predictor
+from tasks.deploy.export import export as _export
+from tasks.deploy.manifest import FILE
+from tasks.files.images import read_image
+from tasks.predict import build_predictor
+from tasks.training.fit import fit
+from tasks.training.run_folder import RUN_FOLDER
+from tools.cli import composed
+from tools.command_line import override_of
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found in a picture; what the task does not find is None."""
+
+    class_names: tuple[str, ...]  # of labels, mask ids and probabilities, in their order
+    found: Any  # as the task's predictor gives it; of a task of your own this alone
+    boxes: np.ndarray | None = None  # (D, 4) float32 xyxy, px of the picture, the best first
+    scores: np.ndarray | None = None  # (D,) float32
+    labels: np.ndarray | None = None  # (D,) int64
+    mask: np.ndarray | None = None  # (H, W) uint8 class ids, as large as the picture
+    probabilities: np.ndarray | None = None  # (K,) float32
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network of a checkpoint, or an artifact in its runtime; `load` makes it."""
+
+    path: Path
+    predictor: Predictor
+
+    def predict(self, image: str | Path | np.ndarray) -> Result:
+        """Find what is in an image file, an RGB array (H, W, 3) uint8 or a PIL image in RGB; else ValueError."""
+        pixels = read_image(image) if isinstance(image, str | Path) else np.asarray(image)
+        if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,) or not pixels.size:
+            raise ValueError(f"expected an image as (H, W, 3) uint8 in RGB, got {pixels.shape} {pixels.dtype}")
+        found, fields = self.predictor.find(pixels), self.predictor.fields
+        arrays = {name: np.asarray(found if len(fields) == 1 else getattr(found, name)) for name in fields}
+        return Result(self.predictor.task.classes.names, found, **arrays)
+
+    def export(self, format: str, *overrides: str, **settings: Any) -> Path:
+        """Export a checkpoint as tools/export.py does: export("onnx", precision="int8"); the artifact's folder."""
+        own = {f"export.{key}": settings.pop(key) for key in {*settings} & {*ExportSettings.__dataclass_fields__}}
+        settings = {"checkpoint": self.path, "export": format} | own | settings
+        tables, failures = _export(_config("export", overrides, settings))
+        if failures:
+            raise ValueError("; ".join(failures))
+        return Path(tables[0][2][0][-1])
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training that has ended: its folder, which holds best.ckpt, and what metrics.json says."""
+
+    folder: Path
+    scores: dict[str, float]
+
+
+def load(path: str | Path, *overrides: str, **settings: Any) -> Model:
+    """Open a checkpoint or an artifact for prediction: load("runs/x/best.ckpt", image_size=[512, 1024])."""
+    path = Path(path).expanduser()
+    artifact = path.suffix != ".ckpt" and ((path if path.is_dir() else path.parent) / FILE).is_file()
+    source = {"artifact" if artifact else "checkpoint": path}
+    return Model(path, build_predictor(_config("predict", overrides, source | settings)))
+
+
+def train(*overrides: str, **settings: Any) -> Run:
+    """Train as tools/train.py does: train("trainer.max_epochs=4", task="detection", backbone="mnv3_large")."""
+    scores = fit(_config("train", overrides, settings))
+    return Run(Path(os.environ[RUN_FOLDER]), scores)
+
+
+def evaluate(*overrides: str, **settings: Any) -> dict[str, float | str]:
+    """Score as tools/evaluate.py does: evaluate(checkpoint="runs/x/best.ckpt"); what evaluation.json says."""
+    return _evaluate.evaluate(_config("evaluate", overrides, settings))[0]
+
+
+def _config(tool: str, overrides: tuple[str, ...], settings: dict[str, Any]) -> DictConfig:
+    return composed(tool, [*overrides, *(override_of(key, value) for key, value in settings.items())])

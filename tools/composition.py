@@ -1,0 +1,74 @@
+"""Chooses what a tool's configuration is composed of, by the words of its command line."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from tasks.base.config import SCHEMAS
+from tools.command_line import CommandLine
+from tools.hints import unknown_key
+from tools.stored_config import SOURCES, store_config
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+GROUPS = tuple(sorted(path.name for path in CONF.iterdir() if path.is_dir()))
+
+
+def planned(tool: str, words: Sequence[str]) -> tuple[str, list[str], list[str]]:
+    """Choose the primary configuration of a tool: its own, or that of `checkpoint=` or `artifact=`.
+
+    Args:
+        tool: Its name, "train".
+        words: Arguments as a shell hands them over.
+
+    Returns:
+        The name of the primary configuration, the words that Hydra gets, and those left out, which choose what the
+        checkpoint holds anyway.
+
+    Raises:
+        ValueError, FileNotFoundError: Words or checkpoint are not as they should be.
+    """
+    for schema, cls in SCHEMAS.items():
+        ConfigStore.instance().store(schema, cls)
+    line, words = CommandLine([*words]), [*words]
+    values = line.values()
+    _check_groups(values)
+    if tool == "evaluate" and "predictions" in values and not {"task", "experiment", *SOURCES} & values.keys():
+        words.append("task=detection")  # they are boxes; a task has a place for the data
+    if not any(values.get(key) for key in SOURCES):
+        return tool, words, []
+    primary, same = store_config(tool, values, CONF, GROUPS)
+    left_out = [word for group in same for word in line.words_of(group)]
+    return primary, [word for word in words if word not in left_out], left_out
+
+
+def with_choices(tool: str, config: DictConfig, chosen: Mapping[str, Any]) -> DictConfig:
+    """Fill in `choices`: which file of each group was chosen.
+
+    Raises:
+        ValueError: "+" has added a setting that the tool has no use for.
+    """
+    if added := [key for key in config if key not in SCHEMAS[f"{tool}_schema"].__dataclass_fields__]:
+        raise ValueError(unknown_key(added[0], OmegaConf.masked_copy(config, [*{*config} - {*added}]), ()))
+    config.choices = dict(config.choices) | {group: chosen[group] for group in GROUPS if chosen.get(group)}
+    return config
+
+
+def offered(group: str, config_dir: str | None) -> list[str]:
+    """List the names that can be chosen in a group: ours and those in the folder of --config-dir."""
+    folders = [CONF, *([Path(config_dir)] if config_dir else [])]
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def _check_groups(values: Mapping[str, Any]) -> None:
+    """See that groups are chosen by name, as Hydra's own error names no key.
+
+    Raises:
+        ValueError: One is a number, true or false.
+    """
+    for group in {*GROUPS} & {*values}:
+        if isinstance(values[group], int | float):
+            raise ValueError(f"{group}={values[group]}: expected the name of one, or null")
