@@ -8,7 +8,7 @@ from typing import Any
 from rich.progress import track
 
 from backbones.blocks.fusion import fuse_model
-from tasks.base.build import Config, build_backbone, build_whole_network, make, plain
+from tasks.base.build import Config, build_backbone, build_whole_network
 from tasks.base.checkpoint import classes_of, read_checkpoint
 from tasks.benchmark.costs import profile
 from tasks.values.sizes import parse_size
@@ -26,17 +26,18 @@ def describe_zoo(image_size: int | Sequence[int], configs: Mapping[str, Config])
     Returns:
         {"image_size": [H, W], "costs": names of the costs, "backbones": one row each: {"backbone", "family",
         "trained": {cost: number}, "fused": the same, "published": {"parameters", "macs" (both in M), "top1" (%),
-        "resolution" (px), "source"}}}.
+        "resolution" (px), "source"}, None where nothing was}}.
     """
     size, rows = parse_size(image_size, "image_size"), []
     for name, config in track(configs.items(), "profiling", transient=True):
-        backbone = make(plain(config) | {"weights": None}).eval()
+        backbone = build_backbone({"backbone": config}).eval()
         family = sys.modules[type(backbone).__module__]
         row = {"backbone": name, "family": family.__name__.rpartition(".")[2]}
         for form, network in (("trained", backbone), ("fused", fuse_model(backbone))):
             cost = profile(network, size, in_channels=backbone.in_channels)
             row[form] = {key: getattr(cost, key) for key in ZOO_COSTS}
-        rows.append(row | {"published": asdict(family.VARIANTS[name].published)})
+        variant = getattr(family, "VARIANTS", {}).get(name)
+        rows.append(row | {"published": asdict(variant.published) if variant else None})
     return {"image_size": list(size), "costs": list(ZOO_COSTS), "backbones": rows}
 
 

@@ -10,15 +10,18 @@ from omegaconf import DictConfig
 import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
 from tasks.benchmark.benchmark import benchmark
 from tasks.benchmark.sweep import request_of, run_as_process, sweep
-from tools.cli import CONF, main
+from tools.cli import main
+from tools.command_line import CommandLine
+from tools.composition import offered
 from tools.tables import print_table
 
 
 def report(config: DictConfig) -> None:
     config.request = request_of([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
     if isinstance(config.sweep, str) or any(config.sweep.values()):
-        backbones = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
-        tables = sweep(config, backbones, run_as_process(Path(__file__).resolve()))
+        own, run = CommandLine(sys.argv[1:]).config_dir, run_as_process(Path(__file__).resolve())
+        with_own = [f"--config-dir={own}"] if own else []
+        tables = sweep(config, offered("backbone", sys.argv[1:]), lambda words: run([*with_own, *words]))
     else:
         tables = benchmark(config)
     for table in tables:

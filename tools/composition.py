@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
@@ -57,10 +58,16 @@ def with_choices(tool: str, config: DictConfig, chosen: Mapping[str, Any]) -> Di
     return config
 
 
-def offered(group: str, config_dir: str | None) -> list[str]:
-    """List the names that can be chosen in a group: ours and those in the folder of --config-dir."""
-    folders = [CONF, *([Path(config_dir)] if config_dir else [])]
+def offered(group: str, words: Sequence[str]) -> list[str]:
+    """List the names that can be chosen in a group: ours, and those in the folder of a --config-dir among the words."""
+    own = CommandLine([*words]).config_dir
+    folders = [CONF, *([Path(own).expanduser()] if own else [])]
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def every_choice(tool: str, group: str, words: Sequence[str]) -> dict[str, DictConfig]:
+    """Compose a group with each of its choices, in a Hydra that runs; by the names of the choices."""
+    return {name: hydra.compose(tool, [f"{group}={name}"])[group] for name in offered(group, words)}
 
 
 def _check_groups(values: Mapping[str, Any]) -> None:

@@ -9,10 +9,10 @@ from omegaconf import DictConfig
 
 import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
 from tasks.base.build import label
-from tasks.base.choices import read_choice
 from tasks.describe import describe, describe_zoo
 from tasks.files.writing import write_json
-from tools.cli import CONF, main
+from tools.cli import main
+from tools.composition import every_choice
 from tools.tables import COSTS, cost_cells, print_table
 
 
@@ -35,17 +35,17 @@ def one(config: DictConfig) -> dict:
 
 
 def zoo(config: DictConfig) -> dict:
-    configs = {path.stem: read_choice(path) for path in sorted((CONF / "backbone").glob("*.yaml"))}
-    found = describe_zoo(config.image_size, configs)
+    found = describe_zoo(config.image_size, every_choice("describe", "backbone", sys.argv[1:]))
     rows, sources, published = [], [], ("parameters", "macs", "top1")
     for row in found["backbones"]:
         pairs = zip(*(cost_cells(row[form], found["costs"], 2) for form in ("trained", "fused")), strict=True)
         costs = [trained if trained == fused else f"{trained} > {fused}" for trained, fused in pairs]
-        stated = [row["published"][key] for key in published]
-        if stated[1] is not None and row["published"]["resolution"] != found["image_size"][0]:
-            stated[1] = f"{stated[1]:g} at {row['published']['resolution']} px"
-        sources += [row["published"]["source"]] * (row["published"]["source"] not in sources)
-        note = f"[{1 + sources.index(row['published']['source'])}]"
+        numbers = row["published"] or {}  # of a backbone of the user's own: nothing
+        stated, source = [numbers.get(key) for key in published], numbers.get("source")
+        if stated[1] is not None and numbers["resolution"] != found["image_size"][0]:
+            stated[1] = f"{stated[1]:g} at {numbers['resolution']} px"
+        sources += [source] * (source not in [*sources, None])
+        note = f"[{1 + sources.index(source)}]" if source else "-"
         rows.append((row["backbone"], *costs, *("-" if value is None else str(value) for value in stated), note))
     costs = "params M|MACs M|activations M|memory MiB|depth|params M|MACs M|top-1 %|"
     title = f"{'x'.join(map(str, found['image_size']))} px, batch 1, no classifier, as trained > fused; then published"

@@ -10,7 +10,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from tools.command_line import CommandLine, composed_as_far_as_possible
+from tools.command_line import composed_as_far_as_possible
 from tools.composition import CONF, GROUPS, offered
 from tools.hints import meant_options, unknown_key
 
@@ -54,7 +54,7 @@ def message(error: BaseException, primary: str | None = None, command: Sequence[
 def _choices(error: MissingConfigException, command: Sequence[str]) -> list[str]:
     """Names of the configurations beside one that is missing."""
     group = str(error.missing_cfg_file).rpartition("/")[0]
-    return offered(group, CommandLine([*command[1:]]).config_dir) or ["none"]
+    return offered(group, command[1:]) or ["none"]
 
 
 def _unknown_key(key: str, primary: str | None, command: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from tasks.base.config import DoctorConfig
 from tasks.doctor.finding import FAILED, OK, WARNING, Finding, reason
 from tasks.doctor.hardware import CHECKS as HARDWARE
 from tasks.doctor.software import CHECKS as SOFTWARE
+from tasks.doctor.software import install_command
 from tasks.values.counted import counted
 
 
@@ -30,7 +31,7 @@ def examine(settings: DoctorConfig | Mapping[str, Any], command_line: Exception 
             findings.append(Finding(name, FAILED, reason(error), "mend what this names, then run the doctor again"))
     if command_line is None:
         return [*findings, Finding("command line", OK, "Hydra and Lightning load")]
-    remedy = "uv pip install -c constraints.txt -e . (and see the lines above)"
+    remedy = f"{install_command()} (and see the lines above)"
     return [*findings, Finding("command line", FAILED, reason(command_line), remedy)]
 
 

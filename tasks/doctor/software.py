@@ -17,16 +17,25 @@ from typing import Any
 from tasks.base.machine import allowed_cores
 from tasks.doctor.finding import FAILED, OK, WARNING, Check, Finding, reason
 
-ROOT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"  # of a repository; a wheel has metadata in its place
+NAME = "mobile-dense"
 PROVIDES = {
     "export": "tools/export.py", "timm": "backbone=timm", "shards": "action=shards, data=shards from a URL",
     "test": "make test", "dev": "ruff",
 }  # fmt: skip
-INSTALL = "uv pip install -c constraints.txt -e '.[{}]'"
+
+
+def install_command(extra: str = "") -> str:
+    """Say how this toolkit is installed with an extra: from its repository, or from a wheel."""
+    extra = f"[{extra}]" if extra else ""
+    return (
+        f"uv pip install -c constraints.txt -e '.{extra}'" if PROJECT.is_file() else f"uv pip install '{NAME}{extra}'"
+    )
 
 
 def _python(settings: Mapping[str, Any]) -> Iterator[Finding]:
-    wanted = re.search(r'requires-python = ">=(\d+)\.(\d+)"', (ROOT / "pyproject.toml").read_text())
+    stated = PROJECT.read_text() if PROJECT.is_file() else str(metadata.metadata(NAME)["Requires-Python"])
+    wanted = re.search(r'(?:requires-python = ">=|^>=)(\d+)\.(\d+)', stated)
     least = tuple(map(int, wanted.groups())) if wanted else (3, 11)
     found = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] < least:
@@ -36,11 +45,18 @@ def _python(settings: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def requirements() -> dict[str, list[str]]:
-    """Read {"": required packages, extra: its packages}, each as written in pyproject.toml."""
-    import tomllib
+    """Read {"": required packages, extra: its packages}, as pyproject.toml or the wheel's metadata writes each."""
+    if PROJECT.is_file():
+        import tomllib  # Python 3.11
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return {"": project["dependencies"], **project["optional-dependencies"]}
+        project = tomllib.loads(PROJECT.read_text())["project"]
+        return {"": project["dependencies"], **project["optional-dependencies"]}
+    found: dict[str, list[str]] = {"": []}
+    for line in metadata.requires(NAME) or ():
+        requirement, _, marker = line.partition(";")
+        extra = re.search(r"extra == ['\"](.+?)['\"]", marker)
+        found.setdefault(extra[1] if extra else "", []).append(requirement.strip())
+    return found
 
 
 def satisfied(requirement: str) -> tuple[bool, str]:
@@ -69,14 +85,14 @@ def _packages(settings: Mapping[str, Any]) -> Iterator[Finding]:
         if bad:
             state = WARNING if extra else FAILED
             what = f" (for {PROVIDES.get(extra, extra)})" if extra else ""
-            command = INSTALL.format(extra) if extra else "uv pip install -c constraints.txt -e ."
-            yield Finding(label, state, ", ".join(bad) + what, command)
+            yield Finding(label, state, ", ".join(bad) + what, install_command(extra))
         else:
             yield Finding(label, OK, ", ".join(text for _, text in found))
 
 
 def _torch(settings: Mapping[str, Any]) -> Iterator[Finding]:
-    pair = "install both from one index: uv pip install --reinstall -c constraints.txt torch torchvision"
+    pins = "-c constraints.txt " if PROJECT.is_file() else ""
+    pair = f"install both from one index: uv pip install --reinstall {pins}torch torchvision"
     try:
         torch = importlib.import_module("torch")
     except Exception as error:
@@ -137,7 +153,7 @@ def _formats(settings: Mapping[str, Any]) -> Iterator[Finding]:
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
                 versions = backend(name).versions()
         except Exception as error:
-            yield Finding(f"export={name}", WARNING, reason(error), INSTALL.format("export"))
+            yield Finding(f"export={name}", WARNING, reason(error), install_command("export"))
         else:
             yield Finding(f"export={name}", OK, ", ".join(f"{key} {value}" for key, value in versions.items()))
 

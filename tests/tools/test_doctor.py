@@ -120,6 +120,22 @@ def test_python_and_packages_that_are_too_old_or_missing(monkeypatch):
     remedied(only("python", software.CHECKS)["python"], FAILED, "3.9.1", "3.11")
 
 
+def test_of_a_wheel_the_metadata_tell_what_is_required(monkeypatch, tmp_path):
+    wanted = software.requirements()
+    stated = [*wanted[""], *(f'{one}; extra == "{extra}"' for extra in wanted if extra for one in wanted[extra])]
+    monkeypatch.setattr(software, "PROJECT", tmp_path / "pyproject.toml")
+    monkeypatch.setattr(software.metadata, "requires", lambda name: stated)
+    monkeypatch.setattr(software.metadata, "metadata", lambda name: {"Requires-Python": ">=3.99"})
+    assert software.requirements() == wanted
+    remedied(only("python", software.CHECKS)["python"], FAILED, "Python 3.99 or later")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    torch_remedy = only("torch", software.CHECKS)["torch"].remedy
+    assert (
+        "constraints" not in torch_remedy
+        and software.install_command("export") == "uv pip install 'mobile-dense[export]'"
+    )
+
+
 @pytest.mark.parametrize(
     ("requirement", "version", "fits"),
     [
