@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Say DEMO="trainer.max_epochs=1" for a shorter demo.
 DEMO ?=
 
-.PHONY: setup test test-all lint demo
+.PHONY: setup test test-all test-lowest lint demo
 
 setup: $(VENV)/installed
 
@@ -40,3 +40,12 @@ demo: setup
 	$(BIN)/python tools/benchmark.py checkpoint=demo/run/best.ckpt image_size=[128,256] output_dir=demo/benchmark again=true \
 		runtimes=[eager,fused,onnx,executorch]
 	@echo "look at demo/run/curves.png, demo/run/predictions.png, demo/predictions/ and demo/benchmark/benchmark.png"
+
+# A few tests against the lowest versions that pyproject.toml declares, in an environment of their own.
+LOWEST ?= .venv-lowest
+SMOKE := tests/test_mobile_dense.py tests/tools/test_doctor.py tests/tasks/deploy/test_export.py \
+	tests/tasks/data/test_transforms.py tests/tasks/detection/test_coco_scores.py tests/backbones/test_timm.py
+test-lowest: setup
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[export,shards,timm,test]'
+	$(LOWEST)/bin/python -m pytest -n auto -m "not slow" $(SMOKE)
