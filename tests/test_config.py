@@ -10,8 +10,8 @@ from hydra.utils import get_class, get_method
 from omegaconf import OmegaConf
 
 from tasks.base.build import build_backbone, build_data, build_whole_network, make, task_kind
-from tasks.base.choices import read_choice
 from tasks.training.fit import fit
+from tests.choices import read_choice
 from tests.conftest import ROOT
 from tests.tasks.classification.test_task import write_folders
 from tests.tasks.conftest import composed, write_masks

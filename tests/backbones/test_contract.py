@@ -9,7 +9,7 @@ import torch
 from backbones.base import OUTPUT_STRIDES, select_taps
 from backbones.blocks.fusion import fuse_model
 from tasks.base.build import make
-from tasks.base.choices import read_choice
+from tests.choices import read_choice
 from tests.conftest import ROOT
 from tests.oracles import randomised, relative_error
 

@@ -16,9 +16,9 @@ from backbones.mobilenetv3 import (
 )
 from backbones.weights.loading import load_weights
 from tasks.base.build import make
-from tasks.base.choices import read_choice
 from tasks.benchmark.costs import profile
 from tests.backbones.references import PRECISIONS, parameters, worst_error
+from tests.choices import read_choice
 from tests.conftest import ROOT
 from tests.oracles import randomised, relative_error
 

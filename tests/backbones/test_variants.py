@@ -7,7 +7,7 @@ import pytest
 from hydra.utils import get_method
 
 from backbones.variants import Variant, find_variant
-from tasks.base.choices import read_choice
+from tests.choices import read_choice
 from tests.conftest import ROOT
 
 FILES = {path.stem: path for path in sorted((ROOT / "conf" / "backbone").glob("*.yaml"))}

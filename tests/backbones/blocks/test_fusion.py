@@ -11,7 +11,7 @@ from backbones.blocks.fusion import fuse_model
 from backbones.blocks.layers import ConvNormAct
 from heads.classification import RepViTClassifier
 from tasks.base.build import make
-from tasks.base.choices import read_choice
+from tests.choices import read_choice
 from tests.conftest import ROOT
 from tests.oracles import randomised, relative_error
 
