@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from tasks.base.build import Config, build_data, build_task, check_seed, connect, make, plain, save_config
@@ -21,20 +20,9 @@ from tasks.base.task import VisionTask
 from tasks.base.trusted_targets import check_own_targets
 from tasks.data.datamodule import VisionDataModule
 from tasks.files.writing import write_json
-from tasks.training.callbacks import (
-    EMA,
-    Curves,
-    DataMonitor,
-    EpochLine,
-    LossLog,
-    PredictionSheet,
-    TerminalBar,
-    WeightDecay,
-)
-from tasks.training.csv_log import CsvLog
 from tasks.training.interruption import Interruption, Stopped
 from tasks.training.resume import check_classes, check_resumable, choose_checkpoint, ended, place_in_epoch
-from tasks.training.run_checkpoints import BestCheckpoint, LastCheckpoint
+from tasks.training.run_callbacks import RunCallbacks
 from tasks.training.run_folder import check_free, clear, run_folder
 from tasks.training.trainer_settings import additions, checked_trainer, without_additions
 
@@ -102,50 +90,45 @@ def _fit(config: Config, folder: Path) -> dict[str, float]:
         save_config(task.config, folder / "config.yaml")
         logger.info("run folder: %s", folder)
 
-    log = CsvLog(folder, keep_before=resumed["global_step"] if resumed else None)
-    often = {"save_on_train_epoch_end": True, "enable_version_counter": False, "auto_insert_metric_name": False}
-    validated = config["trainer"].get("check_val_every_n_epoch") or 1
-    scored = often | {"monitor": task.monitor, "mode": "max", "every_n_epochs": validated}
-    interruption = Interruption()
-    best = BestCheckpoint(folder, "best", **scored)
-    last = LastCheckpoint(folder, log, interruption, config.get("checkpoint_every_steps"), **often)
-    callbacks = [LossLog(), best]
-    if (count := config.get("average_best")) is not None:
-        if count < 2:
-            raise ValueError(f"average_best={count}: expected a number of checkpoints, at least 2; null for no average")
-        several = BestCheckpoint(folder / "to_average", "step{step}", save_top_k=count, **scored)
-        callbacks.append(several)
-    callbacks.append(last)  # which remembers what the others have just kept
-    if config["ema_decay"] is not None:
-        callbacks.append(EMA(config["ema_decay"]))
-    if aware:
-        callbacks.append(aware)
-    if (final := config.get("final_weight_decay")) is not None:
-        callbacks.append(WeightDecay(final))
+    callbacks = RunCallbacks(
+        config, folder, task.monitor, aware=aware, resumed_step=resumed["global_step"] if resumed else None
+    )
+    trainer = _trainer(config, folder, callbacks)
+    began = time.perf_counter()
+    _run(trainer, task, data, config["checkpoint"], callbacks.interruption)
+    result = _summary(trainer, task, callbacks)
+    if callbacks.several and (files := callbacks.several.ranked()):
+        score = average(config, task, data, files, folder / "averaged.ckpt")
+        result["averaged/" + task.monitor.removeprefix("val/")] = score
+    result["seconds"] = round(time.perf_counter() - began, 1)
+    if trainer.is_global_zero:
+        write_json(folder / "metrics.json", result)
+    return result
+
+
+def _trainer(config: Config, folder: Path, callbacks: RunCallbacks) -> L.Trainer:
     settings = config["trainer"]
-    callbacks += [
-        LearningRateMonitor("step", log_weight_decay=final is not None), PredictionSheet(folder / "predictions.png"),
-        Curves(log, folder / "curves.png"), DataMonitor(), *additions(settings, "callbacks"),
-    ]  # fmt: skip
-    progress = sys.stdout.isatty() and settings.get("enable_progress_bar") is not False
-    if not any(isinstance(callback, ProgressBar) for callback in callbacks):
-        callbacks += [EpochLine(), TerminalBar()] if progress else [EpochLine()]
-    loggers = [log]
+    loggers: list[Logger] = [callbacks.log]
     if config["tensorboard"]:
         loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
-    trainer = make(
+    return make(
         without_additions(settings),
         logger=loggers + additions(settings, "logger"),
-        callbacks=callbacks,
+        callbacks=callbacks.all,
         plugins=[CheckpointFiles(), *additions(settings, "plugins")],
-        enable_progress_bar=progress,
+        enable_progress_bar=callbacks.progress,
         default_root_dir=str(folder),
     )
-    began = time.perf_counter()
+
+
+def _run(
+    trainer: L.Trainer, task: VisionTask, data: VisionDataModule, checkpoint: str | None, interruption: Interruption
+) -> None:
+    """Train, from a checkpoint where there is one; say how to go on where the run is stopped."""
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=config["checkpoint"], weights_only=True)
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except (Stopped, SystemExit):  # the latter is Lightning's answer to Ctrl-C
-        kept = folder / LAST
+        kept = Path(trainer.default_root_dir) / LAST
         go_on = f"; go on with checkpoint={kept}" if kept.is_file() else " before the first checkpoint"
         if interruption.received != signal.SIGTERM:
             raise KeyboardInterrupt(f"interrupted{go_on}") from None
@@ -154,7 +137,12 @@ def _fit(config: Config, folder: Path) -> dict[str, float]:
         raise SystemExit(128 + signal.SIGTERM) from None
     finally:
         interruption.ignore()
-    scores = log.latest() | trainer.callback_metrics  # the former of a run that has just these numbers left to write
+
+
+def _summary(trainer: L.Trainer, task: VisionTask, callbacks: RunCallbacks) -> dict[str, float]:
+    """Scores of the last validation, score and epoch of the best one, and how far the run has come."""
+    best, found = callbacks.best, trainer.callback_metrics
+    scores = callbacks.log.latest() | found  # the former of a run that has just these numbers left to write
     result = {key: float(value) for key, value in scores.items() if key.startswith("val/")}
     if best.score is not None and Path(best.best_model_path).is_file():
         result["best/" + task.monitor.removeprefix("val/")] = best.score
@@ -162,14 +150,8 @@ def _fit(config: Config, folder: Path) -> dict[str, float]:
     elif Path(best.best_model_path).is_file():
         logger.warning("no %s was defined: best.ckpt is the newest checkpoint, not the best", task.monitor)
     result |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}
-    if "train/data_wait" in trainer.callback_metrics:
-        result["train/data_wait"] = round(float(trainer.callback_metrics["train/data_wait"]), 4)
-    if count is not None and (files := several.ranked()):
-        score = average(config, task, data, files, folder / "averaged.ckpt")
-        result["averaged/" + task.monitor.removeprefix("val/")] = score
-    result["seconds"] = round(time.perf_counter() - began, 1)
-    if trainer.is_global_zero:
-        write_json(folder / "metrics.json", result)
+    if "train/data_wait" in found:
+        result["train/data_wait"] = round(float(found["train/data_wait"]), 4)
     return result
 
 
