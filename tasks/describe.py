@@ -1,4 +1,4 @@
-"""A backbone, or a task's whole network, in numbers: taps and costs, as trained and fused."""
+"""Describe a backbone, or a task's whole network, in numbers: taps and costs, as trained and fused."""
 
 import sys
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Scores of a trained task, of published weights, or of anybody's detections, on a validation set."""
+"""Score a trained task, published weights, or anybody's detections on a validation set."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""Foreign weights converted once into a file of ours, and compared with the network that they come from."""
+"""Convert foreign weights into a file of ours, and compare with the network that they come from."""
 
 import copy
 import io

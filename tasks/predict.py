@@ -1,4 +1,4 @@
-"""Predictions for a user's own pictures: drawn, written down, summed up."""
+"""Predict on a user's own pictures and videos: draw, write down, sum up."""
 
 import logging
 from collections import Counter
@@ -72,7 +72,7 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
 
 
 def build_predictor(config: Config) -> Predictor:
-    """Make what looks at single pictures, of `config.checkpoint` or `config.artifact`.
+    """Make the predictor of `config.checkpoint` or `config.artifact`.
 
     Raises:
         ValueError, FileNotFoundError: Checkpoint, artifact or a setting is not as it should be.

@@ -1,4 +1,4 @@
-"""From a configuration to objects: the only library file that imports hydra."""
+"""Build backbones, heads, tasks and data from a configuration: the only library file that imports hydra."""
 
 import copy
 import pkgutil
@@ -53,7 +53,7 @@ def check_seed(config: Config) -> None:
 
 
 def _check_kinds(task: type[VisionTask], data: type[VisionDataModule] | Callable) -> None:
-    """See that a data module gives what a task needs.
+    """Refuse a data module that does not give what a task needs.
 
     Raises:
         ValueError: It gives something else.
@@ -142,7 +142,7 @@ def make(node: Config, **options: Any) -> Any:
 
 
 def _with_whole_numbers(node: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A node and those within it, with integers where their targets take integers."""
+    """Turn whole floats into integers in a node, and in those within it, where their targets take integers."""
     node = {
         key: _with_whole_numbers(value, f"{where}{key}.") if isinstance(value, dict) else value
         for key, value in node.items()
@@ -155,38 +155,38 @@ def _with_whole_numbers(node: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def task_kind(config: Config) -> str:
-    """The `kind` of the task's class."""
+    """Name the kind of task that a configuration describes, such as "detection"."""
     if not config.get("task"):
         raise ValueError("no task is chosen; give task=segmentation")
     return task_class(config).kind
 
 
 def monitored(config: Config) -> str:
-    """The metric that the task's checkpoints are chosen by, such as "val/mIoU"."""
+    """Name the metric that the task's checkpoints are chosen by, such as "val/mIoU"."""
     task_kind(config)  # says so where no task is chosen
     return task_class(config).monitor
 
 
 def task_class(config: Config) -> type[VisionTask]:
-    """The class of the task that a configuration describes."""
+    """Get the class of the task that a configuration describes."""
     return get_class(renamed_target(config["task"]["_target_"]))
 
 
 def data_settings(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """Settings of the data of a plain configuration; of data=demo, which holds those of every task, the task's part."""
+    """Get the settings of the data from a plain configuration; of data=demo, which has them by task, those of one."""
     data = config.get("data") or {}
     return data[kind] if isinstance(data.get(kind), dict) else data
 
 
 def label(config: Config, group: str) -> str:
-    """How folders, tables and pictures name what a group has chosen: "mnv3_large", of timm's models "timm-resnet18"."""
+    """Name what a group has chosen, for folders, tables and pictures: "mnv3_large", or "timm-resnet18"."""
     choice = str((config.get("choices") or {}).get(group, group))
     name = (config.get(group) or {}).get("name")
     return choice if name is None else re.sub(r"[/:\s]+", "-", f"{choice}-{name}")
 
 
 def plain(config: Config) -> dict[str, Any]:
-    """A configuration as resolved plain data, fit for a checkpoint or YAML."""
+    """Turn a configuration into resolved plain data, fit for a checkpoint or YAML."""
     return (
         OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else copy.deepcopy(dict(config))
     )

@@ -1,4 +1,4 @@
-"""Checkpoints: plain data, and all that is needed to rebuild a task."""
+"""Read and write checkpoints, which are plain data and hold all that rebuilds a task."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,13 +113,13 @@ def average_checkpoints(paths: Sequence[str | Path], target: str | Path) -> None
 
 
 def _write(target: str | Path, content: dict[str, Any], state: dict[str, Tensor], *, fused: bool) -> None:
-    """Write other weights with what else a checkpoint says, without what only goes on training."""
+    """Write a checkpoint's description with other weights, without what only a resumed training needs."""
     kept = {key: content[key] for key in ("config", "classes", "epoch", "global_step")}
     write_checkpoint(Path(target).expanduser(), kept | {"state_dict": state, "fused": fused})
 
 
 def stored_classes(source: str | Path) -> Classes | None:
-    """Classes of weights that are a checkpoint of this toolkit; None of any others."""
+    """Get the classes of a weight file that is a checkpoint of this toolkit; None of any other file."""
     try:
         content = load(Path(source).expanduser())
         return classes_of(content) if isinstance(content, dict) and "classes" in content else None
@@ -128,7 +128,7 @@ def stored_classes(source: str | Path) -> Classes | None:
 
 
 def classes_of(content: dict[str, Any]) -> Classes:
-    """Names, colours and ids that a checkpoint was trained with."""
+    """Get the names, colours and ids of the classes that a checkpoint was trained with."""
     classes = content["classes"]
     ids = tuple(classes["ids"]) if "ids" in classes else None
     return Classes(tuple(classes["names"]), tuple(tuple(color) for color in classes["palette"]), ids)

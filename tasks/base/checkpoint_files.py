@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written whole or not at all, read only if every byte is as written, the last good one found."""
+"""Write checkpoints atomically, verify every byte on reading, and find the last good one."""
 
 import errno
 import io
@@ -17,7 +17,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """How the trainer writes and reads checkpoints.
+    """Let Lightning's trainer write checkpoints atomically and read them verified.
 
     A file is written beside its target, flushed to the disk, read back and put in place in one step, so that there is
     always a whole last.ckpt. The one before it stays as previous.ckpt, for a disk that damages what it holds.
@@ -83,7 +83,7 @@ def load(path: Path) -> Any:
 
 
 def damage_of(path: Path) -> str | None:
-    """What is wrong with a file of `torch.save`, by the checksum of each of its parts; None if nothing is."""
+    """Find what is damaged in a file of `torch.save`, by the checksum of each of its parts; None if nothing is."""
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()

@@ -1,11 +1,11 @@
-"""A trained task on data that number the same classes in another way."""
+"""Match the classes of a trained task with those of data that number them otherwise."""
 
 from tasks.base.task import VisionTask
 from tasks.data.datamodule import VisionDataModule
 
 
 def match_classes(task: VisionTask, data: VisionDataModule) -> None:
-    """Let the data give the task's labels, by the classes' names; detections are then written with the data's own ids.
+    """Make the data give the task's labels, by class name; detections are then written with the data's own ids.
 
     Raises:
         ValueError: A class is on one side alone, or a name repeats and the order differs.

@@ -6,20 +6,20 @@ from typing import Any
 
 @dataclass
 class TrainConfig:
-    """A run. Backbone, head, data and the like are described by the signatures of what they name in `_target_`.
+    """Settings of a training run; backbone, head and data are described by the signatures of their `_target_`s.
 
     Attributes:
         seed: Of initialisation, order and augmentation.
         checkpoint: Checkpoint to go on from.
         resume: "auto": go on from the last good checkpoint in `output_dir`, or start where there is none, so that the
-            same command starts a run and goes on with it; none: only `checkpoint` goes on.
-        checkpoint_every_steps: Write last.ckpt within epochs too, each so many steps of the optimiser; none: after
+            same command starts a run and goes on with it; None: only `checkpoint` goes on.
+        checkpoint_every_steps: Write last.ckpt within epochs too, each so many steps of the optimiser; None: after
             epochs, and at SIGTERM or Ctrl-C.
-        output_dir: Folder of the run; none: runs/{task}-{backbone}, numbered where that is taken.
+        output_dir: Folder of the run; None: runs/{task}-{backbone}, numbered where that is taken.
         overwrite: Allow `output_dir` to hold an earlier run, which is then replaced.
-        ema_decay: Decay of the exponential moving average of the weights; none: no average.
-        final_weight_decay: Weight decay at the run's end, reached along half a cosine; none: constant.
-        average_best: Number of best checkpoints whose weights are averaged at the run's end; none: no such average.
+        ema_decay: Decay of the exponential moving average of the weights; None: no average.
+        final_weight_decay: Weight decay at the run's end, reached along half a cosine; None: constant.
+        average_best: Number of best checkpoints whose weights are averaged at the run's end; None: no such average.
         tensorboard: Write TensorBoard events beside metrics.csv.
         choices: Which file of each group was chosen; filled in by the tool.
     """
@@ -52,7 +52,7 @@ class EvaluateConfig(TrainConfig):
     `task`, `backbone.weights` and `head.weights`; or of anybody's detections.
 
     Attributes:
-        output_dir: Folder of evaluation.json and evaluation.png; none: the checkpoint's, or that of the predictions, or
+        output_dir: Folder of evaluation.json and evaluation.png; None: the checkpoint's, or that of the predictions, or
             for weights runs/evaluation-{task}-{backbone}; and where that holds another evaluation, or other data or
             settings are given, evaluation-2, -3 ... in it.
         predictions: Detections in COCO's results form, in place of a checkpoint, judged by `data`.
@@ -73,14 +73,14 @@ class PredictConfig(TrainConfig):
 
     Attributes:
         source: An image, a video, or a folder of images and videos.
-        output_dir: Where the pictures go; none: predictions/ beside the checkpoint, or predictions-2, -3 ... where that
+        output_dir: Where the pictures go; None: predictions/ beside the checkpoint, or predictions-2, -3 ... where that
             holds those of another source.
         overwrite: Allow `output_dir` to hold the predictions of another source.
         opacity: Of the colours over the picture, 0 to 1.
         min_score: Boxes of lower score are not drawn; the JSON holds them all.
-        image_size: (H, W) px to resize the pictures to for the network, or the side of a square; none: segmentation
+        image_size: (H, W) px to resize the pictures to for the network, or the side of a square; None: segmentation
             takes their own size, detection that of its validation. Results always have the pictures' own size. Of a
-            classifier the side of the square cut out of the picture's middle; none: that of its validation.
+            classifier the side of the square cut out of the picture's middle; None: that of its validation.
         artifact, threads: As in `EvaluateConfig`.
     """
 
@@ -100,7 +100,7 @@ class DescribeConfig(TrainConfig):
     Attributes:
         all: Every backbone of conf/backbone as one table.
         image_size: (H, W) px of the profiled image, or the side of a square.
-        num_classes: Classes of the head; none: the checkpoint's, or 19.
+        num_classes: Classes of the head; None: the checkpoint's, or 19.
         output_json: File for the same numbers.
     """
 
@@ -117,7 +117,7 @@ class ImportWeightsConfig(TrainConfig):
     Attributes:
         source: As in `backbone.weights`: a file, "torchvision", "timm", or with ":" and an entry.
         output: File to write.
-        mean, std: Normalisation of values in [0, 1]; none: what the source states, else ImageNet's.
+        mean, std: Normalisation of values in [0, 1]; None: what the source states, else ImageNet's.
         output_json: File for the report.
     """
 
@@ -137,7 +137,7 @@ class DataConfig(TrainConfig):
             and boxes; "preview": draw augmented samples; "shards": write the images of a classification set into
             shards; "crops": cut the boxes of a detection set into class folders.
         splits: Which splits.
-        output_dir: Folder to make, of report and sheet, shards or crops; none: runs/data-{data}-{action}, numbered
+        output_dir: Folder to make, of report and sheet, shards or crops; None: runs/data-{data}-{action}, numbered
             where that is taken, and for shards and crops an error.
         overwrite: Allow `output_dir` to hold an earlier report, which is then replaced.
         output_json: File for the report, besides.
@@ -165,7 +165,7 @@ class DoctorConfig:
     """Checks of the installation.
 
     Attributes:
-        output_dir: Folder that runs will be written to; none: runs.
+        output_dir: Folder that runs will be written to; None: runs.
         output_json: File for the findings.
         formats: Load the packages of every export format.
         adb: Program that reaches phones.
@@ -197,11 +197,11 @@ class ExportSettings:
         tail: What a segmenter gives: "logits", "argmax" of the upsampled logits, "argmax_low": the argmax upsampled, or
             "low": the argmax at the head's resolution.
         limit: Of a detector, the best anchors that are decoded, or the best (box, class) pairs that "nms" looks at:
-            fewer are faster (1,200 pairs cost ExecuTorch more than the network) and may find fewer boxes; none: four
+            fewer are faster (1,200 pairs cost ExecuTorch more than the network) and may find fewer boxes; None: four
             times task.max_detections.
         probabilities: A classifier gives these instead of logits.
-        input: Type of the pixels, "uint8" or "float32"; none: the format's default.
-        image_size: (H, W) px of the input, or the side of a square; none: what the task was trained or validated at.
+        input: Type of the pixels, "uint8" or "float32"; None: the format's default.
+        image_size: (H, W) px of the input, or the side of a square; None: what the task was trained or validated at.
         batch: Images a call.
         dynamic_batch: Any number of images, where the format can.
         calibration_images: Training images that int8 ranges are taken from.
@@ -211,9 +211,9 @@ class ExportSettings:
         doctor: Export nothing, but find what int8 hurts and which `keep_float` keeps the metric.
         evaluate: Measure the task's metric of the checkpoint, in eager and through the artifact. Without it fp32 and
             fp16 are certified by their outputs alone, and int8 by nothing.
-        evaluation_images: So many of the validation images; none: all.
+        evaluation_images: So many of the validation images; None: all.
         max_drop: Largest loss of the metric that the checkpoint's own evaluation gives, what `tail`, `limit` and
-            `image_size` cost included, in its own unit (0.01: a point); none: 0.001 in fp32 and fp16, 0.01 in
+            `image_size` cost included, in its own unit (0.01: a point); None: 0.001 in fp32 and fp16, 0.01 in
             int8.
         threads: CPU threads of the runtime while it is checked.
     """
@@ -245,7 +245,7 @@ class ExportConfig(TrainConfig):
 
     Attributes:
         export: Settings; the group chooses the formats.
-        output_dir: Folder of the artifacts, each in one of its own; none: export/ beside the checkpoint.
+        output_dir: Folder of the artifacts, each in one of its own; None: export/ beside the checkpoint.
         overwrite: Replace artifacts of the same name.
     """
 
@@ -287,18 +287,18 @@ class BenchmarkConfig(TrainConfig):
         precisions: Of the formats; PyTorch's own forms have fp32.
         threads: CPU threads of a call.
         batch: Images a call.
-        image_size: (H, W) px, or the side of a square; none: 224x224 for classification, 512x1024 for segmentation,
+        image_size: (H, W) px, or the side of a square; None: 224x224 for classification, 512x1024 for segmentation,
             320x320 for detection.
         dtype: Type of the pixels, "uint8" or "float32"; a format that has no such input gets its default.
-        form: What comes out, as in `Manifest`; none: what the network alone gives.
-        num_classes: Of random weights; none: 1000, 19 and 80.
+        form: What comes out, as in `Manifest`; None: what the network alone gives.
+        num_classes: Of random weights; None: 1000, 19 and 80.
         end_to_end: Time the whole way from pixels to final classes, masks or boxes.
         warmup, rounds, runs, trim, max_seconds: As in `tasks.benchmark.latency.Protocol`.
         memory: Measure the peak memory too, each in a process of its own.
         profile: Time the layers too.
-        output_dir: Folder of tables and pictures; none: benchmarks.
-        store: File that measurements are appended to; none: benchmark.jsonl in `output_dir`.
-        again: Time what the store has in equal settings; none: in a sweep no, else yes.
+        output_dir: Folder of tables and pictures; None: benchmarks.
+        store: File that measurements are appended to; None: benchmark.jsonl in `output_dir`.
+        again: Time what the store has in equal settings; None: in a sweep no, else yes.
         sweep: "zoo" for every backbone, or lists of what to combine.
         android: For `target=android`.
         dry_run: Print what would be run on the phone.

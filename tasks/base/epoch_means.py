@@ -1,11 +1,11 @@
-"""Means over an epoch that a run which goes on in the middle of it ends with."""
+"""Means over an epoch, such as the training loss, that survive a stop in the middle of it."""
 
 import torch
 from torch import Tensor
 
 
 class EpochMeans:
-    """Means of what training steps state, weighted by their numbers of images; float64, kept where the values are.
+    """Average what training steps report, weighted by images, in float64 on the values' device.
 
     Lightning's own means begin anew when a run goes on within an epoch; these are stored in each checkpoint.
     """
@@ -16,7 +16,7 @@ class EpochMeans:
         self.images = 0
 
     def add(self, values: dict[str, Tensor], images: int) -> None:
-        """Take in a step's scalars."""
+        """Add a step's scalars, and the number of images behind them."""
         self.latest = {name: value.detach() for name, value in values.items()}
         for name, value in self.latest.items():
             value = value.to(torch.float32 if value.device.type == "mps" else torch.float64) * images
@@ -24,16 +24,16 @@ class EpochMeans:
         self.images += images
 
     def take(self) -> dict[str, Tensor]:
-        """The means, float32; from then on a new epoch's are collected."""
+        """Return the means, float32, and start a new epoch."""
         means = {name: (total / self.images).float() for name, total in self.sums.items()} if self.images else {}
         self.sums, self.images = {}, 0
         return means
 
     def state_dict(self) -> dict:
-        """Plain data."""
+        """Return the sums as plain data, for a checkpoint."""
         return {"sums": {name: value.cpu().clone() for name, value in self.sums.items()}, "images": self.images}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from there; from nothing, if there is nothing."""
+        """Restore the sums of `state_dict`; an empty one starts anew."""
         self.sums, self.images = {**state.get("sums", {})}, state.get("images", 0)
         self.sums = {name: torch.as_tensor(value) for name, value in self.sums.items()}

@@ -1,4 +1,4 @@
-"""Numbers that are none: a loss or a gradient that is NaN or infinite stops a run, and the batch is kept."""
+"""Stop training on NaN or infinite losses and gradients, and save the batch."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ SKIPPED = 100  # a gradient scaler halves its factor at each step that it skips:
 
 
 class FiniteCheck:
-    """Looks at losses and gradients: on the CPU at each step, on a GPU, where a look waits for it, at each logged one.
+    """Check losses and gradients: at each step on the CPU, at each logged step on a GPU, which a check has to wait for.
 
     A step with infinite gradients that a gradient scaler (precision=16-mixed) skips is no fault, unless it skips
     `SKIPPED` looked-at steps in a row.
@@ -29,7 +29,7 @@ class FiniteCheck:
         self.losses: dict[str, Tensor] = {}
 
     def losses_of(self, batch: dict, losses: Mapping[str, Tensor], total: Tensor) -> None:
-        """Look at the losses of a step.
+        """Check the losses of a step.
 
         Args:
             batch: As the network saw it.
@@ -44,7 +44,7 @@ class FiniteCheck:
             self._stop("the loss is not finite")
 
     def gradients(self) -> None:
-        """Look at the gradients before the optimiser's step, and before they are clipped.
+        """Check the gradients before they are clipped and the optimiser steps.
 
         Raises:
             FloatingPointError: Their norm is not finite.
@@ -84,7 +84,7 @@ class FiniteCheck:
 
 
 def _plain(value: Any) -> Any:
-    """A batch as tensors, lists and dictionaries that `torch.load(weights_only=True)` reads."""
+    """Turn a batch into what `torch.load(weights_only=True)` reads: tensors, lists and dictionaries."""
     if isinstance(value, Tensor):
         return value.detach().cpu().clone()
     if isinstance(value, np.ndarray):

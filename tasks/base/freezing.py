@@ -1,4 +1,4 @@
-"""What of a network is not trained: a part of the backbone, for good or for some epochs, and its norms."""
+"""Freeze a part of the backbone, for good or for some epochs, and its norms."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,12 +8,12 @@ from backbones.base import Backbone
 
 
 class Freezing:
-    """Keeps modules untrained, and in eval mode, as the number of the epoch alone decides: a resumed run does the same.
+    """Keep modules frozen and in eval mode. Only the epoch's number decides, so a resumed run does the same.
 
     Args:
         backbone: Holds the part.
-        until: Part, as in `Backbone.modules_until`; none: no part.
-        epochs: Epochs after which the part is trained; none: it never is.
+        until: Part, as in `Backbone.modules_until`; None: no part.
+        epochs: Epochs after which the part is trained; None: it never is.
         norms: Gives the modules that never are, as the network has them at that moment: their conversion to
             SyncBatchNorm, which Lightning does when a distributed run starts, puts others in their place.
 
@@ -34,20 +34,20 @@ class Freezing:
 
     @property
     def freezes(self) -> bool:
-        """Whether anything is ever frozen."""
+        """Tell whether anything is ever frozen."""
         return bool(self.part() or self.norms())
 
     def part(self) -> list[nn.Module]:
-        """The part of the backbone that is not trained at first, as it is now."""
+        """Get the modules of the backbone that are frozen at first, as the network has them now."""
         return self.backbone.modules_until(self.until) if self.until else []
 
     def modules(self, epoch: int | None) -> list[nn.Module]:
-        """What is frozen in an epoch, counted from 0; none: in all of them."""
+        """Get the modules that are frozen in an epoch, counted from 0; None: those frozen in every epoch."""
         thawed = self.epochs is not None and (epoch is None or epoch >= self.epochs)
         return [*(() if thawed else self.part()), *self.norms()]
 
     def apply(self, epoch: int | None) -> None:
-        """Let parameters require gradients, or not, as in an epoch; with none, wherever some epoch trains them."""
+        """Let parameters require gradients, or not, as in an epoch; with None, wherever some epoch trains them."""
         for module in self.part():
             module.requires_grad_(True)
         for module in self.modules(epoch):

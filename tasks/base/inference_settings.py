@@ -1,4 +1,4 @@
-"""Which of a training's trainer settings hold for what is done with its checkpoint, maybe on another machine."""
+"""Trainer settings of a training that also hold for evaluation and export, maybe on another machine."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ GPU_PRECISIONS = ("16", "transformer-engine")  # how those begin that a CPU does
 
 
 def inference_settings(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what concerns the training alone: its machines and devices, and what shortened it.
+    """Reset the settings that concern the training alone: its machines, its devices, and what shortened it.
 
     Args:
         trainer: Node of a checkpoint's configuration.

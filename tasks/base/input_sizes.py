@@ -1,4 +1,4 @@
-"""What resolution a network was judged at."""
+"""Record the resolution that a network is evaluated at."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ Size = tuple[int, int]
 
 
 class InputSizes(L.Callback):
-    """Collects, over all processes, the (H, W) px of the images that a validation's network sees.
+    """Collect the (H, W) px of the images that the network sees in a validation, over all processes.
 
     These are the resized images of detection, the crops of classification, of segmentation the images at every scale
     of test-time augmentation; an artifact sees all of them at its own size.
@@ -40,6 +40,6 @@ class InputSizes(L.Callback):
 
 
 def size_text(sizes: Iterable[Size]) -> str:
-    """As "1024x2048" (H x W), or of several the one with the fewest pixels and that with the most."""
+    """Write sizes as "1024x2048" (H x W); of several, the one with the fewest pixels and that with the most."""
     ordered = [f"{height}x{width}" for height, width in sorted(sizes, key=lambda size: (size[0] * size[1], size))]
     return ordered[0] if len(ordered) == 1 else f"several: {ordered[0]} .. {ordered[-1]}"

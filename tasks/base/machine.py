@@ -1,4 +1,4 @@
-"""What of this machine a process may use: cores and memory, as its container, its job or its system allows."""
+"""Cores and memory that this process may use, as its container, its job or its system allows."""
 
 import math
 import os
@@ -9,7 +9,7 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def allowed_cores(cgroups: Path | None = None, membership: Path | None = None) -> int:
-    """Cores that this process may keep busy: the least of affinity and quota, at least 1.
+    """Count the cores that this process may keep busy: the least of affinity and quota, at least 1.
 
     Args:
         cgroups: Where control groups are mounted; both versions are read.
@@ -28,7 +28,7 @@ def allowed_cores(cgroups: Path | None = None, membership: Path | None = None) -
 
 
 def memory_limit(cgroups: Path | None = None, membership: Path | None = None) -> int | None:
-    """Bytes of memory that this process may have: the least of the machine's and its groups'; none if unknown."""
+    """Get the bytes of memory that this process may use, by machine and control groups; None if unknown."""
     limits = []
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -1,4 +1,4 @@
-"""What a task runs and what leaves the house: pixels in, raw predictions out."""
+"""Networks: what a task trains (pixels in, raw predictions out), and the form in which it is exported."""
 
 from collections.abc import Callable
 
@@ -43,7 +43,7 @@ class Network(nn.Module):
 
         Args:
             images: (N, 3, H, W) RGB, or (N, in_channels, H, W), in 0..255, any dtype.
-            image_size: (H, W) px that predictions refer to; none: that of the images.
+            image_size: (H, W) px that predictions refer to; None: that of the images.
         """
         if self.backbone.in_channels == 1 and images.shape[1] == 3:
             red, green, blue = images.to(self.mean.dtype).split(1, dim=1)

@@ -1,4 +1,4 @@
-"""What an optimizer is built from, parameter groups and learning-rate schedules counted in optimizer steps."""
+"""Parameter groups, learning-rate schedules in optimizer steps, and adaptive gradient clipping."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ NORM_LAYERS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: 
 def parameter_groups(
     *modules: nn.Module, weight_decay: float | None = None, spared: Iterable[nn.Parameter] = ()
 ) -> list[dict]:  # fmt: skip
-    """The trainable parameters in two groups, with and without weight decay.
+    """Split the trainable parameters into two groups, with and without weight decay.
 
     Biases (by name), parameters of norm layers and everything with at most one dimension are not decayed. Each
     parameter appears once, in the order of `modules()`; one that layers share is decayed only if none of them exempts
@@ -54,7 +54,7 @@ def parameter_groups(
 
 @dataclass
 class _Schedule:
-    """Optimizer step, counted from 0 -> factor of the base rate."""
+    """Map an optimizer step, counted from 0, to a factor of the base rate."""
 
     total_steps: int
     warmup_steps: int
@@ -197,7 +197,7 @@ def _checked(total_steps: float, warmup: float, warmup_factor: float, minimum: f
 
 
 def adaptive_clipping(factor: float) -> Callable[[Iterable[nn.Parameter]], None]:
-    """Clips each unit's gradient to a share of the norm of its weights, by timm's implementation.
+    """Clip each unit's gradient to a share of the norm of its weights, by timm's implementation.
 
     Args:
         factor: the share, such as 0.02.

@@ -1,4 +1,4 @@
-"""What a look at data has found."""
+"""The result of an action of tools/data.py."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ LISTED = 1_000  # entries of a list in a report; numbers count all
 
 @dataclass
 class Outcome:
-    """What an action found.
+    """Collect what an action found, for the terminal and a JSON file.
 
     Attributes:
         content: For a JSON file.

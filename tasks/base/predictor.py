@@ -1,4 +1,4 @@
-"""How each task looks at one picture: what it finds, what is drawn, what is written down."""
+"""Prediction on a user's own pictures: find, draw, and sum up."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from tasks.values.sizes import parse_size
 
 
 class Predictor(ABC):
-    """A trained task for single pictures, RGB (H, W, 3) uint8 of any size.
+    """Run a trained task on single pictures, RGB (H, W, 3) uint8 of any size.
 
     Args:
         task: In eval mode.
-        image_size: (H, W) px of what the network sees, or the side of a square; none: the picture as it is.
+        image_size: (H, W) px of what the network sees, or the side of a square; None: the picture as it is.
 
     Raises:
         ValueError: `image_size` is no size.
@@ -31,11 +31,11 @@ class Predictor(ABC):
 
     @abstractmethod
     def find(self, image: np.ndarray) -> Any:
-        """What is in the image, at its own size."""
+        """Find what is in the image, at the image's own size."""
 
     @abstractmethod
     def draw(self, image: np.ndarray, found: Any, *, whole_legend: bool = False) -> np.ndarray:
-        """The image with what was found; with `whole_legend` of a size that does not depend on that."""
+        """Draw what was found over the image; with `whole_legend` the size does not depend on it."""
 
     def write(self, found: Any, name: Path) -> None:
         """Leave files beside the drawn picture; their names begin with `name`."""
@@ -43,16 +43,16 @@ class Predictor(ABC):
 
     @abstractmethod
     def add(self, found: Any, source: str, frame: int | None = None) -> None:
-        """Take what was found in a picture, or in a frame of a video, into the summary."""
+        """Add what was found in a picture, or in a frame of a video, to the summary."""
 
     @abstractmethod
     def summary(self) -> dict | list:
-        """All that was added, as plain data."""
+        """Return all that was added, as plain data."""
 
     @abstractmethod
     def rows(self) -> list[tuple[str, str]]:
-        """The summary for a terminal: source, and a few words on it."""
+        """Return the summary for a terminal: each source with a few words on it."""
 
     def images(self, image: np.ndarray) -> Tensor:
-        """(1, 3, H, W) uint8 on the task's device."""
+        """Turn an image into (1, 3, H, W) uint8 on the task's device."""
         return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(self.task.device)

@@ -1,11 +1,11 @@
-"""What the processes of a distributed training have to agree on."""
+"""Agreement between the processes of a distributed training: shared counts, equal buffers."""
 
 import torch
 from torch import Tensor, distributed, nn
 
 
 def shared_count(count: Tensor, module: nn.Module, *, least: float = 0.0) -> Tensor:
-    """What a sum over a process's part of a training batch is divided by, as if the batch were in one process.
+    """Get the divisor of a sum over one process's part of a batch, as if the whole batch were in one process.
 
     Gradients are averaged over the processes. Sums divided by each process's own count would weigh a process with few
     boxes or labelled pixels as much as one with many; divided by the mean count they add up to the whole batch's loss.

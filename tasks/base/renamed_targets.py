@@ -1,4 +1,4 @@
-"""Names that `_target_`s had in files of earlier versions, and what is called instead."""
+"""Old names of `_target_`s in files of earlier versions, and their names today."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ RENAMED = {"tasks.training.distillation.Distillation": "tasks.training.teachers.
 
 
 def renamed_target(target: Any) -> Any:
-    """Today's name of a `_target_`; anything else stays as it is.
+    """Translate an old name of a `_target_` into today's; anything else stays as it is.
 
     >>> renamed_target("tasks.segmentation.SegmentationTask")
     'tasks.segmentation.task.SegmentationTask'
@@ -34,7 +34,7 @@ def renamed_target(target: Any) -> Any:
 
 
 def with_renamed_targets(config: Any) -> Any:
-    """A copy of plain data in which every `_target_` has today's name."""
+    """Copy plain data with today's name in every `_target_`."""
     if isinstance(config, dict):
         return {
             key: renamed_target(value) if key == "_target_" else with_renamed_targets(value)

@@ -1,4 +1,4 @@
-"""Where results go, so that none replaces the results of something else."""
+"""Choose folders of results so that nothing replaces the results of something else."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ SCORED = {"checkpoint", "artifact", "predictions"}  # by their paths, from whate
 
 
 def is_of(file: Path, origin: Mapping[str, Any]) -> bool:
-    """Whether a JSON file of results holds all that `origin` states of where they come from, as it is stated there."""
+    """Tell whether a JSON file of results comes from the same source and settings as `origin` states."""
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError):
@@ -22,12 +22,12 @@ def is_of(file: Path, origin: Mapping[str, Any]) -> bool:
 
 
 def same_settings(one: Any, other: Any) -> bool:
-    """Whether two configurations are alike, how samples are loaded aside."""
+    """Tell whether two configurations are equal, apart from how samples are loaded."""
     return _bare(one) == _bare(other)
 
 
 def free_folder(first: Path, others: Path, record: str, origin: Mapping[str, Any]) -> Path:
-    """The first of `first`, `others`-2, `others`-3 ... that holds no file `record`, or one of the same origin.
+    """Find the first of `first`, `others`-2, `others`-3 ... without a file `record`, or with one of the same origin.
 
     Args:
         first, others: Folders; they need not be there.

@@ -1,4 +1,4 @@
-"""Where the files of a command go, beside the checkpoint or artifact that it is given."""
+"""Sources that a command is given, and the folder beside them that its files go to."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from tasks.base.build import Config
 
 
 def output_folder(config: Config, default: str = "") -> Path:
-    """`output_dir`, or a folder beside the checkpoint or artifact; made where it is missing."""
+    """Get `output_dir`, or a folder beside the checkpoint or artifact; made where it is missing."""
     if artifact := config.get("artifact"):
         beside = Path(artifact) if Path(artifact).expanduser().is_dir() else Path(artifact).parent
     else:
@@ -17,7 +17,7 @@ def output_folder(config: Config, default: str = "") -> Path:
 
 
 def one_source(config: Config, *more: str) -> None:
-    """See that not both a checkpoint and an artifact are given, nor what else `more` names.
+    """Refuse more than one of a checkpoint, an artifact, and what else `more` names.
 
     Raises:
         ValueError: They are.
@@ -28,7 +28,7 @@ def one_source(config: Config, *more: str) -> None:
 
 
 def needed_checkpoint(config: Config) -> str:
-    """The checkpoint of the configuration; an error where none is given."""
+    """Get the checkpoint of the configuration; `ValueError` where it is not given."""
     if not config["checkpoint"]:
         raise ValueError("no checkpoint is given; give checkpoint=runs/<run>/best.ckpt")
     return config["checkpoint"]

@@ -1,4 +1,4 @@
-"""What a tool prints besides numbers: a table with a title."""
+"""Tables that tools print."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The contract of a task: what differs between classification, detection, segmentation, and a task of your own."""
+"""The contract of a task, kept by classification, detection, segmentation, and by a task of your own."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -59,16 +59,16 @@ class VisionTask(TrainingSteps, ABC):
     # --- training and evaluation
 
     def augment_batch(self, batch: dict) -> dict:
-        """Random changes of a training batch on its device, drawn from torch's global CPU generator."""
+        """Change a training batch at random, on its device; draw from torch's global CPU generator."""
         return batch
 
     @abstractmethod
     def loss(self, raw: Raw, batch: dict) -> dict[str, Tensor]:
-        """Summands of the training loss."""
+        """Compute the summands of the training loss."""
 
     @abstractmethod
     def predict(self, raw: Raw, image_sizes: Sequence[Size], input_size: Size) -> list:
-        """Final predictions, one for each image, at the (H, W) px given; the network saw images of `input_size`."""
+        """Predict for each image, at the (H, W) px given; the network saw images of `input_size`."""
 
     def take_ids(self, ids: Sequence[int]) -> None:
         """Write results with a data set's own number of each class, where they hold such numbers."""
@@ -76,14 +76,14 @@ class VisionTask(TrainingSteps, ABC):
 
     @abstractmethod
     def picture_samples(self, batch: dict, outputs: dict, places: Sequence[int]) -> list:
-        """What a sheet shows of the images at some places of a validated batch, one sample an image.
+        """Collect what a sheet shows of some images of a validated batch, one sample an image.
 
         `outputs` came from `validation_step`.
         """
 
     @abstractmethod
     def draw_sheet(self, samples: Sequence) -> np.ndarray:
-        """A picture, (H, W, 3) uint8 RGB, of samples from `picture_samples`."""
+        """Draw samples from `picture_samples` as one picture, (H, W, 3) uint8 RGB."""
 
     def report(self, folder: Path) -> tuple[dict[str, float], list[Table]]:
         """Leave further files of the last validation in the folder.
@@ -97,7 +97,7 @@ class VisionTask(TrainingSteps, ABC):
 
     @classmethod
     def image_size_of(cls, data: Mapping[str, Any]) -> Size | None:
-        """(H, W) px of a validation image by the settings of the data; None where that is up to the images."""
+        """Get the (H, W) px of a validation image from the settings of the data; None where it is up to the images."""
         return None
 
     @classmethod
@@ -130,14 +130,14 @@ class VisionTask(TrainingSteps, ABC):
         """
 
     def findings(self, data: VisionDataModule) -> list[Finding]:
-        """What a user should know, before training, of this network on this data."""
+        """Tell what a user should know of this network on this data before training."""
         return []
 
     # --- a user's own pictures
 
     @abstractmethod
     def predictor(self, config: Mapping[str, Any]) -> Predictor:
-        """What looks at single pictures.
+        """Make the predictor for single pictures.
 
         Args:
             config: Stored in the checkpoint, with `image_size`, `opacity` and `min_score`.
@@ -146,7 +146,7 @@ class VisionTask(TrainingSteps, ABC):
     # --- export
 
     def deployable(self) -> Network:
-        """The network alone: a fused copy in eval mode."""
+        """Get the network alone: a fused copy in eval mode."""
         return fuse_model(copy.deepcopy(self.network).eval())
 
     @abstractmethod
@@ -165,7 +165,7 @@ class VisionTask(TrainingSteps, ABC):
         return frozenset()
 
     def chosen_output(self, settings: Mapping[str, Any], held: Sequence[str]) -> str:
-        """The one of `outputs` that a format gets.
+        """Choose the one of `outputs` that a format gets.
 
         Args:
             settings: Of the export.
@@ -193,14 +193,14 @@ class VisionTask(TrainingSteps, ABC):
         """
 
     def from_artifact(self, outputs: dict[str, Tensor], output: str, size: Size) -> Raw:
-        """What the network would have given, from what an artifact gives; for predictions at (H, W) px."""
+        """Turn what an artifact gives into what the network would give, for predictions at (H, W) px."""
         (values,) = outputs.values()
         return values
 
     def preprocessing(self) -> dict[str, Any]:
-        """Numbers of `resizing`."""
+        """Get the numbers of `resizing`, such as its crop ratio."""
         return {}
 
     def decoding(self, output: str, image_size: Size) -> dict[str, Any]:
-        """What a reader of an artifact has to know to decode it."""
+        """Get what a reader of an artifact needs to decode it, such as anchors."""
         return {}

@@ -41,16 +41,16 @@ class TrainingSteps(L.LightningModule):
     Args:
         network: Backbone and head.
         classes: Names and colours.
-        optimizer: Makes the optimiser from parameter groups; none for a task that is not trained.
+        optimizer: Makes the optimiser from parameter groups; None for a task that is not trained.
         scheduler: Makes the schedule, a step at a time, from (optimizer, total_steps).
         channels_last: Keep tensors in channels_last memory, which trains 1.3 to 1.5 times faster on CPUs.
-        norm_momentum: Share of each batch in BatchNorm's running statistics; none: the architecture's own (0.01 in
+        norm_momentum: Share of each batch in BatchNorm's running statistics; None: the architecture's own (0.01 in
             MobileNetV3: too slow for runs of a few hundred steps, whose evaluation then lags far behind).
         freeze: Part of the backbone that is not trained, from the images on: up to the end of "c1".."c5" or "final", or
             "all"; its norms keep their statistics.
         freeze_norm: Keep BatchNorm's running statistics and affine parameters as they are, everywhere.
-        freeze_epochs: Train what `freeze` names after so many epochs; none: never. One process only.
-        adaptive_clip: Clip gradients as `adaptive_clipping` does with this factor; none: not so.
+        freeze_epochs: Train what `freeze` names after so many epochs; None: never. One process only.
+        adaptive_clip: Clip gradients as `adaptive_clipping` does with this factor; None: not so.
         equivalent_decay: Decay the kernels of RepVGG's blocks by `BranchedConv.equivalent_l2`, a summand of the loss
             with the optimiser's weight decay, in place of their own.
         distillation: A teacher to follow in training.

@@ -1,4 +1,4 @@
-"""What a configuration out of a file may build: parts of networks, data, optimisers, and nothing that only acts.
+"""Allow what a configuration out of a file may build: networks, data, optimisers, and nothing that only acts.
 
 A checkpoint and an artifact bring their configuration along, whose `_target_` names are called while it is built. The
 command line and conf/ are their user's own; a file may be anybody's.

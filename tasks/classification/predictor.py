@@ -21,7 +21,7 @@ class ClassificationPredictor(Predictor):
     """The likeliest classes of the middle of a picture, which the network sees as its validation's images.
 
     Args:
-        image_size: Side of the square that the network sees, px; none: that of its validation.
+        image_size: Side of the square that the network sees, px; None: that of its validation.
 
     Raises:
         ValueError: `image_size` is no side, or neither it nor the task's configuration tells one.

@@ -54,7 +54,7 @@ class Exported:
 
     Attributes:
         operators: How often each operator stands in it.
-        delegated: Those that a delegate runs; none where the format has no delegates.
+        delegated: Those that a delegate runs; None where the format has no delegates.
         notes: What a reader has to know.
     """
 

@@ -1,4 +1,4 @@
-"""An exported network in the place of a task's own: same data, same predictions, same metrics."""
+"""Put an exported network in the place of a task's own: same data, same predictions, same metrics."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +42,7 @@ class DeployedNetwork(nn.Module):
 
 
 def deployed_task(run: Run, manifest: Manifest, config: Config | None = None) -> VisionTask:
-    """The task that an artifact was made from, with the artifact as its network.
+    """Build the task that an artifact was made from, with the artifact as its network.
 
     Args:
         run: As in `DeployedNetwork`: a `Runtime`, say.

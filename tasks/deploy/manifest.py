@@ -54,7 +54,7 @@ class Manifest:
         hashes: SHA-256 of every file of the artifact, by name, and of the checkpoint ("checkpoint").
         versions: Of the packages that took part.
         operators: How often each operator stands in the artifact.
-        delegated: The same, of operators that a delegate runs; none where the format has none.
+        delegated: The same, of operators that a delegate runs; None where the format has none.
         notes: What a reader has to know.
         parity: For each output the worst {"absolute", "relative"} difference from eager, and on how many images.
         metric: {"name", "checkpoint": by the checkpoint's own evaluation, "eager": of the network in this form at this

@@ -1,4 +1,4 @@
-"""What an artifact is held against: the network in eager mode, on the same images, in the same form."""
+"""The original that an artifact is held against: the network in eager mode, on the same images, in the same form."""
 
 import copy
 import logging
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 class Original:
-    """A checkpoint's network, which artifacts of several formats and forms are made from and held against.
+    """Hold artifacts of all formats and forms against the checkpoint's network that they are made from.
 
     Args:
         config: As stored in the checkpoint, with `export`.
@@ -73,7 +73,7 @@ class Original:
 
     @cached_property
     def data(self) -> VisionDataModule:
-        """The data set, opened when it is first asked for: without evaluation and calibration none is needed."""
+        """Open the data set when it is first asked for; without evaluation and calibration it never is."""
         data = build_data(self.config)
         connect(self.task, data)
         match_classes(self.task, data)
@@ -82,20 +82,20 @@ class Original:
         return data
 
     def asking(self, **settings: Any) -> "Original":
-        """The same, with other settings of `export` than the command's."""
+        """Copy this with other settings of `export`."""
         twin = copy.copy(self)
         twin.settings = self.settings | settings
         return twin
 
     def model(self, form: str) -> Deployable:
-        """The network in a form, as in `make_deployable`; made once."""
+        """Make the network in a form, as in `make_deployable`; once."""
         if form not in self._models:
             options = {key: self.settings[key] for key in self.task.export_options(form) if key in self.settings}
             self._models[form] = make_deployable(self.task, form=form, image_size=self.image_size, **options)
         return self._models[form]
 
     def images(self, split: str, count: int) -> list[Tensor]:
-        """Images of a split as validation would see them: (1, 3, H, W) uint8 each, spread over the set."""
+        """Read images of a split as validation sees them: (1, 3, H, W) uint8 each, spread over the set."""
         try:
             dataset = self.data.plain_dataset(split)
         except (ValueError, OSError) as error:
@@ -109,7 +109,7 @@ class Original:
         return [_sized(dataset[(0, place)]["image"].permute(2, 0, 1)[None], self.image_size) for place in places]
 
     def checkpoint_metric(self) -> dict[str, float]:
-        """The task's validation metrics by the checkpoint's own evaluation, at its own sizes; measured once."""
+        """Measure the task's metrics by the checkpoint's own evaluation, at its own sizes; once."""
         if "checkpoint" not in self._metrics:
             self.data.set_image_size(self._evaluated_size)
             self._metrics["checkpoint"] = self._validated(self.task)
@@ -117,14 +117,14 @@ class Original:
         return self._metrics["checkpoint"]
 
     def metric(self, form: str) -> dict[str, float]:
-        """The task's validation metrics in eager mode; measured once."""
+        """Measure the task's metrics in eager mode; once."""
         if form not in self._metrics:
             run = eager(self.model(form))
             self._metrics[form] = self.measure(run, self.certificate(form, None, "uint8", Exported({})))
         return self._metrics[form]
 
     def measure(self, run: Run, manifest: Manifest) -> dict[str, float]:
-        """The task's validation metrics through a network that is already deployed, on the CPU.
+        """Measure the task's metrics through a deployed network, on the CPU.
 
         Args:
             run: A `Runtime`, or a deployable in eager mode that answers alike.
@@ -147,7 +147,7 @@ class Original:
         return scores | {"images": task.validated_images}
 
     def max_drop(self, precision: str) -> float:
-        """How much of the metric an artifact may lose."""
+        """Get how much of the metric an artifact may lose."""
         asked = self.settings["max_drop"]
         return MAX_DROP.get(precision, 0.001) if asked is None else asked
 
@@ -234,7 +234,7 @@ class Original:
         return {"input": before - whole, cut: whole - plain}
 
     def certificate(self, form: str, format: Backend | None, dtype: str, exported: Exported) -> Manifest:
-        """A manifest of all but what is measured; without a format, of the network in eager mode."""
+        """Make a manifest of all that needs no measurement; without a format, of the network in eager mode."""
         settings = self.settings
         batch = -1 if settings["dynamic_batch"] else settings["batch"]
         outputs = tuple(
@@ -273,7 +273,7 @@ class Original:
 
 
 def share_text(shares: Mapping[str, float]) -> str:
-    """What cost how much of the metric, as text: what cost nothing is left out."""
+    """Write what cost how much of the metric; what cost nothing is left out."""
     counted = {name: share for name, share in shares.items() if f"{abs(share):.4f}" != "0.0000"}
     return ", ".join(f"{name} {share:.4f}" for name, share in counted.items())
 
@@ -297,7 +297,7 @@ def _other_outputs(differences: Mapping[str, Mapping[str, float]], allowed: floa
 
 
 def eager(model: Deployable) -> Run:
-    """A deployable as a `Runtime` would be called: images by any number, outputs by name."""
+    """Call a deployable in eager mode like a `Runtime`: any number of images in, outputs by name."""
 
     def run(images: Tensor) -> Mapping[str, Tensor]:
         with torch.inference_mode():

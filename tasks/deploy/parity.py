@@ -1,4 +1,4 @@
-"""How far an artifact's outputs are from the network's own."""
+"""Measure how far an artifact's outputs are from the network's own."""
 
 import math
 from collections.abc import Mapping
@@ -94,7 +94,7 @@ def compare(
 
 
 def worst(differences: Mapping[str, Difference]) -> float:
-    """The one number to hold against a tolerance: the largest relative difference, or share that differs."""
+    """Get the one number to hold against a tolerance: the largest relative difference, or share that differs."""
     keys = ("relative", "differing", "unmatched")
     numbers = [difference[key] for difference in differences.values() for key in keys if key in difference]
     return max(math.inf if math.isnan(number) else number for number in numbers)

@@ -1,4 +1,4 @@
-"""Which layers int8 hurts, why, and few that have to stay in floating point for the metric's sake."""
+"""Find the layers that int8 hurts, why, and the few that have to stay in floating point to keep the metric."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,7 +43,7 @@ def diagnose(
         model: Fused, in eval mode.
         calibration: Batches that ranges are taken from.
         examples: Batches that noise is measured on.
-        metric: Score of a network, higher is better; used where there are no exports; none: the noise decides.
+        metric: Score of a network, higher is better; used where there are no exports; None: the noise decides.
         max_drop: Largest loss of the metric.
         min_sqnr: Smallest ratio of signal to quantization noise at the head's output, in dB, where there is no metric.
         exports: {format: exports a choice and measures what it loses of the metric}.

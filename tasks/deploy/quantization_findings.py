@@ -1,4 +1,4 @@
-"""What the quantization doctor found: of layers, of blocks, and of each set of modules that it kept in float."""
+"""The report of a quantization diagnosis: layers, blocks, and each set of modules that was kept in float."""
 
 import math
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ class Step:
     Attributes:
         keep_float: Modules in float.
         sqnr: Ratio of signal to quantization noise at the head's output, in dB.
-        metric: As simulated; none where artifacts or the noise decided.
+        metric: As simulated; None where artifacts or the noise decided.
         drops: {format: what its artifact loses of the metric}, of those that were exported.
     """
 
@@ -54,7 +54,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the doctor found.
+    """The whole diagnosis.
 
     Attributes:
         layers: The most harmful first.

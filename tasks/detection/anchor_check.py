@@ -1,4 +1,4 @@
-"""Which boxes of a data set the anchors of a configuration's head fit, as a part of the check of the data."""
+"""The part of a data check that says which boxes the anchors of a configuration's head fit."""
 
 from collections.abc import Callable, Mapping
 

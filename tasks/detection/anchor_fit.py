@@ -1,4 +1,4 @@
-"""Which boxes a detection head can learn at an input size, and the settings with which it could learn more."""
+"""Measure which boxes a detection head can learn at an input size, and search settings with which it learns more."""
 
 import copy
 from collections.abc import Mapping

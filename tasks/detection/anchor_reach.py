@@ -1,4 +1,4 @@
-"""Which share of the boxes a detection head can learn at an input size, as its anchors or points lie."""
+"""Measure which share of the boxes a detection head can learn at an input size, by its anchors or points."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,7 +30,7 @@ Boxes = Sequence[Tensor]  # of each image, (M, 4) xyxy, in parts of the image
 def boxes_of(
     annotations: Annotations, sizes: Sequence[tuple[int, int]], *, most: int = MOST_IMAGES
 ) -> tuple[Boxes, list[int]]:
-    """Boxes that are trained on, in parts of their image.
+    """Collect the boxes that are trained on, in parts of their image.
 
     Args:
         annotations: Of a split.
@@ -85,14 +85,14 @@ def anchor_reach(
 
 
 def measure(match: Callable, head: DetectionHead, boxes: Boxes, image_size: tuple[int, int]) -> tuple[Boxes, Boxes]:
-    """Of each box how well it is matched, 1 and above being enough, and whether it is lost; image by image."""
+    """Measure, image by image, how well each box is matched (1 and above is enough), and whether it is lost."""
     anchors, scale = head.anchors(image_size).cpu(), torch.tensor([image_size[1], image_size[0]] * 2)
     found = [match(anchors, part * scale) for part in boxes]
     return [quality for quality, _ in found], [lost for _, lost in found]
 
 
 def share(quality: Boxes) -> Tensor:
-    """Share of the boxes that fit."""
+    """Get the share of the boxes that fit."""
     return (torch.cat(list(quality)) >= 1).double().mean()
 
 
@@ -123,7 +123,7 @@ def _matching(head: DetectionHead, threshold: float) -> tuple[str, Callable] | N
 
 
 def anchor_quality(anchors: Tensor, boxes: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """IoU of each box with its best anchor in parts of the threshold, and whether the box is lost.
+    """Get the IoU of each box with its best anchor in parts of the threshold, and whether the box is lost.
 
     Args:
         anchors: (A, 4) xyxy, px.
@@ -138,7 +138,7 @@ def anchor_quality(anchors: Tensor, boxes: Tensor, threshold: float) -> tuple[Te
 
 
 def point_quality(anchors: Tensor, boxes: Tensor, reg_max: int) -> tuple[Tensor, Tensor]:
-    """Reach of the distances in parts of what each box needs of its best point, and whether the box is lost.
+    """Get how far distances reach in parts of what each box needs of its best point, and whether the box is lost.
 
     Args:
         anchors: (A, 4) xyxy, px, one square round each point.

@@ -1,4 +1,4 @@
-"""A data set before it is trained on: checked, measured, shown; each as tables, a JSON file and a picture."""
+"""The actions of tools/data.py: check, measure and show a data set; each gives tables, a JSON file and a picture."""
 
 import pkgutil
 import shutil

@@ -1,4 +1,4 @@
-"""A look at every file of a data set before training on it."""
+"""Check every file of a data set before training on it."""
 
 import hashlib
 import logging
@@ -65,7 +65,7 @@ def look_at(data: VisionDataModule, split: str) -> SplitLooks:
 
 
 def each(job: Callable[[int], Any], count: int, text: str) -> Iterator[Any]:
-    """Results of `job(index)` for index 0..count - 1, in order; in threads, since decoding leaves the interpreter lock.
+    """Yield `job(index)` for index 0..count - 1, in order; threads do the work, as decoding leaves the interpreter lock.
 
     Args:
         job: What is done with a number.
@@ -79,7 +79,7 @@ def each(job: Callable[[int], Any], count: int, text: str) -> Iterator[Any]:
 
 
 def shades(image: np.ndarray) -> tuple[int, int] | None:
-    """Two 64-bit numbers of an image (H, W, 3) that barely change when it is resized or compressed again."""
+    """Hash an image (H, W, 3) to two 64-bit numbers that barely change when it is resized or compressed again."""
     grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (9, 8), interpolation=cv2.INTER_AREA).astype(float)
     if grey.std() < 2:
         return None

@@ -1,4 +1,4 @@
-"""Class folders cut out of a detection set: each box a picture of its class, and pictures of background."""
+"""Cut class folders out of a detection set: each box a picture of its class, and pictures of background."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Images that are there more than once, and images that nothing names."""
+"""Find images that are there more than once, and images that no split names."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -90,7 +90,7 @@ def _near_pairs(shades: list[tuple[int, int] | None]) -> list[tuple[int, int]]:
 
 
 def unnamed_images(data: VisionDataModule) -> list[str]:
-    """Images on disk, in the folders that a data set's images lie in, that no split names, sorted."""
+    """List the images on disk, in a data set's folders, that no split names, sorted."""
     named, folders = set(), set()
     for split in SPLITS:
         try:

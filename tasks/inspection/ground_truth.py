@@ -1,4 +1,4 @@
-"""Ground truth as if it had been predicted: a data set whose own annotations do not score 1.0 cannot be judged by."""
+"""Score the ground truth as if it were a prediction: below 1.0, the data set cannot judge a network."""
 
 import math
 import pkgutil

@@ -1,4 +1,4 @@
-"""Sheets of samples: what the network sees in training, and what a check found."""
+"""Draw sheets of samples: what the network sees in training, and what a check found."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -68,7 +68,7 @@ def check_sheet(
         seed: Of the choice.
 
     Returns:
-        A picture, (H, W, 3) uint8 RGB; none if there are no samples at all.
+        A picture, (H, W, 3) uint8 RGB; None if there are no samples at all.
     """
     chosen = list(flawed)[:samples]
     if not chosen:

@@ -1,4 +1,4 @@
-"""What a data set holds: how often each class occurs, how large images and boxes are, what pixels look like."""
+"""Measure a data set: how often each class occurs, how large images and boxes are, what pixels look like."""
 
 from collections import Counter
 from typing import Any
@@ -56,7 +56,7 @@ def measure_split(data: VisionDataModule, split: str) -> dict[str, Any]:
 
 
 def class_weights(report: dict[str, Any]) -> dict[str, list[float]]:
-    """Factors for the loss, by two rules; 1.0 for a class that does not occur.
+    """Compute class weights for the loss by two rules; 1.0 for a class that does not occur.
 
     "median_frequency": the median frequency over the class's own, of the px of the images that show it (of images: of
     all); its mean loss is then the same for each class. "inverse_log": 1 / ln(1.02 + share), between 1.4 and 50.
@@ -80,13 +80,13 @@ def class_weights(report: dict[str, Any]) -> dict[str, list[float]]:
 
 
 def weight_overrides(report: dict[str, Any]) -> dict[str, str]:
-    """{rule: override to paste}."""
+    """Write class weights as overrides to paste, {rule: override}."""
     return {rule: "task.class_weights=[" + ",".join(f"{v:g}" for v in values) + "]"
             for rule, values in class_weights(report).items()}  # fmt: skip
 
 
 def stats_tables(split: str, report: dict[str, Any]) -> list[Table]:
-    """Tables for the terminal."""
+    """Lay a report of `measure_split` out in tables."""
     unit = report["unit"]
     total = max(1, sum(row[unit] for row in report["classes"].values()))
     rows = [(name, f"{row[unit]:,}", f"{100 * row[unit] / total:.2f}", row["images"])

@@ -81,7 +81,7 @@ def open_session(path: Path, *, threads: int, profile: Path | None = None) -> on
     Args:
         path: The file.
         threads: Of a call.
-        profile: Beginning of the name of a JSON trace to write; none: no trace.
+        profile: Beginning of the name of a JSON trace to write; None: no trace.
 
     Raises:
         ValueError: ONNX Runtime cannot run the model.
