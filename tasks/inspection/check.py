@@ -65,7 +65,7 @@ def look_at(data: VisionDataModule, split: str) -> SplitLooks:
 
 
 def each(job: Callable[[int], Any], count: int, text: str) -> Iterator[Any]:
-    """Yield `job(index)` for index 0..count - 1, in order; threads do the work, as decoding leaves the interpreter lock.
+    """Yield `job(index)` for index 0..count - 1, in order; threads work, as decoding leaves the interpreter lock.
 
     Args:
         job: What is done with a number.
