@@ -21,6 +21,7 @@ class Head(nn.Module, ABC):
     """
 
     kind: str
+    known_as: dict[str, str]
 
     def __init__(self, taps: Sequence[Tap], num_classes: int) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 import copy
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -52,7 +52,7 @@ def check_seed(config: Config) -> None:
         raise ValueError(f"seed={config['seed']}: expected a whole number from 0 to {2**32 - 1}")
 
 
-def _check_kinds(task: type[VisionTask], data: type[VisionDataModule] | Callable) -> None:
+def _check_kinds(task: type[VisionTask], data: Any) -> None:
     """Refuse a data module that does not give what a task needs.
 
     Raises:
@@ -106,7 +106,7 @@ def build_whole_network(config: Config, num_classes: int, *, pretrained: bool = 
     return network
 
 
-def connect(task: VisionTask, data: VisionDataModule) -> None:
+def connect(task: VisionTask, data: Any) -> None:
     """Let the data prepare images as the task's weights want it, where its settings leave that open.
 
     What results is kept in the task's configuration, and so in its checkpoints.
@@ -121,7 +121,7 @@ def connect(task: VisionTask, data: VisionDataModule) -> None:
     data_settings(task.config, task.kind).update({"crop_ratio": data.crop_ratio, "interpolation": data.interpolation})
 
 
-def make(node: Config, **options: Any) -> Any:
+def make(node: Any, **options: Any) -> Any:
     """Instantiate a `_target_` node, integer settings by `whole_numbers`; what it raises comes out as it was raised."""
     where = ""
     if isinstance(node, DictConfig):
@@ -187,9 +187,8 @@ def label(config: Config, group: str) -> str:
 
 def plain(config: Config) -> dict[str, Any]:
     """Turn a configuration into resolved plain data, fit for a checkpoint or YAML."""
-    return (
-        OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else copy.deepcopy(dict(config))
-    )
+    found: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else dict(config)
+    return copy.deepcopy(found)
 
 
 def save_config(config: Config, path) -> None:

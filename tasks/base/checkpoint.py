@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from backbones.blocks.fusion import fuse_model
 from backbones.weights.sources import stored_preprocessing
 from tasks.base.build import build_task
 from tasks.base.checkpoint_files import load, write_checkpoint
+from tasks.base.network import Network
 from tasks.base.renamed_targets import with_renamed_targets
 from tasks.base.task import VisionTask
 from tasks.base.trusted_targets import check_targets
@@ -62,15 +63,15 @@ def load_task(path: str | Path, config: dict[str, Any] | None = None) -> VisionT
     task.network.backbone.preprocessing = stored_preprocessing(content["config"]) or {}
     aware = content["config"].get("qat")
     if content["fused"]:
-        task.network = fuse_model(task.network)
+        task.network = cast(Network, fuse_model(task.network))
     elif aware:
-        task.network = with_rounding(task.network, aware["keep_float"])
+        task.network = cast(Network, with_rounding(task.network, aware["keep_float"]))
     try:
         task.load_state_dict(content["state_dict"], strict=True)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit the network: {str(error).splitlines()[1].strip()}") from error
     if aware and not content["fused"]:
-        task.network = without_rounding(task.network)
+        task.network = cast(Network, without_rounding(task.network))
     return task.eval()
 
 
@@ -85,7 +86,7 @@ def save_fused(path: str | Path, target: str | Path) -> None:
         FileNotFoundError, ValueError: As `load_task`.
     """
     content, task = read_checkpoint(path), load_task(path)
-    task.network = fuse_model(task.network)
+    task.network = cast(Network, fuse_model(task.network))
     _write(target, content, task.state_dict(), fused=True)
 
 

@@ -62,7 +62,7 @@ class FiniteCheck:
             self._stop(f"the gradient is not finite (of {', '.join(bad[:3])}{', ...' if bad[3:] else ''})")
 
     def _looks(self, value: Tensor) -> bool:
-        trainer = self.task.trainer
+        trainer: Any = self.task.trainer
         logged = self.task.global_step % trainer.log_every_n_steps == 0
         return value.device.type == "cpu" or logged or trainer.is_last_batch
 

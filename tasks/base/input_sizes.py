@@ -5,8 +5,6 @@ from collections.abc import Iterable
 import lightning as L
 from torch import distributed, nn
 
-from tasks.base.task import VisionTask
-
 Size = tuple[int, int]
 
 
@@ -23,11 +21,11 @@ class InputSizes(L.Callback):
     def __init__(self) -> None:
         self.found: set[Size] = set()
 
-    def on_validation_start(self, trainer: L.Trainer, task: VisionTask) -> None:
+    def on_validation_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         self.found = set()
-        self.hook = task.network.register_forward_pre_hook(self._see)
+        self.hook = task.get_submodule("network").register_forward_pre_hook(self._see)
 
-    def on_validation_end(self, trainer: L.Trainer, task: VisionTask) -> None:
+    def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         self.hook.remove()
         if distributed.is_available() and distributed.is_initialized():
             parts: list = [None] * distributed.get_world_size()

@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -16,7 +17,7 @@ NORM_LAYERS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: 
 
 
 def parameter_groups(
-    *modules: nn.Module, weight_decay: float | None = None, spared: Iterable[nn.Parameter] = ()
+    *modules: nn.Module, weight_decay: float | None = None, spared: Iterable[Tensor] = ()
 ) -> list[dict]:  # fmt: skip
     """Split the trainable parameters into two groups, with and without weight decay.
 
@@ -46,7 +47,7 @@ def parameter_groups(
                     exempt[parameter] = exempt.get(parameter, False) or free
     if not exempt:
         raise ValueError("nothing to train: no parameter requires a gradient")
-    decayed = {"params": [parameter for parameter, free in exempt.items() if not free]}
+    decayed: dict[str, Any] = {"params": [parameter for parameter, free in exempt.items() if not free]}
     if weight_decay is not None:
         decayed["weight_decay"] = weight_decay
     return [decayed, {"params": [parameter for parameter, free in exempt.items() if free], "weight_decay": 0.0}]

@@ -1,10 +1,10 @@
 """The contract of a task, kept by classification, detection, segmentation, and by a task of your own."""
 
 import copy
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor, nn
@@ -14,16 +14,15 @@ from tasks.base.network import Deployable, Network
 from tasks.base.outcome import Outcome
 from tasks.base.predictor import Predictor
 from tasks.base.tables import Table
-from tasks.base.training_steps import TrainingSteps
+from tasks.base.training_steps import Raw, TrainingSteps
 from tasks.data.datamodule import VisionDataModule
 from tasks.data.label_counts import Finding
 from tasks.data.looks import SplitLooks
 
-Raw = Tensor | dict[str, Tensor]
 Size = tuple[int, int]  # (H, W) px
 
 
-class VisionTask(TrainingSteps, ABC):
+class VisionTask(TrainingSteps):
     """A network with its loss, its predictions and its metrics.
 
     A new task has to say its `kind`, `monitor` and `outputs`, and how to compute a loss, predict, validate, draw and
@@ -56,15 +55,7 @@ class VisionTask(TrainingSteps, ABC):
     usual_size: Size = (224, 224)
     resizing = "resize the whole picture to the input's size"
 
-    # --- training and evaluation
-
-    def augment_batch(self, batch: dict) -> dict:
-        """Change a training batch at random, on its device; draw from torch's global CPU generator."""
-        return batch
-
-    @abstractmethod
-    def loss(self, raw: Raw, batch: dict) -> dict[str, Tensor]:
-        """Compute the summands of the training loss."""
+    # --- evaluation
 
     @abstractmethod
     def predict(self, raw: Raw, image_sizes: Sequence[Size], input_size: Size) -> list:
@@ -147,7 +138,7 @@ class VisionTask(TrainingSteps, ABC):
 
     def deployable(self) -> Network:
         """Get the network alone: a fused copy in eval mode."""
-        return fuse_model(copy.deepcopy(self.network).eval())
+        return cast(Network, fuse_model(copy.deepcopy(self.network).eval()))
 
     @abstractmethod
     def exported(self, network: nn.Module, output: str, image_size: Size | None, **options: Any) -> Deployable:

@@ -1,13 +1,14 @@
 """How every task is trained: steps, optimiser, frozen parts, checks, and what a checkpoint says of it."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -21,17 +22,18 @@ from tasks.base.optim import adaptive_clipping, parameter_groups
 from tasks.base.processes import share_buffers
 from tasks.data.classes import Classes
 
+Raw = Tensor | dict[str, Tensor]  # what a head gives
 logger = logging.getLogger(__name__)
 
 
 class Teacher(Protocol):
     """What a task follows in training beside its labels, such as `tasks.training.distillation.Distillation`."""
 
-    def blend(self, losses: dict[str, Tensor], raw: Tensor | dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+    def blend(self, losses: dict[str, Tensor], raw: Raw, images: Tensor) -> dict[str, Tensor]:
         """Summands of the whole loss, from those of the task's own, its raw predictions, and the images behind them."""
 
 
-class TrainingSteps(L.LightningModule):
+class TrainingSteps(L.LightningModule, ABC):
     """The part of a task that is the same in all of them.
 
     Attributes:
@@ -64,6 +66,7 @@ class TrainingSteps(L.LightningModule):
     monitor: str
     batch_keys: tuple[str, ...] = ("images",)
     validation_keys: tuple[str, ...] = ()
+    trainer: Any  # Lightning types neither its datamodule nor its settings
 
     def __init__(
         self, network: Network, classes: Classes, *, optimizer: Callable[..., Optimizer] | None = None,
@@ -96,9 +99,17 @@ class TrainingSteps(L.LightningModule):
         self.distillation = distillation
         self.means = EpochMeans()
 
-    def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
+    def forward(self, images: Tensor) -> Raw:
         """(N, 3, H, W) RGB in 0..255 -> raw predictions; exactly what is exported."""
         return self.network(images)
+
+    def augment_batch(self, batch: dict) -> dict:
+        """Change a training batch at random, on its device; draw from torch's global CPU generator."""
+        return batch
+
+    @abstractmethod
+    def loss(self, raw: Raw, batch: dict) -> dict[str, Tensor]:
+        """Compute the summands of the training loss."""
 
     def apply_norm_momentum(self) -> None:
         """Set it in all norms that the network has now."""
@@ -106,7 +117,8 @@ class TrainingSteps(L.LightningModule):
             if self.norm_momentum is not None:
                 module.momentum = self.norm_momentum
 
-    def norms(self) -> list[nn.Module]:
+    def norms(self) -> list[_BatchNorm]:
+        """List the BatchNorm layers that the network has now."""
         return [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
 
     def train(self, mode: bool = True) -> "TrainingSteps":
@@ -140,7 +152,8 @@ class TrainingSteps(L.LightningModule):
 
     def _equivalent_decay(self) -> Tensor:
         """Half the weight decay of the moment times the squared norms, as a plain decay follows from its loss."""
-        decay = self.optimizers(use_pl_optimizer=False).param_groups[0].get("weight_decay", 0.0)
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        decay = optimizer.param_groups[0].get("weight_decay", 0.0)
         return decay / 2 * torch.stack([block.equivalent_l2() for block in self.decayed_blocks]).sum()
 
     def on_fit_start(self) -> None:
@@ -150,7 +163,8 @@ class TrainingSteps(L.LightningModule):
 
     def on_train_start(self) -> None:
         """A resumed run follows its configuration: the optimiser's restored state brings its old settings back."""
-        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        scheduler = self.lr_schedulers()
         for group, wanted in zip(optimizer.param_groups, self._optimizer().param_groups, strict=True):
             group |= {key: value for key, value in wanted.items() if key not in ("params", "lr")}
             group["initial_lr"] = wanted["lr"]
@@ -176,7 +190,7 @@ class TrainingSteps(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         self.finite.gradients()
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> Any:
         optimizer = self._optimizer()
         if self.make_scheduler is None:
             return {"optimizer": optimizer}
