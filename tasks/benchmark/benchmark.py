@@ -40,7 +40,7 @@ from tasks.benchmark.store import (
     runtime_versions,
     store_path,
     work_of,
-)  # fmt: skip
+)
 from tasks.deploy.backend import BACKENDS
 from tasks.files.writing import write_json
 
@@ -92,9 +92,8 @@ def run_on_host(config: Config, folder: Path) -> tuple[list[Row], list[Table]]:
             calls = {str(place): entry.subject.call for place, entry in enumerate(fresh)}
             names = [entry.row["runtime"] for entry in fresh]
             times = measure(
-                calls, protocol, threads=config["threads"],
-                progress=lambda place, share: tell(names[int(place)], share),
-            )  # fmt: skip
+                calls, protocol, threads=config["threads"], progress=lambda place, share: tell(names[int(place)], share)
+            )
         for entry, latency in zip(fresh, times.values(), strict=True):
             if isinstance(latency, str):
                 entry.row["error"] = latency

@@ -52,15 +52,21 @@ def export_here(case: Case, runtime: str, precision: str, folder: Path) -> tuple
         outputs = model(images)
     classes = case.task.classes if case.task else Classes((), ())
     manifest = Manifest(
-        backend=runtime, artifact=found.file, kind=case.kind, form=model.form, precision=precision,
+        backend=runtime,
+        artifact=found.file,
+        kind=case.kind,
+        form=model.form,
+        precision=precision,
         input=_spec("images", images),
         outputs=tuple(_spec(name, output) for name, output in zip(model.outputs, outputs, strict=True)),
         classes={"names": list(classes.names), "palette": [list(color) for color in classes.palette], "ids": None},
-        config={"choices": case.choices}, operators=exported.operators, delegated=exported.delegated,
+        config={"choices": case.choices},
+        operators=exported.operators,
+        delegated=exported.delegated,
         versions=found.versions(),
         hashes={file.name: sha256(file) for file in sorted(folder.iterdir()) if file.is_file()},
         notes=(*exported.notes, "made for timing: neither compared with the network nor measured on data"),
-    )  # fmt: skip
+    )
     manifest.save(folder)
     return manifest, notes
 

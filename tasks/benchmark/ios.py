@@ -62,9 +62,13 @@ def run_on_ios(config: Config, folder: Path) -> tuple[list[Row], list[Table]]:
     else:
         shutil.unpack_archive(place / manifest.artifact, target)
     text = STEPS.format(
-        package=package, expected=EXPECTED, artifact=paths[0], batch=manifest.batch,
-        size="x".join(map(str, manifest.image_size)), dtype=manifest.input.dtype,
-    )  # fmt: skip
+        package=package,
+        expected=EXPECTED,
+        artifact=paths[0],
+        batch=manifest.batch,
+        size="x".join(map(str, manifest.image_size)),
+        dtype=manifest.input.dtype,
+    )
     (target / "STEPS.md").write_text(text)
     return [], [("for Xcode", ("what", "where"), [("package", str(target)), ("steps", str(target / "STEPS.md"))])]
 

@@ -117,8 +117,13 @@ def _scatter(axes: Axes, title: str, rows: list[Mapping], unfused: Mapping[str, 
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(0.09)
     axes.set_title(title, loc="left", color=INK, fontsize=12, fontweight="bold")
-    axes.set_title("hollow: unfused; dashed: nothing is both faster and better" if unfused else
-                   "dashed: nothing is both faster and better", loc="right", **SMALL)  # fmt: skip
+    axes.set_title(
+        "hollow: unfused; dashed: nothing is both faster and better"
+        if unfused
+        else "dashed: nothing is both faster and better",
+        loc="right",
+        **SMALL,
+    )
     axes.set_xlabel("ms a call", **SMALL)
     axes.set_ylabel(rows[0]["score"]["name"], **SMALL)
     _plain(axes, "both")
@@ -137,9 +142,16 @@ def _label(figure: Figure, axes: Axes, rows: list[Mapping]) -> None:
         for dx, dy in ((-6, 4), *PLACES) if place in front else PLACES:  # above the front is room
             side = "left" if dx > 0 else "right" if dx < 0 else "center"
             text = axes.annotate(
-                rows[place]["backbone"], points[place], xytext=(dx, dy), textcoords="offset points", ha=side,
-                fontsize=8, color=INK, zorder=5, path_effects=[withStroke(linewidth=3, foreground="white")],
-            )  # fmt: skip
+                rows[place]["backbone"],
+                points[place],
+                xytext=(dx, dy),
+                textcoords="offset points",
+                ha=side,
+                fontsize=8,
+                color=INK,
+                zorder=5,
+                path_effects=[withStroke(linewidth=3, foreground="white")],
+            )
             box = text.get_window_extent(renderer)
             fits = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
             if fits and not any(box.overlaps(other) for other in taken):

@@ -125,10 +125,14 @@ class ClassResults:
     def write(self, path: Path, class_names: Sequence[str]) -> None:
         """Write one CSV row an image, by name: true class, first guess, and the probabilities of both."""
         rows = sorted(zip(self.names, *(column.tolist() for column in self.columns()[:4]), strict=True))
-        write_csv(path, ("name", "true", "guess", "probability", "true_probability"), (
-            (name, class_names[label], class_names[guess], f"{top:.7g}", f"{own:.7g}")
-            for name, label, guess, top, own in rows
-        ))  # fmt: skip
+        write_csv(
+            path,
+            ("name", "true", "guess", "probability", "true_probability"),
+            (
+                (name, class_names[label], class_names[guess], f"{top:.7g}", f"{own:.7g}")
+                for name, label, guess, top, own in rows
+            ),
+        )
 
 
 def score_tables(scores: ClassScores, class_names: Sequence[str]) -> list[Table]:

@@ -48,10 +48,20 @@ class Annotations:
 
     @classmethod
     def gather(
-        cls, source: Path, folder: Path, *, names: Sequence[str], image_ids: Sequence[int],
-        sizes: Sequence[tuple[int, int]], owners: Sequence[int], boxes: Sequence[Sequence[float]],
-        labels: Sequence[int], crowd: Sequence[bool], areas: Sequence[float], difficult: bool = False,
-    ) -> "Annotations":  # fmt: skip
+        cls,
+        source: Path,
+        folder: Path,
+        *,
+        names: Sequence[str],
+        image_ids: Sequence[int],
+        sizes: Sequence[tuple[int, int]],
+        owners: Sequence[int],
+        boxes: Sequence[Sequence[float]],
+        labels: Sequence[int],
+        crowd: Sequence[bool],
+        areas: Sequence[float],
+        difficult: bool = False,
+    ) -> "Annotations":
         """Flatten lists of images and boxes; box j belongs to image `owners[j]`, counted from 0, in any order.
 
         With `difficult`, crowds are difficult objects.
@@ -73,12 +83,19 @@ class Annotations:
         extent = np.where(sizes > 0, sizes, np.inf)[owners, ::-1]  # W, H
         inside = (boxes[:, :2] + boxes[:, 2:] > 0) & (boxes[:, :2] < extent)
         return cls(
-            source, folder, names=packed, image_ids=np.asarray(image_ids, np.int64), sizes=sizes,
-            offsets=np.searchsorted(owners, np.arange(len(packed) + 1)), boxes=boxes,
-            labels=np.asarray(labels, np.int32)[order], crowd=crowd[order], difficult=crowd[order] & difficult,
+            source,
+            folder,
+            names=packed,
+            image_ids=np.asarray(image_ids, np.int64),
+            sizes=sizes,
+            offsets=np.searchsorted(owners, np.arange(len(packed) + 1)),
+            boxes=boxes,
+            labels=np.asarray(labels, np.int32)[order],
+            crowd=crowd[order],
+            difficult=crowd[order] & difficult,
             areas=np.asarray(areas, np.float64)[order],
             usable=np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1) & inside.all(1),
-        )  # fmt: skip
+        )
 
     def __len__(self) -> int:
         return len(self.image_ids)

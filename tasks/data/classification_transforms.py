@@ -45,10 +45,19 @@ class ClassAugmentation:
     """
 
     def __init__(
-        self, *, scale: Sequence[float] = (0.08, 1.0), ratio: Sequence[float] = (3 / 4, 4 / 3), flip: float = 0.5,
-        policy: str | None = None, policy_magnitude: int = 9, policy_operations: int = 2, color: float = 0.0,
-        erasing: float = 0.0, strength: float = 1.0, fill: Sequence[int] = (124, 116, 104),
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        scale: Sequence[float] = (0.08, 1.0),
+        ratio: Sequence[float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+        policy: str | None = None,
+        policy_magnitude: int = 9,
+        policy_operations: int = 2,
+        color: float = 0.0,
+        erasing: float = 0.0,
+        strength: float = 1.0,
+        fill: Sequence[int] = (124, 116, 104),
+    ) -> None:
         for name, (low, high), most in (("scale", scale, 1), ("ratio", ratio, 100)):
             if not 0 < low <= high <= most:
                 raise ValueError(f"data.{name}=[{low}, {high}]: expected two factors above 0, at most {most}")

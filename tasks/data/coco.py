@@ -33,10 +33,16 @@ class CocoData(DetectionData):
     """
 
     def __init__(
-        self, root: str, *, train_images: str = "train2017", train_json: str = "annotations/instances_train2017.json",
-        val_images: str = "val2017", val_json: str = "annotations/instances_val2017.json",
-        class_names: Sequence[str] | None = None, **options,
-    ) -> None:  # fmt: skip
+        self,
+        root: str,
+        *,
+        train_images: str = "train2017",
+        train_json: str = "annotations/instances_train2017.json",
+        val_images: str = "val2017",
+        val_json: str = "annotations/instances_val2017.json",
+        class_names: Sequence[str] | None = None,
+        **options,
+    ) -> None:
         base = Path(root).expanduser()
         self.root = base
         self.files = {"train": base / Path(train_json).expanduser(), "val": base / Path(val_json).expanduser()}

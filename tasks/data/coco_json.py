@@ -138,12 +138,17 @@ def flatten(content: Content, file: Path, folder: Path, labels: dict[int, int], 
             )
     areas = [boxes[number].get("area") for number in kept]
     return Annotations.gather(
-        file, folder, names=names, image_ids=image_ids, sizes=list(zip(*sides, strict=True)),
-        owners=[places[owners[number]] for number in kept], boxes=[corners[number] for number in kept],
+        file,
+        folder,
+        names=names,
+        image_ids=image_ids,
+        sizes=list(zip(*sides, strict=True)),
+        owners=[places[owners[number]] for number in kept],
+        boxes=[corners[number] for number in kept],
         labels=[labels[categories[number]] for number in kept],
         crowd=[bool(boxes[number].get("iscrowd")) for number in kept],
         areas=[corners[n][2] * corners[n][3] if area is None else area for n, area in zip(kept, areas, strict=True)],
-    )  # fmt: skip
+    )
 
 
 def whole_numbers(entries: list[dict], what: str, key: str, file: Path) -> list[int]:

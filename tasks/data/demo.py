@@ -17,10 +17,18 @@ DEMO_CLASSES = ("road", "sidewalk", "building", "traffic sign", "vegetation", "s
 
 
 def demo_data(
-    kind: str, *, root: str, num_train: int, num_val: int, draw_seed: int = 0,
-    num_objects: Sequence[int] = (0, 0), segmentation: Mapping[str, Any] | None = None,
-    detection: Mapping[str, Any] | None = None, classification: Mapping[str, Any] | None = None, **options,
-) -> VisionDataModule:  # fmt: skip
+    kind: str,
+    *,
+    root: str,
+    num_train: int,
+    num_val: int,
+    draw_seed: int = 0,
+    num_objects: Sequence[int] = (0, 0),
+    segmentation: Mapping[str, Any] | None = None,
+    detection: Mapping[str, Any] | None = None,
+    classification: Mapping[str, Any] | None = None,
+    **options,
+) -> VisionDataModule:
     """Draw the demo data where it is missing, and open the part of a task.
 
     Args:

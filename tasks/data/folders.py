@@ -73,9 +73,14 @@ class FolderData(ClassificationData):
     """
 
     def __init__(
-        self, root: str, *, train: str = "train", val: str = "val",
-        class_names: Sequence[str] | Mapping[str, str] | None = None, **options,
-    ) -> None:  # fmt: skip
+        self,
+        root: str,
+        *,
+        train: str = "train",
+        val: str = "val",
+        class_names: Sequence[str] | Mapping[str, str] | None = None,
+        **options,
+    ) -> None:
         base = Path(root).expanduser()
         self.folders = {"train": base / Path(train).expanduser(), "val": base / Path(val).expanduser()}
         self.root, self.chosen = base, class_names is not None

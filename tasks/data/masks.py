@@ -31,10 +31,18 @@ class MaskFolders(SegmentationData):
     """
 
     def __init__(
-        self, root: str, class_names: Sequence[str], *, train_images: str = "train/images",
-        train_masks: str = "train/masks", val_images: str = "val/images", val_masks: str = "val/masks",
-        ignore_ids: Sequence[int] = (), palette: Sequence[Sequence[int]] | None = None, **options,
-    ) -> None:  # fmt: skip
+        self,
+        root: str,
+        class_names: Sequence[str],
+        *,
+        train_images: str = "train/images",
+        train_masks: str = "train/masks",
+        val_images: str = "val/images",
+        val_masks: str = "val/masks",
+        ignore_ids: Sequence[int] = (),
+        palette: Sequence[Sequence[int]] | None = None,
+        **options,
+    ) -> None:
         names = read_names(class_names)
         if not names:
             raise ValueError(

@@ -167,9 +167,15 @@ class ShardData(ClassificationData):
     """
 
     def __init__(
-        self, root: str, *, order: str = "samples", window: int = 16, cache: str = "data/shard_cache",
-        cache_size: float | None = None, **options,
-    ) -> None:  # fmt: skip
+        self,
+        root: str,
+        *,
+        order: str = "samples",
+        window: int = 16,
+        cache: str = "data/shard_cache",
+        cache_size: float | None = None,
+        **options,
+    ) -> None:
         if order not in ("samples", "shards") or window < 1:
             raise ValueError(
                 f"data.order={order} data.window={window}: expected samples or shards, and a number above 0"

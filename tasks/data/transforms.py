@@ -37,9 +37,15 @@ class SegmentationAugmentation:
     """
 
     def __init__(
-        self, crop_size: int | Sequence[int], *, scale: Sequence[float] = (0.5, 2.0), flip: float = 0.5,
-        color: float = 0.4, fill: Sequence[int] = (124, 116, 104), ignore_index: int = 255,
-    ) -> None:  # fmt: skip
+        self,
+        crop_size: int | Sequence[int],
+        *,
+        scale: Sequence[float] = (0.5, 2.0),
+        flip: float = 0.5,
+        color: float = 0.4,
+        fill: Sequence[int] = (124, 116, 104),
+        ignore_index: int = 255,
+    ) -> None:
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise ValueError(f"scale={list(scale)}: expected two positive factors, the smaller first")
         for name, value in (("flip", flip), ("color", color)):
@@ -139,10 +145,17 @@ class DetectionAugmentation:
     """
 
     def __init__(
-        self, *, zoom_out: float = 0.5, zoom_range: Sequence[float] = (1.0, 4.0), iou_crop: float = 1.0,
-        crop_range: Sequence[float] = (0.3, 1.0), flip: float = 0.5, color: float = 0.5, mosaic: float = 0.0,
+        self,
+        *,
+        zoom_out: float = 0.5,
+        zoom_range: Sequence[float] = (1.0, 4.0),
+        iou_crop: float = 1.0,
+        crop_range: Sequence[float] = (0.3, 1.0),
+        flip: float = 0.5,
+        color: float = 0.5,
+        mosaic: float = 0.0,
         fill: Sequence[int] = (124, 116, 104),
-    ) -> None:  # fmt: skip
+    ) -> None:
         chances = {"zoom_out": zoom_out, "iou_crop": iou_crop, "flip": flip, "mosaic": mosaic}
         for name, value in chances.items():
             if not 0 <= value <= 1:
@@ -200,10 +213,13 @@ class DetectionAugmentation:
     def _view(self, sample: BoxedImage, window: Window, size: Sequence[int], random: np.random.Generator) -> BoxedImage:
         """Cut a window out of a sample, resized to (H, W) px."""
         image, boxes, labels = sample
-        seen, placed = zip(*(
-            _seen(window[axis], window[axis + 2], extent, new)
-            for axis, extent, new in ((0, image.shape[1], size[1]), (1, image.shape[0], size[0]))
-        ), strict=True)  # fmt: skip
+        seen, placed = zip(
+            *(
+                _seen(window[axis], window[axis + 2], extent, new)
+                for axis, extent, new in ((0, image.shape[1], size[1]), (1, image.shape[0], size[0]))
+            ),
+            strict=True,
+        )
         (left, right), (top, bottom) = seen
         (x0, x1), (y0, y1) = placed
         picture = resize_image(image[top:bottom, left:right], (y1 - y0, x1 - x0))

@@ -45,9 +45,14 @@ class VocData(DetectionData):
     by_stem = True
 
     def __init__(
-        self, root: str, *, train_sets: Sequence[str] = ("train",), val_sets: Sequence[str] = ("val",),
-        class_names: Sequence[str] | None = None, **options,
-    ) -> None:  # fmt: skip
+        self,
+        root: str,
+        *,
+        train_sets: Sequence[str] = ("train",),
+        val_sets: Sequence[str] = ("val",),
+        class_names: Sequence[str] | None = None,
+        **options,
+    ) -> None:
         self.root = Path(root).expanduser()
         sets = {"train": train_sets, "val": val_sets}
         self.sets = {split: (names,) if isinstance(names, str) else tuple(names) for split, names in sets.items()}
@@ -83,14 +88,24 @@ class VocData(DetectionData):
         if others:
             logger.info(
                 "%s, %s: objects left out, as data.class_names does not name them: %s",
-                self.root, split, ", ".join(f"{number} {kind}" for kind, number in others.most_common()),
-            )  # fmt: skip
+                self.root,
+                split,
+                ", ".join(f"{number} {kind}" for kind, number in others.most_common()),
+            )
         owners, boxes, kinds, difficult = zip(*rows, strict=True) if rows else ((),) * 4
         return Annotations.gather(
-            self.root, self.root, names=names, image_ids=range(1, len(names) + 1), sizes=sizes, owners=owners,
-            boxes=boxes, labels=kinds, crowd=difficult, difficult=True,
+            self.root,
+            self.root,
+            names=names,
+            image_ids=range(1, len(names) + 1),
+            sizes=sizes,
+            owners=owners,
+            boxes=boxes,
+            labels=kinds,
+            crowd=difficult,
+            difficult=True,
             areas=[width * height for _, _, width, height in boxes],
-        )  # fmt: skip
+        )
 
     def _files(self, split: str) -> Iterator[tuple[Path, str, str]]:
         """Yield annotation file, folder ("" or "VOC2007/") and image name of each image of a split."""

@@ -126,11 +126,17 @@ class CocoFile:
         if not outline:
             return
         left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
-        self.annotations.append({
-            "segmentation": outline, "area": float(mask.sum()), "iscrowd": int(crowd), "image_id": image_id,
-            "bbox": [float(left), float(top), float(width), float(height)], "category_id": category_id,
-            "id": len(self.annotations) + 1,
-        })  # fmt: skip
+        self.annotations.append(
+            {
+                "segmentation": outline,
+                "area": float(mask.sum()),
+                "iscrowd": int(crowd),
+                "image_id": image_id,
+                "bbox": [float(left), float(top), float(width), float(height)],
+                "category_id": category_id,
+                "id": len(self.annotations) + 1,
+            }
+        )
 
     def write(self, folder: Path) -> None:
         """Write the split's annotation file."""

@@ -76,9 +76,13 @@ class CocoScores:
 
 
 def evaluate_boxes(
-    ground_truth: Mapping | GroundTruth, results: DetectionResults, *, engine: str = "pycocotools",
-    max_detections: int = 100, curves: bool = False,
-) -> CocoScores:  # fmt: skip
+    ground_truth: Mapping | GroundTruth,
+    results: DetectionResults,
+    *,
+    engine: str = "pycocotools",
+    max_detections: int = 100,
+    curves: bool = False,
+) -> CocoScores:
     """Score detections as COCO does; crowds and VOC's difficult objects count neither as hits nor as misses.
 
     Args:
@@ -123,10 +127,14 @@ def evaluate_boxes(
     precision, recall = (np.where(values > -1, values, math.nan) for values in (precision, recall))
     numbers, classes = _numbers(precision, recall, limits), _classes(truth, precision, recall)
     return CocoScores(
-        numbers, classes, len(truth.images), int(kept.sum()), max_detections,
+        numbers,
+        classes,
+        len(truth.images),
+        int(kept.sum()),
+        max_detections,
         tuple(_notes(truth, results, numbers, classes)),
         {iou: precision[index, :, :, 0, -1] for iou, index in ((0.5, _AP50), (0.75, _AP75))} if curves else None,
-    )  # fmt: skip
+    )
 
 
 def format_scores(scores: CocoScores) -> list[tuple[str, tuple[str, ...], list[tuple]]]:
@@ -205,8 +213,12 @@ def _fast(truth: GroundTruth, columns: dict[str, np.ndarray], limits: list[int])
     coco = hotcoco.COCO.from_arrays(
         [{"id": image} for image in truth.images.tolist()],
         [{"id": number, "name": name} for number, name in truth.categories.items()],
-        truth.image_ids, truth.category_ids, truth.boxes, area=truth.areas, iscrowd=truth.crowd,
-    )  # fmt: skip
+        truth.image_ids,
+        truth.category_ids,
+        truth.boxes,
+        area=truth.areas,
+        iscrowd=truth.crowd,
+    )
     table = np.column_stack([columns[name] for name in ("image_ids", "boxes", "scores", "category_ids")])
     judge = hotcoco.COCOeval(coco, coco.load_res(table), "bbox")
     judge.params.max_dets = limits

@@ -1,7 +1,6 @@
 """Ground truth and detections of a set of images, in flat arrays, as scores are computed from them."""
 
 import json
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from tasks.detection.coco_entries import is_annotation, is_result, names_by_id, with_ids
+
 _COLUMNS = {"image_ids": np.int64, "boxes": np.float64, "scores": np.float64, "category_ids": np.int64}
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,10 @@ class GroundTruth:
             raise ValueError(
                 f"the ground truth is no COCO annotation: expected images, annotations, categories; {found}"
             )
-        categories, images = _listed(content, "categories"), np.array(sorted(_listed(content, "images")), np.int64)
+        categories, images = (
+            names_by_id(content, "categories"),
+            np.array(sorted(names_by_id(content, "images")), np.int64),
+        )
         if not len(images) or not categories:
             raise ValueError("the ground truth lists no images, or no categories: nothing can be evaluated on it")
         if not isinstance(content["annotations"], list):
@@ -73,7 +76,7 @@ class GroundTruth:
             areas = np.array([one.get("area") for one in kept], np.float64)  # None becomes NaN
             owners = np.array([one["image_id"] for one in kept], np.int64)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            bad = next((one for one in content["annotations"] if not _is_annotation(one)), error)
+            bad = next((one for one in content["annotations"] if not is_annotation(one)), error)
             raise ValueError(
                 f"the ground truth holds an annotation without image_id, category_id or bbox [x, y, width, height]: "
                 f"{str(bad)[:200]}"
@@ -82,19 +85,25 @@ class GroundTruth:
             raise ValueError(f"the ground truth holds a box that is not finite: {kept[_first_not_finite(boxes)]}")
         areas = np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas)
         return cls(
-            images, categories, boxes=boxes, areas=areas,
-            image_ids=owners, category_ids=np.array([one["category_id"] for one in kept], np.int64),
+            images,
+            categories,
+            boxes=boxes,
+            areas=areas,
+            image_ids=owners,
+            category_ids=np.array([one["category_id"] for one in kept], np.int64),
             crowd=np.array([bool(one.get("iscrowd")) for one in kept], bool),
             difficult=np.array([bool(one.get("iscrowd") and one.get("difficult")) for one in kept], bool),
-        )  # fmt: skip
+        )
 
     def numbered(self) -> "GroundTruth":
         """Copy with images and categories renumbered 0, 1, 2 ... in order of their ids."""
         return replace(
-            self, images=np.arange(len(self.images)), categories=dict(enumerate(self.categories.values())),
+            self,
+            images=np.arange(len(self.images)),
+            categories=dict(enumerate(self.categories.values())),
             image_ids=np.searchsorted(self.images, self.image_ids),
             category_ids=np.searchsorted(list(self.categories), self.category_ids),
-        )  # fmt: skip
+        )
 
     def of_images(self, images: Iterable[int]) -> "GroundTruth":
         """Copy the part of the given images."""
@@ -125,9 +134,12 @@ class DetectionResults:
         self._parts["boxes"] = [np.empty((0, 4))]
 
     def add(
-        self, image_id: int, boxes: Tensor | np.ndarray, scores: Tensor | np.ndarray,
+        self,
+        image_id: int,
+        boxes: Tensor | np.ndarray,
+        scores: Tensor | np.ndarray,
         category_ids: Tensor | np.ndarray | Sequence[int],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Add the detections of one image.
 
         Args:
@@ -227,10 +239,10 @@ class DetectionResults:
             what = f"an object with {', '.join(content)[:80]}" if isinstance(content, dict) else type(content).__name__
             raise ValueError(f"{path} holds {what}; expected a list in COCO's results form {form}")
         for place, entry in enumerate(content):
-            if not _is_result(entry):
+            if not is_result(entry):
                 raise ValueError(f"{path}: entry {place} is {str(entry)[:200]}; expected COCO's results form {form}")
         if truth is not None and content:
-            content = _by_name(content, truth, path)
+            content = with_ids(content, truth, path)
         results = cls(str(path))
         results._append(
             np.array([entry["image_id"] for entry in content], np.int64),
@@ -268,63 +280,3 @@ def _array(values: Tensor | np.ndarray | Sequence, dtype: type) -> np.ndarray:
 
 def _first_not_finite(rows: np.ndarray) -> int:
     return int((~np.isfinite(rows)).any(axis=1).argmax())
-
-
-def _listed(content: Mapping, key: str) -> dict[int, str]:
-    """Map ids to names, of the categories or of the images, by ascending id."""
-    entries = content[key]
-    sound = isinstance(entries, list) and all(
-        isinstance(one, Mapping) and _is_number(one.get("id"), int) and (key == "images" or "name" in one)
-        for one in entries
-    )
-    if not sound:
-        raise ValueError(f"the ground truth's {key} are no list of objects with an id, a whole number, and a name")
-    if key == "categories" and len({one["id"] for one in entries}) < len(entries):
-        raise ValueError("two of the ground truth's categories have one id; each needs its own")
-    return {one["id"]: str(one.get("name")) for one in sorted(entries, key=lambda one: one["id"])}
-
-
-def _by_name(content: list[dict], truth: Mapping[str, Sequence[Mapping]], path: str | Path) -> list[dict]:
-    """Replace names of categories and images by the ground truth's ids."""
-    for key in ("category", "category_name"):
-        if all(isinstance(entry.get(key), str) for entry in content):
-            ids = {str(one["name"]): one["id"] for one in truth["categories"]}
-            if unknown := sorted({entry[key] for entry in content} - ids.keys()):
-                logger.warning(
-                    "%s: %d of its categories are none of the ground truth's and do not count, such as %r",
-                    path, len(unknown), unknown[0],
-                )  # fmt: skip
-            stray = max(ids.values(), default=0) + 1  # an id that the ground truth lacks
-            content = [entry | {"category_id": ids.get(entry[key], stray)} for entry in content]
-            break
-    if all(isinstance(entry.get("file_name"), str) for entry in content):
-        files = {one["file_name"]: one["id"] for one in truth["images"] if "file_name" in one}
-        if all(entry["file_name"] in files for entry in content):
-            content = [entry | {"image_id": files[entry["file_name"]]} for entry in content]
-    return content
-
-
-def _is_number(value: object, kinds: type | tuple = (int, float)) -> bool:
-    """Tell whether a value is a number that numpy's arrays can hold."""
-    fits = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
-    return fits and isinstance(value, kinds) and not isinstance(value, bool)
-
-
-def _is_whole(value: object) -> bool:
-    """Tell whether a value is a whole number, written as 42 or as 42.0."""
-    return _is_number(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) < 2**53)
-
-
-def _is_box(value: object) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 4 and all(map(_is_number, value))
-
-
-def _is_annotation(one: object) -> bool:
-    return isinstance(one, Mapping) and {"image_id", "category_id"} <= one.keys() and _is_box(one.get("bbox"))
-
-
-def _is_result(entry: object) -> bool:
-    return (
-        isinstance(entry, dict) and _is_whole(entry.get("image_id")) and _is_whole(entry.get("category_id"))
-        and _is_box(entry.get("bbox")) and _is_number(entry.get("score"))
-    )  # fmt: skip

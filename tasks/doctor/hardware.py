@@ -96,14 +96,21 @@ def _disk(settings: Mapping[str, Any]) -> Iterator[Finding]:
             file.write(b"x")
             file.flush()
     except OSError as error:
-        yield Finding("output folder", FAILED, f"{folder}: {error.strerror or error}",
-                      "give an output_dir= that may be written to, or free space there")  # fmt: skip
+        yield Finding(
+            "output folder",
+            FAILED,
+            f"{folder}: {error.strerror or error}",
+            "give an output_dir= that may be written to, or free space there",
+        )
         return
     free = shutil.disk_usage(folder).free
     if free < settings["min_disk"] * GIB:
-        yield Finding("free disk", FAILED if free < FULL * GIB else WARNING,
-                      f"{free / GIB:.2f} GiB at {folder}, less than min_disk={settings['min_disk']:g}",
-                      "delete old runs, or give an output_dir= on a larger disk")  # fmt: skip
+        yield Finding(
+            "free disk",
+            FAILED if free < FULL * GIB else WARNING,
+            f"{free / GIB:.2f} GiB at {folder}, less than min_disk={settings['min_disk']:g}",
+            "delete old runs, or give an output_dir= on a larger disk",
+        )
     else:
         yield Finding("free disk", OK, f"{free / GIB:.1f} GiB at {folder}, which may be written to")
 
@@ -113,8 +120,12 @@ def _adb(settings: Mapping[str, Any]) -> Iterator[Finding]:
     if found:
         yield Finding("adb", OK, found)
     else:
-        yield Finding("adb", WARNING, f"no program {settings['adb']}; tools/benchmark.py target=android needs it",
-                      "install Android's platform tools, or give adb=/path/to/adb")  # fmt: skip
+        yield Finding(
+            "adb",
+            WARNING,
+            f"no program {settings['adb']}; tools/benchmark.py target=android needs it",
+            "install Android's platform tools, or give adb=/path/to/adb",
+        )
 
 
 CHECKS: dict[str, Check] = {

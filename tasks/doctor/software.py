@@ -163,8 +163,13 @@ def _demo(settings: Mapping[str, Any]) -> Iterator[Finding]:
     from tasks.data.demo import demo_data
 
     with tempfile.TemporaryDirectory(prefix="doctor-") as folder, redirect_stdout(StringIO()):
-        data = demo_data("segmentation", root=f"{folder}/demo", num_train=2, num_val=1,
-                         segmentation={"crop_size": [32, 64], "num_workers": 0, "batch_size": 2})  # fmt: skip
+        data = demo_data(
+            "segmentation",
+            root=f"{folder}/demo",
+            num_train=2,
+            num_val=1,
+            segmentation={"crop_size": [32, 64], "num_workers": 0, "batch_size": 2},
+        )
         sample = data.dataset("train")[(0, 0)]
     yield Finding("demo data", OK, f"drawn and read: image {tuple(sample['image'].shape)}, {data.num_classes} classes")
 

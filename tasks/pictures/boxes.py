@@ -12,9 +12,13 @@ _EDGE = (20, 20, 20)
 
 
 def draw_boxes(
-    image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray | None, class_names: Sequence[str],
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    scores: np.ndarray | None,
+    class_names: Sequence[str],
     palette: np.ndarray,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Draw boxes in the colour of their class, each with a label of its name and score inside the picture.
 
     Lines and letters grow with the picture. Labels avoid each other where there is room, those of high score first.

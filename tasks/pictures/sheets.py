@@ -73,9 +73,12 @@ def with_legend(
 
 
 def sheet(
-    headings: Sequence[str], rows: Sequence[tuple[Sequence[np.ndarray], str]], class_names: Sequence[str],
-    palette: np.ndarray, present: Iterable[int],
-) -> np.ndarray:  # fmt: skip
+    headings: Sequence[str],
+    rows: Sequence[tuple[Sequence[np.ndarray], str]],
+    class_names: Sequence[str],
+    palette: np.ndarray,
+    present: Iterable[int],
+) -> np.ndarray:
     """Lay out rows of pictures under headings, a caption under each row, and a legend below all.
 
     Args:

@@ -84,19 +84,36 @@ class RoundedConv2d(_Rounded, nn.Conv2d):
 
     def __init__(self, conv: nn.Conv2d, *, normed: bool) -> None:
         nn.Conv2d.__init__(
-            self, conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
-            conv.groups, bias=False, padding_mode=conv.padding_mode, device="meta",
-        )  # fmt: skip
+            self,
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+            bias=False,
+            padding_mode=conv.padding_mode,
+            device="meta",
+        )
         self._begin(conv, conv.out_channels, normed)
 
     @torch.no_grad()
     def plain(self) -> nn.Conv2d:
         """Return the plain convolution, norm folded in, without rounding."""
         twin = nn.Conv2d(
-            self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
-            self.groups, bias=self.had_bias or self.norm is not None, padding_mode=self.padding_mode,
-            device=self.weight.device, dtype=self.weight.dtype,
-        )  # fmt: skip
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            bias=self.had_bias or self.norm is not None,
+            padding_mode=self.padding_mode,
+            device=self.weight.device,
+            dtype=self.weight.dtype,
+        )
         weight, bias = (
             (self.weight, self.bias) if self.norm is None else fold_bn_into_conv(self.weight, None, self.norm)
         )

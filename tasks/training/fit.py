@@ -169,9 +169,12 @@ def average(config: Config, task: VisionTask, data: VisionDataModule, best: Sequ
         The task's score; NaN where the run has no validation.
     """
     trainer = make(
-        without_additions(config["trainer"]), logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        without_additions(config["trainer"]),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
         default_root_dir=str(path.parent),
-    )  # fmt: skip
+    )
     if trainer.is_global_zero:
         average_checkpoints(best, path)
     trainer.strategy.barrier()

@@ -18,9 +18,14 @@ logger = logging.getLogger(__name__)
 
 
 def distillation(
-    *, classes: Classes, task: type[VisionTask], teacher: str | None = None, form: str = "hard", weight: float = 0.5,
+    *,
+    classes: Classes,
+    task: type[VisionTask],
+    teacher: str | None = None,
+    form: str = "hard",
+    weight: float = 0.5,
     temperature: float = 1.0,
-) -> Distillation:  # fmt: skip
+) -> Distillation:
     """Load a teacher and make its `Distillation`.
 
     Args:
@@ -96,8 +101,10 @@ class TimmTeacher(nn.Module):
 def timm_teacher(name: str, classes: Classes, task: type[VisionTask]) -> nn.Module:
     """Load a pretrained classifier of timm, from pixels 0..255 to logits; arguments and errors as in `distillation`."""
     if "timm" not in task.teachers:
-        raise ValueError(f"distillation.teacher={TIMM}{name}: timm's models classify images; task={task.kind} needs a "
-                         "checkpoint of a training run")  # fmt: skip
+        raise ValueError(
+            f"distillation.teacher={TIMM}{name}: timm's models classify images; task={task.kind} needs a "
+            "checkpoint of a training run"
+        )
     timm = import_timm(f"distillation.teacher={TIMM}{name}")
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('_')[0]}*")[:6]
