@@ -102,14 +102,10 @@ def test_hints_lists_and_sweeps_see_that_folder(own_folder, run_tool, monkeypatc
 # what the checklist of a backbone asks for beyond the example
 FACTORY = """
 
-from backbones.base import Published
-from backbones.weights.loading import apply_weights
+from backbones.variants import Published, Variant, factory
 
-PUBLISHED = {"my_net": Published(0.1, 10, None, "nowhere")}
-
-
-def my_net(*, weights=None, norm=None, **options) -> MyNet:
-    return apply_weights(MyNet(**options), weights)
+VARIANTS = {"my_net": Variant(Published(0.1, 10, None, "nowhere"))}
+my_net = factory(MyNet, "my_net", VARIANTS["my_net"])
 """
 
 
@@ -139,6 +135,7 @@ def test_the_checklists_of_backbone_and_head_suffice(tmp_path):
         assert made.parent.is_dir() and not made.exists()
         content = BLOCKS["my_net.py" if made.suffix == ".py" else place.replace("<name>", name)]
         content = content.replace("my_net.MyNet", "backbones.my_net.my_net\nnorm: null")
+        content = content.replace("output_stride: int = 32)", "output_stride: int = 32, norm=None)")
         content = content.replace("my_net.MyHead", "heads.my_head.MyHead")
         made.write_text(content + (FACTORY if made == tmp_path / "backbones/my_net.py" else ""))
     tests = re.findall(r"tests/[\w/]+\.py", lists)
