@@ -23,7 +23,7 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 BLOCKS = dict(re.findall(r"```(?:python|yaml)\n# (\S+)\n(.+?)```", TEXT, re.S))
 COMMANDS = re.findall(r"^python (.+)$", TEXT, re.M)
 SHORT = (" trainer.limit_train_batches=2 trainer.limit_val_batches=1 trainer.accelerator=cpu data.num_train=4 "
-         "data.num_val=2 data.num_workers=0")  # fmt: skip
+         "data.num_val=2 data.num_objects=[8,8] data.num_workers=0")  # fmt: skip
 
 
 def table(heading: str) -> list[list[str]]:

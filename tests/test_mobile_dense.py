@@ -123,7 +123,7 @@ def test_the_readme_from_python(tmp_path, monkeypatch):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)).save("photo.jpg")
     train = mobile_dense.train
     short = ("trainer.limit_train_batches=2", "trainer.limit_val_batches=1", "data.num_train=4", "data.num_val=2",
-             "data.num_workers=0", "trainer.accelerator=cpu")  # fmt: skip
+             "data.num_objects=[8,8]", "data.num_workers=0", "trainer.accelerator=cpu")  # fmt: skip
     monkeypatch.setattr(mobile_dense, "train", lambda *words, **settings: train(*words, *short, **settings))
     names = {}
     exec(code.replace("mnv3_large", "mnv3_small").replace("max_epochs=4", "max_epochs=1"), names)
