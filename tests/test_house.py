@@ -71,6 +71,12 @@ def test_every_environment_is_pinned_without_addresses():
     assert {name.lower() for name in declared} <= pinned
 
 
+def test_hooks_before_a_commit_run_what_make_lint_runs():
+    linters = re.search(r"^lint: setup\n((?:\t.+\n)+)", (ROOT / "Makefile").read_text(), re.M)[1]
+    hooks = re.findall(r"entry: \.venv/bin/(\S+)", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert {*hooks} == {*re.findall(r"\$\(BIN\)/(\S+)", linters)}
+
+
 def test_public_things_have_docstrings():
     for path in FILES:
         tree = ast.parse(path.read_text())
