@@ -99,5 +99,5 @@ def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:
     lower = distances.long().clamp(max=last - 1)
     share = distances - lower
     nll = -logits.log_softmax(dim=-1)
-    below, above = (nll.gather(-1, bin.unsqueeze(-1)).squeeze(-1) for bin in (lower, lower + 1))
+    below, above = (nll.gather(-1, index.unsqueeze(-1)).squeeze(-1) for index in (lower, lower + 1))
     return below * (1 - share) + above * share
