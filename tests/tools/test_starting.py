@@ -9,7 +9,7 @@ import pytest
 import tools.starting
 from tests.conftest import ROOT
 
-TOOLS = sorted(path for path in (ROOT / "tools").glob("*.py") if "main(" in path.read_text() and path.stem != "cli")
+TOOLS = sorted(path for path in (ROOT / "tools").glob("*.py") if "\nif __name__" in path.read_text())
 
 
 @pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.stem)
