@@ -10,9 +10,7 @@ for _name in ("backbones", "heads", "tasks", "tools"):  # names that other packa
     _ours, _found = Path(__file__).resolve().parent / _name, importlib.util.find_spec(_name)
     if _found is None or Path(_found.origin or "").resolve().parent != _ours:
         _theirs = _found and (_found.origin or ", ".join(_found.submodule_search_locations or ()))
-        raise ImportError(
-            f"{_name} is {_theirs or 'missing'}, and hides {_ours}; rename it, or move it back on sys.path"
-        )
+        raise ImportError(f"{_name} is {_theirs or 'missing'}, and hides {_ours}; rename it, or reorder sys.path")
 
 import numpy as np
 from omegaconf import DictConfig
