@@ -11,11 +11,11 @@ from omegaconf import OmegaConf
 
 from tasks.base.build import build_backbone, build_data, build_whole_network, make, task_kind
 from tasks.training.fit import fit
-from tests.choices import read_choice
 from tests.conftest import ROOT
 from tests.tasks.classification.test_task import write_folders
 from tests.tasks.conftest import composed, write_masks
 from tests.tasks.detection.test_task import write_shapes
+from tools.composition import read_choice
 
 CONF = ROOT / "conf"
 TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))

@@ -9,9 +9,9 @@ import torch
 from backbones.base import OUTPUT_STRIDES, select_taps
 from backbones.blocks.fusion import fuse_model
 from tasks.base.build import make
-from tests.choices import read_choice
 from tests.conftest import ROOT
 from tests.oracles import randomised, relative_error
+from tools.composition import read_choice
 
 CONFIGS = sorted((ROOT / "conf" / "backbone").glob("*.yaml"))
 each_backbone = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

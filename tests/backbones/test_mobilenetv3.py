@@ -18,9 +18,9 @@ from backbones.weights.loading import load_weights
 from tasks.base.build import make
 from tasks.benchmark.costs import profile
 from tests.backbones.references import PRECISIONS, parameters, worst_error
-from tests.choices import read_choice
 from tests.conftest import ROOT
 from tests.oracles import randomised, relative_error
+from tools.composition import read_choice
 
 FACTORIES = {"mobilenet_v3_large": mobilenet_v3_large, "mobilenet_v3_small": mobilenet_v3_small}
 # torchvision's layer behind each tap; the last is the closing convolution

@@ -7,8 +7,8 @@ import pytest
 from hydra.utils import get_method
 
 from backbones.variants import Variant, find_variant
-from tests.choices import read_choice
 from tests.conftest import ROOT
+from tools.composition import read_choice
 
 FILES = {path.stem: path for path in sorted((ROOT / "conf" / "backbone").glob("*.yaml"))}
 FAMILIES = [import_module(f"backbones.{path.stem}") for path in sorted((ROOT / "backbones").glob("*.py"))]

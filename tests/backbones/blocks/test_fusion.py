@@ -11,9 +11,9 @@ from backbones.blocks.fusion import fuse_model
 from backbones.blocks.layers import ConvNormAct
 from heads.classification import RepViTClassifier
 from tasks.base.build import make
-from tests.choices import read_choice
 from tests.conftest import ROOT
 from tests.oracles import randomised, relative_error
+from tools.composition import read_choice
 
 # the smallest of each family
 NAMES = (
