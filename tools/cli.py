@@ -18,8 +18,10 @@ from tasks.values.counted import counted
 from tools.command_line import CommandLine, opened
 from tools.composition import CONF, planned, with_choices
 from tools.messages import PEER_LOST, message
+from tools.settings_help import settings_help
 from tools.starting import done_starting
 
+OmegaConf.register_new_resolver("settings", settings_help, replace=True)  # ${settings:train} in conf/train.yaml
 EXPECTED = (
     ValueError, OSError, LookupError, ImportError, FloatingPointError, OmegaConfBaseException, HydraException,
     MisconfigurationException,

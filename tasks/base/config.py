@@ -9,17 +9,17 @@ class TrainConfig:
     """Settings of a training run; backbone, head and data are described by the signatures of their `_target_`s.
 
     Attributes:
-        seed: Of initialisation, order and augmentation.
-        checkpoint: Checkpoint to go on from.
-        resume: "auto": go on from the last good checkpoint in `output_dir`, or start where there is none, so that the
-            same command starts a run and goes on with it; None: only `checkpoint` goes on.
-        checkpoint_every_steps: Write last.ckpt within epochs too, each so many steps of the optimiser; None: after
-            epochs, and at SIGTERM or Ctrl-C.
-        output_dir: Folder of the run; None: runs/{task}-{backbone}, numbered where that is taken.
+        seed: Seed of initialisation, order and augmentation.
+        checkpoint: Checkpoint of a run to go on from.
+        resume: "auto" goes on from the last good checkpoint in `output_dir`, or starts where there is none, so that the
+            same command starts a run and goes on with it. Without it only `checkpoint` goes on.
+        checkpoint_every_steps: Write last.ckpt within epochs too, after so many steps of the optimiser each time;
+            else after epochs, and at SIGTERM or Ctrl-C.
+        output_dir: Folder of the run; else runs/{task}-{backbone}, numbered where that is taken.
         overwrite: Allow `output_dir` to hold an earlier run, which is then replaced.
-        ema_decay: Decay of the exponential moving average of the weights; None: no average.
-        final_weight_decay: Weight decay at the run's end, reached along half a cosine; None: constant.
-        average_best: Number of best checkpoints whose weights are averaged at the run's end; None: no such average.
+        ema_decay: Decay of the exponential moving average of the weights, 0.9998 say; else no average.
+        final_weight_decay: Weight decay at the run's end, reached along half a cosine; else it is constant.
+        average_best: Number of best checkpoints whose weights are averaged at the run's end; else none are.
         tensorboard: Write TensorBoard events beside metrics.csv.
         choices: Which file of each group was chosen; filled in by the tool.
     """
@@ -52,7 +52,7 @@ class EvaluateConfig(TrainConfig):
     `task`, `backbone.weights` and `head.weights`; or of anybody's detections.
 
     Attributes:
-        output_dir: Folder of evaluation.json and evaluation.png; None: the checkpoint's, or that of the predictions, or
+        output_dir: Folder of evaluation.json and evaluation.png; else the checkpoint's, or that of the predictions, or
             for weights runs/evaluation-{task}-{backbone}; and where that holds another evaluation, or other data or
             settings are given, evaluation-2, -3 ... in it.
         predictions: Detections in COCO's results form, in place of a checkpoint, judged by `data`.
@@ -73,15 +73,16 @@ class PredictConfig(TrainConfig):
 
     Attributes:
         source: An image, a video, or a folder of images and videos.
-        output_dir: Where the pictures go; None: predictions/ beside the checkpoint, or predictions-2, -3 ... where that
+        output_dir: Folder of the pictures; else predictions/ beside the checkpoint, or predictions-2, -3 ... where that
             holds those of another source.
         overwrite: Allow `output_dir` to hold the predictions of another source.
-        opacity: Of the colours over the picture, 0 to 1.
+        opacity: Opacity of the colours over the picture, 0 to 1.
         min_score: Boxes of lower score are not drawn; the JSON holds them all.
-        image_size: (H, W) px to resize the pictures to for the network, or the side of a square; None: segmentation
-            takes their own size, detection that of its validation. Results always have the pictures' own size. Of a
-            classifier the side of the square cut out of the picture's middle; None: that of its validation.
-        artifact, threads: As in `EvaluateConfig`.
+        image_size: (H, W) px to resize the pictures to for the network, or the side of a square; of a
+            classifier the side of the square cut out of the picture's middle. Else segmentation takes the pictures' own
+            size, the others that of their validation. Results always have the pictures' own size.
+        artifact: Folder of an artifact of tools/export.py, in place of a checkpoint.
+        threads: CPU threads of an artifact's runtime.
     """
 
     artifact: str | None = None
@@ -98,10 +99,10 @@ class DescribeConfig(TrainConfig):
     """A backbone, or the network of a task, in numbers.
 
     Attributes:
-        all: Every backbone of conf/backbone as one table.
+        all: Describe every backbone of conf/backbone in one table.
         image_size: (H, W) px of the profiled image, or the side of a square.
-        num_classes: Classes of the head; None: the checkpoint's, or 19.
-        output_json: File for the same numbers.
+        num_classes: Classes of the head; else the checkpoint's, or 19.
+        output_json: JSON file for the same numbers.
     """
 
     all: bool = False
@@ -115,10 +116,10 @@ class ImportWeightsConfig(TrainConfig):
     """Foreign weights as a file of ours.
 
     Attributes:
-        source: As in `backbone.weights`: a file, "torchvision", "timm", or with ":" and an entry.
+        source: Weights to convert: a file, "torchvision", "timm", or the latter with ":" and an entry.
         output: File to write.
-        mean, std: Normalisation of values in [0, 1]; None: what the source states, else ImageNet's.
-        output_json: File for the report.
+        mean, std: Normalisation of values in [0, 1], three numbers; else what the source states, or ImageNet's.
+        output_json: JSON file for the report.
     """
 
     source: str | None = None
@@ -133,18 +134,20 @@ class DataConfig(TrainConfig):
     """A look at a data set, or another form of it.
 
     Attributes:
-        action: "check": open every file and compare it with what is expected; "stats": count classes, measure images
-            and boxes; "preview": draw augmented samples; "shards": write the images of a classification set into
-            shards; "crops": cut the boxes of a detection set into class folders.
-        splits: Which splits.
-        output_dir: Folder to make, of report and sheet, shards or crops; None: runs/data-{data}-{action}, numbered
-            where that is taken, and for shards and crops an error.
+        action: "check", "stats", "preview", "shards" or "crops", as above.
+        splits: Splits to look at.
+        output_dir: Folder to make, of report and sheet, shards or crops; else runs/data-{data}-{action}, numbered where
+            that is taken. Shards and crops need it.
         overwrite: Allow `output_dir` to hold an earlier report, which is then replaced.
-        output_json: File for the report, besides.
+        output_json: JSON file for the report, besides.
         samples: Most rows of a sheet.
-        epochs: Columns of the sheet of "preview".
-        shard_size: MiB after which a shard ends.
-        margin, min_side, background, overlap, suffix: Of crops, as in `tasks.inspection.crops.CropSettings`.
+        epochs: Epochs that "preview" shows, a column each.
+        shard_size: Size in MiB after which a shard ends.
+        margin: Border of a crop on each side of its box, in parts of the box's longer side.
+        min_side: Least px of the longer side of a box that is cut out.
+        background: Crops of background from each image, or "boxes" for as many as it has boxes cut out.
+        overlap: Share that a crop of background and a box may have in common.
+        suffix: Format of the crops, .jpg or .png.
     """
 
     action: str = "check"
@@ -165,12 +168,12 @@ class DoctorConfig:
     """Checks of the installation.
 
     Attributes:
-        output_dir: Folder that runs will be written to; None: runs.
-        output_json: File for the findings.
+        output_dir: Folder that runs will be written to; else runs.
+        output_json: JSON file for the findings.
         formats: Load the packages of every export format.
         adb: Program that reaches phones.
         shared_memory: Folder that batches of loader processes go through.
-        min_disk, min_memory, min_shared_memory: GiB; less is a warning.
+        min_disk, min_memory, min_shared_memory: Least GiB that are free; less is a warning.
         choices: Which file of each group was chosen; filled in by the tool.
     """
 
@@ -191,19 +194,19 @@ class ExportSettings:
 
     Attributes:
         chosen: {format: true}, from the files of the group: a mapping, so that export=[onnx,litert] chooses both.
-        formats: Names of the formats in place of those chosen, as in `tasks.deploy.backend.BACKENDS`, or "all".
+        formats: Names of the formats, in place of export=, or "all".
         precision: "fp32", "fp16" or "int8", where a format has it.
         detections: What a detector gives: "raw" maps, "decoded" boxes and scores, or "nms": final detections.
         tail: What a segmenter gives: "logits", "argmax" of the upsampled logits, "argmax_low": the argmax upsampled, or
             "low": the argmax at the head's resolution.
         limit: Of a detector, the best anchors that are decoded, or the best (box, class) pairs that "nms" looks at:
-            fewer are faster (1,200 pairs cost ExecuTorch more than the network) and may find fewer boxes; None: four
+            fewer are faster (1,200 pairs cost ExecuTorch more than the network) and may find fewer boxes. Else four
             times task.max_detections.
-        probabilities: A classifier gives these instead of logits.
-        input: Type of the pixels, "uint8" or "float32"; None: the format's default.
-        image_size: (H, W) px of the input, or the side of a square; None: what the task was trained or validated at.
+        probabilities: Let a classifier give probabilities instead of logits.
+        input: Type of the pixels, "uint8" or "float32"; else the format's default.
+        image_size: (H, W) px of the input, or the side of a square; else what the task was trained or validated at.
         batch: Images a call.
-        dynamic_batch: Any number of images, where the format can.
+        dynamic_batch: Take any number of images, where the format can.
         calibration_images: Training images that int8 ranges are taken from.
         keep_float: Modules that int8 leaves in floating point, such as "network.head".
         reduce_range: int8 weights of 7 bits for ONNX: exact on x86 processors without VNNI, whatever the session's
@@ -211,10 +214,9 @@ class ExportSettings:
         doctor: Export nothing, but find what int8 hurts and which `keep_float` keeps the metric.
         evaluate: Measure the task's metric of the checkpoint, in eager and through the artifact. Without it fp32 and
             fp16 are certified by their outputs alone, and int8 by nothing.
-        evaluation_images: So many of the validation images; None: all.
+        evaluation_images: Number of validation images to measure on; else all.
         max_drop: Largest loss of the metric that the checkpoint's own evaluation gives, what `tail`, `limit` and
-            `image_size` cost included, in its own unit (0.01: a point); None: 0.001 in fp32 and fp16, 0.01 in
-            int8.
+            `image_size` cost included, in its own unit (0.01: a point). Else 0.001 in fp32 and fp16, 0.01 in int8.
         threads: CPU threads of the runtime while it is checked.
     """
 
@@ -245,7 +247,7 @@ class ExportConfig(TrainConfig):
 
     Attributes:
         export: Settings; the group chooses the formats.
-        output_dir: Folder of the artifacts, each in one of its own; None: export/ beside the checkpoint.
+        output_dir: Folder of the artifacts, each in one of its own; else export/ beside the checkpoint.
         overwrite: Replace artifacts of the same name.
     """
 
@@ -257,10 +259,13 @@ class AndroidSettings:
     """A phone and the programs that run there, as paths on this machine.
 
     Attributes:
-        adb: Of Android's platform tools.
-        serial: Of the phone, where adb sees several.
-        folder: On the phone, for artifact and runner.
-        executor_runner, benchmark_model, benchncnn, onnxruntime_perf_test: Of ExecuTorch, LiteRT, ncnn, ONNX Runtime.
+        adb: Program of Android's platform tools.
+        serial: Serial number of the phone, where adb sees several.
+        folder: Folder on the phone for artifact and runner.
+        executor_runner: ExecuTorch's program.
+        benchmark_model: LiteRT's program.
+        benchncnn: ncnn's program.
+        onnxruntime_perf_test: ONNX Runtime's program.
     """
 
     adb: str = "adb"
@@ -283,26 +288,31 @@ class BenchmarkConfig(TrainConfig):
     Attributes:
         artifact, artifacts: Folders that tools/export.py wrote; without a checkpoint they alone are timed.
         target: "host", "android" or "ios".
-        runtimes: Of "eager" (as trained), "fused", "channels_last", "compile", and formats, exported on the fly.
-        precisions: Of the formats; PyTorch's own forms have fp32.
+        runtimes: Some of "eager" (as trained), "fused", "channels_last", "compile", and of the formats, exported on the
+            fly: onnx, executorch, litert, ncnn.
+        precisions: Precisions of the formats, fp32 or int8; PyTorch's own forms have fp32.
         threads: CPU threads of a call.
         batch: Images a call.
-        image_size: (H, W) px, or the side of a square; None: 224x224 for classification, 512x1024 for segmentation,
+        image_size: (H, W) px, or the side of a square; else 224x224 for classification, 512x1024 for segmentation,
             320x320 for detection.
         dtype: Type of the pixels, "uint8" or "float32"; a format that has no such input gets its default.
-        form: What comes out, as in `Manifest`; None: what the network alone gives.
-        num_classes: Of random weights; None: 1000, 19 and 80.
+        form: What comes out: logits, argmax, raw, decoded, nms ...; else what the network alone gives.
+        num_classes: Classes of a network with random weights; else 1000, 19 and 80.
         end_to_end: Time the whole way from pixels to final classes, masks or boxes.
-        warmup, rounds, runs, trim, max_seconds: As in `tasks.benchmark.latency.Protocol`.
+        warmup: Calls before the first round, which do not count.
+        rounds: Rounds, in each of which every runtime takes its turn.
+        runs: Calls of a runtime in a round.
+        trim: Share of the slowest and of the fastest calls that the mean leaves out.
+        max_seconds: Seconds for one runtime; slower ones get fewer runs, at least three a round. null for no limit.
         memory: Measure the peak memory too, each in a process of its own.
         profile: Time the layers too.
-        output_dir: Folder of tables and pictures; None: benchmarks.
-        store: File that measurements are appended to; None: benchmark.jsonl in `output_dir`.
-        again: Time what the store has in equal settings; None: in a sweep no, else yes.
+        output_dir: Folder of tables and pictures; else benchmarks.
+        store: File that measurements are appended to; else benchmark.jsonl in `output_dir`.
+        again: Time what the store has in equal settings; else not in a sweep alone.
         sweep: "zoo" for every backbone, or lists of what to combine.
-        android: For `target=android`.
+        android: Settings of target=android.
         dry_run: Print what would be run on the phone.
-        ios_report: For `target=ios`: the numbers of Xcode's report.
+        ios_report: Numbers of Xcode's report, for target=ios.
         request: The command line; filled in by the tool.
     """
 
