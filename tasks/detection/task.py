@@ -27,11 +27,11 @@ from tasks.detection.anchor_reach import anchor_reach
 from tasks.detection.coco_scores import CocoScores, evaluate_boxes, format_scores
 from tasks.detection.deployable import OPTIONS, OUTPUTS, SELECTION, DetectionDeployable, held_output
 from tasks.detection.gfl_loss import GFLLoss
-from tasks.detection.ground_truth import evaluate_truth
 from tasks.detection.pictures import DetectionSample, detection_sheet, precision_recall_picture
 from tasks.detection.predictor import DetectionPredictor
 from tasks.detection.results import DetectionResults, GroundTruth
 from tasks.detection.ssd_losses import MultiboxLoss, SigmoidFocalLoss
+from tasks.detection.truth_scores import evaluate_truth
 from tasks.files.writing import write_json
 from tasks.values.counted import counted
 from tasks.values.sizes import parse_size

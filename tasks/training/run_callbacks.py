@@ -8,7 +8,6 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 
 from tasks.base.build import Config
 from tasks.training.callbacks import (
-    EMA,
     Curves,
     DataMonitor,
     EpochLine,
@@ -21,6 +20,7 @@ from tasks.training.csv_log import CsvLog
 from tasks.training.interruption import Interruption
 from tasks.training.run_checkpoints import BestCheckpoint, LastCheckpoint
 from tasks.training.trainer_settings import additions
+from tasks.training.weight_averaging import EMA
 
 
 class RunCallbacks:

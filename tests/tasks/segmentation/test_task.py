@@ -12,7 +12,7 @@ from heads.lraspp import LRASPP
 from tasks.base.network import Network, build_network
 from tasks.data.classes import Classes
 from tasks.segmentation.task import SegmentationTask
-from tasks.training.callbacks import EMA
+from tasks.training.weight_averaging import EMA
 from tests.oracles import randomised, relative_error
 
 CLASSES = Classes(("a", "b", "c"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)))

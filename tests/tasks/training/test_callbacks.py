@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 
 from tasks.base.checkpoint import load_task, read_checkpoint
 from tasks.data.segmentation import SegmentationData
-from tasks.training.callbacks import EMA, DataMonitor, PredictionSheet, TerminalBar, WeightDecay
+from tasks.training.callbacks import DataMonitor, PredictionSheet, TerminalBar, WeightDecay
 from tasks.training.fit import fit
+from tasks.training.weight_averaging import EMA
 from tests.tasks.training.test_recipes import column
 
 
