@@ -1,8 +1,8 @@
 """Variants of a family: the table that describes them, and the factories that build them from it."""
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,5 +94,5 @@ def find_variant(name: str) -> Variant | None:
     'mnv3_small_classifier'
     """
     files = sorted(Path(__file__).parent.glob("*.py"))
-    tables = (getattr(import_module(f"backbones.{file.stem}"), "VARIANTS", {}) for file in files)
+    tables = (getattr(importlib.import_module(f"backbones.{file.stem}"), "VARIANTS", {}) for file in files)
     return next((table[name] for table in tables if name in table), None)

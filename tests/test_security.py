@@ -288,6 +288,7 @@ STRANGE = (
     "tasks.base.build.make", "hydra.utils.instantiate", "tasks.files.writing.write_bytes",
     "tasks.data.shard_writer.os.system", "torch.nn.os.system", "backbones.timm.torch.load",
     "tasks.base.optim.math.sqrt", "torch.optim.os.system", "lightning.os.system", ["os.system"], None,
+    "backbones.variants.importlib", "backbones.variants.dataclass", "tasks.data.coco.Path", "heads.lraspp.Tensor",
 )  # fmt: skip
 
 

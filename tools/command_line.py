@@ -121,6 +121,7 @@ def override_of(key: str, value: Any) -> str:
 
 
 def _literal(value: Any) -> str:
+    value = value.item() if hasattr(value, "item") else value  # of numpy and torch
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, Mapping):

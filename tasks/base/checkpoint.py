@@ -12,7 +12,7 @@ from backbones.weights.sources import stored_preprocessing
 from tasks.base.build import build_task
 from tasks.base.checkpoint_files import load, write_checkpoint
 from tasks.base.network import Network
-from tasks.base.renamed_targets import with_renamed_targets
+from tasks.base.renamed_targets import rename_targets
 from tasks.base.task import VisionTask
 from tasks.base.trusted_targets import check_targets
 from tasks.data.classes import Classes
@@ -34,7 +34,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     content = load(path)
     if not isinstance(content, dict) or not {"state_dict", "config", "classes", "fused"} <= content.keys():
         raise ValueError(f"{path} is no checkpoint of this toolkit; for weights alone use backbone.weights={path}")
-    content["config"] = with_renamed_targets(content["config"])
+    rename_targets(content["config"])
     check_targets(content["config"], path)
     config = content["config"] if isinstance(content["config"], dict) else {}
     if missing := [key for key in ("task", "backbone", "head") if not config.get(key)]:

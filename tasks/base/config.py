@@ -55,6 +55,7 @@ class EvaluateConfig(TrainConfig):
         output_dir: Folder of evaluation.json and evaluation.png; else the checkpoint's, or that of the predictions, or
             for weights runs/evaluation-{task}-{backbone}; and where that holds another evaluation, or other data or
             settings are given, evaluation-2, -3 ... in it.
+        overwrite: Replace the evaluation of something else in `output_dir`.
         predictions: Detections in COCO's results form, in place of a checkpoint, judged by `data`.
         evaluator: Judge of detections: "pycocotools", or "fast" for the same numbers sooner.
         artifact: Folder of an artifact of tools/export.py, in place of a checkpoint.
@@ -118,6 +119,7 @@ class ImportWeightsConfig(TrainConfig):
     Attributes:
         source: Weights to convert: a file, "torchvision", "timm", or the latter with ":" and an entry.
         output: File to write.
+        overwrite: Replace a file of that name.
         mean, std: Normalisation of values in [0, 1], three numbers; else what the source states, or ImageNet's.
         output_json: JSON file for the report.
     """

@@ -5,6 +5,7 @@ from typing import Any
 # module that held the target -> module that holds it now
 MOVED = {
     "heads.matching": "heads.anchor_matching",
+    "tasks.callbacks": "tasks.training.callbacks",
     "tasks.classification": "tasks.classification.task",
     "tasks.detection": "tasks.detection.task",
     "tasks.distillation": "tasks.training.distillation",
@@ -15,7 +16,10 @@ MOVED = {
     "tasks.segmentation": "tasks.segmentation.task",
     "tasks.ssd_losses": "tasks.detection.ssd_losses",
 }
-RENAMED = {"tasks.training.distillation.Distillation": "tasks.training.teachers.distillation"}
+RENAMED = {
+    "tasks.training.callbacks.EMA": "tasks.training.weight_averaging.EMA",
+    "tasks.training.distillation.Distillation": "tasks.training.teachers.distillation",
+}
 
 
 def renamed_target(target: Any) -> Any:
@@ -31,6 +35,30 @@ def renamed_target(target: Any) -> Any:
     module, _, name = target.rpartition(".")
     target = f"{MOVED.get(module, module)}.{name}" if module else target
     return RENAMED.get(target, target)
+
+
+def first_target(target: str) -> str:
+    """Translate today's name of a `_target_` into its first one, by which stored measurements know it.
+
+    >>> first_target("tasks.segmentation.task.SegmentationTask")
+    'tasks.segmentation.SegmentationTask'
+    """
+    renamed, moved = ({new: old for old, new in names.items()} for names in (RENAMED, MOVED))
+    module, _, name = renamed.get(target, target).rpartition(".")
+    return f"{moved.get(module, module)}.{name}"
+
+
+def rename_targets(config: Any) -> None:
+    """Give every `_target_` of plain data, however deep, today's name in place."""
+    stack = [config]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict):
+            if "_target_" in value:
+                value["_target_"] = renamed_target(value["_target_"])
+            stack += value.values()
+        elif isinstance(value, list | tuple):
+            stack += value
 
 
 def with_renamed_targets(config: Any) -> Any:

@@ -25,9 +25,9 @@ Size = tuple[int, int]  # (H, W) px
 class VisionTask(TrainingSteps):
     """A network with its loss, its predictions and its metrics.
 
-    A new task has to say its `kind`, `monitor` and `outputs`, and how to compute a loss, predict, validate, draw and
-    export; the rest has answers here that are right where there is nothing to tell. How a step is trained is in
-    `TrainingSteps`, whose arguments every task takes.
+    A new task has to say its `kind`, `monitor`, `outputs` and `whole_output`, and how to compute a loss, predict,
+    validate, draw and export; the rest has answers here that are right where there is nothing to tell. How a step is
+    trained is in `TrainingSteps`, whose arguments every task takes.
 
     Attributes:
         kind: The task's name in configs ("segmentation").
@@ -46,7 +46,7 @@ class VisionTask(TrainingSteps):
 
     kind: str
     needs: str = "data of its own kind"
-    class_weighted = True
+    class_weighted = False
     teachers: tuple[str, ...] = ()
     outputs: tuple[str, ...]
     whole_output: str

@@ -4,6 +4,7 @@ A checkpoint and an artifact bring their configuration along, whose `_target_` n
 command line and conf/ are their user's own; a file may be anybody's.
 """
 
+import importlib
 import os
 import re
 from collections.abc import Iterator
@@ -63,9 +64,21 @@ def _foreign(config: Any) -> Iterator[tuple[str, Any]]:
     """Key and value of each `_target_` that is neither known nor trusted."""
     trusted = tuple(f"{name.strip()}." for name in os.environ.get(TRUSTED, "").split(",") if name.strip())
     for key, target in _targets(config):
-        known = isinstance(target, str) and (OURS.fullmatch(target) or LIBRARIES.fullmatch(target))
+        known = isinstance(target, str) and (_is_ours(target) or LIBRARIES.fullmatch(target))
         if not known and not (isinstance(target, str) and target.startswith(trusted)):
             yield key, target
+
+
+def _is_ours(target: str) -> bool:
+    """Tell whether a name is one of ours, and of something that its module defines itself and did not import."""
+    if not OURS.fullmatch(target):
+        return False
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError:  # building it says what is missing
+        return True
+    return found is None or getattr(found, "__module__", None) == module
 
 
 def _package(target: Any) -> str:

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.base.build import Config
-
-MONITORS = tuple(f"{split}/{name}" for split in ("val", "test") for name in ("top1", "mAP", "mIoU"))
+from tasks.base.build import Config, monitored
 
 
 def score_of(config: Config) -> dict[str, Any] | None:
@@ -25,7 +23,9 @@ def score_of(config: Config) -> dict[str, Any] | None:
         if not file.is_file():
             return None
         scores = json.loads(file.read_text())
-        name = next((name for name in MONITORS if scores.get(name) is not None), None)  # null: it was NaN
+        metric = monitored(config).partition("/")[2]
+        names = (f"{split}/{metric}" for split in ("val", "test"))
+        name = next((name for name in names if scores.get(name) is not None), None)  # null: it was NaN
         return {"name": name, "value": scores[name], "resolution": None} if name else None
     module = importlib.import_module(str(config["backbone"]["_target_"]).rpartition(".")[0])
     variant = getattr(module, "VARIANTS", {}).get(dict(config["choices"]).get("backbone"))

@@ -52,6 +52,7 @@ class ClassificationTask(VisionTask):
     needs = "images of one class each: data=folders, imagenet, shards or demo"
     monitor = "val/top1"
     batch_keys = ("images", "labels")
+    class_weighted = True
     teachers = ("checkpoint", "timm")
     outputs = ("logits", "probabilities")
     whole_output = "logits"

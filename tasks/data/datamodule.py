@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 class VisionDataModule(L.LightningDataModule):
     """Loaders over a training and a validation set.
 
-    A subclass makes the sets in `datasets()`, which are indexed by `SampleKey`, and the batches in `collate`.
+    A subclass makes the sets in `make_dataset`, which are indexed by `SampleKey`, and the batches in `collate`.
 
     Attributes:
         kind: Of the tasks that it is for, as `VisionTask.kind`; None: of any.

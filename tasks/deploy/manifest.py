@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.base.renamed_targets import with_renamed_targets
+from tasks.base.renamed_targets import rename_targets
 from tasks.base.trusted_targets import check_targets
 from tasks.data.classes import Classes
 from tasks.files.images import MAX_PIXELS
@@ -135,7 +135,7 @@ def read_manifest(path: str | Path) -> tuple[Path, Manifest]:
         _check(manifest)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} is no manifest of this toolkit ({str(error)[:300]})") from error
-    manifest.config = with_renamed_targets(manifest.config)
+    rename_targets(manifest.config)
     check_targets(manifest.config, file)
     for name, expected in manifest.hashes.items():
         if name == "checkpoint":

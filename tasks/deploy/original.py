@@ -208,7 +208,7 @@ class Original:
         }  # fmt: skip
         if not drop <= budget:
             doctor = "export.doctor=true finds the layers to keep in floating point; " if precision == "int8" else ""
-            remedy = {**REMEDIES, "runtime": doctor}[max(shares, key=shares.get)]
+            remedy = {**REMEDIES, "runtime": doctor}.get(max(shares, key=shares.get), "")
             raise ValueError(
                 f"{name} falls from {before:.4f} to {after[name]:.4f}, by {drop:.4f} ({share_text(shares)}), more than "
                 f"export.max_drop={budget}; {remedy}{'; ' if remedy and remedy != doctor else ''}or allow more"

@@ -59,7 +59,6 @@ class DetectionTask(VisionTask):
     monitor = "val/mAP"
     batch_keys = ("images", "boxes", "labels")
     validation_keys = ("image_ids", "image_sizes")
-    class_weighted = False
     outputs = OUTPUTS
     whole_output = "nms"
     losses_of_output = {"decoded": "limit", "nms": "limit"}

@@ -37,6 +37,7 @@ class SegmentationTask(VisionTask):
     needs = "images with masks: data=masks, camvid, cityscapes or demo"
     monitor = "val/mIoU"
     batch_keys = ("images", "masks")
+    class_weighted = True
     teachers = ("checkpoint",)
     outputs = ("logits", "argmax", "argmax_low", "low")
     whole_output = "argmax"

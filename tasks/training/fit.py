@@ -16,6 +16,7 @@ from tasks.base.build import Config, build_data, build_task, check_seed, connect
 from tasks.base.checkpoint import average_checkpoints, load_task, read_checkpoint
 from tasks.base.checkpoint_files import LAST, CheckpointFiles
 from tasks.base.quiet import quiet
+from tasks.base.renamed_targets import with_renamed_targets
 from tasks.base.task import VisionTask
 from tasks.base.trusted_targets import check_own_targets
 from tasks.data.datamodule import VisionDataModule
@@ -53,7 +54,7 @@ def fit(config: Config) -> dict[str, float]:
     quiet()
     config = config.copy()
     config["trainer"] = checked_trainer(config["trainer"])
-    check_own_targets(plain(config))
+    check_own_targets(with_renamed_targets(plain(config)))
     check_seed(config)
     with run_folder(config) as folder:
         return _fit(config, folder)

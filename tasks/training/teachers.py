@@ -66,7 +66,7 @@ def checkpoint_teacher(path: str, classes: Classes, task: type[VisionTask]) -> n
             f"or to {TIMM}<model name>"
         )
     trained = load_task(path)
-    if not isinstance(trained, task):
+    if trained.kind != task.kind:
         raise ValueError(f"the teacher {path} was trained for task={trained.kind}, not for task={task.kind}")
     if trained.classes.names != classes.names:
         raise ValueError(

@@ -150,6 +150,7 @@ def test_scores_are_the_published_ones_or_the_checkpoints_own(tmp_path):
     config.choices = {"backbone": "mobileone_s0"}
     assert score_of(config)["value"] == 71.4
     config.checkpoint = str(tmp_path / "best.ckpt")
+    config.task = {"_target_": "tasks.segmentation.task.SegmentationTask"}  # as stored in the checkpoint
     assert score_of(config) is None
     (tmp_path / "evaluation.json").write_text('{"val/mIoU": 0.5, "val/loss": 1}')
     assert score_of(config) == {"name": "val/mIoU", "value": 0.5, "resolution": None}

@@ -2,7 +2,7 @@
 
 By default a few seconds, the same examples each time. For as long as you like, other ones each time:
 
-    MOBILE_DENSE_FUZZ=20000 python -m pytest tests/tasks/test_fuzz.py -q
+    MOBILE_DENSE_FUZZ=20000 python -m pytest tests/tasks/files/test_fuzz.py -q
 
 where the number is that of the examples a test tries. What is found is printed as a call that repeats it.
 """

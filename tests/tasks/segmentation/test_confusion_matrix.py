@@ -6,7 +6,6 @@ import runpy
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +13,9 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 import tasks.segmentation.confusion_matrix
 from tasks.segmentation.confusion_matrix import ConfusionMatrix, predicted_classes
+from tests.conftest import ROOT
 
-BENCHMARK = Path(__file__).resolve().parents[1] / "benchmarks" / "segmentation_metric.py"
+BENCHMARK = ROOT / "tests" / "benchmarks" / "segmentation_metric.py"
 SHAPES = [(2, 2, 33, 47), (1, 11, 65, 97), (2, 19, 31, 129), (1, 200, 17, 23), (1, 255, 5, 7), (3, 1, 4, 5)]
 SHAPES += [(2, 19, 1, 1), (1, 5, 9, 1), (1, 5, 1, 9)]
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}

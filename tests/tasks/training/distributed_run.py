@@ -1,4 +1,4 @@
-"""What one of several processes does in tests/tasks/test_distributed.py: train and evaluate all that a file lists."""
+"""One of several processes of test_distributed.py: train and evaluate all that a file lists."""
 
 import json
 import logging

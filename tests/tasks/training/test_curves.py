@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +11,7 @@ from matplotlib.colors import to_rgb
 
 from tasks.files.images import read_image
 from tasks.training.curves import curves_figure, draw_curves
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -168,5 +168,4 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_importing_leaves_pyplot_and_its_global_state_alone():
     code = "import sys, tasks.training.curves; sys.exit('matplotlib.pyplot' in sys.modules)"
-    root = Path(__file__).resolve().parents[2]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
