@@ -103,8 +103,7 @@ class Looker(Predictor):
 def look(photos, tmp_path, monkeypatch):
     """look(source, ...) -> the folder, and the sources that were looked at with the number of their frames."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(prediction, "_task", lambda config: (None, config))
-    monkeypatch.setattr(prediction, "_predictor", lambda task, config: Looker())
+    monkeypatch.setattr(prediction, "build_predictor", lambda config: Looker())
     plain = {"checkpoint": "best.ckpt", "artifact": None, "output_dir": None, "overwrite": False, "min_score": 0.3,
              "opacity": 0.5, "image_size": None}  # fmt: skip
 
