@@ -1,8 +1,10 @@
 """Shared fixtures: one thread, no network, the folder of real images, tools run in this process."""
 
+import contextlib
 import os
 import runpy
 import shlex
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
+from tasks.demo import scenes
+
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("DENSE_TEST_DATA", ROOT.parent / "shared" / "data"))
 
@@ -18,6 +22,8 @@ DATA = Path(os.environ.get("DENSE_TEST_DATA", ROOT.parent / "shared" / "data"))
 LARGEST = {"mobileone_s2", "mobileone_s3", "mobileone_s4", "repvgg_a2", "repvgg_b0", "repvgg_b1", "repvit_m1_1",
            "repvit_m1_5", "repvit_m2_3", "resnext50", "mnv4_conv_medium", "mnv4_conv_large", "mobilenetv4_conv_medium",
            "mobilenetv4_conv_large", "legacy_xception", "xception41"}  # fmt: skip
+
+OBJECTS: dict[tuple, bytes] = {}  # pictures of the demo data that were drawn before
 
 # Two torch threads on two busy cores can be many times slower than one.
 torch.set_num_threads(1)
@@ -52,6 +58,39 @@ def no_network(monkeypatch):
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     return DATA
+
+
+@pytest.fixture(autouse=True)
+def demo_drawn_once(request, monkeypatch, tmp_path_factory):
+    """Demo data of one description is drawn once a session and then copied, but where drawing itself is tested."""
+    if (ROOT / "tests" / "tasks" / "demo") in request.path.parents:
+        return
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    draw, write = scenes._draw, scenes.write_imagenet
+
+    def copied(folder: Path, description: dict, progress) -> None:
+        names = (str(value) for key in ("seed", "num_train", "num_val", "image_size") for value in [description[key]])
+        place = base / f"demo {' '.join(names)}"
+        if not place.is_dir():
+            scratch = place.with_name(f"{place.name}.{os.getpid()}")
+            draw(scratch, description, progress)
+            with contextlib.suppress(OSError):  # the other worker was faster
+                scratch.rename(place)
+        shutil.copytree(place, folder)
+
+    def remembered(folder: Path, split: str, index: int, generator) -> None:
+        key = (split, index, str(generator.bit_generator.state))
+        file = folder / scenes.imagenet_name(split, index)
+        if key not in OBJECTS:
+            write(folder, split, index, generator)
+            OBJECTS[key] = file.read_bytes()
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(OBJECTS[key])
+
+    monkeypatch.setattr(scenes, "_draw", copied)
+    monkeypatch.setattr(scenes, "write_imagenet", remembered)
 
 
 @pytest.fixture
