@@ -3,11 +3,12 @@
 import re
 import shlex
 
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT
 from tests.tasks.conftest import composed
-from tools.command_line import CommandLine, composed_as_far_as_possible
+from tools.command_line import CommandLine, composed_as_far_as_possible, override_of
 
 
 def test_values_are_what_hydra_makes_of_them(monkeypatch):
@@ -68,3 +69,17 @@ def test_hints_see_configurations_of_the_users_own(tmp_path):
     config = composed_as_far_as_possible(words, "train", ROOT / "conf")
     assert config.data.foo_bar == 1 and config.optimizer.lr == 0.5, "what nothing takes is left out, the rest stays"
     assert not re.search("fooo", str(config))
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        (np.float64(0.001), "a.b=0.001"), (np.int64(3), "a.b=3"), (True, "a.b=true"), (None, "a.b=null"),
+        ([np.float32(0.5), "x y"], "a.b=[0.5,'x y']"),
+    ],
+)  # fmt: skip
+def test_a_setting_of_python_is_a_word_that_means_it(value, word):
+    assert override_of("a.b", value).replace('"', "'") == word
+    assert CommandLine([override_of("a.b", value)]).values()["a.b"] == (
+        [0.5, "x y"] if isinstance(value, list) else value
+    )
