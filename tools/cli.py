@@ -20,6 +20,7 @@ from tools.composition import CONF, planned, with_choices
 from tools.messages import PEER_LOST, message
 from tools.settings_help import settings_help
 from tools.starting import done_starting
+from tools.stored_config import forget_config
 
 OmegaConf.register_new_resolver("settings", settings_help, replace=True)  # ${settings:train} in conf/train.yaml
 EXPECTED = (
@@ -46,7 +47,10 @@ def main(name: str, job: Callable[[DictConfig], Any]) -> None:
     jobs = Jobs(name, job, left_out)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to `guarded`
     run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=primary)(jobs)
-    guarded(lambda: jobs.end(run), primary)
+    try:
+        guarded(lambda: jobs.end(run), primary)
+    finally:
+        forget_config(primary)
 
 
 def composed(tool: str, words: Sequence[str]) -> DictConfig:
@@ -69,6 +73,8 @@ def composed(tool: str, words: Sequence[str]) -> DictConfig:
         return with_choices(tool, OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), chosen)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(message(error, primary, [tool, *words])) from error
+    finally:
+        forget_config(primary)
 
 
 class Jobs:
@@ -121,7 +127,12 @@ class Jobs:
     def of_its_checkpoint(self, config: DictConfig, words: list[str]) -> DictConfig:
         """The configuration of one job of a sweep, by its own checkpoint; Hydra's is by the first one."""
         primary, words, _ = planned(self.name, [*words, *self.left_out])
-        return config if primary == self.name else hydra.compose(primary, words)
+        if primary == self.name:
+            return config
+        try:
+            return hydra.compose(primary, words)
+        finally:
+            forget_config(primary)
 
 
 def guarded(job: Callable, primary: str | None = None):

@@ -56,3 +56,8 @@ def store_config(tool: str, values: Mapping[str, Any], conf: Path, groups: Colle
     name = f"from_checkpoint_{next(_numbers)}"  # Hydra reads each name once
     ConfigStore.instance().store(name, OmegaConf.create({**primary, "defaults": defaults, **stored, **own}))
     return name, same
+
+
+def forget_config(name: str) -> None:
+    """Drop what `store_config` registered once it is composed: Hydra copies all that is registered, again and again."""
+    ConfigStore.instance().repo.pop(f"{name}.yaml", None)

@@ -1,5 +1,6 @@
 """Old names of `_target_`s in files of earlier versions, and their names today."""
 
+import copy
 from typing import Any
 
 # module that held the target -> module that holds it now
@@ -63,9 +64,6 @@ def rename_targets(config: Any) -> None:
 
 def with_renamed_targets(config: Any) -> Any:
     """Copy plain data with today's name in every `_target_`."""
-    if isinstance(config, dict):
-        return {
-            key: renamed_target(value) if key == "_target_" else with_renamed_targets(value)
-            for key, value in config.items()
-        }
-    return [with_renamed_targets(entry) for entry in config] if isinstance(config, list | tuple) else config
+    copied = copy.deepcopy(config)
+    rename_targets(copied)
+    return copied

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from tasks.base.build import build_whole_network
@@ -20,6 +21,7 @@ from tasks.files.images import read_mask
 from tests.conftest import ROOT
 from tests.oracles import randomised
 from tests.tasks.conftest import composed, write_masks
+from tools.cli import composed as composed_in_program
 from tools.cli import guarded
 
 MASKS = "tools/train.py task=segmentation data=masks data.root=data data.class_names=[background,disc,bar]"
@@ -327,3 +329,13 @@ def test_a_tool_works_as_a_script_from_any_folder(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "_target_: tasks.segmentation.task.SegmentationTask" in done.stdout
+
+
+def test_a_checkpoints_configuration_is_registered_no_longer_than_it_takes(run_tool, tmp_path):
+    write_masks(tmp_path / "data")
+    assert run_tool(f"{MASKS}{QUICK} backbone=mnv1_025 output_dir=run")[0] == 0
+    before = set(ConfigStore.instance().repo)
+    assert run_tool("tools/describe.py checkpoint=run/last.ckpt image_size=64")[0] == 0
+    assert run_tool("tools/describe.py checkpoint=run/last.ckpt image_siez=64")[0] == 1
+    assert composed_in_program("predict", ["checkpoint=run/last.ckpt"]).backbone.width == 0.25
+    assert set(ConfigStore.instance().repo) == before
