@@ -172,6 +172,11 @@ def task_class(config: Config) -> type[VisionTask]:
     return get_class(renamed_target(config["task"]["_target_"]))
 
 
+def task_of(data: VisionDataModule) -> type[VisionTask] | None:
+    """Get the class of the tasks that a data set is for, whatever is configured; None where it names none."""
+    return pkgutil.resolve_name(data.task) if data.task else None
+
+
 def data_settings(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Get the settings of the data from a plain configuration; of data=demo, which has them by task, those of one."""
     data = config.get("data") or {}

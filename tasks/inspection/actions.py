@@ -1,12 +1,11 @@
 """The actions of tools/data.py: check, measure and show a data set; each gives tables, a JSON file and a picture."""
 
-import pkgutil
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.base.build import Config, build_data
+from tasks.base.build import Config, build_data, task_of
 from tasks.base.outcome import LISTED, Outcome
 from tasks.base.tables import Table
 from tasks.data.datamodule import VisionDataModule
@@ -120,8 +119,9 @@ def check_data(config: Config, data: VisionDataModule) -> tuple[Outcome, Any]:
                              for key in ("between", "within", "near")}  # fmt: skip
     content["images_not_named"] = {"number": len(unnamed), "files": unnamed[:LISTED]}
     content["problems"], content["warnings"] = problems, warnings
-    if data.task and config.get("head") and config.get("backbone"):
-        pkgutil.resolve_name(data.task).check_network(config, data, found, outcome)
+    task = task_of(data)
+    if task and config.get("head") and config.get("backbone"):
+        task.check_network(config, data, found, outcome)
     picture = check_sheet(data, found, flawed, samples=config["samples"], seed=config["seed"])
     return outcome, picture
 
@@ -141,8 +141,8 @@ def _stats(config: Config, data: VisionDataModule) -> tuple[Outcome, None]:
         content[split] = measure_split(data, split)
         tables += stats_tables(split, content[split])
     split = "train" if "train" in content else next(iter(content))
-    weighted = data.task and pkgutil.resolve_name(data.task).class_weighted
-    content["class_weights"] = weight_overrides(content[split]) if weighted else {}
+    task = task_of(data)
+    content["class_weights"] = weight_overrides(content[split]) if task and task.class_weighted else {}
     hints += [f"{text}   # {rule.replace('_', ' ')} of {split}" for rule, text in content["class_weights"].items()]
     return Outcome(content, tables, hints=hints), None
 
