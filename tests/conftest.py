@@ -70,8 +70,7 @@ def demo_drawn_once(request, monkeypatch, tmp_path_factory):
     draw, write = scenes._draw, scenes.write_imagenet
 
     def copied(folder: Path, description: dict, progress) -> None:
-        names = (str(value) for key in ("seed", "num_train", "num_val", "image_size") for value in [description[key]])
-        place = base / f"demo {' '.join(names)}"
+        place = base / f"demo {' '.join(map(str, description.values()))}"
         if not place.is_dir():
             scratch = place.with_name(f"{place.name}.{os.getpid()}")
             draw(scratch, description, progress)

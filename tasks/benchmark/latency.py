@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -135,11 +135,6 @@ def in_words(error: BaseException) -> str:
     words = str(error).split()
     text = " ".join(words[:WORDS]) + (" ..." if len(words) > WORDS else "")
     return text if isinstance(error, ValueError | ImportError) and text else f"{type(error).__name__}: {text}"
-
-
-def latency_of(values: Mapping[str, float]) -> Latency:
-    """Restore a `Latency` from a row of the store."""
-    return Latency(**{field.name: values[field.name] for field in fields(Latency)})
 
 
 def _warm_up(call: Callable[[], object], protocol: Protocol) -> int:

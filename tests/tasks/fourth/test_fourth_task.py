@@ -25,7 +25,8 @@ def test_a_fourth_task_goes_through_every_tool(run_tool, tmp_path, monkeypatch):
         return out
 
     for action in ("check", "stats", "preview"):
-        done(f"tools/data.py {chosen} action={action} output_dir={action}")
+        said = done(f"tools/data.py {chosen} action={action} output_dir={action}")
+        assert "class_weights" not in said, "its loss takes none"
     done(f"tools/train.py {chosen} trainer.max_epochs=3 trainer.accelerator=cpu tensorboard=false output_dir=run")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     done("tools/evaluate.py checkpoint=run/last.ckpt output_dir=evaluation")
