@@ -15,15 +15,11 @@ for _name in ("backbones", "heads", "tasks", "tools"):  # names that other packa
 import numpy as np
 from omegaconf import DictConfig
 
-from tasks import evaluate as _evaluate
 from tasks.base.config import ExportSettings
 from tasks.base.predictor import Predictor
-from tasks.deploy.export import export as _export
 from tasks.deploy.manifest import FILE
 from tasks.files.images import read_image
 from tasks.predict import build_predictor
-from tasks.training.fit import fit
-from tasks.training.run_folder import RUN_FOLDER
 from tools.cli import composed
 from tools.command_line import override_of
 
@@ -59,9 +55,11 @@ class Model:
 
     def export(self, format: str, *overrides: str, **settings: Any) -> Path:
         """Export a checkpoint as tools/export.py does: export("onnx", precision="int8"); the artifact's folder."""
+        from tasks.deploy.export import export  # with Lightning, which takes seconds and prediction does not need
+
         own = {f"export.{key}": settings.pop(key) for key in {*settings} & {*ExportSettings.__dataclass_fields__}}
         settings = {"checkpoint": self.path, "export": format} | own | settings
-        tables, failures = _export(_config("export", overrides, settings))
+        tables, failures = export(_config("export", overrides, settings))
         if failures:
             raise ValueError("; ".join(failures))
         return Path(tables[0][2][0][-1])
@@ -85,13 +83,17 @@ def load(path: str | Path, *overrides: str, **settings: Any) -> Model:
 
 def train(*overrides: str, **settings: Any) -> Run:
     """Train as tools/train.py does: train("trainer.max_epochs=4", task="detection", backbone="mnv3_large")."""
-    scores = fit(_config("train", overrides, settings))
-    return Run(Path(os.environ[RUN_FOLDER]), scores)
+    from tasks.training import fit, run_folder
+
+    scores = fit.fit(_config("train", overrides, settings))
+    return Run(Path(os.environ[run_folder.RUN_FOLDER]), scores)
 
 
 def evaluate(*overrides: str, **settings: Any) -> dict[str, float | str]:
     """Score as tools/evaluate.py does: evaluate(checkpoint="runs/x/best.ckpt"); what evaluation.json says."""
-    return _evaluate.evaluate(_config("evaluate", overrides, settings))[0]
+    from tasks.evaluate import evaluate as evaluated
+
+    return evaluated(_config("evaluate", overrides, settings))[0]
 
 
 def _config(tool: str, overrides: tuple[str, ...], settings: dict[str, Any]) -> DictConfig:

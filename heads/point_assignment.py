@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 
 class Assignment(NamedTuple):
@@ -52,6 +51,8 @@ def task_aligned(
     >>> found.positive.tolist(), found.quality.tolist()
     ([[True, False]], [[1.0, 0.0]])
     """
+    from torchvision.ops import box_iou  # takes seconds, and only training assigns
+
     shape = (*labels.shape, len(anchors))  # (N, M, A) everywhere below
     real = (labels >= 0) & (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
     overlap = box_iou(boxes, predicted).nan_to_num(0.0)  # two boxes without area: 0 / 0

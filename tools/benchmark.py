@@ -7,16 +7,17 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages ca
 
 from omegaconf import DictConfig
 
-import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
-from tasks.benchmark.benchmark import benchmark
-from tasks.benchmark.sweep import request_of, run_as_process, sweep
 from tools.cli import main
 from tools.command_line import CommandLine
 from tools.composition import offered
+from tools.starting import loading
 from tools.tables import print_table
 
 
 def report(config: DictConfig) -> None:
+    with loading("torch"):
+        from tasks.benchmark.benchmark import benchmark
+        from tasks.benchmark.sweep import request_of, run_as_process, sweep
     config.request = request_of([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
     if isinstance(config.sweep, str) or any(config.sweep.values()):
         own, run = CommandLine(sys.argv[1:]).config_dir, run_as_process(Path(__file__).resolve())

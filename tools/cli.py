@@ -5,27 +5,25 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tasks.values.counted import counted
-from tools.command_line import CommandLine, opened
-from tools.composition import CONF, planned, with_choices
+from tools.command_line import CommandLine, opened, run_once
+from tools.composition import CONF, help_text, planned, with_choices
 from tools.messages import PEER_LOST, message
 from tools.settings_help import settings_help
-from tools.starting import done_starting
 from tools.stored_config import forget_config
 
 OmegaConf.register_new_resolver("settings", settings_help, replace=True)  # ${settings:train} in conf/train.yaml
 EXPECTED = (
     ValueError, OSError, LookupError, ImportError, FloatingPointError, OmegaConfBaseException, HydraException,
-    MisconfigurationException,
 )  # fmt: skip
 
 
@@ -42,11 +40,17 @@ def main(name: str, job: Callable[[DictConfig], Any]) -> None:
         SystemExit: Status 1, after one or two lines on stderr, on bad input. With MOBILE_DENSE_TRACEBACK=1 the error
             itself.
     """
-    done_starting()
     primary, sys.argv[1:], left_out = guarded(lambda: planned(name, sys.argv[1:]))
+    line = CommandLine(sys.argv[1:])
+    if line.help:
+        print(guarded(lambda: help_text(primary, sys.argv[1:]), primary))
+        return
     jobs = Jobs(name, job, left_out)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to `guarded`
-    run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=primary)(jobs)
+    if line.plain:
+        run = partial(run_once, primary, sys.argv[1:], jobs, CONF)
+    else:
+        run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=primary)(jobs)
     try:
         guarded(lambda: jobs.end(run), primary)
     finally:
@@ -157,7 +161,8 @@ def guarded(job: Callable, primary: str | None = None):
 def tell(error: Exception, heading: str, primary: str | None = None) -> None:
     """Say on stderr what went wrong; leave the traceback of an unforeseen error in a file."""
     print(f"{heading}: {message(error, primary)}", file=sys.stderr)
-    if not isinstance(error, EXPECTED) and not PEER_LOST.search(str(error)):
+    expected = isinstance(error, EXPECTED) or type(error).__name__ == "MisconfigurationException"  # of Lightning
+    if not expected and not PEER_LOST.search(str(error)):
         with tempfile.NamedTemporaryFile("w", prefix="mobile-dense-", suffix=".txt", delete=False) as file:
             traceback.print_exception(error, file=file)
         print(f"({type(error).__name__}; its traceback is in {file.name})", file=sys.stderr)

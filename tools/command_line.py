@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ class CommandLine:
         overrides: Those that set something.
         multirun: Is it a sweep (-m)?
         config_dir: A folder of further configurations (--config-dir), or None.
+        help: Is --help among them?
+        plain: Are there overrides alone, none of them of Hydra's own settings?
 
     Raises:
         ValueError: Hydra's grammar refuses one; the message names its key and shows the quotes that it needs.
@@ -42,6 +44,11 @@ class CommandLine:
         self.overrides: list[Override] = [_parsed(word) for word in given.overrides]
         self.multirun: bool = given.multirun
         self.config_dir: str | None = given.config_dir
+        self.help: bool = given.help
+        options = {key: value for key, value in vars(given).items() if key != "overrides"}
+        self.plain = not any(options.values()) and not any(
+            one.key_or_group.startswith("hydra") for one in self.overrides
+        )
 
     def values(self) -> dict[str, Any]:
         """Every key or group that is set and its value, that of the first job in a sweep; interpolations resolved."""
@@ -65,26 +72,35 @@ class CommandLine:
         return None if override.is_sweep_override() else override.value()
 
 
-def composed_as_far_as_possible(words: list[str], primary: str | None, conf: Path) -> DictConfig:
+def composed_as_far_as_possible(
+    words: list[str], primary: str | None, conf: Path, unknown: Collection[str] = ()
+) -> DictConfig:
     """The configuration that a command line gives without the overrides that nothing takes.
 
     Args:
         words: Arguments as a shell hands them over.
         primary: Name of the primary configuration.
         conf: Folder of our configurations; those in --config-dir come first.
+        unknown: Keys of which it is known that nothing takes them.
     """
     given = get_args_parser().parse_known_args(words)[0]
-    overrides = [word for word in given.overrides if "=" in word]
+    overrides = [word for word in given.overrides if "=" in word and _key(word) not in unknown]
     with opened(conf, given.config_dir):
         while True:
             try:
                 return hydra.compose(primary, overrides)
             except HydraException as error:
-                unknown = _UNKNOWN.search(str(error))
-                kept = [word for word in overrides if unknown and word.partition("=")[0].lstrip("+~") != unknown[1]]
-                if len(kept) == len(overrides) or not unknown:
+                found = _UNKNOWN.search(str(error))
+                kept = [word for word in overrides if found and _key(word) != found[1]]
+                if len(kept) == len(overrides) or not found:
                     return OmegaConf.create()
                 overrides = kept
+
+
+def run_once(primary: str, words: list[str], job: Callable[[DictConfig], Any], conf: Path) -> None:
+    """Run a job as `hydra.main` does for a plain command line, which it composes twice."""
+    with opened(conf, None):
+        GlobalHydra.instance().hydra.run(primary, job, words)
 
 
 @contextmanager
@@ -129,6 +145,10 @@ def _literal(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(_literal, value)) + "]"
     return repr(value) if isinstance(value, int | float) else _in_quotes(str(value))
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~")
 
 
 def _parsed(word: str) -> Override:

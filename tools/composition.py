@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import hydra
@@ -9,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from tasks.base.config import SCHEMAS
-from tools.command_line import CommandLine
+from tools.command_line import CommandLine, opened
 from tools.hints import unknown_key
 from tools.stored_config import SOURCES, store_config
 
@@ -32,8 +33,8 @@ def planned(tool: str, words: Sequence[str]) -> tuple[str, list[str], list[str]]
     Raises:
         ValueError, FileNotFoundError: Words or checkpoint are not as they should be.
     """
-    for schema, cls in SCHEMAS.items():
-        ConfigStore.instance().store(schema, cls)
+    schema = f"{tool}_schema"
+    ConfigStore.instance().store(schema, SCHEMAS[schema])
     line, words = CommandLine([*words]), [*words]
     values = line.values()
     _check_groups(values)
@@ -56,6 +57,26 @@ def with_choices(tool: str, config: DictConfig, chosen: Mapping[str, Any]) -> Di
         raise ValueError(unknown_key(added[0], OmegaConf.masked_copy(config, [*{*config} - {*added}]), ()))
     config.choices = dict(config.choices) | {group: chosen[group] for group in GROUPS if chosen.get(group)}
     return config
+
+
+def help_text(primary: str, words: Sequence[str]) -> str:
+    """Write what --help prints, as Hydra does, which copies all registered configurations for each group it lists.
+
+    Args:
+        primary: Name of the primary configuration.
+        words: Arguments as a shell hands them over.
+
+    Raises:
+        HydraException, ValueError: As in composing them.
+    """
+    line = CommandLine([*words])
+    with opened(CONF, line.config_dir):
+        config = hydra.compose(primary, [one.input_line for one in line.overrides], return_hydra_config=True)
+        template = config.hydra.help.template
+    own = line.config_dir and Path(line.config_dir).expanduser()
+    groups = {*GROUPS, *(path.name for path in (own.iterdir() if own else ()) if path.is_dir())}
+    listed = "".join(f"{group}: {', '.join(offered(group, words))}\n" for group in sorted(groups))
+    return Template(template).substitute(APP_CONFIG_GROUPS=listed)
 
 
 def offered(group: str, words: Sequence[str]) -> list[str]:

@@ -7,17 +7,18 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages ca
 
 from omegaconf import DictConfig
 
-import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
-from tasks.files.writing import write_json
-from tasks.inspection.actions import run_action
 from tasks.values.counted import counted
 from tools.cli import main
+from tools.starting import loading
 from tools.tables import print_table
 
 SHOWN = 10  # problems and warnings on the terminal; all are in the JSON
 
 
 def report(config: DictConfig) -> None:
+    with loading("torch"):
+        from tasks.files.writing import write_json
+        from tasks.inspection.actions import run_action
     outcome = run_action(config)
     for title, columns, rows in outcome.tables:
         print_table(title, columns, rows)

@@ -7,23 +7,25 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages ca
 
 from omegaconf import DictConfig
 
-import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
-from tasks.base.build import label
-from tasks.describe import describe, describe_zoo
-from tasks.files.writing import write_json
 from tools.cli import main
 from tools.composition import every_choice
+from tools.starting import loading
 from tools.tables import COSTS, cost_cells, print_table
 
 
 def report(config: DictConfig) -> None:
-    result = zoo(config) if config.all else one(config)
+    with loading("torch"):
+        from tasks.describe import describe, describe_zoo
+        from tasks.files.writing import write_json
+    every = every_choice("describe", "backbone", sys.argv[1:]) if config.all else {}
+    result = show_zoo(describe_zoo(config.image_size, every)) if config.all else show(config, describe(config))
     if file := config.output_json:
         write_json(Path(file).expanduser(), result)
 
 
-def one(config: DictConfig) -> dict:
-    result = describe(config)
+def show(config: DictConfig, result: dict) -> dict:
+    from tasks.base.build import label
+
     taps = [(tap["name"], tap["channels"], tap["stride"], "x".join(map(str, tap["size"]))) for tap in result["taps"]]
     what = " ".join(f"{group}={label(config, group)}" for group in config.choices if group in ("backbone", "head"))
     print_table(f"taps of {label(config, 'backbone')}", ("tap", "channels", "stride", "size"), taps)
@@ -34,8 +36,7 @@ def one(config: DictConfig) -> dict:
     return result
 
 
-def zoo(config: DictConfig) -> dict:
-    found = describe_zoo(config.image_size, every_choice("describe", "backbone", sys.argv[1:]))
+def show_zoo(found: dict) -> dict:
     rows, sources, published = [], [], ("parameters", "macs", "top1")
     for row in found["backbones"]:
         pairs = zip(*(cost_cells(row[form], found["costs"], 2) for form in ("trained", "fused")), strict=True)

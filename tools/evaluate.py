@@ -7,14 +7,15 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages ca
 
 from omegaconf import DictConfig
 
-import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
-from tasks.base.build import monitored
-from tasks.evaluate import evaluate
 from tools.cli import main
+from tools.starting import loading
 from tools.tables import print_scores, print_table
 
 
 def report(config: DictConfig) -> float | None:
+    with loading("torch", "lightning"):
+        from tasks.base.build import monitored
+        from tasks.evaluate import evaluate
     scores, tables = evaluate(config)
     if not tables:
         print_scores(

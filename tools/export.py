@@ -7,13 +7,14 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages ca
 
 from omegaconf import DictConfig
 
-import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
-from tasks.deploy.export import export
 from tools.cli import main
+from tools.starting import loading
 from tools.tables import print_table
 
 
 def run(config: DictConfig) -> None:
+    with loading("torch", "lightning"):
+        from tasks.deploy.export import export
     tables, failures = export(config)
     for table in tables:
         print_table(*table)

@@ -7,14 +7,15 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages ca
 
 from omegaconf import DictConfig
 
-import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
-from tasks.files.writing import write_json
-from tasks.import_weights import import_weights
 from tools.cli import main
+from tools.starting import loading
 from tools.tables import print_table
 
 
 def report(config: DictConfig) -> None:
+    with loading("torch"):
+        from tasks.files.writing import write_json
+        from tasks.import_weights import import_weights
     result = import_weights(config)
     error, compared = result["relative_error"], result["compared"]
     parity = "no network at hand" if error is None else f"{error:.1e} over {compared} convolutions"

@@ -62,7 +62,7 @@ def _unknown_key(key: str, primary: str | None, command: Sequence[str]) -> str:
     tool = Path(command[0]).stem
     entries = OmegaConf.load(CONF / f"{tool}.yaml").defaults if (CONF / f"{tool}.yaml").is_file() else []
     groups = {str(group) for entry in entries if isinstance(entry, DictConfig) for group in entry}
-    config = composed_as_far_as_possible([*command[1:]], primary, CONF)
+    config = composed_as_far_as_possible([*command[1:]], primary, CONF, unknown=[key])
     if "task" in groups:  # which brings these
         groups |= {"head", "data", "optimizer", "scheduler"}
         if key in groups and not config.get("task"):

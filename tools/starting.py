@@ -1,17 +1,29 @@
-"""Say on a terminal, before anything heavy is imported, that a tool is starting: the imports take seconds."""
+"""Say what is loaded where an import takes seconds, before it begins."""
 
-import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-_TEXT = "starting: loading torch and lightning ..."
-_shown = sys.stderr.isatty() and os.environ.get("LOCAL_RANK", "0") == "0"
-if _shown:
-    print(_TEXT, end="", file=sys.stderr, flush=True)
+from tasks.values.first_process import is_first_process
 
 
-def done_starting() -> None:
-    """Wipe the line away."""
-    global _shown
-    if _shown:
-        print(f"\r{' ' * len(_TEXT)}\r", end="", file=sys.stderr, flush=True)
-    _shown = False
+@contextmanager
+def loading(*packages: str) -> Iterator[None]:
+    """Name packages on stderr while the block imports them; say nothing where they are loaded already.
+
+    On a terminal the line is wiped away at the end.
+
+    Args:
+        packages: Names of those that take long, "torch".
+    """
+    missing = [name for name in packages if name not in sys.modules]
+    if not missing or not is_first_process():
+        yield
+        return
+    text, terminal = f"loading {' and '.join(missing)} ...", sys.stderr.isatty()
+    print(text, end="" if terminal else "\n", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if terminal:
+            print(f"\r{' ' * len(text)}\r", end="", file=sys.stderr, flush=True)

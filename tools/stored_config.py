@@ -8,9 +8,9 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from tasks.base.checkpoint import read_checkpoint
+from tasks.base.checkpoint_paths import checkpoint_path
 from tasks.base.inference_settings import inference_settings
-from tasks.deploy.manifest import read_manifest
+from tools.starting import loading
 
 SOURCES = ("checkpoint", "artifact")
 _numbers = count()
@@ -33,7 +33,7 @@ def store_config(tool: str, values: Mapping[str, Any], conf: Path, groups: Colle
         ValueError, FileNotFoundError: The file is not as it should be; a group is not as it was trained with.
     """
     source = str(values.get("checkpoint") or values["artifact"])
-    stored = read_checkpoint(source)["config"] if values.get("checkpoint") else read_manifest(source)[1].config
+    stored = _of_checkpoint(source) if values.get("checkpoint") else _of_artifact(source)
     chosen = stored.get("choices", {})
     primary = OmegaConf.to_container(OmegaConf.load(conf / f"{tool}.yaml"))
     given = {*stored, "experiment"}  # a choice of the tool's own would leave its keys among the stored ones
@@ -56,6 +56,19 @@ def store_config(tool: str, values: Mapping[str, Any], conf: Path, groups: Colle
     name = f"from_checkpoint_{next(_numbers)}"  # Hydra reads each name once
     ConfigStore.instance().store(name, OmegaConf.create({**primary, "defaults": defaults, **stored, **own}))
     return name, same
+
+
+def _of_checkpoint(source: str) -> dict[str, Any]:
+    checkpoint_path(source)  # says at once that there is none
+    with loading("torch"):
+        from tasks.base.checkpoint import read_checkpoint
+    return read_checkpoint(source)["config"]
+
+
+def _of_artifact(source: str) -> dict[str, Any]:
+    from tasks.deploy.manifest import read_manifest  # with OpenCV, which no other command line needs
+
+    return read_manifest(source)[1].config
 
 
 def forget_config(name: str) -> None:

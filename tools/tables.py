@@ -5,11 +5,12 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from tasks.values.first_process import is_first_process
 
 # field of a network's profile: label, unit, divisor
 COSTS = {
@@ -23,12 +24,13 @@ COSTS = {
 }
 
 
-@rank_zero_only
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows under their columns: text to the left, numbers to the right, "-" for NaN.
 
     Nothing is cut off: long cells go on in the next line, and the title is a line of its own, however narrow the table.
     """
+    if not is_first_process():
+        return
     table = Table()
     for index, column in enumerate(columns):
         text = bool(rows) and isinstance(rows[0][index], str)

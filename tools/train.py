@@ -7,14 +7,18 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages ca
 
 from omegaconf import DictConfig
 
-import tools.starting  # noqa: F401, first: it says on a terminal that what follows takes seconds
-from tasks.base.build import monitored
-from tasks.training.fit import fit
+from tasks.base.config import NO_TASK
 from tools.cli import main
+from tools.starting import loading
 from tools.tables import print_scores
 
 
 def train(config: DictConfig) -> float | None:
+    if not config.task:
+        raise ValueError(NO_TASK)
+    with loading("torch", "lightning"):
+        from tasks.base.build import monitored
+        from tasks.training.fit import fit
     scores = fit(config)
     print_scores(scores)
     monitor = monitored(config)

@@ -11,6 +11,7 @@ from hydra.utils import get_class, get_object, instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from backbones.weights.loading import load_weights
+from tasks.base.config import NO_TASK
 from tasks.base.network import Network, build_network
 from tasks.base.renamed_targets import renamed_target, with_renamed_targets
 from tasks.base.task import VisionTask
@@ -39,7 +40,7 @@ def build_data(config: Config, *, any_task: bool = False) -> VisionDataModule:
     if config.get("task") and not any_task:
         _check_kinds(task_class(config), get_object(renamed_target(config["data"]["_target_"])))
     data = make(config["data"], seed=config["seed"])
-    return data(kind=task_kind(config)) if not isinstance(data, VisionDataModule) else data
+    return data if isinstance(data, VisionDataModule) else data(kind=task_kind(config))
 
 
 def check_seed(config: Config) -> None:
@@ -157,7 +158,7 @@ def _with_whole_numbers(node: Mapping[str, Any], where: str) -> dict[str, Any]:
 def task_kind(config: Config) -> str:
     """Name the kind of task that a configuration describes, such as "detection"."""
     if not config.get("task"):
-        raise ValueError("no task is chosen; give task=segmentation")
+        raise ValueError(NO_TASK)
     return task_class(config).kind
 
 

@@ -11,6 +11,7 @@ from backbones.blocks.fusion import fuse_model
 from backbones.weights.sources import stored_preprocessing
 from tasks.base.build import build_task
 from tasks.base.checkpoint_files import load, write_checkpoint
+from tasks.base.checkpoint_paths import checkpoint_path
 from tasks.base.network import Network
 from tasks.base.renamed_targets import rename_targets
 from tasks.base.task import VisionTask
@@ -26,11 +27,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: There is no such file.
         ValueError: It is no checkpoint of this toolkit, or damaged; its configuration is missing or calls foreign code.
     """
-    path = Path(path).expanduser()
-    if (inside := path / "best.ckpt").is_file():
-        raise FileNotFoundError(f"{path} is a run's folder; give one of its checkpoints, checkpoint={inside}")
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}; expected a best.ckpt or last.ckpt of a training run")
+    path = checkpoint_path(path)
     content = load(path)
     if not isinstance(content, dict) or not {"state_dict", "config", "classes", "fused"} <= content.keys():
         raise ValueError(f"{path} is no checkpoint of this toolkit; for weights alone use backbone.weights={path}")

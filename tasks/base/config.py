@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+NO_TASK = "no task is chosen; give task=segmentation"
+
 
 @dataclass
 class TrainConfig:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,10 +19,10 @@ class FiniteCheck:
     `SKIPPED` looked-at steps in a row.
 
     Args:
-        task: What is trained.
+        task: LightningModule that is trained.
     """
 
-    def __init__(self, task: L.LightningModule) -> None:
+    def __init__(self, task: Any) -> None:
         self.task, self.skipped = task, 0
         self.batch: dict[str, Any] = {}
         self.losses: dict[str, Tensor] = {}

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 OF_TRAINING = {
     "accelerator": "auto", "devices": "auto", "strategy": "auto", "num_nodes": 1, "sync_batchnorm": False,
     "plugins": None, "overfit_batches": 0.0, "fast_dev_run": False, "max_time": None,
@@ -20,6 +18,9 @@ def inference_settings(trainer: Mapping[str, Any]) -> dict[str, Any]:
     """
     left = {key: default for key, default in OF_TRAINING.items() if key in trainer}
     left |= {key: None for key in trainer if key.startswith("limit_")}
-    if str(trainer.get("precision")).startswith(GPU_PRECISIONS) and not torch.cuda.is_available():
-        left["precision"] = "32-true"
+    if str(trainer.get("precision")).startswith(GPU_PRECISIONS):
+        import torch  # no other setting needs it
+
+        if not torch.cuda.is_available():
+            left["precision"] = "32-true"
     return {**trainer, **left}

@@ -55,4 +55,5 @@ class Predictor(ABC):
 
     def images(self, image: np.ndarray) -> Tensor:
         """Turn an image into (1, 3, H, W) uint8 on the task's device."""
-        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(self.task.device)
+        weight = next(self.task.parameters(), torch.empty(0))
+        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(weight.device)

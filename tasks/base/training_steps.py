@@ -3,12 +3,11 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import lightning as L
 import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -21,9 +20,16 @@ from tasks.base.network import Network
 from tasks.base.optim import adaptive_clipping, parameter_groups
 from tasks.base.processes import share_buffers
 from tasks.data.classes import Classes
+from tasks.values.lightning_twin import LightningTwin
 
 Raw = Tensor | dict[str, Tensor]  # what a head gives
 logger = logging.getLogger(__name__)
+
+
+if TYPE_CHECKING:  # what a task is wherever it is trained
+    from lightning import LightningModule as _Module
+else:
+    _Module = nn.Module
 
 
 class Teacher(Protocol):
@@ -33,7 +39,7 @@ class Teacher(Protocol):
         """Summands of the whole loss, from those of the task's own, its raw predictions, and the images behind them."""
 
 
-class TrainingSteps(L.LightningModule, ABC):
+class TrainingSteps(LightningTwin, _Module, ABC):
     """The part of a task that is the same in all of them.
 
     Attributes:
@@ -62,6 +68,7 @@ class TrainingSteps(L.LightningModule, ABC):
             setting is out of its range.
     """
 
+    lightning_base = "LightningModule"
     kind: str
     monitor: str
     batch_keys: tuple[str, ...] = ("images",)
@@ -90,7 +97,7 @@ class TrainingSteps(L.LightningModule, ABC):
         self.norm_momentum = norm_momentum
         self.apply_norm_momentum()
         self.freezing = Freezing(network.backbone, freeze, freeze_epochs, self.norms if freeze_norm else list)
-        self.freezing.apply(self.current_epoch)
+        self.freezing.apply(epoch=0)
         self.adaptive_clip = adaptive_clip
         blocks = [module for module in network.modules() if isinstance(module, BranchedConv)]
         self.decayed_blocks = [block for block in blocks if equivalent_decay and block.decayed_as_one()]
@@ -123,7 +130,7 @@ class TrainingSteps(L.LightningModule, ABC):
 
     def train(self, mode: bool = True) -> "TrainingSteps":
         super().train(mode)
-        for module in self.freezing.modules(self.current_epoch):
+        for module in self.freezing.modules(getattr(self, "current_epoch", 0)):  # Lightning's, where it is loaded
             module.eval()
         return self
 

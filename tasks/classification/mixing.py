@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
 
 class Mixing:
@@ -30,6 +29,8 @@ class Mixing:
                 raise ValueError(f"{name}={alpha}: expected the alpha of a Beta distribution, such as 0.8; 0 for none")
         if not 0 <= probability <= 1:
             raise ValueError(f"probability={probability}: expected the share of the batches to mix, 0 to 1")
+        from torchvision.transforms import v2  # takes seconds
+
         self.num_classes, self.probability = num_classes, probability
         kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
         self.kinds = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]

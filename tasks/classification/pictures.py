@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from tasks.files.writing import write_bytes
 from tasks.pictures.charts import SMALL
@@ -79,6 +77,9 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str], path: Path
         class_names: K names.
         path: PNG file to write.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # prediction does not need it
+    from matplotlib.figure import Figure
+
     shown = confused_classes(matrix, _MOST_CLASSES)
     counts, names = matrix[np.ix_(shown, shown)], [shortened(class_names[at], 24) for at in shown]
     totals = matrix[shown].sum(axis=1)

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
 
 from backbones.weights.sources import stored_preprocessing
 from tasks.base.predictor import Predictor
@@ -41,11 +40,8 @@ class ClassificationPredictor(Predictor):
     @torch.inference_mode()
     def find(self, image: np.ndarray) -> Tensor:
         """(K,) float32 probabilities."""
-        resized = v2.functional.resize(
-            Image.fromarray(image), [self.view.resized_side], interpolation=self.view.interpolation
-        )
-        middle = v2.functional.center_crop(resized, [self.view.side, self.view.side])
-        return self.task.predict(self.task(self.images(np.array(middle))))[0].cpu()
+        middle = self.view.of(Image.fromarray(image))
+        return self.task.predict(self.task(self.images(middle)))[0].cpu()
 
     def draw(self, image: np.ndarray, found: Tensor, *, whole_legend: bool = False) -> np.ndarray:
         return draw_guesses(image, found.numpy(), self.task.classes.names)

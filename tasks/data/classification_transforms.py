@@ -7,13 +7,12 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode, v2
 
 from tasks.data.transforms import resize_image
 from tasks.files.images import decode_image, decode_pil, jpeg_size
 
 POLICIES = ("autoaugment", "randaugment", "trivialaugment")
-INTERPOLATIONS = ("bilinear", "bicubic")
+INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 Box = tuple[int, int, int, int]  # top, left, height, width, px
 
 
@@ -71,6 +70,8 @@ class ClassAugmentation:
                 f"data.policy_magnitude={policy_magnitude}, data.policy_operations={policy_operations}: expected a "
                 "magnitude of 0 to 30, and at least one operation"
             )
+        from torchvision.transforms import InterpolationMode, v2  # takes seconds
+
         self.scale, self.ratio, self.flip = tuple(scale), tuple(ratio), flip
         self.changes = []
         if policy == "randaugment":
@@ -161,7 +162,7 @@ class CenterView:
             raise ValueError(f"data.crop_ratio={crop_ratio}: expected a share of the shorter side, above 0 and up to 1")
         if interpolation not in INTERPOLATIONS:
             raise ValueError(f"data.interpolation={interpolation}: expected {' or '.join(INTERPOLATIONS)}")
-        self.side, self.interpolation = side, InterpolationMode(interpolation)
+        self.side, self.interpolation = side, interpolation
         self.resized_side = math.floor(side / crop_ratio + 1e-6)  # a ratio from torchvision's 224 of 232 gives 232
 
     def __call__(self, data: bytes, name: str) -> np.ndarray:
@@ -170,5 +171,12 @@ class CenterView:
         Raises:
             ValueError: The bytes are no image, or damaged.
         """
-        image = v2.functional.resize(decode_pil(data, name), [self.resized_side], interpolation=self.interpolation)
-        return np.array(v2.functional.center_crop(image, [self.side, self.side]))
+        return self.of(decode_pil(data, name))
+
+    def of(self, image: Image.Image) -> np.ndarray:
+        """Resize an image and cut out its centre: (side, side, 3) uint8 RGB, as torchvision does."""
+        shorter = min(image.size)
+        resized = tuple(self.resized_side * extent // shorter for extent in image.size)
+        image = image.resize(resized, INTERPOLATIONS[self.interpolation])
+        left, top = (round((extent - self.side) / 2) for extent in resized)
+        return np.array(image.crop((left, top, left + self.side, top + self.side)))

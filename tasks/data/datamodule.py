@@ -7,10 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -23,6 +21,8 @@ from tasks.data.samplers import EpochSampler, FixedSampler, ResumedSampler
 from tasks.data.workers import WatchedDataset, WatchedLoader, default_workers, one_thread
 from tasks.files.image_depth import Lost, lost_parts
 from tasks.files.visible_files import suffix_counts, visible_files
+from tasks.values.first_process import is_first_process
+from tasks.values.lightning_twin import LightningTwin
 from tasks.values.sizes import Size, parse_size
 
 SPLITS = ("train", "val")
@@ -30,7 +30,7 @@ LOOKED_AT = 16  # images of a split whose files are looked at before the first s
 logger = logging.getLogger(__name__)
 
 
-class VisionDataModule(L.LightningDataModule):
+class VisionDataModule(LightningTwin):
     """Loaders over a training and a validation set.
 
     A subclass makes the sets in `make_dataset`, which are indexed by `SampleKey`, and the batches in `collate`.
@@ -51,6 +51,8 @@ class VisionDataModule(L.LightningDataModule):
         seed: Of the order and the augmentation.
     """
 
+    lightning_base = "LightningDataModule"
+    trainer: Any = None
     kind: str | None = None
     task: str | None = None
     content = "samples"
@@ -158,10 +160,9 @@ class VisionDataModule(L.LightningDataModule):
                 "set data.batch_size to at most that"
             )
 
-    @rank_zero_only
     def _tell_lost(self, split: str) -> None:
         """Warn once of what 8-bit RGB loses of a split's images, judged by a sample of them."""
-        if split in self._told:
+        if split in self._told or not is_first_process():
             return
         self._told.add(split)
         lost, dataset = Lost(), self.dataset(split)

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from torchvision.models import MobileNet_V2_Weights
-
 from tasks.data.classification import ClassificationData, named_classes
 from tasks.data.errors import DataError
 from tasks.data.folders import ImageFiles, class_folders, image_names, labelled_files
@@ -33,7 +31,10 @@ def synsets() -> tuple[str, ...]:
 
 def readable_names(names: Sequence[str] | None = None) -> list[str]:
     """Make class names unique by appending WordNet ids; without names given, torchvision's are taken."""
-    names = names or MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
+    if not names:
+        from torchvision.models import MobileNet_V2_Weights  # takes seconds
+
+        names = MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
     count = Counter(names)
     return [f"{name} ({wnid})" if count[name] > 1 else name for name, wnid in zip(names, synsets(), strict=True)]
 

@@ -3,14 +3,12 @@
 import os
 from collections.abc import Sequence
 from random import Random
+from typing import Any
 
 import cv2
 import numpy as np
 
 from tasks.values.sizes import parse_size
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version
-import albumentations as A
 
 BoxedImage = tuple[np.ndarray, np.ndarray, np.ndarray]  # image, boxes, labels
 Window = tuple[int, int, int, int]  # left, top, right, bottom, px of an image, perhaps beyond it
@@ -53,6 +51,7 @@ class SegmentationAugmentation:
                 raise ValueError(f"data.{name}={value}: expected a number from 0 to 1")
         self.crop_size, self.scale = parse_size(crop_size, "crop_size"), tuple(scale)
         self.fill, self.ignore_index = tuple(fill), ignore_index
+        A = _albumentations()
         steps = [A.HorizontalFlip(p=flip)]
         if color:
             jitter = {name: (max(0, 1 - color), 1 + color) for name in ("brightness", "contrast", "saturation")}
@@ -84,7 +83,15 @@ class SegmentationAugmentation:
         return result["image"], result["mask"]
 
 
-def _share_state(steps: A.Compose, random: np.random.Generator) -> None:
+def _albumentations() -> Any:
+    """Import albumentations, which takes seconds, where something is augmented."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version
+    import albumentations
+
+    return albumentations
+
+
+def _share_state(steps: Any, random: np.random.Generator) -> None:
     """Make all steps draw from one state; after `set_random_seed` each would draw the same numbers."""
     steps.set_random_state(random, Random(int(random.integers(2**31))))
 
@@ -294,10 +301,11 @@ def _seen(low: int, high: int, extent: int, size: int) -> tuple[tuple[int, int],
     return (first, last), (start, max(start + 1, round((last - low) * gain)))
 
 
-def _ssd_colors(strength: float) -> A.Compose:
+def _ssd_colors(strength: float) -> Any:
     """Make SSD's jitter: brightness, contrast before or after saturation and hue, channel shuffle, each with 1/2."""
+    A = _albumentations()
 
-    def jitter(**change) -> A.ColorJitter:
+    def jitter(**change) -> Any:
         return A.ColorJitter(**{"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0)} | change)
 
     around = (1 - strength, 1 + strength)

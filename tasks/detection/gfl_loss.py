@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import generalized_box_iou_loss
 
 from heads.gfl_lite import GFLLite, boxes_from_distances, distances_to_boxes
 from heads.point_assignment import task_aligned
@@ -47,6 +46,8 @@ class GFLLoss(nn.Module):
         Returns:
             "classification", "boxes" and "distributions"; scalars.
         """
+        from torchvision.ops import generalized_box_iou_loss  # takes seconds, and only training has losses
+
         logits, distributions = raw["class_logits"].float(), raw["box_distributions"].float()
         boxes, labels = batch["boxes"], batch["labels"]
         anchors = head.anchors(image_size)

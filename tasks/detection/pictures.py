@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from tasks.detection.coco_scores import RECALLS, CocoScores
 from tasks.files.writing import write_bytes
@@ -71,6 +69,9 @@ def precision_recall_picture(scores: CocoScores, path: str | Path) -> None:
     """
     if scores.curves is None:
         raise ValueError("the scores hold no curves; evaluate_boxes computes them with curves=True")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # prediction does not need it
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(12, 9.5), dpi=110, facecolor="white", layout="constrained")
     figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)  # inches
     FigureCanvasAgg(figure)

@@ -1,9 +1,9 @@
 """Draw panels of curves in one style."""
 
 import math
+from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from tasks.pictures.colors import distinct_colors
 
@@ -31,7 +31,7 @@ def finite_values(series: Series) -> np.ndarray:
     return values[np.isfinite(values)]
 
 
-def panel(axes: Axes, title: str, series: Series, faint: Series | None = None) -> None:
+def panel(axes: Any, title: str, series: Series, faint: Series | None = None) -> None:
     """Draw curves under a title, and `faint` ones as thin lines."""
     faint = faint or {}
     axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")

@@ -14,13 +14,14 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from tasks.base.build import Config, build_data, build_task, check_seed, connect, make, plain, save_config
 from tasks.base.checkpoint import average_checkpoints, load_task, read_checkpoint
-from tasks.base.checkpoint_files import LAST, CheckpointFiles
+from tasks.base.checkpoint_files import LAST
 from tasks.base.quiet import quiet
 from tasks.base.renamed_targets import with_renamed_targets
 from tasks.base.task import VisionTask
 from tasks.base.trusted_targets import check_own_targets
 from tasks.data.datamodule import VisionDataModule
 from tasks.files.writing import write_json
+from tasks.training.checkpoint_io import CheckpointFiles
 from tasks.training.interruption import Interruption, Stopped
 from tasks.training.resume import check_classes, check_resumable, choose_checkpoint, ended, place_in_epoch
 from tasks.training.run_callbacks import RunCallbacks

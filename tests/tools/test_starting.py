@@ -1,43 +1,88 @@
-"""A tool says on a terminal that it is starting before it imports what takes seconds; elsewhere it says nothing."""
+"""Tools answer before they import what takes seconds, import what a command needs alone, and say what they load."""
 
-import ast
-import importlib
+import json
+import subprocess
 import sys
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
-import tools.starting
+from tasks.base.build import build_task
+from tasks.base.checkpoint_files import write_checkpoint
+from tasks.data.classes import Classes
 from tests.conftest import ROOT
+from tools.cli import composed
+from tools.starting import loading
 
-TOOLS = sorted(path for path in (ROOT / "tools").glob("*.py") if "\nif __name__" in path.read_text())
+TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py") if "\nif __name__" in path.read_text())
+HEAVY = {"torch", "lightning", "torchvision", "albumentations", "torchmetrics", "matplotlib", "scipy", "cv2", "numpy"}
+THREE = Classes(("a", "b", "c"), ((0, 0, 0),) * 3)
+
+# Runs commands one after the other in a fresh process; writes what each has loaded by its end, and its status.
+RUN = """
+import contextlib, io, json, runpy, sys
+found = []
+for command in json.loads(sys.argv[1]):
+    sys.argv, status = command, 0
+    sys.path.insert(0, "")  # which a tool replaces by the repository's root
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as told:
+        try:
+            runpy.run_path(command[0], run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code
+    found.append((status, sorted(name for name in sys.modules if "." not in name), told.getvalue()))
+print(json.dumps(found))
+"""
 
 
-@pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.stem)
-def test_it_is_the_first_import_of_our_own(path):
-    names = [
-        node.names[0].name if isinstance(node, ast.Import) else node.module
-        for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)
-    ]  # fmt: skip
-    ours = [name for name in names if name.split(".")[0] in ("backbones", "heads", "tasks", "tools")]
-    assert ours[0] == "tools.starting"
-    assert {*names[: names.index("tools.starting")]} <= {"sys", "json", "pathlib", "omegaconf"}, "nothing heavy before"
+def run(commands: list[list[str]]) -> list[tuple[int, set[str], str]]:
+    """Exit status, loaded packages and stderr of tools' commands in one fresh process."""
+    commands = [[str(ROOT / "tools" / f"{tool}.py"), *words] for tool, *words in commands]
+    done = subprocess.run([sys.executable, "-c", RUN, json.dumps(commands)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [(status, {*names} & (HEAVY | {"hydra"}), told) for status, names, told in json.loads(done.stdout)]
 
 
-def test_it_imports_nothing_heavy():
-    tree = ast.parse((ROOT / "tools" / "starting.py").read_text())
-    assert {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names} == {
-        "os",
-        "sys",
-    }
+def test_help_a_misspelt_key_and_a_missing_file_need_nothing_heavy():
+    cases = [([tool, "--help"], 0, "") for tool in TOOLS]
+    cases += [([tool, "seeed=1"], 1, "no key seeed") for tool in TOOLS if tool not in ("predict", "export")]
+    cases += [
+        (["predict", "checkpoint=nowhere.ckpt"], 1, "no checkpoint at nowhere.ckpt"),
+        (["train", "task=detection", "--cfg", "job"], 0, ""),
+        (["train", "task=detection", "backbone=mnv9"], 1, "there is no such backbone"),
+        (["train"], 1, "no task is chosen"),
+    ]
+    for (words, status, text), found in zip(cases, run([words for words, _, _ in cases]), strict=True):
+        assert found[0] == status and text in found[2], words
+        assert found[1] == {"hydra"}, words
 
 
-@pytest.mark.parametrize(("terminal", "rank", "said"), [(True, "0", True), (False, "0", False), (True, "1", False)])
-def test_a_terminal_is_told_once_and_wiped(monkeypatch, capsys, terminal, rank, said):
+def test_prediction_and_description_load_torch_alone(tmp_path):
+    cv2.imwrite(str(tmp_path / "x.png"), np.zeros((64, 64, 3), np.uint8))
+    commands = []
+    for task in ("classification", "detection", "segmentation"):
+        module = build_task(composed("train", [f"task={task}", "backbone=mnv3_small"]), THREE, pretrained=False)
+        content = {"state_dict": module.state_dict(), "epoch": 0, "global_step": 0}
+        module.on_save_checkpoint(content)
+        write_checkpoint(tmp_path / task, content)
+        size = "image_size=64" if task == "classification" else "image_size=[64,64]"
+        words = [f"checkpoint={tmp_path / task}", f"source={tmp_path / 'x.png'}", size]
+        commands += [["predict", *words, f"output_dir={tmp_path / f'of {task}'}"], ["describe", f"task={task}"]]
+    for command, (status, loaded, told) in zip(commands, run(commands), strict=True):
+        assert status == 0 and loaded == {"torch", "cv2", "numpy", "hydra"}, (command, loaded, told)
+        assert command[0] == "describe" or Path(command[4].partition("=")[2], "x_overlay.png").is_file()
+
+
+@pytest.mark.parametrize(("terminal", "rank", "package"), [(True, "0", "nothere"), (False, "0", "nothere"),
+                                                           (True, "1", "nothere"), (True, "0", "sys")])  # fmt: skip
+def test_a_load_is_told_where_there_is_one(monkeypatch, capsys, terminal, rank, package):
+    monkeypatch.delitem(sys.modules, "lightning.pytorch.utilities.rank_zero", raising=False)
     monkeypatch.setenv("LOCAL_RANK", rank)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
-    importlib.reload(tools.starting)
-    assert capsys.readouterr().err.startswith("starting: ") == said
-    tools.starting.done_starting()
-    assert capsys.readouterr().err.endswith("\r") == said
-    tools.starting.done_starting()
-    assert capsys.readouterr().err == ""
+    with loading(package, "sys"):
+        during = capsys.readouterr().err
+    said = rank == "0" and package == "nothere"
+    assert during == ("loading nothere ..." + "\n" * (not terminal) if said else "")
+    assert capsys.readouterr().err.endswith("\r") == (said and terminal), "wiped away on a terminal"

@@ -162,7 +162,7 @@ def test_data_follows_the_weights_where_it_is_left_open_and_the_configuration_sa
             held = node.get("classification", node)
             assert (held["crop_ratio"], held["interpolation"]) == expected
         view = data.dataset("val").view
-        assert view.resized_side == int(32 / expected[0]) and view.interpolation.value == expected[1]
+        assert view.resized_side == int(32 / expected[0]) and view.interpolation == expected[1]
     monkeypatch.setattr(type(made), "kind", "detection")
     with pytest.raises(ValueError, match=r"task=detection needs .*: data=folders.*; FolderData gives"):
         connect(made, data)

@@ -126,7 +126,7 @@ def test_the_weights_fill_in_what_the_settings_leave_open(root):
         ({"interpolation": "bilinear"}, (0.95, "bilinear")),
     ):  # fmt: skip
         data = opened(root, **options)
-        assert data.dataset("val").view.interpolation.value == "bilinear"
+        assert data.dataset("val").view.interpolation == "bilinear"
         data.take_preprocessing(wanted)
         assert (data.crop_ratio, data.interpolation) == expected
         image = data.dataset("val")[(0, 1)]["image"].numpy()

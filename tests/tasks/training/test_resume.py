@@ -14,6 +14,7 @@ from tasks.base import checkpoint_files
 from tasks.base.checkpoint import read_checkpoint
 from tasks.data.samplers import EpochSampler, ResumedSampler
 from tasks.training import fit as fit_module
+from tasks.training.checkpoint_io import CheckpointFiles
 from tasks.training.fit import fit
 from tests.tasks.training.test_fit import rows, same
 
@@ -101,7 +102,7 @@ def written(tmp_path):
     path = tmp_path / "last.ckpt"
     for step in (1, 2):
         content = {"weight": torch.arange(1000.0) * step}
-        checkpoint_files.CheckpointFiles().save_checkpoint(content, path)
+        CheckpointFiles().save_checkpoint(content, path)
     return path
 
 
