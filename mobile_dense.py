@@ -4,7 +4,7 @@ import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 for _name in ("backbones", "heads", "tasks", "tools"):  # names that other packages have, too
     _ours, _found = Path(__file__).resolve().parent / _name, importlib.util.find_spec(_name)
@@ -65,8 +65,7 @@ class Model:
         return Path(tables[0][2][0][-1])
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """A training that has ended: its folder, which holds best.ckpt, and what metrics.json says."""
 
     folder: Path

@@ -1,9 +1,11 @@
 """Say what is loaded where an import takes seconds, before it begins."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tasks.base.machine import prepare_threads
 from tasks.values.first_process import is_first_process
 
 
@@ -17,6 +19,8 @@ def loading(*packages: str) -> Iterator[None]:
         packages: Names of those that take long, "torch".
     """
     missing = [name for name in packages if name not in sys.modules]
+    if "torch" in missing:
+        prepare_threads(os.environ)
     if not missing or not is_first_process():
         yield
         return

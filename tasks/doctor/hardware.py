@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.base.machine import allowed_cores, memory_limit
+from tasks.base.machine import allowed_cores, memory_limit, others_running
 from tasks.doctor.finding import FAILED, OK, WARNING, Check, Finding, reason
+from tasks.values.counted import counted
 
 GIB = 2**30
 FULL = 0.2  # GiB of free disk under which nothing can be trained
@@ -32,6 +33,12 @@ def _threads(settings: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("CPU threads", WARNING, text, f"set OMP_NUM_THREADS={cores} to use all cores")
     else:
         yield Finding("CPU threads", OK, text)
+    others, free = others_running(), (os.cpu_count() or 1) - cores
+    if others > free:
+        remedy = "end them for measurements; training takes its share of the cores, and waits without spinning"
+        yield Finding("other programs", WARNING, f"{counted(others, 'thread')} of others run on these cores", remedy)
+    else:
+        yield Finding("other programs", OK, "leave the cores free")
 
 
 def _memory(settings: Mapping[str, Any]) -> Iterator[Finding]:
