@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import shutil
 import zipfile
 from contextlib import suppress
@@ -13,6 +14,8 @@ import torch
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_GLOBAL = re.compile(rb"(?=c([\w.]+\n[\w.]+\n))")  # a pickle names a class by this; what looks like one does no harm
+_loaded: set[bytes] = set()  # classes in the checkpoints that this process has loaded
 
 
 def write_checkpoint(path: Path, content: dict[str, Any], *, keep: Path | None = None) -> None:
@@ -37,7 +40,7 @@ def write_checkpoint(path: Path, content: dict[str, Any], *, keep: Path | None =
             os.fsync(file.fileno())
         if damage := damage_of(temporary):
             raise OSError(errno.EIO, f"what was written reads back differently: {damage}")
-        load(temporary)  # as whoever goes on from it will
+        _see_loads(temporary)
         if keep is not None and path.is_file():
             _keep(path, keep)
         temporary.replace(path)
@@ -59,11 +62,31 @@ def load(path: Path) -> Any:
     """
     if zipfile.is_zipfile(path) and (damage := damage_of(path)):  # torch itself does not look at the checksums
         raise ValueError(f"{path} cannot be read as a checkpoint: it is damaged ({damage}){_others(path)}")
+    return _unpickled(path)
+
+
+def _unpickled(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} cannot be read as a checkpoint ({why}){_others(path)}") from error
+
+
+def _see_loads(path: Path) -> None:
+    """Load a whole file as whoever goes on from it will, unless one with the same classes has been loaded before.
+
+    What is refused is refused for its class, and loading takes longer than writing.
+
+    Raises:
+        ValueError: It holds more than plain data.
+    """
+    with zipfile.ZipFile(path) as archive:
+        (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        classes = {*_GLOBAL.findall(archive.read(pickled))}
+    if not classes <= _loaded:
+        _unpickled(path)
+        _loaded.update(classes)
 
 
 def damage_of(path: Path) -> str | None:

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from tasks.files.writing import write_image
 from tasks.training.csv_log import CsvLog
 from tasks.training.curves import draw_curves
+from tasks.training.interruption import Stopped
 
 
 class WeightDecay(L.Callback):
@@ -130,16 +131,29 @@ class PredictionSheet(L.Callback):
 
 
 class Curves(L.Callback):
-    """Draw curves.png from metrics.csv after each epoch."""
+    """Draw curves.png from metrics.csv after epochs, at most every ten seconds, and when the training ends or stops.
+
+    A drawing takes half a second, which may be longer than an epoch.
+    """
 
     def __init__(self, csv: CsvLog, path: Path) -> None:
-        self.csv, self.path = csv, path
+        self.csv, self.path, self.drawn = csv, path, 0.0
+
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        self.drawn = time.monotonic()
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        if time.monotonic() - self.drawn > 10:
+            self.on_train_end(trainer, task)
+
+    def on_train_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         if trainer.is_global_zero and self.csv.path.is_file():
             draw_curves(self.csv.path, self.path)
+        self.drawn = time.monotonic()
 
-    on_train_end = on_train_epoch_end
+    def on_exception(self, trainer: L.Trainer, task: L.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, Stopped):
+            self.on_train_end(trainer, task)
 
 
 class TerminalBar(RichProgressBar):

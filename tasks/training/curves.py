@@ -29,7 +29,7 @@ def draw_curves(metrics_csv: str | Path, picture: str | Path) -> None:
         FileNotFoundError: There is no metrics_csv.
     """
     buffer = BytesIO()
-    curves_figure(metrics_csv).savefig(buffer, format="png")
+    curves_figure(metrics_csv).canvas.print_png(buffer)  # savefig would lay it out and draw it twice
     write_bytes(picture, buffer.getvalue())
 
 

@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader
 
 from tasks.base.checkpoint import load_task, read_checkpoint
 from tasks.data.segmentation import SegmentationData
-from tasks.training.callbacks import DataMonitor, PredictionSheet, TerminalBar, WeightDecay
+from tasks.training import callbacks
+from tasks.training.callbacks import Curves, DataMonitor, PredictionSheet, TerminalBar, WeightDecay
 from tasks.training.fit import fit
+from tasks.training.interruption import Stopped
 from tasks.training.weight_averaging import EMA
 from tests.tasks.training.test_recipes import column
 
@@ -141,6 +143,25 @@ def test_waiting_is_measured_between_batches_without_validation(monkeypatch):
     monitor.on_train_batch_end(trainer, None, None, {}, 1)
     monitor.on_train_epoch_end(trainer, None)
     assert monitor.values == {"train/data_wait": pytest.approx(5 / 7), "progress/image_size": 167.0}
+
+
+def test_curves_are_drawn_every_ten_seconds_and_at_the_end(tmp_path, monkeypatch):
+    now, drawn = [100.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(callbacks, "draw_curves", lambda csv, path: drawn.append((now[0], csv.name, path.name)))
+    (tmp_path / "metrics.csv").touch()
+    curves = Curves(SimpleNamespace(path=tmp_path / "metrics.csv"), tmp_path / "curves.png")
+    for index, writes in enumerate((True, False)):  # of two processes one draws
+        trainer = SimpleNamespace(is_global_zero=writes)
+        curves.on_train_start(trainer, None)
+        for seconds in (109, 111, 112, 120, 122):
+            now[0] = seconds + 100.0 * index
+            curves.on_train_epoch_end(trainer, None)
+        now[0] += 1
+        curves.on_train_end(trainer, None)
+        curves.on_exception(trainer, None, Stopped())
+        curves.on_exception(trainer, None, OSError("no space"))
+    assert drawn == [(seconds, "metrics.csv", "curves.png") for seconds in (111, 122, 123, 123)]
 
 
 @pytest.mark.parametrize(("sizes", "shown"), [

@@ -106,6 +106,19 @@ def written(tmp_path):
     return path
 
 
+class Own:
+    """What no other process could load."""
+
+
+def test_what_could_not_be_loaded_again_does_not_replace_what_can(written):
+    before = written.read_bytes()
+    with pytest.raises(ValueError, match=r"cannot be read as a checkpoint \(.*"):
+        checkpoint_files.CheckpointFiles().save_checkpoint({"weight": torch.zeros(1), "own": Own()}, written)
+    assert written.read_bytes() == before and {path.name for path in written.parent.iterdir()} == {
+        "last.ckpt", "previous.ckpt",
+    }  # fmt: skip
+
+
 def test_damage_is_noticed_and_the_one_before_is_taken(written):
     data, original = written.read_bytes(), checkpoint_files.load(written)
     assert checkpoint_files.last_good(written.parent) == (written, [])
