@@ -67,8 +67,8 @@ def evaluate(config: Config) -> tuple[dict[str, float | str], list[Table]]:
 
 def evaluate_checkpoint(config: Config) -> tuple[dict[str, float | str], list[Table]]:
     """As `evaluate`, of `config.checkpoint`."""
-    task = load_task(config["checkpoint"], config)
     stored = read_checkpoint(config["checkpoint"])["config"]
+    task = load_task(config["checkpoint"], config)
     origin = {"checkpoint": str(config["checkpoint"])}
     return _validate(task, build_data(config), config, output_folder(config), origin, stored)
 

@@ -23,6 +23,10 @@ LARGEST = {"mobileone_s2", "mobileone_s3", "mobileone_s4", "repvgg_a2", "repvgg_
            "repvit_m1_5", "repvit_m2_3", "resnext50", "mnv4_conv_medium", "mnv4_conv_large", "mobilenetv4_conv_medium",
            "mobilenetv4_conv_large", "legacy_xception", "xception41"}  # fmt: skip
 
+LONGEST = ("test_readme", "test_export", "test_fit", "test_evaluate_classification", "test_resume", "test_cli",
+           "test_config", "test_quantization_aware", "test_library_use", "test_mobile_dense", "test_distributed",
+           "test_predict", "test_timm", "test_contract")  # fmt: skip
+
 OBJECTS: dict[tuple, bytes] = {}  # pictures of the demo data that were drawn before
 
 # Two torch threads on two busy cores can be many times slower than one.
@@ -38,8 +42,18 @@ def pytest_collection_modifyitems(config, items):
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
-    # The longest of all begins first: at the end one worker would be left alone with it.
-    items.sort(key=lambda item: "test_the_commands_of_the_readme" not in item.nodeid)
+    # The longest files begin first: at the end one worker would be left alone with them.
+    place = {f"{name}.py": index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give a file to one worker, which makes the file's trained checkpoints once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # the order above
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

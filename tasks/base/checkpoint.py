@@ -1,6 +1,7 @@
 """Read and write checkpoints, which are plain data and hold all that rebuilds a task."""
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,16 +20,24 @@ from tasks.base.trusted_targets import check_targets
 from tasks.data.classes import Classes
 from tasks.quantization.rounded_layers import with_rounding, without_rounding
 
+_recent: dict[tuple[Path, int, int, int], dict[str, Any]] = {}  # at most one, until a task is built from it
+
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint of a training run.
+
+    The file that was read last is not read again while it is unchanged: a tool reads its configuration before its
+    weights. Its tensors are shared, and not to be changed.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is no checkpoint of this toolkit, or damaged; its configuration is missing or calls foreign code.
     """
     path = checkpoint_path(path)
-    content = load(path)
+    state = path.stat()
+    key = path.resolve(), state.st_ino, state.st_size, state.st_mtime_ns
+    content = _recent[key] if key in _recent else load(path)
+    _recent.clear()
     if not isinstance(content, dict) or not {"state_dict", "config", "classes", "fused"} <= content.keys():
         raise ValueError(f"{path} is no checkpoint of this toolkit; for weights alone use backbone.weights={path}")
     rename_targets(content["config"])
@@ -41,7 +50,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"torch.load(path, weights_only=True)['state_dict'] into it, or take its "
             f"backbone with backbone.weights={path}"
         )
-    return content
+    _recent[key] = content
+    return _containers_copied(content)
+
+
+def _containers_copied(value: Any) -> Any:
+    if not isinstance(value, dict | list):
+        return value
+    copied = copy(value)  # with what a state_dict has beside its items
+    for key, one in copied.items() if isinstance(copied, dict) else enumerate(copied):
+        copied[key] = _containers_copied(one)
+    return copied
 
 
 def load_task(path: str | Path, config: dict[str, Any] | None = None) -> VisionTask:
@@ -69,6 +88,7 @@ def load_task(path: str | Path, config: dict[str, Any] | None = None) -> VisionT
         raise ValueError(f"{path} does not fit the network: {str(error).splitlines()[1].strip()}") from error
     if aware and not content["fused"]:
         task.network = cast(Network, without_rounding(task.network))
+    _recent.clear()
     return task.eval()
 
 

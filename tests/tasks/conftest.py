@@ -1,13 +1,20 @@
 """A small segmentation data set on disk, and a configuration that trains on it in a second."""
 
+import copy
+import functools
+
 import cv2
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
+from omegaconf import OmegaConf
 
 from tasks.base.config import SCHEMAS
 from tests.conftest import ROOT
+from tools.composition import GROUPS
 
 NAMES = ("background", "disc", "bar")
 
@@ -36,11 +43,34 @@ def masks_root(tmp_path_factory):
 
 
 def composed(name: str = "train", *overrides: str):
-    """What a tool's command line gives."""
+    """What a tool's command line gives.
+
+    Hydra composes what the groups choose once a session; values are set on a copy, as Hydra sets them last."""
+    values = [one for one in map(parsed, overrides) if one is not None]
+    try:
+        config = copy.deepcopy(chosen(name, tuple(word for word in overrides if parsed(word) is None)))
+        for one in values:
+            OmegaConf.update(config, one.key_or_group, one.value(), merge=True)
+    except Exception:  # with Hydra's own words
+        return chosen.__wrapped__(name, overrides)
+    return config
+
+
+@functools.lru_cache(maxsize=200)
+def chosen(name: str, overrides: tuple[str, ...]):
     for schema, cls in SCHEMAS.items():
-        ConfigStore.instance().store(schema, cls)
+        if f"{schema}.yaml" not in ConfigStore.instance().repo:
+            ConfigStore.instance().store(schema, cls)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose(name, list(overrides))
+
+
+@functools.lru_cache(maxsize=1000)
+def parsed(word: str):
+    """The override, if it sets a value; None of one that chooses in a group, adds or deletes."""
+    one = OverridesParser.create().parse_override(word)
+    plain = one.type is OverrideType.CHANGE and one.package is None and not one.is_sweep_override()
+    return one if plain and one.key_or_group not in GROUPS else None
 
 
 @pytest.fixture

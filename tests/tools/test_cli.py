@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from tasks.base.build import build_whole_network
 from tasks.base.checkpoint import read_checkpoint, save_fused
 from tasks.describe import describe_zoo
 from tasks.files.images import read_mask
+from tasks.training.fit import fit
 from tests.conftest import ROOT
 from tests.oracles import randomised
 from tests.tasks.conftest import composed, write_masks
@@ -26,6 +28,25 @@ from tools.cli import guarded
 
 MASKS = "tools/train.py task=segmentation data=masks data.root=data data.class_names=[background,disc,bar]"
 QUICK = " trainer.accelerator=cpu data.batch_size=2 data.crop_size=[32,32] trainer.max_epochs=1"
+
+
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory):
+    """A folder with data/ and a run/ on it."""
+    root = tmp_path_factory.mktemp("one")
+    write_masks(root / "data")
+    with contextlib.chdir(root), pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MOBILE_DENSE_RUN", raising=False)
+        words = f"{MASKS}{QUICK} backbone=mnv1_025 ema_decay=0.9 output_dir=run".split()[1:]
+        fit(composed_in_program("train", words))
+        patch.delenv("MOBILE_DENSE_RUN", raising=False)
+    return root
+
+
+@pytest.fixture
+def trained(one_run, tmp_path):
+    """The current folder has data/ and a run/ on it."""
+    shutil.copytree(one_run, tmp_path, dirs_exist_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -155,17 +176,15 @@ def test_train_resume_evaluate_predict(run_tool, tmp_path):
 
 def test_a_shortened_training_does_not_shorten_the_evaluation(run_tool, tmp_path):
     write_masks(tmp_path / "data")
-    assert run_tool(f"{MASKS}{QUICK} output_dir=run trainer.limit_val_batches=1")[0] == 0
+    assert run_tool(f"{MASKS}{QUICK} backbone=mnv1_025 output_dir=run trainer.limit_val_batches=1")[0] == 0
     assert run_tool("tools/evaluate.py checkpoint=run/best.ckpt output_dir=all")[0] == 0
     assert run_tool("tools/evaluate.py checkpoint=run/best.ckpt output_dir=one trainer.limit_val_batches=1")[0] == 0
     counts = [json.loads((tmp_path / name / "evaluation.json").read_text())["images"] for name in ("all", "one")]
     assert counts == [3, 1]
 
 
-def test_predict_loses_no_picture(run_tool, tmp_path):
+def test_predict_loses_no_picture(run_tool, tmp_path, trained):
     """Pictures of one name each get their result, and one that is broken does not take the others along."""
-    write_masks(tmp_path / "data")
-    assert run_tool(f"{MASKS}{QUICK} output_dir=run")[0] == 0
     (tmp_path / "p").mkdir()
     for name in ("a.jpg", "a.png", "b.png"):
         cv2.imwrite(str(tmp_path / "p" / name), np.zeros((48, 64, 3), np.uint8))
@@ -188,11 +207,9 @@ def test_an_unforeseen_error_leaves_its_traceback_in_a_file():
     assert "in fail" in Path(second.split()[-1].rstrip(")")).read_text()
 
 
-def test_predict_takes_a_video(run_tool, tmp_path):
+def test_predict_takes_a_video(run_tool, tmp_path, trained):
     from tasks.files.videos import VideoWriter, frames
 
-    write_masks(tmp_path / "data")
-    assert run_tool(f"{MASKS}{QUICK} output_dir=run")[0] == 0
     with VideoWriter(tmp_path / "clip.mp4", 10) as writer:
         for level in range(5):
             writer.write(np.full((64, 96, 3), 40 * level, np.uint8))
@@ -201,9 +218,7 @@ def test_predict_takes_a_video(run_tool, tmp_path):
     assert len(list(frames(tmp_path / "p/clip_overlay.mp4"))) == 5
 
 
-def test_scores_of_evaluate_are_those_of_training(run_tool, tmp_path):
-    write_masks(tmp_path / "data")
-    assert run_tool(f"{MASKS}{QUICK} output_dir=run ema_decay=0.9")[0] == 0
+def test_scores_of_evaluate_are_those_of_training(run_tool, tmp_path, trained):
     trained = json.loads((tmp_path / "run/metrics.json").read_text())
     assert run_tool("tools/evaluate.py checkpoint=run/last.ckpt")[0] == 0
     evaluated = json.loads((tmp_path / "run/evaluation.json").read_text())
@@ -331,9 +346,7 @@ def test_a_tool_works_as_a_script_from_any_folder(tmp_path):
     assert "_target_: tasks.segmentation.task.SegmentationTask" in done.stdout
 
 
-def test_a_checkpoints_configuration_is_registered_no_longer_than_it_takes(run_tool, tmp_path):
-    write_masks(tmp_path / "data")
-    assert run_tool(f"{MASKS}{QUICK} backbone=mnv1_025 output_dir=run")[0] == 0
+def test_a_checkpoints_configuration_is_registered_no_longer_than_it_takes(run_tool, trained):
     before = set(ConfigStore.instance().repo)
     assert run_tool("tools/describe.py checkpoint=run/last.ckpt image_size=64")[0] == 0
     assert run_tool("tools/describe.py checkpoint=run/last.ckpt image_siez=64")[0] == 1

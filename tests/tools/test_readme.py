@@ -21,6 +21,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)
 COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 SHORT = " trainer.accelerator=cpu trainer.limit_train_batches=2 trainer.limit_val_batches=2"
+FEW = " data.num_train=12 data.num_val=4 data.num_objects=[48,24]"  # of the demo data
 
 
 def write_camvid(root) -> None:
@@ -73,11 +74,12 @@ def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatc
         program, *words = command.replace("/path/to", str(tmp_path)).split(maxsplit=1)
         if program == "make" or "benchmarks/" in words[0] or "all=true" in words[0]:
             continue  # the next tests
-        line = words[0].replace("max_epochs=20", "max_epochs=1").replace("min_side=48", "min_side=8")
-        line = line.replace("optimizer.lr=0.0001 trainer.max_epochs=3", "optimizer.lr=0.0001 trainer.max_epochs=1")
+        epochs = 2 if " checkpoint=" in words[0] else 1
+        line = re.sub(r"max_epochs=\d+", f"max_epochs={epochs}", words[0]).replace("min_side=48", "min_side=8")
         if "train.py" in line:
-            line += " data.batch_size=4" if "pets" in line or "crops" in line else ""
-            line += SHORT + ("" if "max_epochs" in line or " checkpoint=" in line else " trainer.max_epochs=1")
+            line += FEW if not re.search("data=|experiment=| checkpoint=", line) else ""
+            line += " data.batch_size=4" if " checkpoint=" not in line else ""
+            line += SHORT + ("" if "max_epochs" in line else " trainer.max_epochs=1")
             line += " qat.batches=1" if "qat" in line else ""
             line += " trainer.check_val_every_n_epoch=1" if "raccoon" in line else ""  # which leaves best.ckpt
         line += " formats=false" if "doctor.py" in line else ""

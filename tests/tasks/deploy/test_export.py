@@ -77,9 +77,7 @@ def runs(tmp_path_factory):
         "detection": ["data=coco", f"data.root={root / 'coco'}", "data.image_size=[96,96]", "data.batch_size=4"],
     }.items():  # fmt: skip
         patch.delenv("MOBILE_DENSE_RUN", raising=False)
-        config = composed(
-            "train", f"task={kind}", "backbone=mnv3_small", *QUICK, *overrides, f"output_dir={root / kind}"
-        )
+        config = composed("train", f"task={kind}", "backbone=mnv1_025", *QUICK, *overrides, f"output_dir={root / kind}")
         fit(config)
     patch.undo()
     return root

@@ -18,7 +18,7 @@ from tests.tasks.conftest import NAMES, composed, write_masks
 from tests.tasks.detection.test_task import write_shapes
 
 COMMON = [
-    "backbone=mnv3_small", "optimizer=sgd", "optimizer.lr=0.01", "scheduler=poly", "task.freeze_norm=true",
+    "backbone=mnv1_025", "optimizer=sgd", "optimizer.lr=0.01", "scheduler=poly", "task.freeze_norm=true",
     "data.num_workers=0", "data.val_batch_size=1", "trainer.accelerator=cpu", "trainer.max_epochs=2",
     "tensorboard=false", "ema_decay=0.9",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 
 import lightning as L
@@ -174,13 +175,22 @@ def test_settings_that_cannot_be(small_run, overrides, message):
         fit(small_run(*overrides))
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    return tmp_path_factory.mktemp("stopped")
+
+
 @pytest.fixture
-def midway(small_run, tmp_path, monkeypatch):
+def midway(small_run, stopped, tmp_path, monkeypatch):
     """A run that was stopped within its second epoch."""
-    config = small_run("checkpoint_every_steps=1", "resume=auto")
-    with pytest.raises(SystemExit):
-        run_with(monkeypatch, config, Fault(4, lambda: os.kill(os.getpid(), signal.SIGTERM)))
-    return tmp_path / "run"
+    run = tmp_path / "run"
+    if not (stopped / "run").exists():
+        config = small_run("checkpoint_every_steps=1", "resume=auto")
+        with pytest.raises(SystemExit):
+            run_with(monkeypatch, config, Fault(4, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        run.rename(stopped / "run")
+    shutil.copytree(stopped / "run", run)
+    return run
 
 
 def test_an_epoch_goes_on_only_as_it_began(midway, small_run):
