@@ -1,6 +1,7 @@
 """Shared fixtures: one thread, no network, the folder of real images, tools run in this process."""
 
 import contextlib
+import logging
 import os
 import runpy
 import shlex
@@ -31,6 +32,9 @@ OBJECTS: dict[tuple, bytes] = {}  # pictures of the demo data that were drawn be
 
 # Two torch threads on two busy cores can be many times slower than one.
 torch.set_num_threads(1)
+
+# pytest would listen to this logger, which does not propagate, and torch then writes down every graph that it exports.
+logging.getLogger("torch.__trace").propagate = True
 
 
 def pytest_collection_modifyitems(config, items):

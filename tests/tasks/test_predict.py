@@ -31,7 +31,7 @@ def orphans(tmp_path_factory):
         patch.delenv("MOBILE_DENSE_RUN", raising=False)
         write(root / "data" / kind)
         fit(composed(
-            "train", f"task={kind}", "backbone=mnv3_small", *settings, f"data.root={root / 'data' / kind}",
+            "train", f"task={kind}", "backbone=mnv1_025", *settings, f"data.root={root / 'data' / kind}",
             "data.batch_size=2", "data.num_workers=0", "trainer.max_epochs=1", "trainer.limit_train_batches=1",
             "trainer.accelerator=cpu", "tensorboard=false", f"output_dir={root / kind}",
         ))  # fmt: skip
