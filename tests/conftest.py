@@ -1,6 +1,7 @@
 """Shared fixtures: one thread, no network, the folder of real images, tools run in this process."""
 
 import contextlib
+import gc
 import logging
 import os
 import runpy
@@ -29,6 +30,7 @@ LONGEST = ("test_readme", "test_export", "test_fit", "test_evaluate_classificati
            "test_predict", "test_timm", "test_contract")  # fmt: skip
 
 OBJECTS: dict[tuple, bytes] = {}  # pictures of the demo data that were drawn before
+CURVES: dict[Path, bytes] = {}  # curves.png of the first run of a file of tests
 
 # Two torch threads on two busy cores can be many times slower than one.
 torch.set_num_threads(1)
@@ -49,6 +51,12 @@ def pytest_collection_modifyitems(config, items):
     # The longest files begin first: at the end one worker would be left alone with them.
     place = {f"{name}.py": index for index, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+def pytest_collection_finish(session):
+    """Spare the garbage collector what stays to the end, packages and tests: half a second a pass."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -108,6 +116,22 @@ def demo_drawn_once(request, monkeypatch, tmp_path_factory):
 
     monkeypatch.setattr(scenes, "_draw", copied)
     monkeypatch.setattr(scenes, "write_imagenet", remembered)
+
+
+@pytest.fixture(autouse=True)
+def curves_drawn_once(request, monkeypatch):
+    """The first run of each file of tests draws its curves.png; the others leave the same picture, in no time."""
+    if (training := sys.modules.get("tasks.training.callbacks")) is None:
+        return
+    draw = training.draw_curves
+
+    def remembered(csv: Path, picture: Path) -> None:
+        if request.path not in CURVES:
+            draw(csv, picture)
+            CURVES[request.path] = picture.read_bytes()
+        picture.write_bytes(CURVES[request.path])
+
+    monkeypatch.setattr(training, "draw_curves", remembered)
 
 
 @pytest.fixture

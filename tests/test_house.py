@@ -1,6 +1,7 @@
 """The rules of the house that a reader relies on."""
 
 import ast
+import functools
 import re
 
 import pytest
@@ -38,6 +39,7 @@ DOORS = {
 }
 
 
+@functools.cache
 def imports(path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):

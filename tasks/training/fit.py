@@ -148,7 +148,8 @@ def _summary(trainer: L.Trainer, task: VisionTask, callbacks: RunCallbacks) -> d
     result = {key: float(value) for key, value in scores.items() if key.startswith("val/")}
     if best.score is not None and Path(best.best_model_path).is_file():
         result["best/" + task.monitor.removeprefix("val/")] = best.score
-        result["best/epoch"] = int(read_checkpoint(best.best_model_path)["epoch"]) + 1
+        epoch = best.epochs.get(best.best_model_path)
+        result["best/epoch"] = (int(read_checkpoint(best.best_model_path)["epoch"]) if epoch is None else epoch) + 1
     elif Path(best.best_model_path).is_file():
         logger.warning("no %s was defined: best.ckpt is the newest checkpoint, not the best", task.monitor)
     result |= {"epochs": trainer.current_epoch, "steps": trainer.global_step}

@@ -56,6 +56,7 @@ class BestCheckpoint(RunCheckpoint):
     def __init__(self, folder: Path, name: str, **options: Any) -> None:
         super().__init__(folder, name, **options)
         self.validated: int | None = None  # step of the last validation
+        self.epochs: dict[str, int] = {}  # of the files that this process has written
 
     @property
     def state_key(self) -> str:
@@ -72,6 +73,10 @@ class BestCheckpoint(RunCheckpoint):
         """List the kept files with a score, best first; where no file has one, list all."""
         files = [path for path in _best_first(self.best_k_models) if Path(path).is_file()]
         return [path for path in files if math.isfinite(self.best_k_models[path])] or files
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        self.epochs[filepath] = trainer.current_epoch
 
     def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         if trainer.sanity_checking:

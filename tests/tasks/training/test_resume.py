@@ -107,6 +107,14 @@ def written(tmp_path):
     return path
 
 
+def test_what_reads_back_differently_does_not_replace_what_is_whole(written, monkeypatch):
+    before = written.read_bytes()
+    monkeypatch.setattr(checkpoint_files.os, "fsync", lambda descriptor: os.pwrite(descriptor, b"?", 700))
+    with pytest.raises(OSError, match=r"cannot be written \(what was written reads back differently\); .* is whole"):
+        CheckpointFiles().save_checkpoint({"weight": torch.zeros(1000)}, written)
+    assert written.read_bytes() == before and len(list(written.parent.iterdir())) == 2
+
+
 class Own:
     """What no other process could load."""
 
@@ -114,7 +122,7 @@ class Own:
 def test_what_could_not_be_loaded_again_does_not_replace_what_can(written):
     before = written.read_bytes()
     with pytest.raises(ValueError, match=r"cannot be read as a checkpoint \(.*"):
-        checkpoint_files.CheckpointFiles().save_checkpoint({"weight": torch.zeros(1), "own": Own()}, written)
+        CheckpointFiles().save_checkpoint({"weight": torch.zeros(1), "own": Own()}, written)
     assert written.read_bytes() == before and {path.name for path in written.parent.iterdir()} == {
         "last.ckpt", "previous.ckpt",
     }  # fmt: skip
