@@ -25,6 +25,7 @@ DOORS = {
         "tools/messages.py",
         "tools/stored_config.py",
     },
+    "yaml": {"tasks/data/yolo_yaml.py"},
     "timm": {"backbones/timm_library.py"},
     "webdataset": {"tasks/data/shard_writer.py"},
     "onnx": {"tasks/deploy/formats/onnx.py", "tasks/deploy/formats/onnx_int8.py"},

@@ -8,6 +8,7 @@ from pathlib import Path
 from tasks.data.annotations import Annotations
 from tasks.data.class_names import class_names as read_names
 from tasks.data.coco_json import Content, check_names, flatten, read_categories, read_json, unused_parents
+from tasks.data.coco_layouts import OFFICIAL, find_layout
 from tasks.data.datamodule import SPLITS
 from tasks.data.detection import DetectionData, numbered_classes
 from tasks.data.errors import DataError
@@ -22,7 +23,8 @@ class CocoData(DetectionData):
 
     Args:
         root: Folder to which the other paths are relative.
-        train_images, train_json, val_images, val_json: Folders of images, annotation files.
+        train_images, train_json, val_images, val_json: Folders of images, annotation files; the defaults, where they
+            are not there, mean what `find_layout` finds.
         class_names: Categories to keep; the boxes of others are left out. None: all.
         options: As in `DetectionData`.
 
@@ -36,17 +38,21 @@ class CocoData(DetectionData):
         self,
         root: str,
         *,
-        train_images: str = "train2017",
-        train_json: str = "annotations/instances_train2017.json",
-        val_images: str = "val2017",
-        val_json: str = "annotations/instances_val2017.json",
+        train_images: str = OFFICIAL["train"][0],
+        train_json: str = OFFICIAL["train"][1],
+        val_images: str = OFFICIAL["val"][0],
+        val_json: str = OFFICIAL["val"][1],
         class_names: Sequence[str] | None = None,
         **options,
     ) -> None:
         base = Path(root).expanduser()
         self.root = base
-        self.files = {"train": base / Path(train_json).expanduser(), "val": base / Path(val_json).expanduser()}
-        self.folders = {"train": base / Path(train_images).expanduser(), "val": base / Path(val_images).expanduser()}
+        places = {
+            "train": find_layout(base, "train", train_images, train_json),
+            "val": find_layout(base, "val", val_images, val_json),
+        }
+        self.folders = {split: folder for split, (folder, _) in places.items()}
+        self.files = {split: file for split, (_, file) in places.items()}
         first = "val" if self.files["val"].is_file() else "train"  # COCO's own val file is a twentieth of the other
         if not self.files[first].is_file():
             raise DataError(
@@ -71,6 +77,11 @@ class CocoData(DetectionData):
     def read_annotations(self, split: str) -> Annotations:
         if split not in SPLITS:
             raise ValueError(f"there is no split {split}; expected {' or '.join(SPLITS)}")
+        if not self.files[split].is_file():
+            raise DataError(
+                f"no file {self.files[split]}; expected COCO annotations there (set data.root, data.{split}_json), or "
+                "make the split from images that are there: tools/data.py action=split splits=[train]"
+            )
         content = self._contents.pop(split, None) or read_json(self.files[split])
         categories = read_categories(content, self.files[split])
         spare = unused_parents(content, self.files[split], categories) - self.categories.keys()

@@ -240,7 +240,10 @@ def _whole(name: str, value: float, *, least: int) -> int:
     return int(value)
 
 
-def list_files(folder: Path, accept: Callable[[Path], bool], *, what: str, remedy: str = "set data.root") -> list[Path]:
+def list_files(
+    folder: Path, accept: Callable[[Path], bool], *, what: str, remedy: str = "set data.root",
+    passed: Callable[[Path], bool] = lambda path: False,
+) -> list[Path]:  # fmt: skip
     """List the accepted files of a folder and its subfolders, sorted, without hidden ones; a warning counts the others.
 
     Args:
@@ -248,6 +251,7 @@ def list_files(folder: Path, accept: Callable[[Path], bool], *, what: str, remed
         accept: Tells whether a file is accepted.
         what: Name of the expected content, for errors.
         remedy: Remedy, for errors.
+        passed: Tells of the other files which ones need no warning.
 
     Raises:
         DataError: The folder is missing or has no accepted file.
@@ -259,6 +263,7 @@ def list_files(folder: Path, accept: Callable[[Path], bool], *, what: str, remed
     if not accepted:
         held = f"{suffix_counts(files)} files" if files else "no files"
         raise DataError(f"{folder} holds {held}; expected {what} there ({remedy})")
-    if len(accepted) < len(files):
-        logger.warning("%s: passed over %s", folder, suffix_counts(set(files) - set(accepted)))
+    others = [path for path in set(files) - set(accepted) if not passed(path)]
+    if others:
+        logger.warning("%s: passed over %s", folder, suffix_counts(others))
     return accepted

@@ -55,7 +55,7 @@ class DetectionTask(VisionTask):
     """
 
     kind = "detection"
-    needs = "images with boxes: data=coco, voc or demo"
+    needs = "images with boxes: data=coco, yolo, voc, labelme, cvat or demo"
     monitor = "val/mAP"
     batch_keys = ("images", "boxes", "labels")
     validation_keys = ("image_ids", "image_sizes")

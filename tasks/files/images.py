@@ -82,6 +82,19 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
         return None
 
 
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Read (H, W) px of what `read_image` gives, from the header where that suffices.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: As `read_image`.
+    """
+    with suppress(Exception), Image.open(path) as image:  # PIL raises whatever comes up in a damaged file
+        if image.getexif().get(_ORIENTATION, 1) == 1:
+            return image.size[::-1]
+    return read_image(path).shape[:2]
+
+
 def decode_pil(data: bytes, name: str | Path) -> Image.Image:
     """Decode by PIL as torchvision's data sets do, `convert("RGB")`, but rotated by EXIF, and 16 bits as 8.
 

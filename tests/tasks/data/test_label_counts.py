@@ -191,7 +191,7 @@ def test_the_text_of_counts():
     )
 
 
-DATA = {"segmentation": ["masks", "camvid", "cityscapes"], "detection": ["coco", "voc"],
+DATA = {"segmentation": ["masks", "camvid", "cityscapes"], "detection": ["coco", "yolo", "voc", "labelme", "cvat"],
         "classification": ["folders", "imagenet", "shards"]}  # fmt: skip
 
 
