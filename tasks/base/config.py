@@ -138,10 +138,10 @@ class DataConfig(TrainConfig):
     """A look at a data set, or another form of it.
 
     Attributes:
-        action: "check", "stats", "preview", "shards" or "crops", as above.
-        splits: Splits to look at.
-        output_dir: Folder to make, of report and sheet, shards or crops; else runs/data-{data}-{action}, numbered where
-            that is taken. Shards and crops need it.
+        action: "check", "stats", "preview", "shards", "crops", "convert" or "split", as above.
+        splits: Splits to look at; of "split" those whose images are divided.
+        output_dir: Folder to make, of report and sheet, or of a data set; else runs/data-{data}-{action}, numbered
+            where that is taken. Actions that make a data set need it.
         overwrite: Allow `output_dir` to hold an earlier report, which is then replaced.
         output_json: JSON file for the report, besides.
         samples: Most rows of a sheet.
@@ -152,6 +152,10 @@ class DataConfig(TrainConfig):
         background: Crops of background from each image, or "boxes" for as many as it has boxes cut out.
         overlap: Share that a crop of background and a box may have in common.
         suffix: Format of the crops, .jpg or .png.
+        to: Form that "convert" and "split" write, "coco" or "yolo".
+        images: "copy" the images, or "link" to them.
+        val_share, test_share: Shares of the images that "split" gives to val and test.
+        group: Regular expression whose first group names what "split" keeps together, such as "(.*)_frame".
     """
 
     action: str = "check"
@@ -165,6 +169,11 @@ class DataConfig(TrainConfig):
     background: Any = 0
     overlap: float = 0.0
     suffix: str = ".jpg"
+    to: str = "coco"
+    images: str = "copy"
+    val_share: float = 0.2
+    test_share: float = 0.0
+    group: str | None = None
 
 
 @dataclass

@@ -60,11 +60,11 @@ class Annotations:
         labels: Sequence[int],
         crowd: Sequence[bool],
         areas: Sequence[float],
-        difficult: bool = False,
+        difficult: bool | Sequence[bool] = False,
     ) -> "Annotations":
         """Flatten lists of images and boxes; box j belongs to image `owners[j]`, counted from 0, in any order.
 
-        With `difficult`, crowds are difficult objects.
+        Crowds that are `difficult`, all of them or box by box, are difficult objects.
 
         Raises:
             DataError: A file name leads out of the folder, or an image has more pixels than can be decoded.
@@ -78,6 +78,7 @@ class Annotations:
                 )
         sizes = np.asarray(sizes, np.int32).reshape(-1, 2)
         owners, crowd = np.asarray(owners, np.int64), np.asarray(crowd, bool)
+        marked = crowd & np.asarray(difficult, bool)
         order = np.argsort(owners, kind="stable")
         owners, boxes = owners[order], np.asarray(boxes, np.float64).reshape(-1, 4)[order]
         extent = np.where(sizes > 0, sizes, np.inf)[owners, ::-1]  # W, H
@@ -92,7 +93,7 @@ class Annotations:
             boxes=boxes,
             labels=np.asarray(labels, np.int32)[order],
             crowd=crowd[order],
-            difficult=crowd[order] & difficult,
+            difficult=marked[order],
             areas=np.asarray(areas, np.float64)[order],
             usable=np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1) & inside.all(1),
         )

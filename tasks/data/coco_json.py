@@ -147,6 +147,7 @@ def flatten(content: Content, file: Path, folder: Path, labels: dict[int, int], 
         boxes=[corners[number] for number in kept],
         labels=[labels[categories[number]] for number in kept],
         crowd=[bool(boxes[number].get("iscrowd")) for number in kept],
+        difficult=[boxes[number].get("difficult") == 1 for number in kept],
         areas=[corners[n][2] * corners[n][3] if area is None else area for n, area in zip(kept, areas, strict=True)],
     )
 

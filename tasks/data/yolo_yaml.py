@@ -43,7 +43,7 @@ class YoloYaml:
         if not file.is_file():
             raise DataError(f"no file {file}; expected YOLO's data.yaml there (set data.root to its folder, or to it)")
         try:
-            content = yaml.BaseLoader(read_text(file)).get_single_data()  # which leaves a class named no, or 1.10, as it is
+            content = yaml.BaseLoader(read_text(file)).get_single_data()  # it leaves a class named no as it is
         except (yaml.YAMLError, RecursionError) as error:
             raise DataError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
         if not isinstance(content, dict):

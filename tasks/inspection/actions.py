@@ -15,6 +15,7 @@ from tasks.data.new_folder import new_folder
 from tasks.data.shard_writer import shard_table, write_shards
 from tasks.files.writing import write_image, write_json
 from tasks.inspection.check import look_at
+from tasks.inspection.converted import SplitSettings, converted_table, write_converted, write_split
 from tasks.inspection.crops import CropSettings, crop_table, write_crops
 from tasks.inspection.duplicates import find_duplicates, unnamed_images
 from tasks.inspection.ground_truth import truth_score
@@ -22,7 +23,8 @@ from tasks.inspection.preview import augmented_sheet, check_sheet
 from tasks.inspection.stats import measure_split, stats_tables, weight_overrides
 from tasks.values.counted import counted
 
-ACTIONS = ("check", "stats", "preview", "shards", "crops")
+ACTIONS = ("check", "stats", "preview", "shards", "crops", "convert", "split")
+MAKING = ACTIONS[3:]  # those that make a data set, not a report
 
 
 def run_action(config: Config) -> Outcome:
@@ -42,7 +44,7 @@ def run_action(config: Config) -> Outcome:
     action = config["action"]
     if action not in ACTIONS:
         raise ValueError(f"action={action}: expected {', '.join(ACTIONS)}")
-    makes = action in ("shards", "crops")
+    makes = action in MAKING
     if makes and not config["output_dir"]:
         raise ValueError(f"action={action}: no folder to make is given; give output_dir=")
     folder = Path(config["output_dir"]).expanduser() if makes else report_folder(config)
@@ -54,6 +56,15 @@ def run_action(config: Config) -> Outcome:
         settings = CropSettings(**{name: config[name] for name in CropSettings.__dataclass_fields__})
         result = write_crops(data, folder, config["splits"], settings)
         return Outcome(result, [_titled(config, *crop_table(result))])
+    if action in ("convert", "split"):
+        form = {"to": config["to"], "images": config["images"]}
+        if action == "split":
+            division = SplitSettings(**{name: config[name] for name in SplitSettings.__dataclass_fields__})
+            result = write_split(data, folder, config["splits"], division, **form)
+        else:
+            result = write_converted(data, folder, config["splits"], **form)
+        hint = f"task=detection data={config['to']} data.root={folder}"
+        return Outcome(result, [_titled(config, *converted_table(result))], hints=[hint])
     outcome, picture = {"check": check_data, "stats": _stats, "preview": _preview}[action](config, data)
     outcome.folder = folder
     if config["overwrite"] and (folder / "report.json").is_file():
