@@ -174,14 +174,9 @@ def _write(
                 rows = list(track(done, f"writing {split}", total=len(rows), transient=True))
             write = _write_coco if to == "coco" else _write_yolo
             counts = write(part, split, rows, data.classes)
-            boxes = sum(len(row.boxes) for row in rows)
-            without = sum(not row.boxes for row in rows)
-            report[split] = {
-                "images": len(rows),
-                "boxes": boxes - counts["left_out"],
-                "without_boxes": without,
-                **counts,
-            }
+            boxes = sum(len(row.boxes) for row in rows) - counts["left_out"]
+            empty = sum(not row.boxes for row in rows)
+            report[split] = {"images": len(rows), "boxes": boxes, "without_boxes": empty, **counts}
         if to == "yolo":
             entries = {split: f"images/{split}" for split in parts} | {"names": list(data.classes.names)}
             text = "".join(f"{key}: {to_json(value, ensure_ascii=False)}\n" for key, value in entries.items())
@@ -239,7 +234,7 @@ def _write_yolo(part: Path, split: str, rows: Sequence[Row], classes: Classes) -
             if box["iscrowd"] or not (sides > 0).all() or not (corners[0] < corners[1]).all():
                 counts["left_out"] += 1
                 continue
-            inside = np.allclose(corners, [first, first + sides], rtol=0, atol=1e-9)
+            inside = np.allclose(corners, [first, first + sides], rtol=0, atol=1e-3)
             counts["clipped"] += not inside
             center, extent = (first + sides / 2, sides) if inside else (corners.mean(0), corners[1] - corners[0])
             values = [*(center / size), *(extent / size)]
