@@ -16,7 +16,7 @@ SHARED = ("cli", "command_line", "composition", "hints", "messages", "settings_h
 DOORS = {
     "albumentations": {"tasks/data/transforms.py"},
     "pycocotools": {"tasks/detection/coco_scores.py"},
-    "hotcoco": {"tasks/detection/coco_scores.py"},
+    "hotcoco": {"tasks/data/outlines.py", "tasks/detection/coco_scores.py"},  # masks, scores
     "hydra": {
         "tasks/base/build.py",
         "tools/cli.py",

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from tasks.base.config import SCHEMAS
 from tools.command_line import CommandLine, opened
 from tools.hints import unknown_key
-from tools.stored_config import SOURCES, store_config
+from tools.stored_config import SOURCES, store_config, stored_choice
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -38,6 +38,8 @@ def planned(tool: str, words: Sequence[str]) -> tuple[str, list[str], list[str]]
     line, words = CommandLine([*words]), [*words]
     values = line.values()
     _check_groups(values)
+    if (named := f"data={values.get('data')}") in words and (suited := suited_data(values)):
+        words[words.index(named)], values["data"] = f"data={suited}", suited
     if tool == "evaluate" and "predictions" in values and not {"task", "experiment", *SOURCES} & values.keys():
         words.append("task=detection")  # they are boxes; a task has a place for the data
     if not any(values.get(key) for key in SOURCES):
@@ -45,6 +47,22 @@ def planned(tool: str, words: Sequence[str]) -> tuple[str, list[str], list[str]]
     primary, same = store_config(tool, values, CONF, GROUPS)
     left_out = [word for group in same for word in line.words_of(group)]
     return primary, [word for word in words if word not in left_out], left_out
+
+
+def suited_data(values: Mapping[str, Any]) -> str | None:
+    """Find the form of a data set that suits the task: with task=segmentation data=coco means data=coco_masks.
+
+    Args:
+        values: What the command line sets.
+
+    Returns:
+        The name of that form; None where `data` is taken as it is.
+    """
+    name = f"{values.get('data')}_masks"
+    if not (CONF / "data" / f"{name}.yaml").is_file():
+        return None
+    task = values.get("task") or stored_choice(values, "task")
+    return name if task == "segmentation" else None
 
 
 def with_choices(tool: str, config: DictConfig, chosen: Mapping[str, Any]) -> DictConfig:

@@ -16,6 +16,13 @@ SOURCES = ("checkpoint", "artifact")
 _numbers = count()
 
 
+def stored_choice(values: Mapping[str, Any], group: str) -> str | None:
+    """Name what a group has chosen in the configuration of `checkpoint=` or `artifact=`; None without either."""
+    if not any(values.get(key) for key in SOURCES):
+        return None
+    return _stored(values)[1].get("choices", {}).get(group)
+
+
 def store_config(tool: str, values: Mapping[str, Any], conf: Path, groups: Collection[str]) -> tuple[str, list[str]]:
     """Register the configuration of `checkpoint=` or `artifact=`.
 
@@ -32,8 +39,7 @@ def store_config(tool: str, values: Mapping[str, Any], conf: Path, groups: Colle
     Raises:
         ValueError, FileNotFoundError: The file is not as it should be; a group is not as it was trained with.
     """
-    source = str(values.get("checkpoint") or values["artifact"])
-    stored = _of_checkpoint(source) if values.get("checkpoint") else _of_artifact(source)
+    source, stored = _stored(values)
     chosen = stored.get("choices", {})
     primary = OmegaConf.to_container(OmegaConf.load(conf / f"{tool}.yaml"))
     given = {*stored, "experiment"}  # a choice of the tool's own would leave its keys among the stored ones
@@ -56,6 +62,12 @@ def store_config(tool: str, values: Mapping[str, Any], conf: Path, groups: Colle
     name = f"from_checkpoint_{next(_numbers)}"  # Hydra reads each name once
     ConfigStore.instance().store(name, OmegaConf.create({**primary, "defaults": defaults, **stored, **own}))
     return name, same
+
+
+def _stored(values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Name the file of `checkpoint=` or `artifact=`, and read its configuration."""
+    source = str(values.get("checkpoint") or values["artifact"])
+    return source, _of_checkpoint(source) if values.get("checkpoint") else _of_artifact(source)
 
 
 def _of_checkpoint(source: str) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Annotated boxes of a data set, in flat arrays."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +33,8 @@ class Annotations:
         difficult: (B,) bool: single objects among `crowd` (VOC's difficult ones); detections belong to them by IoU.
         areas: (B,) float64 px, as annotated: area of the outline where there is one.
         usable: (B,) bool: finite numbers, a positive size, and a part inside the image.
+        outlines: For each image a JSON list with the outline of each of its boxes, in COCO's form: polygons, RLE, or
+            null. None: outlines were not read.
     """
 
     source: Path
@@ -45,6 +49,7 @@ class Annotations:
     difficult: np.ndarray
     areas: np.ndarray
     usable: np.ndarray
+    outlines: PackedNames | None = None
 
     @classmethod
     def gather(
@@ -61,6 +66,7 @@ class Annotations:
         crowd: Sequence[bool],
         areas: Sequence[float],
         difficult: bool | Sequence[bool] = False,
+        outlines: Sequence[Any] | None = None,
     ) -> "Annotations":
         """Flatten lists of images and boxes; box j belongs to image `owners[j]`, counted from 0, in any order.
 
@@ -82,6 +88,11 @@ class Annotations:
         order = np.argsort(owners, kind="stable")
         owners, boxes = owners[order], np.asarray(boxes, np.float64).reshape(-1, 4)[order]
         extent = np.where(sizes > 0, sizes, np.inf)[owners, ::-1]  # W, H
+        offsets = np.searchsorted(owners, np.arange(len(packed) + 1))
+        texts = None
+        if outlines is not None:
+            parts = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+            texts = PackedNames.pack(json.dumps([outlines[row] for row in order[a:b]]) for a, b in parts)
         inside = (boxes[:, :2] + boxes[:, 2:] > 0) & (boxes[:, :2] < extent)
         return cls(
             source,
@@ -89,13 +100,14 @@ class Annotations:
             names=packed,
             image_ids=np.asarray(image_ids, np.int64),
             sizes=sizes,
-            offsets=np.searchsorted(owners, np.arange(len(packed) + 1)),
+            offsets=offsets,
             boxes=boxes,
             labels=np.asarray(labels, np.int32)[order],
             crowd=crowd[order],
             difficult=marked[order],
             areas=np.asarray(areas, np.float64)[order],
             usable=np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1) & inside.all(1),
+            outlines=texts,
         )
 
     def __len__(self) -> int:

@@ -124,4 +124,4 @@ class CocoData(DetectionData):
 
     def _flatten(self, content: Content, split: str) -> Annotations:
         labels = {identifier: label for label, identifier in enumerate(self.classes.ids)}
-        return flatten(content, self.files[split], self.folders[split], labels, self.categories)
+        return flatten(content, self.files[split], self.folders[split], labels, self.categories, outlined=self.outlined)

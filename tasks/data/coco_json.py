@@ -84,7 +84,10 @@ def unused_parents(content: Content, file: Path, categories: dict[int, str]) -> 
     return unused
 
 
-def flatten(content: Content, file: Path, folder: Path, labels: dict[int, int], known: dict[int, str]) -> Annotations:
+def flatten(
+    content: Content, file: Path, folder: Path, labels: dict[int, int], known: dict[int, str], *,
+    outlined: bool = False,
+) -> Annotations:  # fmt: skip
     """Turn the JSON's content into `Annotations`.
 
     Whole numbers may be written as 1.0 or "1"; height, width, area and iscrowd may be null or missing.
@@ -95,6 +98,7 @@ def flatten(content: Content, file: Path, folder: Path, labels: dict[int, int], 
         folder: Folder of the images.
         labels: {category id: label} of the categories to keep.
         known: All category ids that annotations may have.
+        outlined: Keep the outlines, "segmentation", too.
 
     Raises:
         DataError: A key is missing or has a wrong type, a number is too large, an image id repeats, an annotation has
@@ -147,6 +151,7 @@ def flatten(content: Content, file: Path, folder: Path, labels: dict[int, int], 
         boxes=[corners[number] for number in kept],
         labels=[labels[categories[number]] for number in kept],
         crowd=[bool(boxes[number].get("iscrowd")) for number in kept],
+        outlines=[boxes[number].get("segmentation") for number in kept] if outlined else None,
         difficult=[boxes[number].get("difficult") == 1 for number in kept],
         areas=[corners[n][2] * corners[n][3] if area is None else area for n, area in zip(kept, areas, strict=True)],
     )

@@ -37,6 +37,11 @@ class DescribedObject(NamedTuple):
         """Area of the outline where there is one, else of the box, px."""
         return self.box[2] * self.box[3] if self.outline is None else polygon_area(self.outline)
 
+    @property
+    def polygons(self) -> list[list[float]] | None:
+        """The outline in COCO's form, [[x, y, x, y, ...]]; None where there is none."""
+        return None if self.outline is None else [self.outline.ravel().tolist()]
+
 
 class DescribedImage(NamedTuple):
     """An image and its objects.
@@ -137,7 +142,7 @@ class DescribedImages(DetectionData):
         for place, image in enumerate(images):
             for found in image.objects:
                 if found.name in labels:
-                    rows.append((place, found.box, labels[found.name], found.difficult, found.area))
+                    rows.append((place, found.box, labels[found.name], found.difficult, found.area, found.polygons))
                 elif self.strict:
                     raise DataError(
                         f"{image.source} has an object {found.name!r}, no class of {self.strict}; name your own "
@@ -150,7 +155,7 @@ class DescribedImages(DetectionData):
                 "%s, %s: objects left out, as data.class_names does not name them: %s",
                 self.root, split, ", ".join(f"{number} {kind}" for kind, number in others.most_common()),
             )  # fmt: skip
-        owners, boxes, kinds, difficult, areas = zip(*rows, strict=True) if rows else ((),) * 5
+        owners, boxes, kinds, difficult, areas, outlines = zip(*rows, strict=True) if rows else ((),) * 6
         return Annotations.gather(
             self.root,
             self.root,
@@ -163,6 +168,7 @@ class DescribedImages(DetectionData):
             crowd=difficult,
             difficult=True,
             areas=areas,
+            outlines=outlines if self.outlined else None,
         )
 
     def _occurring(self) -> list[str]:

@@ -65,6 +65,7 @@ class DetectionData(VisionDataModule):
     kind = "detection"
     task = "tasks.detection.task.DetectionTask"
     content = "images with boxes"
+    outlined = False  # whether annotations keep the outlines too
     by_stem = False  # the suffix of an image's name is not the annotations' to say
 
     def __init__(
@@ -137,15 +138,23 @@ class DetectionData(VisionDataModule):
         """Open the sets and check that the image files are there."""
         super().setup(stage)
         for split in ("train", "val") if stage == "fit" else ("val",):
-            dataset = self.dataset(split)
-            missing = np.intersect1d(self._missing[split], dataset.indices)
-            if len(missing):
-                first = int(missing[0])
-                raise DataError(
-                    f"{self.named_by(split, first)}: {len(missing)} of the {len(dataset)} images of {split} are not in "
-                    f"{dataset.annotations.folder}, the first: {dataset.annotations.name(first)}; put them there, "
-                    "remove them from the annotations, or name another folder (tools/data.py action=check lists all)"
-                )
+            self.check_files(split)
+
+    def check_files(self, split: str) -> None:
+        """Check that the image files of a split are there.
+
+        Raises:
+            DataError: Some are not.
+        """
+        dataset = self.dataset(split)
+        missing = np.intersect1d(self._missing[split], dataset.indices)
+        if len(missing):
+            first = int(missing[0])
+            raise DataError(
+                f"{self.named_by(split, first)}: {len(missing)} of the {len(dataset)} images of {split} are not in "
+                f"{dataset.annotations.folder}, the first: {dataset.annotations.name(first)}; put them there, remove "
+                "them from the annotations, or name another folder (tools/data.py action=check lists all)"
+            )
 
     def named_by(self, split: str, index: int) -> Path:
         """Return the annotation file of an image."""

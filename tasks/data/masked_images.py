@@ -112,15 +112,7 @@ class SegmentationDataset(VisionDataset):
         Raises:
             DataError: The file cannot be decoded, is of a lossy format, or holds an id that the set does not define.
         """
-        mask_file = self.pairs[index][1]
-        try:
-            lossy, ids = lossy_format(mask_file), read_mask(mask_file)
-        except (ValueError, OSError) as error:
-            raise DataError(str(error)) from error
-        if lossy:
-            raise DataError(
-                f"{mask_file} is {lossy}, which alters class ids wherever two classes meet; write the masks anew as PNG"
-            )
+        mask_file, ids = self.pairs[index][1], self.read_ids(index)
         mask = cv2.LUT(ids, self.table)
         if (mask == UNKNOWN).any():
             unknown = np.unique(ids[mask == UNKNOWN]).tolist()
@@ -131,6 +123,27 @@ class SegmentationDataset(VisionDataset):
                 "pixel; ids that shall not count go into data.ignore_ids=[...] of data=masks)"
             )
         return mask
+
+    def read_ids(self, index: int) -> np.ndarray:
+        """Read the ids (H, W) uint8 of a mask as they are stored.
+
+        Raises:
+            DataError: The file cannot be decoded, or is of a lossy format.
+        """
+        mask_file = self.pairs[index][1]
+        try:
+            lossy, ids = lossy_format(mask_file), self.decode_ids(mask_file)
+        except (ValueError, OSError) as error:
+            raise DataError(str(error)) from error
+        if lossy:
+            raise DataError(
+                f"{mask_file} is {lossy}, which alters class ids wherever two classes meet; write the masks anew as PNG"
+            )
+        return ids
+
+    def decode_ids(self, mask_file: Path) -> np.ndarray:
+        """Read the ids (H, W) uint8 of a mask file."""
+        return read_mask(mask_file)
 
     def inspected(self, index: int, image: np.ndarray, mask: np.ndarray) -> Inspected:
         pixels = np.bincount(mask.ravel(), minlength=256)
@@ -155,8 +168,8 @@ class SegmentationDataset(VisionDataset):
     def raw_truth(self, index: int) -> np.ndarray | None:
         """The mask in greys, as far as it opens."""
         try:
-            mask = read_mask(self.pairs[index][1])
-        except (ValueError, OSError):
+            mask = self.read_ids(index)
+        except DataError:
             return None
         spread = cv2.normalize(mask, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
         return np.repeat(spread[..., None], 3, axis=2)

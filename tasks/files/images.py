@@ -25,6 +25,10 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # fr
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors here name the file, OpenCV's lines do not
 
 
+class ColoredMaskError(ValueError):
+    """A mask has colours instead of class ids."""
+
+
 def is_image(path: str | Path) -> bool:
     """Tell whether the suffix, in any case, is one of `IMAGE_SUFFIXES`; the file is not opened."""
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
@@ -122,14 +126,15 @@ def read_mask(path: str | Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is no image, has colours instead of class ids, or an id above 255; as `read_image`.
+        ColoredMaskError: The file has colours instead of class ids.
+        ValueError: The file is no image, or has an id above 255; as `read_image`.
     """
     data = without_texts(Path(path).read_bytes())
     mask = decode_as(path, data, cv2.IMREAD_UNCHANGED)
     if mask.ndim == 3:  # OpenCV turns palette indices into colours
         indices = _palette_indices(data)
         if indices is None:
-            raise ValueError(f"{path} holds {mask.shape[2]} channels; expected a single-channel PNG of class ids")
+            raise ColoredMaskError(f"{path} holds {mask.shape[2]} channels; expected a single-channel PNG of class ids")
         return indices
     if mask.dtype == np.uint8:
         depth = data[24] if data.startswith(b"\x89PNG") else 8  # bits a pixel, from the header

@@ -191,8 +191,11 @@ def test_the_text_of_counts():
     )
 
 
-DATA = {"segmentation": ["masks", "camvid", "cityscapes"], "detection": ["coco", "yolo", "voc", "labelme", "cvat"],
-        "classification": ["folders", "imagenet", "shards"]}  # fmt: skip
+DATA = {
+    "segmentation": ["masks", "camvid", "cityscapes", "coco_masks", "yolo_masks", "voc_masks", "ade20k"],
+    "detection": ["coco", "yolo", "voc", "labelme", "cvat"],
+    "classification": ["folders", "imagenet", "shards"],
+}
 
 
 @pytest.mark.parametrize("task", DATA)

@@ -1,0 +1,33 @@
+"""Which form of a data set a command line means."""
+
+import pytest
+
+from tools import composition
+from tools.cli import composed
+
+
+@pytest.mark.parametrize(
+    ("words", "module", "choice"),
+    [
+        (["task=segmentation", "data=coco"], "outlined_masks.CocoMasks", "coco_masks"),
+        (["data=yolo", "task=segmentation", "data.root=x"], "outlined_masks.YoloMasks", "yolo_masks"),
+        (["task=segmentation", "data=voc"], "voc_masks.VocMasks", "voc_masks"),
+        (["task=segmentation", "data=masks", "data.root=x"], "masks.MaskFolders", "masks"),
+        (["task=detection", "data=coco"], "coco.CocoData", "coco"),
+        (["task=detection", "data=yolo", "data.root=x"], "yolo.YoloData", "yolo"),
+    ],
+)
+def test_the_task_decides_what_a_data_set_gives(words, module, choice):
+    config = composed("train", words)
+    assert config.data["_target_"] == f"tasks.data.{module}" and config.choices["data"] == choice
+
+
+def test_a_look_at_data_without_a_task_takes_them_as_named():
+    assert composed("data", ["data=coco"]).data["_target_"] == "tasks.data.coco.CocoData"
+    assert composed("data", ["data=coco", "task=segmentation"]).choices["data"] == "coco_masks"
+
+
+def test_the_task_of_a_checkpoint_decides_too(monkeypatch):
+    for task, meant in (("segmentation", "coco_masks"), ("detection", None)):
+        monkeypatch.setattr(composition, "stored_choice", lambda values, group, task=task: {"task": task}[group])
+        assert composition.suited_data({"data": "coco", "checkpoint": "run/best.ckpt"}) == meant
