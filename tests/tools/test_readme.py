@@ -1,5 +1,6 @@
 """Every command of the README, as typed, from another folder; training is cut short."""
 
+import itertools
 import json
 import os
 import re
@@ -12,14 +13,23 @@ import pytest
 import torch
 import torchvision
 
+from tasks.data.coco import CocoData
 from tests.conftest import ROOT
 from tests.tasks.classification.test_task import write_folders
 from tests.tasks.conftest import write_masks
+from tests.tasks.data.written_formats import (
+    write_cvat,
+    write_flat_voc,
+    write_labelme,
+    write_roboflow_coco,
+    write_yolo,
+)  # fmt: skip
 from tests.tasks.detection.test_task import write_shapes
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)
 COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+EXPORTS = re.findall(r"^\| .* \| `(python .*?)` \|$", README.split("### Bring your own data")[1].split("```")[0], re.M)
 SHORT = " trainer.accelerator=cpu trainer.limit_train_batches=2 trainer.limit_val_batches=2"
 FEW = " data.num_train=12 data.num_val=4 data.num_objects=[48,24]"  # of the demo data
 
@@ -56,6 +66,45 @@ def write_imagenet(root) -> None:
         cv2.imwrite(str(root / "val" / wnid / f"{index}.JPEG"), picture)
 
 
+def write_exports(root) -> None:
+    """A set in the form of each annotation tool, and of each public set of masks."""
+    write_shapes(root / "source", train=5, val=3)
+    source = CocoData(str(root / "source"), num_workers=0)
+    writers = {"yolo": write_yolo, "roboflow": write_roboflow_coco, "voc": write_flat_voc, "labelme": write_labelme,
+               "cvat": write_cvat}  # fmt: skip
+    for (name, write), split in itertools.product(writers.items(), ("train", "val")):
+        write(root / name, split, source.ground_truth(split), source.folders[split])
+    for split in ("train", "val"):
+        truth, images = source.ground_truth(split), source.folders[split]
+        for box in truth["annotations"]:
+            x, y, w, h = box["bbox"]
+            box["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        write_roboflow_coco(root / "outlines", split, truth, images)
+        write_yolo(root / "polygons", split, truth, images, polygons=True)
+    random, mask = np.random.default_rng(0), np.repeat([[0, 1, 2]], 40, 0).repeat(20, 1).astype(np.uint8)
+    colors = np.array([[0, 0, 0], [0, 64, 128], [0, 0, 0]], np.uint8)[mask]  # BGR
+    for split, name in (("train", "training"), ("val", "validation")):
+        image = random.integers(0, 256, (40, 60, 3), np.uint8)
+        for file, picture in {
+            f"voc_masks/JPEGImages/{split}.jpg": image, f"voc_masks/SegmentationClass/{split}.png": mask,
+            f"ade20k/images/{name}/1.jpg": image, f"ade20k/annotations/{name}/1.png": mask,
+            f"colors/{split}/images/1.png": image, f"colors/{split}/masks/1_mask.png": colors,
+        }.items():  # fmt: skip
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / file), picture)
+        lists = root / "voc_masks/ImageSets/Segmentation"
+        lists.mkdir(parents=True, exist_ok=True)
+        (lists / f"{split}.txt").write_text(f"{split}\n")
+
+
+def test_each_export_of_the_table_is_read_by_its_command(run_tool, tmp_path):
+    write_exports(tmp_path)
+    assert len(EXPORTS) == 10
+    for command in EXPORTS:
+        status, out, err = run_tool(command.removeprefix("python ").replace("/path/to", str(tmp_path)))
+        assert status == 0 and " 1.0000" in out, f"{command}\n{out}\n{err}"
+
+
 def test_the_readme_has_commands():
     assert len(COMMANDS) >= 10
     assert all(command.split()[0] in ("make", "python") for command in COMMANDS)
@@ -65,6 +114,7 @@ def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatc
     """In their order, since later ones use what earlier ones leave."""
     write_masks(tmp_path / "my_data", train=8, size=(64, 64))
     write_camvid(tmp_path / "camvid")
+    write_exports(tmp_path)
     write_shapes(tmp_path / "coco", train=16)
     write_raccoon(tmp_path / "raccoon")
     write_folders(tmp_path / "pets", train=8, size=(200, 240))

@@ -21,7 +21,7 @@ def copy(image: dict, images: Path, folder: Path) -> Path:
     return Path(shutil.copy(images / image["file_name"], folder))
 
 
-def write_yolo(root: Path, split: str, coco: dict, images: Path) -> None:
+def write_yolo(root: Path, split: str, coco: dict, images: Path, *, polygons: bool = False) -> None:
     """images/{split}, labels/{split}, data.yaml with the names as a mapping."""
     ids = {c["name"]: number for number, c in enumerate(coco["categories"])}
     for image, objects in rows(coco):
@@ -30,12 +30,11 @@ def write_yolo(root: Path, split: str, coco: dict, images: Path) -> None:
         labels.mkdir(parents=True, exist_ok=True)
         lines = []
         for name, (x, y, w, h), _ in objects:
-            values = (
-                (x + w / 2) / image["width"],
-                (y + h / 2) / image["height"],
-                w / image["width"],
-                h / image["height"],
-            )
+            width, height = image["width"], image["height"]
+            values = (x + w / 2) / width, (y + h / 2) / height, w / width, h / height
+            if polygons:
+                values = x, y, x + w, y, x + w, y + h, x, y + h
+                values = [v / (width, height)[k % 2] for k, v in enumerate(values)]
             lines.append(f"{ids[name]} {' '.join(map(repr, values))}\n")
         if lines:
             (labels / f"{file.stem}.txt").write_text("".join(lines))
