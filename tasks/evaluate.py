@@ -20,7 +20,7 @@ from tasks.base.tables import Table
 from tasks.base.task import VisionTask
 from tasks.benchmark.costs import profile
 from tasks.data.datamodule import VisionDataModule
-from tasks.data.evaluated_split import evaluated_split, renamed
+from tasks.data.evaluated_split import at_split, evaluated_split, renamed
 from tasks.deploy.backend import load_runtime
 from tasks.deploy.deployed import deployed_task, fixed_settings
 from tasks.detection.box_forms import box_form_notes, box_form_shares
@@ -41,7 +41,8 @@ def evaluate(config: Config) -> tuple[dict[str, float | str], list[Table]]:
     A task leaves evaluation.png as well; for detection detections.json and precision_recall.png; for classification
     confusion.png, per_class.csv and predictions.csv. They go to `output_dir`, else beside checkpoint or artifact, or
     for weights to runs/evaluation-{task}-{backbone}; `predictions` leaves precision_recall.png beside the file. An
-    evaluation on other data or with other settings than the training's goes to evaluation-2, -3 ... in that folder.
+    evaluation on other data or with other settings than the training's goes to evaluation-2, -3 ... in that folder, of
+    `split` "test" to evaluation-test.
 
     Args:
         config: As stored in the checkpoint, with what the command line changed; or with `predictions` and `data`; or
@@ -58,6 +59,9 @@ def evaluate(config: Config) -> tuple[dict[str, float | str], list[Table]]:
     """
     quiet()
     one_source(config, "predictions")
+    if config["split"] != "val":
+        config = plain(config)
+        config["data"] = at_split(config["data"] or {}, config["split"])
     if config["predictions"]:
         return evaluate_predictions(config)
     if config["artifact"]:
@@ -214,7 +218,7 @@ def _evaluation_folder(config: Config, beside: Path, settings: Mapping[str, Any]
     """Where an evaluation goes without replacing one of something else.
 
     It is `output_dir`; else `beside`, where the evaluation of a checkpoint with its own settings goes; else
-    evaluation-2, -3 ... in it.
+    evaluation-2, -3 ... in it, or of `split` "test" evaluation-test.
 
     Args:
         settings: As evaluation.json states them.
@@ -235,6 +239,8 @@ def _evaluation_folder(config: Config, beside: Path, settings: Mapping[str, Any]
                 "or overwrite=true"
             )
         return folder
+    if config["split"] == "test":
+        return free_folder(beside / "evaluation-test", beside / "evaluation-test", RECORD, settings)
     if own:
         return free_folder(beside, beside / "evaluation", RECORD, settings)
     return free_folder(beside / "evaluation-2", beside / "evaluation", RECORD, settings)

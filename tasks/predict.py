@@ -1,6 +1,7 @@
 """Predict on a user's own pictures and videos: draw, write down, sum up."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from tasks.base.build import Config, plain
+from tasks.base.build import Config, build_data, plain
 from tasks.base.checkpoint import load_task
 from tasks.base.predictor import Predictor
 from tasks.base.result_folders import free_folder, is_of
@@ -17,6 +18,7 @@ from tasks.base.run_folders import needed_checkpoint, one_source, output_folder
 from tasks.base.tables import Table
 from tasks.base.task import VisionTask
 from tasks.data.datamodule import list_files
+from tasks.data.evaluated_split import at_split
 from tasks.deploy.backend import load_runtime
 from tasks.deploy.deployed import deployed_task, fixed_settings
 from tasks.files.image_depth import Lost, lost_parts
@@ -30,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def predict(config: Config) -> tuple[Path, list[Table]]:
-    """Look at an image, a video, or every image and video of a folder.
+    """Look at an image, a video, every image and video of a folder, or the images of a split of the data.
 
     Leaves in `output_dir` (or predictions/ beside checkpoint or artifact; predictions-2, -3 ... where that holds those
     of another source): {name}_overlay.png (or .mp4) with what was found drawn over the picture; for segmentation
@@ -38,7 +40,7 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
     only); and predictions.json: each class's share, detections in COCO's results form, or the likeliest classes.
 
     Args:
-        config: As stored in the checkpoint, with `source`, `opacity`, `min_score`, `image_size`.
+        config: As stored in the checkpoint, with `source` or `split`, `opacity`, `min_score`, `image_size`.
 
     Returns:
         The folder, and the summary as a table.
@@ -54,12 +56,9 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
     for key, what in (("min_score", "scores are"), ("opacity", "it is")):
         if not 0 <= config[key] <= 1:
             raise ValueError(f"{key}={config[key]}: {what} from 0 to 1; give {key}=0.3, say")
-    if not config["source"]:
-        raise ValueError("no source is given; give source=<image, folder or video>")
-    source = Path(config["source"]).expanduser()
-    if not source.exists():
-        raise FileNotFoundError(f"no image, folder or video at {source}")
-    files = _files(source)
+    if bool(config["source"]) == bool(config["split"]):
+        raise ValueError("give source=<image, folder or video>, or split=val or test for images of the data")
+    source, files = _split(config) if config["split"] else _source(config)
     predictor = build_predictor(config)
     folder = _folder(config, source, files)
     failures, lost = _predict(predictor, source, files, folder)
@@ -79,6 +78,33 @@ def build_predictor(config: Config) -> Predictor:
     """
     task, settings = _task(config)
     return task.predictor(settings)
+
+
+def _source(config: Config) -> tuple[Path, list[Path]]:
+    """The source and the files of it.
+
+    Raises:
+        FileNotFoundError: It is not there.
+    """
+    source = Path(config["source"]).expanduser()
+    if not source.exists():
+        raise FileNotFoundError(f"no image, folder or video at {source}")
+    return source, _files(source)
+
+
+def _split(config: Config) -> tuple[Path, list[Path]]:
+    """The folder and the images of a split of the data.
+
+    Raises:
+        ValueError: There is no such split, or its images are no files.
+    """
+    settings = plain(config)
+    settings["data"] = at_split(settings["data"] or {}, config["split"])
+    dataset = build_data(settings).dataset("val")
+    if dataset.folders() is None:
+        raise ValueError(f"split={config['split']}: the data's images are no files of their own; give source=")
+    files = [Path(dataset.file(index)) for index in range(len(dataset))]
+    return Path(os.path.commonpath([file.parent for file in files])), files
 
 
 def _files(source: Path) -> list[Path]:
@@ -109,8 +135,8 @@ def _folder(config: Config, source: Path, files: list[Path]) -> Path:
         ValueError: `output_dir` holds the predictions of another source; or a file that no prediction left there would
             be replaced.
     """
-    origin = {"source": str(source.resolve())}
-    folder = output_folder(config, "predictions")
+    origin = {"source": str(source.resolve())} | ({"split": config["split"]} if config["split"] else {})
+    folder = output_folder(config, f"predictions-{config['split']}" if config["split"] else "predictions")
     if not config["output_dir"]:
         if (folder / SUMMARY).is_file() and not (folder / RECORD).is_file():  # of a version that kept no record
             write_json(folder / RECORD, {"source": None})

@@ -62,10 +62,12 @@ class EvaluateConfig(TrainConfig):
         evaluator: Judge of detections: "pycocotools", or "fast" for the same numbers sooner.
         artifact: Folder of an artifact of tools/export.py, in place of a checkpoint.
         threads: CPU threads of an artifact's runtime.
+        split: "test" for the test split of the data: "val" in the paths of its settings becomes "test".
     """
 
     artifact: str | None = None
     threads: int = 1
+    split: str = "val"
     predictions: str | None = None
     evaluator: str = "pycocotools"
 
@@ -76,6 +78,7 @@ class PredictConfig(TrainConfig):
 
     Attributes:
         source: An image, a video, or a folder of images and videos.
+        split: "val" or "test": the images of that split of the data, in place of a source.
         output_dir: Folder of the pictures; else predictions/ beside the checkpoint, or predictions-2, -3 ... where that
             holds those of another source.
         overwrite: Allow `output_dir` to hold the predictions of another source.
@@ -92,6 +95,7 @@ class PredictConfig(TrainConfig):
     threads: int = 1
 
     source: str | None = None
+    split: str | None = None
     opacity: float = 0.5
     min_score: float = 0.3
     image_size: Any = None

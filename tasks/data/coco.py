@@ -48,8 +48,8 @@ class CocoData(DetectionData):
         base = Path(root).expanduser()
         self.root = base
         places = {
-            "train": find_layout(base, "train", train_images, train_json),
-            "val": find_layout(base, "val", val_images, val_json),
+            "train": find_layout(base, train_images, train_json),
+            "val": find_layout(base, val_images, val_json),
         }
         self.folders = {split: folder for split, (folder, _) in places.items()}
         self.files = {split: file for split, (_, file) in places.items()}

@@ -6,11 +6,11 @@ from pathlib import Path
 from tasks.data.split_folders import FOLDERS
 
 OFFICIAL = {
-    split: (f"{split}2017", f"annotations/instances_{split}2017.json") for split in ("train", "val")
+    split: (f"{split}2017", f"annotations/instances_{split}2017.json") for split in FOLDERS
 }  # images, annotations
 
 
-def find_layout(base: Path, split: str, images: str, annotations: str) -> tuple[Path, Path]:
+def find_layout(base: Path, images: str, annotations: str) -> tuple[Path, Path]:
     """Find the folder of images and the annotation file of a split.
 
     Settings that differ from COCO's own names are taken as they are. Else, where COCO's file is not there, those of
@@ -19,11 +19,11 @@ def find_layout(base: Path, split: str, images: str, annotations: str) -> tuple[
 
     Args:
         base: Folder of the data set.
-        split: "train" or "val".
         images, annotations: Paths of the settings, relative to `base`.
     """
     folder, file = base / Path(images).expanduser(), base / Path(annotations).expanduser()
-    if file.is_file() or (images, annotations) != OFFICIAL[split]:
+    split = next((split for split, paths in OFFICIAL.items() if paths == (images, annotations)), None)
+    if file.is_file() or split is None:
         return folder, file
     return next(_found(base, split), (folder, file))
 

@@ -25,6 +25,7 @@ class CvatData(DescribedImages):
     Args:
         root: Folder with train/annotations.xml and val/annotations.xml (or valid); or with one annotations.xml, whose
             images belong to the subsets that they name, all of them to "train" where they name none.
+        train, val: Names of these folders or subsets.
         class_names: Classes to keep, in this order; the objects of others are left out. None: the labels that the file
             defines, else all that occur, sorted.
         options: As in `DetectionData`.
@@ -33,7 +34,10 @@ class CvatData(DescribedImages):
         DataError: A file is missing or invalid.
     """
 
-    def __init__(self, root: str, *, class_names: Sequence[str] | None = None, **options) -> None:
+    def __init__(
+        self, root: str, *, train: str = "train", val: str = "val", class_names: Sequence[str] | None = None, **options
+    ) -> None:
+        self.names = {"train": train, "val": val}
         folder = Path(root).expanduser()
         file = next((found for split in FOLDERS if (found := annotation_file(folder, split))), folder / FILE)
         if not file.is_file():
@@ -46,12 +50,12 @@ class CvatData(DescribedImages):
         return bool(self._entries(split)[1])
 
     def named_by(self, split: str, index: int) -> Path:
-        return annotation_file(self.root, split) or self.root / FILE
+        return annotation_file(self.root, self.names[split]) or self.root / FILE
 
     def describe(self, split: str) -> Iterator[DescribedImage]:
         file, entries = self._entries(split)
         if not entries:
-            raise no_split(file, split)
+            raise no_split(file, self.names[split])
         for entry in entries:
             try:
                 yield self._described_image(entry, file)
@@ -60,15 +64,18 @@ class CvatData(DescribedImages):
 
     def _entries(self, split: str) -> tuple[Path, list[ElementTree.Element]]:
         """Find the file of a split, and the images in it that belong to the split."""
-        file = annotation_file(self.root, split)
+        name = self.names[split]
+        file = annotation_file(self.root, name)
         if file is None:
             return self.root, []
         entries = read_xml(file).findall("image")
         subsets = {entry.get("subset", "").lower() for entry in entries}
         one = subsets <= {""} or subsets <= {"default"}
-        if file.parent != self.root or (one and split == "train"):
+        if file.parent != self.root or (one and name == "train"):
             return file, entries
-        return file, [entry for entry in entries if entry.get("subset", "").lower() in FOLDERS.get(split, (split,))]
+        return file, [
+            entry for entry in entries if entry.get("subset", "").lower() in FOLDERS.get(name, (name.lower(),))
+        ]
 
     def _described_image(self, entry: ElementTree.Element, file: Path) -> DescribedImage:
         name = below((entry.get("name") or "").replace("\\", "/"), file)

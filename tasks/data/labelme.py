@@ -33,6 +33,7 @@ class LabelmeData(DescribedImages):
 
     Args:
         root: Folder with train and val (or valid), each with images and their JSON files.
+        train, val: Names of these folders; the files of a `root` without folders are of "train".
         class_names: Classes to keep, in this order; the objects of others are left out. None: all labels that occur,
             sorted.
         options: As in `DetectionData`.
@@ -43,17 +44,20 @@ class LabelmeData(DescribedImages):
 
     by_stem = True
 
-    def __init__(self, root: str, *, class_names: Sequence[str] | None = None, **options) -> None:
+    def __init__(
+        self, root: str, *, train: str = "train", val: str = "val", class_names: Sequence[str] | None = None, **options
+    ) -> None:
+        self.folders = {"train": train, "val": val}
         super().__init__(Path(root).expanduser(), class_names, **options)
 
     def has_split(self, split: str) -> bool:
-        return has_flat_split(self.root, split, ".json")
+        return has_flat_split(self.root, self.folders[split], ".json")
 
     def named_by(self, split: str, index: int) -> Path:
         return self.root / PurePosixPath(self.annotations(split).name(index)).with_suffix(".json")
 
     def describe(self, split: str) -> Iterator[DescribedImage]:
-        folder, left_out = flat_folder(self.root, split, ".json"), Counter()
+        folder, left_out = flat_folder(self.root, self.folders[split], ".json"), Counter()
         for file in list_files(folder, is_json, what="LabelMe's JSON files", passed=is_image):
             content = read_file(file)
             shapes = content["shapes"]

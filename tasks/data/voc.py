@@ -35,7 +35,8 @@ class VocData(DescribedImages):
     Args:
         root: Folder with JPEGImages, Annotations and ImageSets, or with several such folders; or with train and val
             (or valid, test), where XML files and images lie side by side.
-        train_sets, val_sets: Names of lists in ImageSets/Main; "VOC2007/trainval" is one of root/VOC2007.
+        train_sets, val_sets: Names of lists in ImageSets/Main, "VOC2007/trainval" being one of root/VOC2007; or of the
+            folders of a flat export.
         class_names: Classes to keep, in this order; the objects of others are left out. None: VOC's 20, or in a flat
             export all that occur, sorted.
         options: As in `DetectionData`.
@@ -61,7 +62,7 @@ class VocData(DescribedImages):
         self.sets = {split: (names,) if isinstance(names, str) else tuple(names) for split, names in sets.items()}
         listed = {entry.rpartition("/")[0] for names in self.sets.values() for entry in names}
         kits = any((folder / kit / part).is_dir() for kit in listed for part in ("ImageSets", "JPEGImages"))
-        self.flat = not kits and has_flat_split(folder, "train", ".xml")
+        self.flat = not kits and has_flat_split(folder, self.sets["train"][0], ".xml")
         self.strict = "VOC" if class_names is None and not self.flat else ""
         names = VOC_CLASSES if self.strict else class_names
         if names is not None and not read_names(names):
@@ -73,7 +74,7 @@ class VocData(DescribedImages):
         return self.root / PurePosixPath(file).with_suffix(".xml")
 
     def has_split(self, split: str) -> bool:
-        return has_flat_split(self.root, split, ".xml")
+        return has_flat_split(self.root, self.sets[split][0], ".xml")
 
     def describe(self, split: str) -> Iterator[DescribedImage]:
         for file, folder, stem in self._flat_files(split) if self.flat else self._files(split):
@@ -83,7 +84,7 @@ class VocData(DescribedImages):
 
     def _flat_files(self, split: str) -> Iterator[tuple[Path, str, str]]:
         """Yield as `_files`, of XML files that lie beside their images."""
-        folder = flat_folder(self.root, split, ".xml")
+        folder = flat_folder(self.root, self.sets[split][0], ".xml")
         for file in list_files(folder, lambda path: path.suffix.lower() == ".xml", what="XML files", passed=is_image):
             parent = file.parent.relative_to(self.root).as_posix()
             yield file, "" if parent == "." else f"{parent}/", file.stem

@@ -78,7 +78,7 @@ class YoloYaml:
         """
         given = self._given(entry)
         if not given:
-            raise no_split(self.file, split)
+            raise no_split(self.file, entry if entry in FOLDERS else split)
         return [self._place(entry, text) for text in given]
 
     def _given(self, entry: str) -> list[str]:

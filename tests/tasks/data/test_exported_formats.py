@@ -7,8 +7,10 @@ import hotcoco
 import numpy as np
 import pytest
 
+from tasks.base.build import plain
 from tasks.data.coco import CocoData
 from tasks.data.cvat import CvatData
+from tasks.data.evaluated_split import at_split
 from tasks.data.labelme import LabelmeData
 from tasks.data.voc import VocData
 from tasks.data.yolo import YoloData
@@ -128,3 +130,20 @@ def test_each_choice_of_data_trains_an_epoch_and_scores(tmp_path, monkeypatch, n
     )  # fmt: skip
     scores = fit(config)
     assert scores["steps"] == 1 and 0 <= scores["val/mAP"] <= 1
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_test_split_is_found_by_its_name(tmp_path, form):
+    write_shapes(tmp_path / "source", train=2, val=3)
+    source = CocoData(str(tmp_path / "source"), **OPTIONS)
+    reader, writer, tolerance = FORMATS[form]
+    for split, name in (("train", "train"), ("val", "test")):
+        writer(tmp_path / "there", name, source.ground_truth(split), source.folders[split])
+    if form == "yolo":
+        file = tmp_path / "there/data.yaml"
+        file.write_text(file.read_text().replace("val: images/val", "test: images/test"))
+    group = {"roboflow coco": "coco", "cvat coco": "coco"}.get(form, form)
+    settings = plain(composed("train", "task=detection", f"data={group}", f"data.root={tmp_path / 'there'}").data)
+    settings = at_split({key: value for key, value in settings.items() if key != "_target_"}, "test")
+    data = reader(**settings | {"num_workers": 0})
+    same_boxes(data.annotations("val"), source.annotations("val"), data.classes.names, source.classes.names, tolerance)
