@@ -43,11 +43,10 @@ def demo_data(
     Raises:
         ValueError: There is no demo data for the kind, or `root` has other files in it.
     """
-    names = {synset: name for synset, (name, _) in IMAGENET_CLASSES.items()}
     modules: dict[str, tuple[type[VisionDataModule], str, dict[str, Any]]] = {
         "segmentation": (CityscapesData, "cityscapes", {"class_names": DEMO_CLASSES}),
         "detection": (CocoData, "coco", {}),
-        "classification": (FolderData, "imagenet", {"class_names": names}),
+        "classification": (FolderData, "imagenet", {"class_names": IMAGENET_CLASSES}),
     }
     if kind not in modules:
         raise ValueError(f"data=demo serves {', '.join(modules)}, not {kind}")

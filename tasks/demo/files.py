@@ -1,18 +1,16 @@
 """How the demo scenes are written: as Cityscapes, COCO and ImageNet lay out their images and annotations."""
 
-import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from tasks.demo.canvas import Scene
 from tasks.demo.painting import paint_portrait, paint_street
 
 # What is painted -> Cityscapes' label id; "sign" is its "traffic sign", and a pole stays "unlabeled".
 CITYSCAPES_IDS = {
     "void": 0, "pole": 0, "ego vehicle": 1, "road": 7, "sidewalk": 8, "building": 11, "sign": 20, "vegetation": 21,
-    "sky": 23, "person": 24, "car": 26,
+    "tree": 21, "sky": 23, "person": 24, "car": 26,
 }  # fmt: skip
 # COCO's own category ids and supercategories; other signs than stop signs are unlabelled there.
 COCO_CATEGORIES = {
@@ -20,17 +18,11 @@ COCO_CATEGORIES = {
     "umbrella": (28, "accessory"),
 }  # fmt: skip
 COCO_IMAGE_SIZES = ((240, 320), (240, 320), (240, 320), (320, 240), (224, 336))  # (H, W) px, in turn
-# Each synset's first lemma and the portrait that shows it; the synsets' ids are WordNet's.
+# WordNet's ids of the synsets and their first lemma, which is also what is painted.
 IMAGENET_CLASSES = {
-    "n00007846": ("person", "person"),
-    "n02084071": ("dog", "dog"),
-    "n02834778": ("bicycle", "bicycle"),
-    "n02958343": ("car", "car"),
-    "n04254680": ("soccer ball", "ball"),
-    "n04507155": ("umbrella", "umbrella"),
-    "n06794110": ("street sign", "sign"),
-    "n06874185": ("traffic light", "traffic light"),
-}
+    "n00007846": "person", "n02084071": "dog", "n02834778": "bicycle", "n02958343": "car", "n04254680": "soccer ball",
+    "n04507155": "umbrella", "n06794110": "street sign", "n06874185": "traffic light",
+}  # fmt: skip
 IMAGENET_IMAGE_SIZE = (96, 96)
 
 
@@ -45,17 +37,15 @@ def write_cityscapes(
     folder: Path, split: str, index: int, generator: np.random.Generator, image_size: tuple[int, int]
 ) -> None:
     """Paint and write the scene of a number, with its label map, under leftImg8bit and gtFine."""
-    counts = {
-        "tree": int(generator.integers(0, 3)),
-        "car": int(generator.choice(4, p=(0.05, 0.4, 0.4, 0.15))),
-        "sign": int(generator.choice(3, p=(0.08, 0.6, 0.32))),
-        "person": int(generator.choice(4, p=(0.05, 0.4, 0.4, 0.15))),
-    }
+    several = (0.05, 0.4, 0.4, 0.15)  # chances of 0, 1, 2 and 3 of them
+    chances = {"car": several, "sign": (0.08, 0.6, 0.32), "person": several}
+    counts = {"tree": int(generator.integers(0, 3))}
+    counts |= {kind: int(generator.choice(len(shares), p=shares)) for kind, shares in chances.items()}
     scene = paint_street(generator, image_size, counts, ego_vehicle=generator.random() < 0.8)
     labels = np.array([CITYSCAPES_IDS[kind] for kind in scene.kinds], np.uint8)[scene.parts]
-    name = f"demo_{index:06d}_000019"
-    _write_image(folder / "leftImg8bit" / split / "demo" / f"{name}_leftImg8bit.png", scene.image)
-    _write_image(folder / "gtFine" / split / "demo" / f"{name}_gtFine_labelIds.png", labels)
+    name = f"{split}/demo/demo_{index:06d}_000019"
+    _write_image(folder / "leftImg8bit" / f"{name}_leftImg8bit.png", scene.image)
+    _write_image(folder / "gtFine" / f"{name}_gtFine_labelIds.png", labels)
 
 
 def imagenet_name(split: str, index: int) -> str:
@@ -67,101 +57,42 @@ def imagenet_name(split: str, index: int) -> str:
 def write_imagenet(folder: Path, split: str, index: int, generator: np.random.Generator) -> None:
     """Paint and write the object of a number."""
     path = folder / imagenet_name(split, index)
-    _, kind = IMAGENET_CLASSES[path.parent.name]
-    _write_image(path, paint_portrait(generator, IMAGENET_IMAGE_SIZE, kind).image)
+    _write_image(path, paint_portrait(generator, IMAGENET_IMAGE_SIZE, IMAGENET_CLASSES[path.parent.name]).image)
 
 
-class CocoFile:
-    """One split's images and the annotations that go with them.
+def coco_content() -> dict:
+    """Content of an annotation file without images."""
+    licenses = [{"id": 1, "name": "drawn by this program", "url": ""}]
+    content = {"info": {"description": "demo scenes, drawn"}, "licenses": licenses, "images": [], "annotations": []}
+    names = COCO_CATEGORIES.items()
+    return content | {"categories": [{"id": id_, "name": name, "supercategory": group} for name, (id_, group) in names]}
+
+
+def write_coco(folder: Path, split: str, index: int, generator: np.random.Generator, content: dict) -> None:
+    """Paint and write the scene of a number, and add what is seen in it to the content of the annotation file.
 
     Image ids have gaps (1, 4, 7, ...), as in the real set: an id is no index. Every eighth image holds no object, every
     ninth a crowd.
     """
-
-    def __init__(self, split: str):
-        self.split = split
-        self.images: list[dict] = []
-        self.annotations: list[dict] = []
-
-    def add(self, folder: Path, index: int, generator: np.random.Generator) -> None:
-        """Paint and write one image and note what is seen in it."""
-        counts = {
-            "tree": 1,
-            "crowd": int(index % 9 == 4),
-            "stop sign": int(generator.integers(0, 2)),
-            "umbrella": int(generator.integers(0, 2)),
-            "car": int(generator.integers(0, 4)),
-            "person": int(generator.integers(0, 4)),
-            "dog": int(generator.integers(0, 3)),
-            "sign": int(generator.random() < 0.25),
-        }
-        if index % 8 == 5:
-            counts = {"tree": 2, "sign": 1}
-        scene = paint_street(generator, COCO_IMAGE_SIZES[index % len(COCO_IMAGE_SIZES)], counts)
-        height, width = scene.parts.shape
-        image_id = 1 + 3 * index
-        name = f"{image_id:012d}.jpg"
-        _write_image(folder / f"{self.split}2017" / name, scene.image)
-        self.images.append(
-            {
-                "license": 1,
-                "file_name": name,
-                "coco_url": "",
-                "height": height,
-                "width": width,
-                "date_captured": "2017-01-01 00:00:00",
-                "flickr_url": "",
-                "id": image_id,
-            }
-        )
-        for part, kind in enumerate(scene.kinds):
-            crowd = kind == "crowd"
-            category = COCO_CATEGORIES.get("person" if crowd else kind)
-            if category is not None:
-                self._annotate(scene, part, image_id, category[0], crowd)
-
-    def _annotate(self, scene: Scene, part: int, image_id: int, category_id: int, crowd: bool) -> None:
-        mask = scene.parts == part
-        outline = _run_lengths(mask) if crowd else _polygons(mask)
-        if not outline:
-            return
-        left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
-        self.annotations.append(
-            {
-                "segmentation": outline,
-                "area": float(mask.sum()),
-                "iscrowd": int(crowd),
-                "image_id": image_id,
-                "bbox": [float(left), float(top), float(width), float(height)],
-                "category_id": category_id,
-                "id": len(self.annotations) + 1,
-            }
-        )
-
-    def write(self, folder: Path) -> None:
-        """Write the split's annotation file."""
-        info = {
-            "description": "demo scenes, drawn",
-            "url": "",
-            "version": "1.0",
-            "year": 2017,
-            "contributor": "",
-            "date_created": "2017/01/01",
-        }
-        licenses = [{"url": "", "id": 1, "name": "drawn by this program"}]
-        categories = [
-            {"supercategory": group, "id": number, "name": name} for name, (number, group) in COCO_CATEGORIES.items()
-        ]
-        content = {
-            "info": info,
-            "licenses": licenses,
-            "images": self.images,
-            "annotations": self.annotations,
-            "categories": categories,
-        }
-        path = folder / "annotations" / f"instances_{self.split}2017.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content))
+    ranges = {"stop sign": 2, "umbrella": 2, "car": 4, "person": 4, "dog": 3}
+    counts = {"tree": 1, "crowd": int(index % 9 == 4)}
+    counts |= {kind: int(generator.integers(0, end)) for kind, end in ranges.items()}
+    counts["sign"] = int(generator.random() < 0.25)
+    if index % 8 == 5:
+        counts = {"tree": 2, "sign": 1}
+    scene = paint_street(generator, COCO_IMAGE_SIZES[index % len(COCO_IMAGE_SIZES)], counts)
+    (height, width), image_id = scene.parts.shape, 1 + 3 * index
+    name, annotations = f"{image_id:012d}.jpg", content["annotations"]
+    _write_image(folder / f"{split}2017" / name, scene.image)
+    content["images"].append({"id": image_id, "file_name": name, "height": height, "width": width, "license": 1})
+    for part, kind in enumerate(scene.kinds):
+        crowd, mask = kind == "crowd", scene.parts == part
+        category = COCO_CATEGORIES.get("person" if crowd else kind)
+        outline = (_run_lengths(mask) if crowd else _polygons(mask)) if category and mask.any() else None
+        if outline:
+            bounds = [float(number) for number in cv2.boundingRect(mask.view(np.uint8))]
+            found = {"category_id": category[0], "bbox": bounds, "area": float(mask.sum()), "iscrowd": int(crowd)}
+            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **found, "segmentation": outline})
 
 
 def _polygons(mask: np.ndarray) -> list[list[float]]:
@@ -176,5 +107,4 @@ def _run_lengths(mask: np.ndarray) -> dict:
     """COCO's uncompressed run lengths of a crowd: down the columns, first the zeros."""
     pixels = np.concatenate([[False], mask.ravel(order="F")])
     changes = np.flatnonzero(pixels[1:] != pixels[:-1])
-    counts = np.diff(np.concatenate([[0], changes, [mask.size]]))
-    return {"counts": counts.tolist(), "size": list(mask.shape)} if mask.any() else {}
+    return {"counts": np.diff([0, *changes, mask.size]).tolist(), "size": list(mask.shape)}

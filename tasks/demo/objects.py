@@ -1,248 +1,184 @@
-"""The objects of the demo data, drawn on a canvas: cars, people, signs, trees and what else stands about."""
+"""The objects of the demo data as tables: the polygons of each, and how and where it stands in a street."""
 
-from itertools import pairwise
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from tasks.demo.canvas import Canvas, Colour, Point, blob, box, ellipse, tone
+from tasks.demo.canvas import Canvas, Material, Points, box, ellipse
 
-# Each object stands on `foot` (x, y) px and is `size` px high.
+PAINT = Material((0, 1), (0, 0.9), (0.2, 0.95), shade=18)
+GLASS = Material((0.5, 0.65), (0.05, 0.35), (0.15, 0.5), shade=5)
+RUBBER = Material((0, 1), (0, 0.2), (0.06, 0.2))
+METAL = Material((0, 1), (0, 0.04), (0.27, 0.67))
+LAMP = Material((0.1, 0.16), (0.05, 0.2), (0.85, 1))
+COAT = Material((0, 1), (0.1, 0.85), (0.2, 0.95), shade=12)
+TROUSERS = Material((0, 1), (0.05, 0.6), (0.1, 0.7), shade=8)
+SKIN = Material((0.04, 0.09), (0.25, 0.6), (0.35, 0.95))
+HAIR = Material((0.03, 0.12), (0.2, 0.7), (0.05, 0.6))
+FUR = Material((0.03, 0.12), (0.05, 0.65), (0.15, 0.9), 12, 7)
+BARK = Material((0.05, 0.1), (0.1, 0.5), (0.15, 0.45), 12)
+LEAVES = Material((0.17, 0.4), (0.25, 0.75), (0.2, 0.6), 22, 6, 0.06)
+AUTUMN = Material((0.05, 0.16), (0.4, 0.8), (0.4, 0.75), 22, 6, 0.06)
+CLOTH = [Material((0, 1), (least, 0.9), (0.2, 0.95), shade=10) for least in (0.1, 0.3)]
+LEATHER, PATCH = Material((0, 1), (0, 0.35), (0.75, 0.95), shade=25), Material((0, 1), (0, 0.9), (0.05, 0.4))
+BLACK, WHITE = Material((0, 1), (0, 0.1), (0.06, 0.12)), Material((0.05, 0.15), (0, 0.05), (0.88, 0.95))
+RED = Material((-0.02, 0.02), (0.75, 0.95), (0.55, 0.85), shade=5)
+BLUE = Material((0.6, 0.64), (0.8, 0.9), (0.6, 0.7), shade=5)
+GREEN = Material((0.4, 0.45), (0.75, 0.85), (0.4, 0.9), shade=5)
+YELLOW = Material((0.12, 0.14), (0.8, 0.9), (0.92, 1), shade=5)
 
-
-def draw_car_side(canvas: Canvas, foot: Point, size: float) -> None:
-    """Draw a car from the side, 2.2 times as wide as high."""
-    random = canvas.generator
-    paint = tone(random, saturation=(0, 0.9), value=(0.2, 0.95))
-    glass = tone(random, (0.5, 0.65), (0.05, 0.35), (0.15, 0.5))
-    canvas.move(foot, size, mirror=random.random() < 0.5)
-    canvas.shadow(ellipse(0, 0.02, 1.15, 0.08), 0.35)
-    canvas.begin("car")
-    back, front = random.uniform(-0.85, -0.55), random.uniform(0.35, 0.6)
-    canvas.fill([(back - 0.15, 0.5), (back + 0.1, 1), (front - 0.25, 1), (front + 0.15, 0.5)], colour=paint, shade=8)
-    bonnet = [(front + 0.1, 0.6), (1.0, 0.5), (1.1, 0.38), (1.1, 0.14)]
-    canvas.fill([(-1.05, 0.14), (-1.1, 0.2), (-1.08, 0.52), (-0.95, 0.6), *bonnet], colour=paint, shade=18)
-    post = random.uniform(-0.2, 0.1)
-    canvas.fill([(back, 0.58), (back + 0.14, 0.92), (post - 0.03, 0.92), (post - 0.03, 0.58)], colour=glass)
-    canvas.fill([(post + 0.03, 0.58), (post + 0.03, 0.92), (front - 0.27, 0.92), (front + 0.02, 0.58)], colour=glass)
-    canvas.fill(box(-1.1, 0.36, -1.0, 0.48), colour=(180, 30, 25))
-    canvas.fill(box(0.98, 0.33, 1.1, 0.43), colour=(240, 235, 200))
-    for x in (-0.65, 0.65):
-        canvas.fill(ellipse(x, 0.2, 0.21, 0.21), colour=(28, 28, 30))
-        canvas.fill(ellipse(x, 0.2, 0.11, 0.11), colour=(150, 150, 155))
-
-
-def draw_car_front(canvas: Canvas, foot: Point, size: float) -> None:
-    """Draw a car from the front or from behind, 1.2 times as wide as high."""
-    random = canvas.generator
-    paint = tone(random, saturation=(0, 0.9), value=(0.2, 0.95))
-    canvas.move(foot, size)
-    canvas.shadow(ellipse(0, 0.02, 0.7, 0.08), 0.35)
-    canvas.begin("car")
-    canvas.fill(box(-0.56, 0, -0.34, 0.3), box(0.34, 0, 0.56, 0.3), colour=(28, 28, 30))
-    canvas.fill([(-0.52, 0.55), (-0.38, 1), (0.38, 1), (0.52, 0.55)], colour=paint, shade=8)
-    body = [(-0.6, 0.14), (-0.6, 0.5), (-0.53, 0.6), (0.53, 0.6), (0.6, 0.5), (0.6, 0.14)]
-    canvas.fill(body, colour=paint, shade=18)
-    glass = tone(random, (0.5, 0.65), (0.05, 0.35), (0.15, 0.5))
-    canvas.fill([(-0.43, 0.6), (-0.33, 0.93), (0.33, 0.93), (0.43, 0.6)], colour=glass, shade=10)
-    rear = random.random() < 0.5
-    lamp = (190, 25, 20) if rear else (245, 240, 210)
-    canvas.fill(box(-0.57, 0.38, -0.36, 0.5), box(0.36, 0.38, 0.57, 0.5), colour=lamp)
-    canvas.fill(box(-0.16, 0.2, 0.16, 0.3), colour=(225, 225, 215))
-    if not rear:
-        canvas.fill(box(-0.3, 0.34, 0.3, 0.46), colour=paint * 0.35)
+# Painted one after the other: a material, the light on it, polygons. A figure is one unit high, and y points up.
+Figure = Sequence[tuple[Material, float, Sequence[Points]]]
 
 
-def _figure(canvas: Canvas, foot: Point, size: float) -> None:
-    random = canvas.generator
-    coat, trousers = tone(random), tone(random, saturation=(0.05, 0.6), value=(0.1, 0.7))
-    skin = tone(random, (0.04, 0.09), (0.25, 0.6), (0.35, 0.95))
-    hair = tone(random, (0.03, 0.12), (0.2, 0.7), (0.05, 0.6))
-    canvas.move(foot, size, mirror=random.random() < 0.5)
-    stride, swing = random.uniform(0, 0.05), random.uniform(0, 0.05)
-    for side in (-1, 1):
-        hip, ankle = 0.06 * side, side * (stride + 0.06)
-        leg = [(hip - 0.08, 0.5), (hip + 0.08, 0.5), (ankle + 0.06, 0.02), (ankle - 0.06, 0.02)]
-        canvas.fill(leg, colour=trousers * (0.9 + 0.1 * side), shade=8)
-        canvas.fill(box(ankle - 0.06, 0, ankle + 0.08, 0.04), colour=hair * 0.5)
-    hem = random.uniform(0.32, 0.47)
-    shoulders = [(-0.19, 0.8), (-0.1, 0.86), (0.1, 0.86), (0.19, 0.8)]
-    canvas.fill([(-0.17, hem), *shoulders, (0.17, hem)], colour=coat, shade=12)
-    for side in (-1, 1):
-        arm = [(0.14, 0.82), (0.2, 0.78), (0.17 + swing, 0.48), (0.1 + swing, 0.48)]
-        canvas.fill([(side * x, y) for x, y in arm], colour=coat * 0.8)
-        canvas.fill(ellipse(side * (0.135 + swing), 0.46, 0.04, 0.04), colour=skin)
-    canvas.fill(ellipse(0, 0.9, 0.085, 0.1), colour=skin)
-    canvas.fill(ellipse(0, 0.92, 0.09, 0.08, 0, 180), colour=hair)
+class Species(NamedTuple):
+    """A kind of object: what it looks like, and where and how large it appears in a street."""
+
+    figures: Sequence[Figure]  # one of which is taken
+    height: tuple[float, float] = (1, 1)  # range, in units of the camera's
+    depth: tuple[float, float] = (0.5, 0.9)  # range of where it stands, from 0 (horizon) to 1 (lower edge of the image)
+    on_road: float = 0  # how often it stands on the road; else on a sidewalk
+    pole: float = 0  # height of the pole that carries it, a part of its own
+    members: int = 1  # how many stand side by side as one
 
 
-def draw_person(canvas: Canvas, foot: Point, size: float) -> None:
-    """Draw a standing or walking person, 0.45 times as wide as high."""
-    canvas.move(foot, size)
-    canvas.shadow(ellipse(0.05, 0.01, 0.26, 0.035), 0.35)
-    canvas.begin("person")
-    _figure(canvas, foot, size)
+def _both(*shapes: Points) -> list[np.ndarray]:
+    """Shapes, and what they are in a mirror."""
+    return [np.multiply(shape, (side, 1)) for side in (1, -1) for shape in shapes]
 
 
-def draw_crowd(canvas: Canvas, foot: Point, size: float) -> None:
-    """Draw seven to nine people side by side as one part, about 1.5 times as wide as high."""
-    random = canvas.generator
-    canvas.begin("crowd")
-    count = int(random.integers(7, 10))
-    for x in random.permutation(np.linspace(-0.55, 0.55, count)):
-        _figure(canvas, (foot[0] + float(x) * size, foot[1]), size * random.uniform(0.85, 1))
+def _disc(x: float, y: float, radius: float, start: float = 0, count: int = 24) -> np.ndarray:
+    return ellipse(x, y, radius, radius, start, start + 360, count)
 
 
-def draw_dog(canvas: Canvas, foot: Point, size: float) -> None:
-    """Draw a dog from the side, 1.4 times as wide as high."""
-    random = canvas.generator
-    fur = tone(random, (0.03, 0.12), (0.05, 0.65), (0.15, 0.9))
-    canvas.move(foot, size, mirror=random.random() < 0.5)
-    canvas.shadow(ellipse(0, 0.01, 0.6, 0.05), 0.5)
-    canvas.begin("dog")
-    canvas.stroke([(-0.42, 0.6), (-0.58, 0.72), (-0.62, random.uniform(0.6, 0.95))], 0.09, fur)
-    for x, dark in ((-0.3, 0.75), (0.3, 0.75), (-0.38, 1), (0.2, 1)):
-        canvas.fill([(x - 0.08, 0.45), (x + 0.08, 0.45), (x + 0.06, 0), (x - 0.05, 0)], colour=fur * dark, grain=9)
-    canvas.fill(ellipse(-0.05, 0.5, 0.46, 0.2), colour=fur, grain=14, shade=15)
-    canvas.fill([(0.15, 0.5), (0.35, 0.9), (0.58, 0.75), (0.4, 0.42)], colour=fur, grain=14)
-    canvas.fill(ellipse(0.5, 0.82, 0.18, 0.16), ellipse(0.66, 0.76, 0.12, 0.09), colour=fur, grain=10)
-    canvas.fill(ellipse(0.4, 0.82, 0.07, 0.16), colour=fur * 0.6)
-    canvas.fill(ellipse(0.76, 0.79, 0.035, 0.035), ellipse(0.55, 0.87, 0.025, 0.025), colour=(20, 18, 18))
+def _bar(start: Sequence[float], end: Sequence[float], width: float) -> np.ndarray:
+    along = np.subtract(end, start)
+    across = along[::-1] * (-0.5, 0.5) * width / np.hypot(*along)
+    return np.array([start - across, end - across, end + across, start + across])
 
 
-def _pole(canvas: Canvas, foot: Point, size: float, top: float) -> None:
-    grey = canvas.generator.uniform(70, 170)
-    canvas.begin("pole")
-    canvas.move(foot, size)
-    canvas.fill(box(-0.035, 0, 0.035, top), colour=(grey, grey, grey))
+def _hollow(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
+    """An outline with a hole."""
+    return np.concatenate([outer, outer[:1], inner, inner[:1]])
 
 
-def _board(canvas: Canvas, kind: str, outline: np.ndarray, rim: Colour, face: Colour, inner: float) -> None:
+def _board(outline: Points, inner: float, rim: Material, face: Material, ink: Material, *symbol: Points) -> Figure:
+    """A sign's board and what is on it, from polygons in units of its own height around its middle."""
+    layers = ((rim, [outline]), (face, [np.multiply(outline, inner)]), (ink, symbol))
+    return [(material, 1, [np.add((0, 0.75), np.divide(shape, 2)) for shape in shapes]) for material, shapes in layers]
+
+
+_CAR_SIDE = [
+    (PAINT, 1, [[(-0.85, 0.5), (-0.6, 1), (0.23, 1), (0.64, 0.5)], [(-1.05, 0.14), (-1.1, 0.2), (-1.08, 0.52),
+                (-0.95, 0.6), (0.58, 0.6), (1, 0.5), (1.1, 0.4), (1.1, 0.14)]]),
+    (GLASS, 1, [[(-0.7, 0.58), (-0.56, 0.92), (-0.09, 0.92), (-0.09, 0.58)],
+                [(-0.03, 0.58), (-0.03, 0.92), (0.2, 0.92), (0.49, 0.58)]]),
+    (RED, 1, [box(-1.1, 0.36, -1, 0.48)]), (LAMP, 1, [box(0.98, 0.33, 1.1, 0.43)]),
+    (RUBBER, 1, _both(_disc(0.65, 0.2, 0.21))), (METAL, 1, _both(_disc(0.65, 0.2, 0.11))),
+]  # fmt: skip
+_CAR_REAR = [
+    (RUBBER, 1, _both(box(0.34, 0, 0.56, 0.3))), (PAINT, 1, _both([(0, 0.5), (0, 1), (0.38, 1), (0.52, 0.55)])),
+    (PAINT, 1, [[(-0.6, 0.14), (-0.6, 0.5), (-0.53, 0.6), (0.53, 0.6), (0.6, 0.5), (0.6, 0.14)]]),
+    (GLASS, 1, [[(-0.43, 0.6), (-0.33, 0.93), (0.33, 0.93), (0.43, 0.6)]]),
+    (RED, 1, _both(box(0.36, 0.38, 0.57, 0.5))), (LAMP, 0.9, [box(-0.16, 0.2, 0.16, 0.3)]),
+]  # fmt: skip
+_CAR_FRONT = [*_CAR_REAR, (LAMP, 1, _both(box(0.36, 0.38, 0.57, 0.5))), (PAINT, 0.35, [box(-0.3, 0.34, 0.3, 0.46)])]
+_LEG = np.array([(-0.02, 0.5), (0.14, 0.5), (0.14, 0.02), (0.02, 0.02)])
+_PERSON = [
+    (TROUSERS, 0.8, [_LEG * (-1, 1)]), (TROUSERS, 1, [_LEG]), (HAIR, 0.5, _both(box(0.02, 0, 0.16, 0.04))),
+    (COAT, 1, _both([(0, 0.4), (0, 0.86), (0.1, 0.86), (0.19, 0.8), (0.17, 0.4)])),
+    (COAT, 0.8, _both([(0.14, 0.82), (0.2, 0.78), (0.19, 0.48), (0.12, 0.48)])),
+    (SKIN, 1, [*_both(_disc(0.155, 0.46, 0.04)), ellipse(0, 0.9, 0.085, 0.1)]),
+    (HAIR, 1, [ellipse(0, 0.92, 0.09, 0.08, 0, 180)]),
+]  # fmt: skip
+_LEGS = [[(x - 0.08, 0.45), (x + 0.08, 0.45), (x + 0.06, 0), (x - 0.05, 0)] for x in (-0.3, 0.3, -0.38, 0.2)]
+_DOG = [
+    (FUR, 1, [_bar((-0.36, 0.55), (-0.58, 0.72), 0.09), _bar((-0.56, 0.68), (-0.63, 0.8), 0.09)]),
+    (FUR, 0.75, _LEGS[:2]), (FUR, 1, [*_LEGS[2:], ellipse(-0.05, 0.5, 0.46, 0.2)]),
+    (FUR, 1, [[(0.15, 0.5), (0.35, 0.9), (0.58, 0.75), (0.4, 0.42)], ellipse(0.5, 0.82, 0.18, 0.16),
+              ellipse(0.66, 0.76, 0.12, 0.09)]),
+    (FUR, 0.6, [ellipse(0.4, 0.82, 0.07, 0.16)]), (BLACK, 1, [_disc(0.76, 0.79, 0.035), _disc(0.55, 0.87, 0.025)]),
+]  # fmt: skip
+_UMBRELLA = [
+    (BARK, 1, [box(-0.025, 0, 0.025, 0.7)]),
+    *((CLOTH[index % 2], 1 - 0.1 * index, [ellipse(0, 0.55, 0.5 - 0.16 * index, 0.43, 0, 180)]) for index in range(3)),
+]
+_HUBS, _PEDALS, _SADDLE, _BARS = [(-0.48, 0.34), (0.48, 0.34)], (-0.02, 0.32), (-0.2, 0.86), (0.34, 0.86)
+_TUBES = [(_HUBS[0], _PEDALS), (_PEDALS, (0.36, 0.74)), ((0.36, 0.74), (-0.16, 0.7)), ((-0.16, 0.7), _HUBS[0]),
+          (_PEDALS, _SADDLE), (_HUBS[1], _BARS)]  # fmt: skip
+_BICYCLE = [
+    (RUBBER, 1, [_hollow(_disc(*hub, 0.34), _disc(*hub, 0.28)) for hub in _HUBS]),
+    (METAL, 1, [_bar(hub, end, 0.012) for hub in _HUBS for end in _disc(*hub, 0.3, count=6)]),
+    (PAINT, 1, [_bar(*ends, 0.055) for ends in _TUBES]),
+    (RUBBER, 1, [ellipse(*_SADDLE, 0.16, 0.05), _bar(_BARS, (0.3, 0.96), 0.05), _bar((0.3, 0.96), (0.46, 0.97), 0.05)]),
+]
+_BALLS = [
+    [(LEATHER, 1, [_disc(0, 0.5, 0.5)]), (PATCH, 1, [_disc(0, 0.5, 0.15, turn + 36, 5), *(
+        _disc(*spot, 0.11, turn + 36, 5) for spot in _disc(0, 0.5, 0.37, turn, 5))])] for turn in (0, 25, 50)
+]  # fmt: skip
+_TRAFFIC_LIGHTS = [
+    [(RUBBER, 1.4, [box(-0.175, 0.2, 0.175, 1)]), *((colour, 1 if row == lit else 0.28, [
+        _disc(0, 0.86 - 0.26 * row, 0.11)]) for row, colour in enumerate((RED, YELLOW, GREEN)))] for lit in range(3)
+]  # fmt: skip
+_TREES = [
+    [(BARK, 1, [[(-0.06, 0), (-0.035, 0.5), (0.035, 0.5), (0.06, 0)]]), *(  # dark below, sunlit above
+        (leaves, 0.45 + 0.75 * y, [ellipse(0.1 * np.sin(9 * y), y, 0.21, 0.17)]) for y in np.linspace(0.42, 0.85, 9))]
+    for leaves in (LEAVES, LEAVES, LEAVES, AUTUMN)
+]  # fmt: skip
+_TRIANGLE, _ROUND, _PLATE = [(-0.58, -0.43), (0.58, -0.43), (0, 0.55)], _disc(0, 0, 0.5), box(-0.58, -0.43, 0.58, 0.43)
+_ARROW = [(-0.07, -0.28), (0.07, -0.28), (0.07, 0.05), (0.24, 0.05), (0, 0.33), (-0.24, 0.05), (-0.07, 0.05)]
+_TEXT = [box(-0.42, y - 0.05, right, y + 0.05) for y, right in ((-0.22, 0.1), (0, 0.2), (0.22, 0.4))]
+_LETTERS = [
+    _hollow(box(x - 0.07, -0.11, x + 0.07, 0.11), box(x - 0.02, -0.06, x + 0.02, 0.06))
+    for x in (-0.29, -0.1, 0.09, 0.28)
+]
+_SIGNS = [
+    *(_board(_TRIANGLE, 0.62, RED, face, BLACK, box(-0.05, -0.2, 0.05, 0.1)) for face in (WHITE, YELLOW)),
+    _board(_ROUND, 0.7, RED, WHITE, BLACK, *_both(box(0.06, -0.14, 0.22, 0.14))),
+    _board(_ROUND, 0.7, RED, WHITE, BLACK, _bar((-0.2, -0.2), (0.2, 0.2), 0.1)),
+    _board(_ROUND, 0.88, WHITE, RED, WHITE, box(-0.31, -0.08, 0.31, 0.08)),
+    _board(_ROUND, 0.88, WHITE, BLUE, WHITE, _ARROW),
+    *(_board(_PLATE, 0.9, WHITE, face, ink, *_TEXT) for face, ink in ((BLUE, WHITE), (GREEN, WHITE), (YELLOW, BLACK))),
+]
+_STOP_SIGN = _board(_disc(0, 0, 0.53, 22.5, 8), 0.88, WHITE, RED, WHITE, *_LETTERS)
+
+SPECIES = {
+    "tree": Species(_TREES, (1.7, 2.3), (0.4, 0.6)),
+    "car": Species([_CAR_SIDE, _CAR_SIDE, _CAR_REAR, _CAR_FRONT], (0.75, 0.9), (0.5, 0.9), on_road=1),
+    "person": Species([_PERSON], (1.0, 1.25), (0.7, 0.97), on_road=0.3),
+    "crowd": Species([_PERSON], (0.9, 1.1), (0.4, 0.7), on_road=0.6, members=8),
+    "sign": Species(_SIGNS, (1.3, 1.65), (0.45, 0.75), pole=0.6),
+    "stop sign": Species([_STOP_SIGN], (1.3, 1.65), (0.45, 0.75), pole=0.6),
+    "dog": Species([_DOG], (0.42, 0.55), (0.5, 0.92), on_road=0.5),
+    "umbrella": Species([_UMBRELLA], (1.2, 1.6), (0.4, 0.7), on_road=0.1),
+    # These stand in no street.
+    "bicycle": Species([_BICYCLE]),
+    "soccer ball": Species(_BALLS),
+    "street sign": Species([*_SIGNS, _STOP_SIGN, _STOP_SIGN], pole=0.6),
+    "traffic light": Species(_TRAFFIC_LIGHTS, pole=0.3),
+}
+
+
+def extent(figure: Figure) -> tuple[float, float, float]:
+    """Half the width of a figure, and the heights where it begins and ends."""
+    points = np.concatenate([shape for _, _, shapes in figure for shape in shapes])
+    return float(np.abs(points[:, 0]).max()), float(points[:, 1].min()), float(points[:, 1].max())
+
+
+def draw(canvas: Canvas, kind: str, figure: Figure, foot: Sequence[float], size: float) -> None:
+    """Draw an object, `size` px high, on a point in px: a little wider or narrower than its figure, and leaning."""
+    random, species = canvas.random, SPECIES[kind]
+    canvas.move(foot, (size, 0), (0, -size))
+    canvas.shadow(ellipse(0.05, 0.01, extent(figure)[0], 0.04), 0.35)
+    if species.pole:
+        canvas.begin("pole")
+        canvas.fill(METAL, box(-0.035, 0, 0.035, species.pole))
     canvas.begin(kind)
-    canvas.fill(outline, colour=rim)
-    canvas.fill(outline * inner, colour=face, shade=8)
-
-
-def draw_stop_sign(canvas: Canvas, foot: Point, size: float) -> None:
-    """Draw a red octagon on a pole; the board is half as wide as the sign is high."""
-    _pole(canvas, foot, size, 0.6)
-    canvas.move((foot[0], foot[1] - 0.75 * size), 0.5 * size)  # the board's frame, a unit high around (0, 0)
-    red, white = tone(canvas.generator, (-0.02, 0.02), (0.8, 0.95), (0.55, 0.8)), (235, 232, 228)
-    _board(canvas, "stop sign", 0.53 * _star(22.5, 8), white, red, 0.88)
-    for x in (-0.29, -0.1, 0.09, 0.28):  # four letters, more or less
-        canvas.fill(box(x - 0.07, -0.11, x + 0.07, 0.11), colour=white)
-        canvas.fill(box(x - 0.02, -0.06, x + 0.02, 0.06), colour=red)
-
-
-def draw_sign(canvas: Canvas, foot: Point, size: float) -> None:
-    """Draw a warning triangle, a round sign or a rectangular one on a pole; the board is about half the height."""
-    random = canvas.generator
-    _pole(canvas, foot, size, 0.6)
-    canvas.move((foot[0], foot[1] - 0.75 * size), 0.5 * size)
-    red, blue, white = tone(random, (-0.02, 0.02), (0.75, 0.95), (0.6, 0.85)), (25, 70, 165), (236, 234, 228)
-    black, yellow = (25, 25, 25), (240, 200, 40)
-    shape = random.integers(4)
-    if shape == 0:
-        triangle = np.array([(-0.58, -0.43), (0.58, -0.43), (0, 0.55)])
-        _board(canvas, "sign", triangle, red, (white, yellow)[random.integers(2)], 0.62)
-        canvas.fill(box(-0.05, -0.2, 0.05, 0.1), colour=black)
-    elif shape == 1:
-        _board(canvas, "sign", ellipse(0, 0, 0.5, 0.5), red, white, 0.7)
-        canvas.fill(box(-0.22, -0.14, -0.06, 0.14), box(0.06, -0.14, 0.22, 0.14), colour=black)
-    elif shape == 2:
-        entry = random.random() < 0.4
-        _board(canvas, "sign", ellipse(0, 0, 0.5, 0.5), white, red if entry else blue, 0.88)
-        arrow = [(-0.07, -0.28), (0.07, -0.28), (0.07, 0.05), (0.24, 0.05), (0, 0.33), (-0.24, 0.05), (-0.07, 0.05)]
-        canvas.fill(box(-0.31, -0.08, 0.31, 0.08) if entry else arrow, colour=white)
-    else:
-        face = (blue, (20, 110, 70), yellow)[random.integers(3)]
-        _board(canvas, "sign", box(-0.58, -0.43, 0.58, 0.43), white, face, 0.9)
-        for y in (-0.22, 0, 0.22):
-            line = box(-0.42, y - 0.05, random.uniform(0, 0.42), y + 0.05)
-            canvas.fill(line, colour=black if face is yellow else white)
-
-
-def _star(start: float, count: int) -> np.ndarray:
-    """Unit vectors at equal angles, the first at `start` degrees, (count, 2)."""
-    angles = np.radians(start + 360 / count * np.arange(count))
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-
-def draw_umbrella(canvas: Canvas, foot: Point, size: float) -> None:
-    """Draw an open umbrella on its stick, as wide as high."""
-    random = canvas.generator
-    first, second = tone(random, saturation=(0.3, 0.9)), tone(random, saturation=(0.1, 0.9))
-    canvas.move(foot, size)
-    canvas.shadow(ellipse(0.05, 0.01, 0.4, 0.05), 0.4)
-    canvas.begin("umbrella")
-    canvas.fill(box(-0.025, 0, 0.025, 0.7), colour=(60, 50, 45))
-    ribs = np.linspace(-0.5, 0.5, 7)
-    for index, (left, right) in enumerate(pairwise(ribs)):
-        dome = [(x, 0.58 + 0.4 * np.sqrt(max(0, 1 - (x / 0.5) ** 2))) for x in np.linspace(left, right, 6)]
-        hem = ellipse((left + right) / 2, 0.57, (right - left) / 2, 0.05, 0, 180)
-        canvas.fill(np.concatenate([dome, hem]), colour=(first, second)[index % 2] * (1.1 - 0.08 * index), shade=10)
-
-
-def draw_traffic_light(canvas: Canvas, foot: Point, size: float) -> None:
-    """Draw a housing with three lamps, one of them lit, on a short pole; 0.35 times as wide as high."""
-    random = canvas.generator
-    _pole(canvas, foot, size, 0.3)
-    canvas.begin("traffic light")
-    case = tone(random, (0.1, 0.4), (0, 0.5), (0.08, 0.3))
-    canvas.fill(box(-0.175, 0.2, 0.175, 1), colour=case, shade=6)
-    lit = random.integers(3)
-    for index, lamp in enumerate(((240, 40, 30), (250, 180, 30), (40, 220, 110))):
-        glow = 1 if index == lit else 0.28
-        canvas.fill(ellipse(0, 0.86 - 0.26 * index, 0.11, 0.11), colour=np.multiply(lamp, glow), shade=10)
-
-
-def draw_ball(canvas: Canvas, foot: Point, size: float) -> None:
-    """Draw a football, pale with dark patches, as wide as high."""
-    random = canvas.generator
-    pale = tone(random, saturation=(0, 0.35), value=(0.75, 0.95))
-    dark = tone(random, saturation=(0, 0.9), value=(0.05, 0.4))
-    canvas.move(foot, size)
-    canvas.shadow(ellipse(0.1, 0.03, 0.5, 0.1), 0.5)
-    canvas.begin("ball")
-    canvas.fill(ellipse(0, 0.5, 0.5, 0.5), colour=pale, shade=25)
-    turn = random.uniform(0, 72)
-    pentagon = _star(turn + 36, 5)
-    for centre, size_of_patch in [((0, 0), 0.15), *((0.37 * spoke, 0.11) for spoke in _star(turn, 5))]:
-        canvas.fill(np.add(centre, (0, 0.5)) + size_of_patch * pentagon, colour=dark)
-
-
-def draw_bicycle(canvas: Canvas, foot: Point, size: float) -> None:
-    """Draw a bicycle from the side, 1.6 times as wide as high."""
-    random = canvas.generator
-    paint, tyre = tone(random, value=(0.3, 0.9)), tone(random, saturation=(0, 0.2), value=(0.05, 0.25))
-    canvas.move(foot, size, mirror=random.random() < 0.5)
-    canvas.begin("bicycle")
-    for hub in np.array([(-0.48, 0.34), (0.48, 0.34)]):
-        canvas.stroke(ellipse(*hub, 0.31, 0.31), 0.06, tyre, closed=True)
-        for spoke in _star(random.uniform(0, 60), 6):
-            canvas.stroke([hub, hub + 0.28 * spoke], 0.012, (150, 150, 150))
-    frame = [(-0.48, 0.34), (-0.02, 0.32), (0.36, 0.74), (-0.16, 0.7), (-0.48, 0.34)]
-    for line in (frame, [(-0.02, 0.32), (-0.2, 0.86)], [(0.48, 0.34), (0.34, 0.86)]):
-        canvas.stroke(line, 0.055, paint)
-    canvas.fill(ellipse(-0.2, 0.88, 0.16, 0.05), colour=tyre)
-    canvas.stroke([(0.34, 0.86), (0.3, 0.96), (0.46, 0.97)], 0.05, tyre)
-
-
-def leaves(random: np.random.Generator) -> np.ndarray:
-    """The colour of foliage: mostly greens, at times autumn."""
-    if random.random() < 0.8:
-        return tone(random, (0.17, 0.4), (0.25, 0.75), (0.2, 0.6))
-    return tone(random, (0.05, 0.16), (0.4, 0.8), (0.4, 0.75))
-
-
-def draw_tree(canvas: Canvas, foot: Point, size: float) -> None:
-    """Draw a trunk and a crown of leaves, about 0.65 times as wide as high."""
-    random = canvas.generator
-    leaf = leaves(random)
-    bark = tone(random, (0.05, 0.1), (0.1, 0.5), (0.15, 0.45))
-    canvas.move(foot, size)
-    canvas.shadow(ellipse(0.05, 0, 0.3, 0.03), 0.4)
-    canvas.begin("vegetation")
-    canvas.fill([(-0.06, 0), (-0.035, 0.5), (0.035, 0.5), (0.06, 0)], colour=bark, grain=12)
-    for level in np.linspace(0.42, 0.85, 9):  # dark below, sunlit above
-        x, reach = random.uniform(-0.1, 0.1), random.uniform(0.18, 0.24)
-        canvas.fill(blob(random, x, level, reach, reach * 0.8), colour=leaf * (0.45 + level * 0.75), grain=22)
+    for member in random.permutation(species.members):
+        along = (member - (species.members - 1) / 2) * 0.16 * size
+        width = size * random.choice((-1, 1)) * random.uniform(0.9, 1.1)
+        canvas.move((foot[0] + along, foot[1]), (width, 0), (size * random.uniform(-0.04, 0.04), -size))
+        canvas.tones.clear()
+        for material, light, polygons in figure:
+            canvas.fill(material, *polygons, light=light)

@@ -1,18 +1,16 @@
 """The demo data: drawn once, by seed, in the layouts of Cityscapes, COCO and ImageNet, read by the code for those."""
 
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from rich.progress import track
 
-from tasks.demo.files import CocoFile, imagenet_name, write_cityscapes, write_imagenet
+from tasks.demo.files import coco_content, imagenet_name, write_cityscapes, write_coco, write_imagenet
 
-VERSION = 2  # of the pictures: raise it when they change, and folders drawn before are refused
+VERSION = 3  # of the pictures: raise it when they change, and folders drawn before are refused
 DESCRIPTION = "demo.json"
 
 _SPLITS = ("train", "val")
@@ -57,27 +55,20 @@ def draw_demo_data(
             f"num_train={num_train}, num_val={num_val}, image_size={tuple(image_size)}"
         )
     root = Path(root).expanduser()
-    description = {
-        "version": VERSION,
-        "seed": seed,
-        "num_train": num_train,
-        "num_val": num_val,
-        "image_size": list(image_size),
-    }
+    description = {"version": VERSION, "seed": seed, "num_train": num_train, "num_val": num_val}
+    description["image_size"] = list(image_size)
     if _is_drawn(root, description):
         return root
     place = root.resolve()
     place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{place.name}-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        _draw(temporary, description, progress)
+    with TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as scratch:
+        drawn = Path(scratch) / "data"
+        _draw(drawn, description, progress)
         try:
-            temporary.rename(place)
+            drawn.rename(place)
         except OSError:
             if not _is_drawn(root, description):  # another process was faster
                 raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return root
 
 
@@ -102,15 +93,12 @@ def draw_more_objects(root: Path, *, seed: int, num_train: int, num_val: int, pr
     ]
     if not missing:
         return
-    temporary = folder.with_name(f".imagenet-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
+    with TemporaryDirectory(prefix=".imagenet-", dir=root) as scratch:
         for split, index in progress(missing, description="drawing more objects"):
-            write_imagenet(temporary, split, index, _generator(seed, "imagenet", split, index))
+            write_imagenet(Path(scratch), split, index, _generator(seed, "imagenet", split, index))
             name = imagenet_name(split, index)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (temporary / name).replace(folder / name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            (Path(scratch) / name).replace(folder / name)
 
 
 def _generator(seed: int, data: str, split: str, index: int) -> np.random.Generator:
@@ -135,17 +123,18 @@ def _is_drawn(root: Path, description: dict) -> bool:
 
 def _draw(folder: Path, description: dict, progress: Callable) -> None:
     counts = dict(zip(_SPLITS, (description["num_train"], description["num_val"]), strict=True))
-    image_size = tuple(description["image_size"])
-    annotations = {split: CocoFile(split) for split in counts}
+    contents = {split: coco_content() for split in counts}
     pictures = [(data, split, index) for data in _DATASETS for split in counts for index in range(counts[split])]
     for data, split, index in progress(pictures, description="drawing the demo data"):
         generator = _generator(description["seed"], data, split, index)
         if data == "cityscapes":
-            write_cityscapes(folder / data, split, index, generator, image_size)
+            write_cityscapes(folder / data, split, index, generator, tuple(description["image_size"]))
         elif data == "coco":
-            annotations[split].add(folder / data, index, generator)
+            write_coco(folder / data, split, index, generator, contents[split])
         else:
             write_imagenet(folder / data, split, index, generator)
-    for file in annotations.values():
-        file.write(folder / "coco")
+    for split, content in contents.items():
+        file = folder / "coco" / "annotations" / f"instances_{split}2017.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(content))
     (folder / DESCRIPTION).write_text(json.dumps(description) + "\n")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from tasks.demo.canvas import Canvas, Scene, box
+from tasks.demo.canvas import Canvas, Material, Scene, box
 from tasks.demo.files import CITYSCAPES_IDS, COCO_CATEGORIES, IMAGENET_CLASSES
 from tasks.demo.painting import paint_street
 from tasks.demo.scenes import draw_demo_data
@@ -17,6 +17,7 @@ from tasks.demo.scenes import draw_demo_data
 TRAIN, VAL = 24, 6
 CLASSES = {"road": 7, "sidewalk": 8, "building": 11, "sign": 20, "vegetation": 21, "sky": 23, "person": 24, "car": 26}
 VOID = {0, 1}
+GREY = Material((0, 1), (0, 0), (0.2, 0.8))
 
 
 def draw(root: Path, num_train: int = 2, num_val: int = 1, **options) -> Path:
@@ -60,9 +61,9 @@ def coco(demo) -> COCO:
 def test_part_map_is_exact_to_the_pixel():
     canvas = Canvas(np.random.default_rng(0), (12, 16))
     canvas.begin("ground")
-    canvas.fill(box(0, 12, 16, 0), colour=(0, 0, 0))
+    canvas.fill(GREY, box(0, 12, 16, 0))
     canvas.begin("thing")
-    canvas.fill(box(3, 9, 7, 4), colour=(255, 255, 255))
+    canvas.fill(GREY, box(3, 9, 7, 4))
     expected = np.ones((12, 16), np.uint8)
     expected[4:9, 3:7] = 2
     np.testing.assert_array_equal(canvas.finish().parts, expected)
@@ -71,7 +72,7 @@ def test_part_map_is_exact_to_the_pixel():
 def test_a_pixel_belongs_to_what_covers_half_of_it():
     canvas = Canvas(np.random.default_rng(0), (12, 16))
     canvas.begin("thing")
-    canvas.fill(box(3.6, 9, 7, 4.6), colour=(255, 255, 255))
+    canvas.fill(GREY, box(3.6, 9, 7, 4.6))
     expected = np.zeros((12, 16), np.uint8)
     expected[4:9, 3:7] = 1
     expected[4, 3] = 0  # a quarter of this one
