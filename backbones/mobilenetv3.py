@@ -139,15 +139,16 @@ _large, _small = (
     )
     for size, rows, classifier in (("large", LARGE, "mnv3_classifier"), ("small", SMALL, "mnv3_small_classifier"))
 )
-VARIANTS = {  # by the name of the configuration; the classifiers of minimalistic ones have activation=relu
+_minimalistic = partial(Variant, classifier_options={"activation": "relu"})
+VARIANTS = {  # by the name of the configuration
     "mnv3_large": _large(Published(5.4, 219, 75.2, _PAPER)),
     "mnv3_small": _small(Published(2.5, 56, 67.4, _PAPER)),
     "mnv3_large_075": _large(Published(4.0, 155, 73.3, _SLIM)),
     "mnv3_small_075": _small(Published(None, 44, 65.4, _SLIM)),  # its 2.4 M parameters are not its weights' 2.04 M
-    "mnv3_large_minimalistic": Variant(
+    "mnv3_large_minimalistic": _minimalistic(
         Published(3.9, 209, 72.3, _SLIM), {"rows": LARGE_MINIMALISTIC}, classifier="mnv3_classifier"
     ),
-    "mnv3_small_minimalistic": Variant(  # its 65 M multiply-adds are not its network's 52 M
+    "mnv3_small_minimalistic": _minimalistic(  # its 65 M multiply-adds are not its network's 52 M
         Published(2.0, None, 61.9, _SLIM), {"rows": SMALL_MINIMALISTIC}, classifier="mnv3_small_classifier"
     ),
 }

@@ -40,12 +40,14 @@ class Variant:
         arguments: Arguments of the family's class. A width that the configuration sets is not among them.
         known_as: {library: its name of the architecture}, where "{percent:03}" stands for the width in percent.
         classifier: Name of its published classifier in conf/head.
+        classifier_options: Settings in which its classifier differs from that file.
     """
 
     published: Published
     arguments: Mapping[str, Any] = field(default_factory=dict)
     known_as: Mapping[str, str] = field(default_factory=dict)
     classifier: str = "linear"
+    classifier_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def factory(family: type[AnyBackbone], name: str, variant: Variant) -> Callable[..., AnyBackbone]:

@@ -21,6 +21,21 @@ from tasks.benchmark.store import Row, differing, environment, machine, output_f
 from tasks.files.writing import write_json
 from tasks.values.sizes import parse_size
 
+
+def classifier_words(backbone: str) -> list[str]:
+    """Choose the classifier that a backbone was published with, as words of a command line; a linear one else.
+
+    >>> classifier_words("mnv3_large_minimalistic")
+    ['head=mnv3_classifier', 'head.activation=relu']
+    """
+    variant = find_variant(backbone)
+    if variant is None:
+        return ["head=linear"]
+    options = [f"head.{key}={value}" for key, value in variant.classifier_options.items()]
+    return [f"head={variant.classifier}", *options]
+
+
+PUBLISHED_HEADS = {"classification": classifier_words}  # by task: the head of a backbone where none is asked for
 OWN = ("sweep", "output_dir", "store", "again", "runtimes", "precisions", "backbone", "task", "head", "checkpoint")
 FEWEST = 4  # networks that a rank correlation is told of
 STUDIED = COSTS[:4]
@@ -165,19 +180,12 @@ def _plan(config: Config, backbones: Sequence[str]) -> dict[str, list[str]]:
     for backbone in wanted.get("backbone", ()):
         for task in wanted.get("task") or ["classification"]:
             for head in wanted.get("head") or [None]:
-                head = head or (_classifier(backbone) if task == "classification" else None)
-                chosen = [f"backbone={backbone}", f"task={task}", *([f"head={head}"] if head else [])]
-                if task == "classification" and backbone.endswith("minimalistic"):
-                    chosen.append("head.activation=relu")
+                words = [f"head={head}"] if head else PUBLISHED_HEADS.get(task, lambda _: [])(backbone)
+                chosen = [f"backbone={backbone}", f"task={task}", *words]
                 plan["-".join(word.partition("=")[2] for word in chosen[:3])] = [*chosen, *passed]
     if not plan:
         raise ValueError("the sweep names nothing; give sweep=zoo, sweep.backbone=[...] or sweep.checkpoint=[...]")
     return plan
-
-
-def _classifier(backbone: str) -> str:
-    variant = find_variant(backbone)
-    return variant.classifier if variant else "linear"
 
 
 def _finished(place: Path, request: Sequence[str], here: str, *, partly: bool = False) -> list[Row]:
