@@ -56,8 +56,6 @@ class Canvas:
         """Start a part: what is filled from now on belongs to it, in materials of new tones."""
         self.kinds.append(kind)
         self.tones.clear()
-        if len(self.kinds) > 256:
-            raise ValueError("a demo scene holds at most 255 parts")
 
     def move(self, foot: Sequence[float] = (0, 0), x: Sequence[float] = (1, 0), y: Sequence[float] = (0, 1)) -> None:
         """Set the frame of the points that follow: px of its origin, and of a unit along each of its axes."""

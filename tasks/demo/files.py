@@ -4,6 +4,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from tasks.demo.painting import paint_portrait, paint_street
 
@@ -33,9 +34,7 @@ def _write_image(path: Path, image: np.ndarray) -> None:
         raise OSError(f"could not write {path}")
 
 
-def write_cityscapes(
-    folder: Path, split: str, index: int, generator: np.random.Generator, image_size: tuple[int, int]
-) -> None:
+def write_cityscapes(folder: Path, split: str, index: int, generator: Generator, image_size: tuple[int, int]) -> None:
     """Paint and write the scene of a number, with its label map, under leftImg8bit and gtFine."""
     several = (0.05, 0.4, 0.4, 0.15)  # chances of 0, 1, 2 and 3 of them
     chances = {"car": several, "sign": (0.08, 0.6, 0.32), "person": several}
@@ -54,7 +53,7 @@ def imagenet_name(split: str, index: int) -> str:
     return f"{split}/{synset}/{synset}_{index // len(IMAGENET_CLASSES) + 1}.JPEG"
 
 
-def write_imagenet(folder: Path, split: str, index: int, generator: np.random.Generator) -> None:
+def write_imagenet(folder: Path, split: str, index: int, generator: Generator) -> None:
     """Paint and write the object of a number."""
     path = folder / imagenet_name(split, index)
     _write_image(path, paint_portrait(generator, IMAGENET_IMAGE_SIZE, IMAGENET_CLASSES[path.parent.name]).image)
@@ -62,13 +61,12 @@ def write_imagenet(folder: Path, split: str, index: int, generator: np.random.Ge
 
 def coco_content() -> dict:
     """Content of an annotation file without images."""
-    licenses = [{"id": 1, "name": "drawn by this program", "url": ""}]
-    content = {"info": {"description": "demo scenes, drawn"}, "licenses": licenses, "images": [], "annotations": []}
-    names = COCO_CATEGORIES.items()
-    return content | {"categories": [{"id": id_, "name": name, "supercategory": group} for name, (id_, group) in names]}
+    categories = [{"id": id_, "name": name, "supercategory": group} for name, (id_, group) in COCO_CATEGORIES.items()]
+    about = {"info": {"description": "demo scenes, drawn"}, "licenses": [{"id": 1, "name": "drawn here", "url": ""}]}
+    return {**about, "images": [], "annotations": [], "categories": categories}
 
 
-def write_coco(folder: Path, split: str, index: int, generator: np.random.Generator, content: dict) -> None:
+def write_coco(folder: Path, split: str, index: int, generator: Generator, content: dict) -> None:
     """Paint and write the scene of a number, and add what is seen in it to the content of the annotation file.
 
     Image ids have gaps (1, 4, 7, ...), as in the real set: an id is no index. Every eighth image holds no object, every

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
+from numpy.random import Generator
 
 from tasks.demo.canvas import Canvas, Material, Scene, box, ellipse
 from tasks.demo.objects import SPECIES, Figure, draw, extent
@@ -24,7 +24,7 @@ class Placed(NamedTuple):
 
 
 def paint_street(
-    generator: np.random.Generator, image_size: tuple[int, int], counts: Mapping[str, int], *, ego_vehicle: bool = False
+    generator: Generator, image_size: tuple[int, int], counts: Mapping[str, int], *, ego_vehicle: bool = False
 ) -> Scene:
     """Paint a street: sky, sidewalks and road, buildings, vegetation, and on them the objects asked for.
 
@@ -55,7 +55,7 @@ def paint_street(
     return canvas.finish()
 
 
-def _place(generator: np.random.Generator, street: Street, kind: str, placed: list[Placed]) -> None:
+def _place(generator: Generator, street: Street, kind: str, placed: list[Placed]) -> None:
     """Add an object where it and those behind it stay visible, if one of twelve places is such."""
     species, figure, width = SPECIES[kind], _figure(generator, kind), street.image_size[1]
     reach, low, high = extent(figure)
@@ -71,7 +71,7 @@ def _place(generator: np.random.Generator, street: Street, kind: str, placed: li
             return
 
 
-def _figure(generator: np.random.Generator, kind: str) -> Figure:
+def _figure(generator: Generator, kind: str) -> Figure:
     figures = SPECIES[kind].figures
     return figures[generator.integers(len(figures))]
 
@@ -88,7 +88,7 @@ def _visible(own: Placed, objects: list[Placed], street: Street) -> float:
     return shared((0, 0, *street.image_size[::-1])) - hidden
 
 
-def paint_portrait(generator: np.random.Generator, image_size: tuple[int, int], kind: str) -> Scene:
+def paint_portrait(generator: Generator, image_size: tuple[int, int], kind: str) -> Scene:
     """Paint one object, roughly in the middle, before a textured background.
 
     Args:

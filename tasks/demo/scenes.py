@@ -18,14 +18,9 @@ _DATASETS = ("cityscapes", "coco", "imagenet")
 
 
 def draw_demo_data(
-    root: Path,
-    *,
-    seed: int = 0,
-    num_train: int = 240,
-    num_val: int = 48,
-    image_size: tuple[int, int] = (128, 256),
+    root: Path, *, seed: int = 0, num_train: int = 240, num_val: int = 48, image_size: tuple[int, int] = (128, 256),
     progress: Callable = track,
-) -> Path:
+) -> Path:  # fmt: skip
     """Draw the demo data once: street scenes for segmentation and detection, single objects for classification.
 
     Write `root/cityscapes`, `root/coco`, `root/imagenet` and, describing them, `root/demo.json`. The same arguments
@@ -85,12 +80,7 @@ def draw_more_objects(root: Path, *, seed: int, num_train: int, num_val: int, pr
         progress: As in `draw_demo_data`.
     """
     folder = root / "imagenet"
-    missing = [
-        (split, index)
-        for split, count in zip(_SPLITS, (num_train, num_val), strict=True)
-        for index in range(count)
-        if not (folder / imagenet_name(split, index)).is_file()
-    ]
+    missing = [one for one in _numbered(num_train, num_val) if not (folder / imagenet_name(*one)).is_file()]
     if not missing:
         return
     with TemporaryDirectory(prefix=".imagenet-", dir=root) as scratch:
@@ -99,6 +89,13 @@ def draw_more_objects(root: Path, *, seed: int, num_train: int, num_val: int, pr
             name = imagenet_name(split, index)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (Path(scratch) / name).replace(folder / name)
+
+
+def _numbered(num_train: int, num_val: int) -> list[tuple[str, int]]:
+    """Split and number of each picture."""
+    return [
+        (split, index) for split, count in zip(_SPLITS, (num_train, num_val), strict=True) for index in range(count)
+    ]
 
 
 def _generator(seed: int, data: str, split: str, index: int) -> np.random.Generator:
@@ -122,9 +119,9 @@ def _is_drawn(root: Path, description: dict) -> bool:
 
 
 def _draw(folder: Path, description: dict, progress: Callable) -> None:
-    counts = dict(zip(_SPLITS, (description["num_train"], description["num_val"]), strict=True))
-    contents = {split: coco_content() for split in counts}
-    pictures = [(data, split, index) for data in _DATASETS for split in counts for index in range(counts[split])]
+    contents = {split: coco_content() for split in _SPLITS}
+    numbered = _numbered(description["num_train"], description["num_val"])
+    pictures = [(data, split, index) for data in _DATASETS for split, index in numbered]
     for data, split, index in progress(pictures, description="drawing the demo data"):
         generator = _generator(description["seed"], data, split, index)
         if data == "cityscapes":

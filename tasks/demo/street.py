@@ -84,10 +84,8 @@ def paint_ground(canvas: Canvas, street: Street) -> None:
     if random.random() < 0.5:  # of the houses
         canvas.shadow(quad(street.walls[0], random.uniform(0.1, 0.6), 0, 1.02), random.uniform(0.2, 0.45))
     for _ in range(int(random.integers(0, 4))):
-        (x, y), reach = (
-            street.at(random.uniform(-0.3, 1.3), random.uniform(0.3, 1)),
-            canvas.width * random.uniform(0.05, 0.2),
-        )
+        x, y = street.at(random.uniform(-0.3, 1.3), random.uniform(0.3, 1))
+        reach = random.uniform(0.05, 0.2) * canvas.width
         canvas.shadow(ellipse(x, y, reach, 0.3 * reach), random.uniform(0.1, 0.3))
 
 
@@ -98,8 +96,7 @@ def paint_houses(canvas: Canvas, street: Street) -> None:
     while right < canvas.width:
         left, right = right, right + random.uniform(0.2, 0.5) * canvas.width
         top = street.vanishing[1] - random.uniform(0.5, 1) * tallest
-        rooms = (int((right - left) / 6.5), max(1, int((base - top) / 7.5)))
-        _paint_front(canvas, box(left, base, right + 1, top), rooms)
+        _paint_front(canvas, box(left, base, right + 1, top), (int((right - left) / 6.5), int((base - top) / 7.5)))
     for wall, edge in zip(street.walls, (0, canvas.width), strict=True):
         near = street.end
         while 0 < street.at(wall, near)[0] < canvas.width:
@@ -109,12 +106,7 @@ def paint_houses(canvas: Canvas, street: Street) -> None:
 
 
 def _paint_front(canvas: Canvas, corners: Points, rooms: tuple[int, int], edge: float | None = None) -> None:
-    """Paint a house, or greenery in its place, between four corners from the lower left one on.
-
-    Args:
-        rooms: Windows in a row, and rows.
-        edge: x px up to which the house shows its side.
-    """
+    """Paint a house, with its side up to the x px `edge`, or greenery between corners from the lower left one on."""
     random, (a, b, c, d) = canvas.random, np.asarray(corners)
 
     def place(points) -> np.ndarray:
