@@ -121,8 +121,7 @@ def _validate(
         origin: What is scored.
         stored: Configuration that it was trained with: with its settings the evaluation is its own.
     """
-    if hasattr(task, "evaluator"):
-        task.evaluator = config["evaluator"]
+    task.evaluator = config["evaluator"]
     connect(task, data)
     match_classes(task, data)
     settings = {**origin, "data": task.config["data"], "task": task.config["task"]}
@@ -194,10 +193,7 @@ def evaluate_predictions(config: Config) -> tuple[dict[str, float | str], list[T
     path = Path(config["predictions"]).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no predictions at {path}; expected a JSON file in COCO's results form")
-    data = build_data(config)
-    if not hasattr(data, "ground_truth"):
-        raise ValueError("predictions= holds boxes, which this data has none of; give data=coco or data=voc")
-    content = data.ground_truth("val")
+    content = build_data(config).ground_truth("val")
     truth, results = GroundTruth.from_coco(content), DetectionResults.from_json(path, content)
     scores = evaluate_boxes(truth, results, engine=config["evaluator"], curves=True)
     sizes = {one["id"]: (one["height"], one["width"]) for one in content["images"]}

@@ -42,6 +42,7 @@ class VisionTask(TrainingSteps):
         losses_of_output: For those of `outputs` that cost accuracy by themselves, what they cut off: "tail", "limit".
         usual_classes, usual_size: Classes, and (H, W) px of an image, of a benchmark without data.
         resizing: How an image becomes the input of an artifact, in words.
+        evaluator: Engine that computes its metric, of those that the task knows; ignored where it has no choice.
     """
 
     kind: str
@@ -54,6 +55,7 @@ class VisionTask(TrainingSteps):
     usual_classes = 1000
     usual_size: Size = (224, 224)
     resizing = "resize the whole picture to the input's size"
+    evaluator = "fast"
 
     # --- evaluation
 

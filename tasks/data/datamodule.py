@@ -125,6 +125,10 @@ class VisionDataModule(LightningTwin):
     def label_counts(self, split: str) -> LabelCounts | None:
         """Count how often each class occurs in a split; None where that would take long."""
 
+    def ground_truth(self, split: str) -> dict[str, list[dict]]:
+        """Return the boxes of a split, by which detections in a file are judged."""
+        raise ValueError("predictions= holds boxes, which this data has none of; give data=coco or data=voc")
+
     def split_findings(self, split: str) -> list[Finding]:
         """List remarks on a split that need no reading of images, class counts left out."""
         return []
