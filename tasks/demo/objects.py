@@ -69,6 +69,23 @@ def _board(outline: Points, inner: float, rim: Material, face: Material, ink: Ma
     return [(material, 1, [np.add((0, 0.75), np.divide(shape, 2)) for shape in shapes]) for material, shapes in layers]
 
 
+def _ball(turn: float) -> Figure:
+    patches = [_disc(*spot, 0.11, turn + 36, 5) for spot in _disc(0, 0.5, 0.37, turn, 5)]
+    return [(LEATHER, 1, [_disc(0, 0.5, 0.5)]), (PATCH, 1, [_disc(0, 0.5, 0.15, turn + 36, 5), *patches])]
+
+
+def _traffic_light(lit: int) -> Figure:
+    colours = enumerate((RED, YELLOW, GREEN))
+    lamps = [(colour, 1 if row == lit else 0.28, [_disc(0, 0.86 - 0.26 * row, 0.11)]) for row, colour in colours]
+    return [(RUBBER, 1.4, [box(-0.175, 0.2, 0.175, 1)]), *lamps]
+
+
+def _tree(leaves: Material) -> Figure:
+    levels = np.linspace(0.42, 0.85, 9)  # dark below, sunlit above
+    crown = [(leaves, 0.45 + 0.75 * y, [ellipse(0.1 * np.sin(9 * y), y, 0.21, 0.17)]) for y in levels]
+    return [(BARK, 1, [[(-0.06, 0), (-0.035, 0.5), (0.035, 0.5), (0.06, 0)]]), *crown]
+
+
 _CAR_SIDE = [
     (PAINT, 1, [[(-0.85, 0.5), (-0.6, 1), (0.23, 1), (0.64, 0.5)], [(-1.05, 0.14), (-1.1, 0.2), (-1.08, 0.52),
                 (-0.95, 0.6), (0.58, 0.6), (1, 0.5), (1.1, 0.4), (1.1, 0.14)]]),
@@ -113,26 +130,11 @@ _BICYCLE = [
     (PAINT, 1, [_bar(*ends, 0.055) for ends in _TUBES]),
     (RUBBER, 1, [ellipse(*_SADDLE, 0.16, 0.05), _bar(_BARS, (0.3, 0.96), 0.05), _bar((0.3, 0.96), (0.46, 0.97), 0.05)]),
 ]
-_BALLS = [
-    [(LEATHER, 1, [_disc(0, 0.5, 0.5)]), (PATCH, 1, [_disc(0, 0.5, 0.15, turn + 36, 5), *(
-        _disc(*spot, 0.11, turn + 36, 5) for spot in _disc(0, 0.5, 0.37, turn, 5))])] for turn in (0, 25, 50)
-]  # fmt: skip
-_TRAFFIC_LIGHTS = [
-    [(RUBBER, 1.4, [box(-0.175, 0.2, 0.175, 1)]), *((colour, 1 if row == lit else 0.28, [
-        _disc(0, 0.86 - 0.26 * row, 0.11)]) for row, colour in enumerate((RED, YELLOW, GREEN)))] for lit in range(3)
-]  # fmt: skip
-_TREES = [
-    [(BARK, 1, [[(-0.06, 0), (-0.035, 0.5), (0.035, 0.5), (0.06, 0)]]), *(  # dark below, sunlit above
-        (leaves, 0.45 + 0.75 * y, [ellipse(0.1 * np.sin(9 * y), y, 0.21, 0.17)]) for y in np.linspace(0.42, 0.85, 9))]
-    for leaves in (LEAVES, LEAVES, LEAVES, AUTUMN)
-]  # fmt: skip
 _TRIANGLE, _ROUND, _PLATE = [(-0.58, -0.43), (0.58, -0.43), (0, 0.55)], _disc(0, 0, 0.5), box(-0.58, -0.43, 0.58, 0.43)
 _ARROW = [(-0.07, -0.28), (0.07, -0.28), (0.07, 0.05), (0.24, 0.05), (0, 0.33), (-0.24, 0.05), (-0.07, 0.05)]
 _TEXT = [box(-0.42, y - 0.05, right, y + 0.05) for y, right in ((-0.22, 0.1), (0, 0.2), (0.22, 0.4))]
-_LETTERS = [
-    _hollow(box(x - 0.07, -0.11, x + 0.07, 0.11), box(x - 0.02, -0.06, x + 0.02, 0.06))
-    for x in (-0.29, -0.1, 0.09, 0.28)
-]
+_LETTERS = [_hollow(box(x - 0.07, -0.11, x + 0.07, 0.11), box(x - 0.02, -0.06, x + 0.02, 0.06))
+            for x in (-0.29, -0.1, 0.09, 0.28)]  # fmt: skip
 _SIGNS = [
     *(_board(_TRIANGLE, 0.62, RED, face, BLACK, box(-0.05, -0.2, 0.05, 0.1)) for face in (WHITE, YELLOW)),
     _board(_ROUND, 0.7, RED, WHITE, BLACK, *_both(box(0.06, -0.14, 0.22, 0.14))),
@@ -144,7 +146,7 @@ _SIGNS = [
 _STOP_SIGN = _board(_disc(0, 0, 0.53, 22.5, 8), 0.88, WHITE, RED, WHITE, *_LETTERS)
 
 SPECIES = {
-    "tree": Species(_TREES, (1.7, 2.3), (0.4, 0.6)),
+    "tree": Species([_tree(leaves) for leaves in (LEAVES, LEAVES, LEAVES, AUTUMN)], (1.7, 2.3), (0.4, 0.6)),
     "car": Species([_CAR_SIDE, _CAR_SIDE, _CAR_REAR, _CAR_FRONT], (0.75, 0.9), (0.5, 0.9), on_road=1),
     "person": Species([_PERSON], (1.0, 1.25), (0.7, 0.97), on_road=0.3),
     "crowd": Species([_PERSON], (0.9, 1.1), (0.4, 0.7), on_road=0.6, members=8),
@@ -154,9 +156,9 @@ SPECIES = {
     "umbrella": Species([_UMBRELLA], (1.2, 1.6), (0.4, 0.7), on_road=0.1),
     # These stand in no street.
     "bicycle": Species([_BICYCLE]),
-    "soccer ball": Species(_BALLS),
+    "soccer ball": Species([_ball(turn) for turn in (0, 25, 50)]),
     "street sign": Species([*_SIGNS, _STOP_SIGN, _STOP_SIGN], pole=0.6),
-    "traffic light": Species(_TRAFFIC_LIGHTS, pole=0.3),
+    "traffic light": Species([_traffic_light(lit) for lit in range(3)], pole=0.3),
 }
 
 
