@@ -28,6 +28,20 @@ class Head(nn.Module, ABC):
         self.taps = tuple(taps)
         self.num_classes = num_classes
 
+    def class_outputs(self) -> dict[str, int]:
+        """Name the layers whose outputs are classes, so that weights can be carried to other classes by name.
+
+        Returns:
+            {name of a layer: number of outputs of the background that stand before the classes}. A layer with several
+            boxes a cell has these outputs for one box after the other. Empty where the head does not say.
+        """
+        return {}
+
+    @classmethod
+    def known_with(cls, backbone: Mapping[str, str]) -> dict[str, str]:
+        """Name the published network that this head is a part of, by library, on a backbone that is `known_as` so."""
+        return dict(backbone)
+
     @abstractmethod
     def forward(self, features: Mapping[str, Tensor], image_size: tuple[int, int]) -> Tensor | dict[str, Tensor]:
         """Compute raw predictions.
@@ -48,6 +62,10 @@ class DetectionHead(Head):
 
     kind = "detection"
     form: str
+
+    @classmethod
+    def known_with(cls, backbone: Mapping[str, str]) -> dict[str, str]:
+        return {}
 
     @abstractmethod
     def anchors(self, image_size: tuple[int, int]) -> Tensor:

@@ -53,6 +53,9 @@ class LinearClassifier(Head):
         """Return logits (N, num_classes); `image_size` does not matter."""
         return self.linear(self.dropout(pool(features[self.taps[0].name]).flatten(1)))
 
+    def class_outputs(self) -> dict[str, int]:
+        return {"linear": 0}
+
     def source_names(self) -> dict[str, dict[str, str]]:
         # RepVGG's and MobileOne's authors call it `linear`, as we do.
         theirs = {
@@ -100,6 +103,9 @@ class MobileNetV3Classifier(Head):
         x = self.activation(self.hidden(pool(features[self.taps[0].name]).flatten(1)))
         return self.linear(self.dropout(x))
 
+    def class_outputs(self) -> dict[str, int]:
+        return {"linear": 0}
+
     def source_names(self) -> dict[str, dict[str, str]]:
         return {
             "torchvision": {"hidden": "classifier.0", "linear": "classifier.3"},
@@ -139,6 +145,9 @@ class MobileNetV4Classifier(Head):
         """Return logits (N, num_classes); `image_size` does not matter."""
         x = _several(pool(features[self.taps[0].name]), self.hidden.norm)
         return self.linear(self.dropout(self.hidden(x).flatten(1)))
+
+    def class_outputs(self) -> dict[str, int]:
+        return {"linear": 0}
 
     def source_names(self) -> dict[str, dict[str, str]]:
         return {"timm": {"hidden.conv": "conv_head", "hidden.norm": "norm_head", "linear": "classifier"}}
@@ -211,6 +220,9 @@ class RepViTClassifier(Head):
         twin.linear.weight.copy_(sum(weights) / len(pairs))
         twin.linear.bias.copy_(sum(biases) / len(pairs))
         return twin.train(self.training)
+
+    def class_outputs(self) -> dict[str, int]:
+        return {"labelled.linear": 0} | ({} if self.distilled is None else {"distilled.linear": 0})
 
     def source_names(self) -> dict[str, dict[str, str]]:
         pairs = {

@@ -98,6 +98,9 @@ class GFLLite(DetectionHead):
         distributions = [_by_cell(conv(x)) for conv, x in zip(self.regressors, maps, strict=True)]
         return {"class_logits": torch.cat(logits, dim=1), "box_distributions": torch.cat(distributions, dim=1)}
 
+    def class_outputs(self) -> dict[str, int]:
+        return {f"classifiers.{level}": 0 for level in range(len(self.strides))}
+
     def anchors(self, image_size: tuple[int, int]) -> Tensor:
         """Compute the cells, (A, 4) float32 xyxy, px: squares with the stride as their side."""
         cells = []

@@ -137,6 +137,14 @@ class LRASPP(Head):
             x = self.classifier(x)
         return resize(x, image_size)
 
+    def class_outputs(self) -> dict[str, int]:
+        return {"classifier": 0} | ({"skip_classifier": 0} if self.merge == "sum" else {})
+
+    @classmethod
+    def known_with(cls, backbone: Mapping[str, str]) -> dict[str, str]:
+        whole = {"mobilenet_v3_large": "lraspp_mobilenet_v3_large"}.get(backbone.get("torchvision", ""))
+        return {"torchvision": whole} if whole else {}
+
     def source_names(self) -> dict[str, dict[str, str]]:
         if self.merge != "sum":
             return {}
@@ -173,6 +181,13 @@ class RASPP(Head):
         self.context = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(tap.channels, filters, 1), nn.ReLU())
         self.projection = ConvNormAct(2 * filters, filters, norm=norm)
         self.classifier = nn.Conv2d(filters, num_classes, 1)
+
+    def class_outputs(self) -> dict[str, int]:
+        return {"classifier": 0}
+
+    @classmethod
+    def known_with(cls, backbone: Mapping[str, str]) -> dict[str, str]:
+        return {}
 
     def forward(self, features: Mapping[str, Tensor], image_size: tuple[int, int]) -> Tensor:
         """Return logits (N, num_classes, H, W) for image_size = (H, W)."""

@@ -122,6 +122,14 @@ class SSDLite(DetectionHead):
         anchors = self.anchors(image_size) if anchors is None else anchors
         return decode(raw["box_deltas"], anchors, image_size), scores
 
+    def class_outputs(self) -> dict[str, int]:
+        return {f"class_layers.{level}.1": self.class_columns - self.num_classes for level in range(len(self.shapes))}
+
+    @classmethod
+    def known_with(cls, backbone: Mapping[str, str]) -> dict[str, str]:
+        whole = {"mobilenet_v3_large": "ssdlite320_mobilenet_v3_large"}.get(backbone.get("torchvision", ""))
+        return {"torchvision": whole} if whole else {}
+
     def source_names(self) -> dict[str, dict[str, str]]:
         if self.form != "softmax":
             return {}

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from tasks.base.config import SCHEMAS
 from tools.command_line import CommandLine, opened
 from tools.hints import unknown_key
+from tools.implied_words import implied_words
 from tools.stored_config import SOURCES, store_config, stored_choice
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,8 +28,8 @@ def planned(tool: str, words: Sequence[str]) -> tuple[str, list[str], list[str]]
         words: Arguments as a shell hands them over.
 
     Returns:
-        The name of the primary configuration, the words that Hydra gets, and those left out, which choose what the
-        checkpoint holds anyway.
+        The name of the primary configuration, the words that Hydra gets (with `weights=` and no checkpoint also those
+        that it implies), and those left out, which choose what the checkpoint holds anyway.
 
     Raises:
         ValueError, FileNotFoundError: Words or checkpoint are not as they should be.
@@ -42,8 +43,14 @@ def planned(tool: str, words: Sequence[str]) -> tuple[str, list[str], list[str]]
         words[words.index(named)], values["data"] = f"data={suited}", suited
     if tool == "evaluate" and "predictions" in values and not {"task", "experiment", *SOURCES} & values.keys():
         words.append("task=detection")  # they are boxes; a task has a place for the data
-    if not any(values.get(key) for key in SOURCES):
-        return tool, words, []
+    source = next((key for key in SOURCES if values.get(key)), None)
+    if source is None:
+        return tool, words + (implied_words(tool, values) if values.get("weights") else []), []
+    if values.get("weights"):
+        raise ValueError(
+            f"{source}= and weights= are both given: a checkpoint goes on with its run, or is what the tool looks at, "
+            "as it is; weights= carries its network to new classes and settings. Give one of them"
+        )
     primary, same = store_config(tool, values, CONF, GROUPS)
     left_out = [word for group in same for word in line.words_of(group)]
     return primary, [word for word in words if word not in left_out], left_out

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -43,6 +43,9 @@ class LoadReport:
         return f"{self.source}: {self.matched} tensors loaded ({self.naming} names), left aside: {unused}{adapted}"
 
 
+Adapt = Callable[[dict[str, Tensor], Mapping[str, Tensor]], dict[str, Tensor]]
+
+
 def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
     """Load every tensor of a module, or raise.
 
@@ -71,7 +74,20 @@ def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
     >>> print(load_weights(mobilenet_v2(width=0.35), "run.pth"))
     run.pth: 312 tensors loaded (ours names), left aside: nothing
     """
-    source = read_source(str(weights), getattr(module, "known_as", {}))
+    report = load_source(module, read_source(str(weights), getattr(module, "known_as", {})))
+    logger.info("%s", report)
+    return report
+
+
+def load_source(module: nn.Module, source: Source, adapt: Adapt | None = None) -> LoadReport:
+    """Load a source that was read, as in `load_weights`; nothing is logged.
+
+    Args:
+        module: As in `load_weights`.
+        source: What was read.
+        adapt: Function from the source's tensors by our keys, and the module's own, to the tensors to load; for class
+            layers, whose shapes may differ.
+    """
     state, wanted = source.tensors, module.state_dict()
     _check_layout(module, source)
     offered: dict[str, Mapping[str, str]] = {"ours": {}, **getattr(module, "source_names", dict)()}
@@ -93,6 +109,7 @@ def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
         raise ValueError(f"{source.name}: {reason}")
     tensors = {ours: state[prefix + theirs] for ours, theirs in keys.items()}
     tensors = {key: _as_linear(tensor, wanted[key]) for key, tensor in tensors.items()}
+    tensors = adapt(tensors, wanted) if adapt else tensors
     channels = getattr(module, "in_channels", 3)
     adapted = tuple(key for key, tensor in tensors.items() if _is_rgb(tensor, wanted[key], channels))
     tensors |= {key: _spread_weight(tensors[key], channels) for key in adapted}
@@ -102,7 +119,7 @@ def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
         raise ValueError(
             f"{source.name}: {len(differing)} tensors differ in shape (first: {prefix + keys[key]} is "
             f"{tuple(tensors[key].shape)}, {key} is {tuple(wanted[key].shape)}); do width, reduced_tail, in_channels "
-            "and the number of classes fit?"
+            + ("fit?" if adapt else "and the number of classes fit? weights= carries whole networks to other classes")
         )
     tensors |= _corrected_variances(module, tensors, source, naming)
     module.load_state_dict({key: tensor for key, tensor in wanted.items() if key not in tensors} | tensors, strict=True)
@@ -112,9 +129,7 @@ def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
     used = {ours: prefix + theirs for ours, theirs in keys.items()}
     taken = set(used.values())
     unused = tuple(key for key in state if key not in taken)
-    report = LoadReport(source.name, naming, len(tensors), unused, adapted, used)
-    logger.info("%s", report)
-    return report
+    return LoadReport(source.name, naming, len(tensors), unused, adapted, used)
 
 
 def _check_complete(

@@ -27,6 +27,7 @@ class Source:
         preprocessing: As in `Backbone`; None where the source does not state it.
         norm_eps: {"backbone", "head": eps of the norms, or None for the family's own}; None where not stated.
         layout: Order of channels of a family with several; None where not stated.
+        labels: Names of the outputs, in their order; None where not stated.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Source:
     preprocessing: Mapping[str, Any] | None = None
     norm_eps: Mapping[str, float | None] | None = None
     layout: str | None = None
+    labels: tuple[str, ...] | None = None
 
 
 def read_source(weights: str, known_as: Mapping[str, str]) -> Source:
@@ -80,12 +82,15 @@ def _torchvision(variant: str, tag: str) -> Source:
         state = entry.get_state_dict(progress=True, check_hash=True)
     except OSError as error:
         raise OSError(f"could not download {entry.url} ({error}); fetch it by hand and give the file") from error
-    return Source(str(entry), state, *_preset(entry))
+    return Source(str(entry), state, *_preset(entry), labels=tuple(entry.meta["categories"]))
 
 
-def _preset(entry: Any) -> tuple[tuple[float, ...], tuple[float, ...], dict[str, Any]]:
-    """Read mean, std and preprocessing of torchvision's weights."""
+def _preset(entry: Any) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, dict[str, Any] | None]:
+    """Read mean, std and preprocessing of torchvision's weights; a detector's are in its code."""
     preset = entry.transforms()
+    if not hasattr(preset, "crop_size"):
+        mean, std = (getattr(preset, name, None) for name in ("mean", "std"))
+        return mean and tuple(mean), std and tuple(std), None
     (crop,), (resize,) = preset.crop_size, preset.resize_size
     preprocessing = {"crop_ratio": crop / resize, "interpolation": preset.interpolation.value, "image_size": crop}
     return tuple(preset.mean), tuple(preset.std), preprocessing

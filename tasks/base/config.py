@@ -13,6 +13,9 @@ class TrainConfig:
     Attributes:
         seed: Seed of initialisation, order and augmentation.
         checkpoint: Checkpoint of a run to go on from.
+        weights: Trained weights of the whole network to start from, at epoch 0: a checkpoint of ours, "torchvision", or
+            a file of torchvision's SSDLite or LR-ASPP, mmdetection's SSDLite-MobileNetV2 or mmsegmentation's LR-ASPP.
+            Class layers are carried by class name, and backbone and head are those of the weights.
         resume: "auto" goes on from the last good checkpoint in `output_dir`, or starts where there is none, so that the
             same command starts a run and goes on with it. Without it only `checkpoint` goes on.
         checkpoint_every_steps: Write last.ckpt within epochs too, after so many steps of the optimiser each time;
@@ -28,6 +31,7 @@ class TrainConfig:
 
     seed: int = 0
     checkpoint: str | None = None
+    weights: str | None = None
     resume: str | None = None
     checkpoint_every_steps: int | None = None
     output_dir: str | None = None
@@ -51,7 +55,7 @@ class TrainConfig:
 @dataclass
 class EvaluateConfig(TrainConfig):
     """An evaluation of a checkpoint, all that is not given being the checkpoint's own; of published weights, by
-    `task`, `backbone.weights` and `head.weights`; or of anybody's detections.
+    `task` and `weights`, or `backbone.weights` and `head.weights`; or of anybody's detections.
 
     Attributes:
         output_dir: Folder of evaluation.json and evaluation.png; else the checkpoint's, or that of the predictions, or

@@ -28,7 +28,8 @@ class Network(nn.Module):
         self.backbone = backbone.keep_taps(tap.name for tap in head.taps)
         self.head = head
         # Plain data: a class's own may be a mapping that cannot be copied, as the network is for EMA and deployment.
-        self.backbone.known_as = self.head.known_as = dict(getattr(backbone, "known_as", {}))
+        self.backbone.known_as = dict(getattr(backbone, "known_as", {}))
+        self.head.known_as = head.known_with(self.backbone.known_as)
         for name in ("mean", "std"):
             self.register_buffer(name, torch.empty(1, backbone.in_channels, 1, 1))
         self.take_normalization()

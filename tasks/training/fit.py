@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from tasks.base.build import Config, build_data, build_task, check_seed, connect, make, plain, save_config
+from tasks.base.carrying import carry_weights
 from tasks.base.checkpoint import average_checkpoints, load_task, read_checkpoint
 from tasks.base.checkpoint_files import LAST
 from tasks.base.quiet import quiet
@@ -35,8 +36,9 @@ def fit(config: Config) -> dict[str, float]:
     """Train, validate after each epoch, and write the run's folder.
 
     The folder holds config.yaml, best.ckpt, last.ckpt, previous.ckpt (the one before last.ckpt), metrics.csv,
-    metrics.json, curves.png and predictions.png; with `average_best` also averaged.ckpt and, in to_average/, the
-    checkpoints it is the mean of.
+    metrics.json, curves.png and predictions.png; with `weights` also weights.json, which lists what was carried; with
+    `average_best` also averaged.ckpt and, in to_average/, the checkpoints it is the mean of. With trainer.max_epochs=0
+    it holds the network that a training would start with, as best.ckpt and last.ckpt.
 
     Args:
         config: As composed from conf/train.yaml, or as stored in the checkpoint to go on from.
@@ -78,7 +80,11 @@ def _fit(config: Config, folder: Path) -> dict[str, float]:
     if resumed:
         check_classes(config, resumed, data.classes)
     aware = make(config["qat"]) if config.get("qat") else None
-    task = build_task(config, data.classes, pretrained=not (resumed or aware), teacher=True)
+    weights = config.get("weights") if not resumed else None
+    if aware and weights:
+        raise ValueError("qat begins with qat.checkpoint, and weights= is given, too; leave weights= out")
+    task = build_task(config, data.classes, pretrained=not (resumed or aware or weights), teacher=True)
+    carried = carry_weights(task, config) if weights else None
     if aware:
         aware.prepare(task, None if resumed else load_task(aware.checkpoint))
     connect(task, data)
@@ -90,6 +96,8 @@ def _fit(config: Config, folder: Path) -> dict[str, float]:
     if rank_zero_only.rank == 0:
         clear(folder, config)
         save_config(task.config, folder / "config.yaml")
+        if carried:
+            write_json(folder / "weights.json", carried.to_dict())
         logger.info("run folder: %s", folder)
 
     callbacks = RunCallbacks(
@@ -98,6 +106,9 @@ def _fit(config: Config, folder: Path) -> dict[str, float]:
     trainer = _trainer(config, folder, callbacks)
     began = time.perf_counter()
     _run(trainer, task, data, config["checkpoint"], callbacks.interruption)
+    if trainer.max_epochs == 0 and not resumed:
+        for name in ("best.ckpt", LAST):
+            trainer.save_checkpoint(folder / name, weights_only=False)
     result = _summary(trainer, task, callbacks)
     if callbacks.several and (files := callbacks.several.ranked()):
         score = average(config, task, data, files, folder / "averaged.ckpt")

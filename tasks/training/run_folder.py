@@ -26,7 +26,7 @@ except ImportError:  # Windows
 
 RUN_FILES = (
     "best.ckpt", LAST, PREVIOUS, "averaged.ckpt", "metrics.csv", "metrics.json", "curves.png", "predictions.png",
-    "config.yaml", NOT_FINITE,
+    "config.yaml", "weights.json", NOT_FINITE,
 )  # fmt: skip
 RUN_FOLDERS = ("to_average", "tensorboard")
 LOCK = ".run.lock"
