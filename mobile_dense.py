@@ -39,10 +39,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network of a checkpoint, or an artifact in its runtime; `load` makes it."""
+    """A trained network of a checkpoint or of weights, or an artifact in its runtime; `load` makes it."""
 
-    path: Path
+    path: Path | None  # of the checkpoint or artifact
     predictor: Predictor
+    given: dict[str, Any]  # checkpoint, or weights with task and backbone, as the tools take them
 
     def predict(self, image: str | Path | np.ndarray) -> Result:
         """Find what is in an image file, an RGB array (H, W, 3) uint8 or a PIL image in RGB; else ValueError."""
@@ -58,7 +59,7 @@ class Model:
         from tasks.deploy.export import export  # with Lightning, which takes seconds and prediction does not need
 
         own = {f"export.{key}": settings.pop(key) for key in {*settings} & {*ExportSettings.__dataclass_fields__}}
-        settings = {"checkpoint": self.path, "export": format} | own | settings
+        settings = self.given | {"export": format} | own | settings
         tables, failures = export(_config("export", overrides, settings))
         if failures:
             raise ValueError("; ".join(failures))
@@ -72,12 +73,18 @@ class Run(NamedTuple):
     scores: dict[str, float]
 
 
-def load(path: str | Path, *overrides: str, **settings: Any) -> Model:
-    """Open a checkpoint or an artifact for prediction: load("runs/x/best.ckpt", image_size=[512, 1024])."""
+def load(path: str | Path | None = None, *overrides: str, **settings: Any) -> Model:
+    """Open a checkpoint or an artifact for prediction: load("runs/x/best.ckpt", image_size=[512, 1024]).
+
+    Without a path, weights: load(weights="torchvision", task="detection", backbone="mnv3_large").
+    """
+    if path is None:
+        given = {key: value for key, value in settings.items() if key != "image_size"}
+        return Model(None, build_predictor(_config("predict", overrides, settings)), given)
     path = Path(path).expanduser()
     artifact = path.suffix != ".ckpt" and ((path if path.is_dir() else path.parent) / FILE).is_file()
     source = {"artifact" if artifact else "checkpoint": path}
-    return Model(path, build_predictor(_config("predict", overrides, source | settings)))
+    return Model(path, build_predictor(_config("predict", overrides, source | settings)), {"checkpoint": path})
 
 
 def train(*overrides: str, **settings: Any) -> Run:

@@ -10,7 +10,7 @@ from torch import nn
 from backbones.base import Backbone, Norm
 from backbones.blocks.layers import ConvNormAct, InvertedResidual, init_weights, make_divisible
 from backbones.variants import Published, Variant, factory
-from backbones.weights.names import conv_norm_names, timm_names, timm_places
+from backbones.weights.names import conv_norm_names, openmmlab_names, timm_names, timm_places
 
 PARTS = ("expand", "depthwise", "project")  # of a block
 STAGES = (  # expansion, out, blocks, stride of the first
@@ -73,7 +73,13 @@ class MobileNetV2(Backbone):
             names[f"{ours}.project.norm"] = f"{theirs}.conv.{len(before) + 1}"
         early = names | self._flat_names()
         places = timm_places([blocks for _, _, blocks, _ in STAGES], "head")
-        return {"torchvision": names, "timm": timm_names(self.layers, places), "tonylins": early}
+        blocks = [f"layer{stage}.{at}" for stage, row in enumerate(STAGES, start=1) for at in range(row[2])]
+        theirs = {}
+        for index, (layer, place) in enumerate(zip(self.layers, ["conv1", *blocks, "conv2"], strict=False)):
+            theirs |= openmmlab_names(layer, f"layers.{index}", place)
+        return {
+            "torchvision": names, "timm": timm_names(self.layers, places), "tonylins": early, "mmdetection": theirs,
+        }  # fmt: skip
 
     def _flat_names(self) -> dict[str, str]:
         """Map names of the blocks to tonylins/pytorch-mobilenet-v2: convolution, norm and activation lie flat."""

@@ -16,7 +16,13 @@ from torch import nn
 from backbones.base import Backbone, Norm
 from backbones.blocks.layers import ConvNormAct, InvertedResidual, init_weights, make_divisible
 from backbones.variants import Published, Variant, factory
-from backbones.weights.names import conv_norm_names, inverted_residual_names, timm_names, timm_places
+from backbones.weights.names import (
+    conv_norm_names,
+    inverted_residual_names,
+    openmmlab_names,
+    timm_names,
+    timm_places,
+)
 
 RE, HS = nn.ReLU, nn.Hardswish
 # kernel, expanded, out, squeeze-and-excite, activation, stride
@@ -107,9 +113,12 @@ class MobileNetV3(Backbone):
             elif isinstance(layer, InvertedResidual):
                 names |= inverted_residual_names(layer, ours, f"{theirs}.block")
         places = timm_places(self._blocks, f"blocks.{len(self._blocks)}.0")
+        numbered: dict[str, str] = {}
+        for index, layer in enumerate(self.layers):
+            numbered |= openmmlab_names(layer, f"layers.{index}", f"layer{index}")
         return {
             "torchvision": names, "torchvision ssdlite": self._ssdlite_names(names),
-            "timm": timm_names(self.layers, places),
+            "timm": timm_names(self.layers, places), "mmsegmentation": numbered,
         }  # fmt: skip
 
     def _ssdlite_names(self, names: dict[str, str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from backbones.base import Norm, Tap, select_taps
 from backbones.blocks.layers import ConvNormAct
 from backbones.weights.loading import load_weights
+from backbones.weights.names import openmmlab_names
 from heads.base import Head
 
 DEEPEST = ("final", "c5")
@@ -147,9 +148,18 @@ class LRASPP(Head):
 
     def source_names(self) -> dict[str, dict[str, str]]:
         if self.merge != "sum":
-            return {}
+            return {"mmsegmentation": self._openmmlab_names()}
         names = {"deep.conv": "cbr.0", "deep.norm": "cbr.1", "gate.conv": "scale.1"}
         return {"torchvision": names | {"skip_classifier": "low_classifier", "classifier": "high_classifier"}}
+
+    def _openmmlab_names(self) -> dict[str, str]:
+        """Map names to mmsegmentation's LRASPPHead, whose gate and skips have no bias."""
+        names = openmmlab_names(self.deep, "deep", "aspp_conv")
+        for at, mix in enumerate(self.mixes):
+            names |= openmmlab_names(mix, f"mixes.{at}", f"conv_ups.conv_up{at}")
+            names[f"skips.{at}"] = f"convs.conv{at}"
+        places = {"gate.conv": "image_pool.1.conv", "deep_projection": "conv_up_input", "classifier": "conv_seg"}
+        return names | places
 
 
 class RASPP(Head):

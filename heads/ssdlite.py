@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from backbones.base import Norm, Tap, select_taps
 from backbones.blocks.layers import ConvNormAct
 from backbones.weights.loading import load_weights
-from backbones.weights.names import conv_norm_names
+from backbones.weights.names import conv_norm_names, openmmlab_names
 from heads.anchors import box_shapes, default_boxes
 from heads.base import DetectionHead
 from heads.box_coding import decode
@@ -141,7 +141,24 @@ class SSDLite(DetectionHead):
             for level in range(len(self.shapes)):
                 place = f"head.{theirs}.module_list.{level}"
                 names |= conv_norm_names(f"{ours}.{level}.0", f"{place}.0") | {f"{ours}.{level}.1": f"{place}.1"}
-        return {"torchvision": names}
+        return {"torchvision": names, "mmdetection": self._openmmlab_names()}
+
+    def _openmmlab_names(self) -> dict[str, str]:
+        """Map names to mmdetection's SSDNeck and SSDHead; its class layers have the background last."""
+        names: dict[str, str] = {}
+        for level in range(len(self.extra)):
+            place = f"neck.extra_layers.{level}"
+            for part, theirs in enumerate(("0", "1.depthwise_conv", "1.pointwise_conv")):
+                names |= openmmlab_names(self.extra[level][part], f"extra.{level}.{part}", f"{place}.{theirs}")
+        for ours, theirs in (("box_layers", "reg_convs"), ("class_layers", "cls_convs")):
+            for level, layer in enumerate(getattr(self, ours)):
+                place = f"bbox_head.{theirs}.{level}"
+                names |= openmmlab_names(layer[0], f"{ours}.{level}.0", f"{place}.0")
+                names[f"{ours}.{level}.1"] = f"{place}.1"
+        return names
+
+    def unfit_sources(self) -> dict[str, str]:
+        return {"mmdetection": "its class layers have the background last; weights= takes the whole network's file"}
 
     def _init_weights(self, prediction_std: float) -> None:
         reach = 2 if self.form == "sigmoid" else torch.inf  # in standard deviations

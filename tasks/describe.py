@@ -10,6 +10,7 @@ from rich.progress import track
 from backbones.blocks.fusion import fuse_model
 from tasks.base.build import Config, build_backbone, build_whole_network
 from tasks.base.checkpoint import classes_of, read_checkpoint
+from tasks.base.network_weights import read_network_weights
 from tasks.benchmark.costs import profile
 from tasks.values.sizes import parse_size
 
@@ -57,12 +58,19 @@ def describe(config: Config) -> dict[str, Any]:
     size = parse_size(config["image_size"], "image_size")
     backbone = build_backbone(config)
     taps = [asdict(tap) | {"size": [-(-extent // tap.stride) for extent in size]} for tap in backbone.taps]
-    classes = config["num_classes"] or (
-        len(classes_of(read_checkpoint(config["checkpoint"]))) if config["checkpoint"] else 19
-    )
+    classes = config["num_classes"] or _known_classes(config)
     model = build_whole_network(config, classes, pretrained=False) if config.get("head") else backbone
     costs = {}
     for form, network in (("trained", model.eval()), ("fused", fuse_model(model))):
         cost = profile(network, size, in_channels=backbone.in_channels)
         costs[form] = vars(cost) | {"operators": dict(cost.operators), "flops": cost.flops}
     return {"taps": taps, "image_size": list(size), "costs": costs}
+
+
+def _known_classes(config: Config) -> int:
+    """Count the classes of the checkpoint or of the weights; else 19."""
+    if config["checkpoint"]:
+        return len(classes_of(read_checkpoint(config["checkpoint"])))
+    if config["weights"]:
+        return len(read_network_weights(config).classes)
+    return 19

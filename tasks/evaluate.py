@@ -9,13 +9,14 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from tasks.base.build import Config, build_data, build_task, connect, label, make, plain
+from tasks.base.build import Config, build_data, build_task, connect, make, plain
+from tasks.base.carrying import trained_task
 from tasks.base.checkpoint import load_task, read_checkpoint, stored_classes
 from tasks.base.class_matching import match_classes
 from tasks.base.input_sizes import InputSizes, size_text
 from tasks.base.quiet import quiet
 from tasks.base.result_folders import free_folder, is_of, same_settings
-from tasks.base.run_folders import needed_checkpoint, one_source, output_folder
+from tasks.base.run_folders import needed_checkpoint, one_source, output_folder, weights_folder
 from tasks.base.tables import Table
 from tasks.base.task import VisionTask
 from tasks.benchmark.costs import profile
@@ -46,7 +47,7 @@ def evaluate(config: Config) -> tuple[dict[str, float | str], list[Table]]:
 
     Args:
         config: As stored in the checkpoint, with what the command line changed; or with `predictions` and `data`; or
-            as for a training, with `backbone.weights` and `head.weights`.
+            as for a training, with `weights`, or `backbone.weights` and `head.weights`.
 
     Returns:
         Metrics, the number of images and, as "input_size", the H x W px that the network saw, "several: 480x640 ..
@@ -90,22 +91,26 @@ def evaluate_artifact(config: Config) -> tuple[dict[str, float | str], list[Tabl
 
 
 def evaluate_weights(config: Config) -> tuple[dict[str, float | str], list[Table]]:
-    """As `evaluate`, of the weights that `config.backbone` and `config.head` name.
+    """As `evaluate`, of `config.weights`, or of the weights that `config.backbone` and `config.head` name.
 
-    The classes are the data's; where the head's weights are a checkpoint of ours, they are its own.
+    The classes are the data's where `config.weights` know them all, else those of the weights. Of the parts they are
+    the data's; where the head's weights are a checkpoint of ours, they are its own.
     """
     if not config["task"]:
         needed_checkpoint(config)
+    folder = Path(config["output_dir"] or weights_folder(config, "evaluation")).expanduser()
+    if config.get("weights"):
+        data = build_data(config)
+        task, _ = trained_task(config, data.classes)
+        return _validate(task, data, config, folder, {"weights": str(config["weights"])}, task.config)
     weights = {f"{part}.weights": config[part].get("weights") for part in ("backbone", "head")}
     if missing := [key for key, source in weights.items() if not source]:
         raise ValueError(
-            f"{' and '.join(missing)} not set, so there is nothing trained to evaluate; give checkpoint=, or both "
-            "backbone.weights= and head.weights= (they may name the same file)"
+            f"{' and '.join(missing)} not set, so there is nothing trained to evaluate; give checkpoint=, weights=, or "
+            "both backbone.weights= and head.weights= (they may name the same file)"
         )
     data = build_data(config)
     task = build_task(config, stored_classes(weights["head.weights"]) or data.classes).eval()
-    name = "-".join(label(config, group) for group in ("task", "backbone"))
-    folder = Path(config["output_dir"] or Path("runs") / f"evaluation-{name}").expanduser()
     origin = {key: str(source) for key, source in weights.items()}
     return _validate(task, data, config, folder, origin, task.config)
 

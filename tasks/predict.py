@@ -11,6 +11,7 @@ import torch
 from rich.progress import track
 
 from tasks.base.build import Config, build_data, plain
+from tasks.base.carrying import trained_task
 from tasks.base.checkpoint import load_task
 from tasks.base.predictor import Predictor
 from tasks.base.result_folders import free_folder, is_of
@@ -34,13 +35,15 @@ logger = logging.getLogger(__name__)
 def predict(config: Config) -> tuple[Path, list[Table]]:
     """Look at an image, a video, every image and video of a folder, or the images of a split of the data.
 
-    Leaves in `output_dir` (or predictions/ beside checkpoint or artifact; predictions-2, -3 ... where that holds those
+    Leaves in `output_dir` (or predictions/ beside checkpoint or artifact, of weights in
+    runs/weights-{task}-{backbone}; predictions-2, -3 ... where that holds those
     of another source): {name}_overlay.png (or .mp4) with what was found drawn over the picture; for segmentation
     {name}_classes.png, an indexed PNG whose pixels are class ids and which is shown in the classes' colours (images
     only); and predictions.json: each class's share, detections in COCO's results form, or the likeliest classes.
 
     Args:
-        config: As stored in the checkpoint, with `source` or `split`, `opacity`, `min_score`, `image_size`.
+        config: As stored in the checkpoint, with `source` or `split`, `opacity`, `min_score`, `image_size`; or with
+            `weights`.
 
     Returns:
         The folder, and the summary as a table.
@@ -51,7 +54,7 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
             `overwrite` does not allow to be replaced.
     """
     one_source(config)
-    if not config["artifact"]:
+    if not config["artifact"] and not (config["weights"] and config["task"]):
         needed_checkpoint(config)
     for key, what in (("min_score", "scores are"), ("opacity", "it is")):
         if not 0 <= config[key] <= 1:
@@ -71,10 +74,10 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
 
 
 def build_predictor(config: Config) -> Predictor:
-    """Make the predictor of `config.checkpoint` or `config.artifact`.
+    """Make the predictor of `config.checkpoint`, `config.artifact` or `config.weights`.
 
     Raises:
-        ValueError, FileNotFoundError: Checkpoint, artifact or a setting is not as it should be.
+        ValueError, FileNotFoundError: Checkpoint, artifact, weights or a setting is not as it should be.
     """
     task, settings = _task(config)
     return task.predictor(settings)
@@ -163,10 +166,14 @@ def _names(source: Path, files: list[Path]) -> dict[Path, Path]:
 
 
 def _task(config: Config) -> tuple[VisionTask, Config]:
-    """The task, and the configuration with what an artifact fixes."""
+    """The task, and the configuration with what an artifact fixes or weights imply."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not config["artifact"] and not config["checkpoint"]:
+        task, weights = trained_task(config)
+        size = weights.image_size if config["image_size"] is None else config["image_size"]
+        return task.to(device), plain(config) | {"image_size": size, "shorter_side": weights.shorter_side}
     if not config["artifact"]:
-        task = load_task(config["checkpoint"], config)
-        return task.to("cuda" if torch.cuda.is_available() else "cpu"), config
+        return load_task(config["checkpoint"], config).to(device), config
     runtime = load_runtime(config["artifact"], threads=config["threads"])
     fixed_settings(config, runtime.manifest)
     task, size = deployed_task(runtime, runtime.manifest, config), runtime.manifest.image_size

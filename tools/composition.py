@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from tasks.base.config import SCHEMAS
 from tools.command_line import CommandLine, opened
 from tools.hints import unknown_key
-from tools.implied_words import implied_words
+from tools.starting import loading
 from tools.stored_config import SOURCES, store_config, stored_choice
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +45,7 @@ def planned(tool: str, words: Sequence[str]) -> tuple[str, list[str], list[str]]
         words.append("task=detection")  # they are boxes; a task has a place for the data
     source = next((key for key in SOURCES if values.get(key)), None)
     if source is None:
-        return tool, words + (implied_words(tool, values) if values.get("weights") else []), []
+        return tool, words + _implied(tool, values), []
     if values.get("weights"):
         raise ValueError(
             f"{source}= and weights= are both given: a checkpoint goes on with its run, or is what the tool looks at, "
@@ -70,6 +70,15 @@ def suited_data(values: Mapping[str, Any]) -> str | None:
         return None
     task = values.get("task") or stored_choice(values, "task")
     return name if task == "segmentation" else None
+
+
+def _implied(tool: str, values: Mapping[str, Any]) -> list[str]:
+    """Words that `weights=` implies; none without it."""
+    if not values.get("weights"):
+        return []
+    with loading("torch"):
+        from tools.implied_words import implied_words
+    return implied_words(tool, values)
 
 
 def with_choices(tool: str, config: DictConfig, chosen: Mapping[str, Any]) -> DictConfig:

@@ -19,7 +19,9 @@ def report(config: DictConfig) -> float | None:
     scores, tables = evaluate(config)
     if not tables:
         print_scores(
-            scores, f"{config.checkpoint or config.artifact or config.backbone.weights} on {config.data.get('root')}"
+            scores,
+            f"{config.checkpoint or config.artifact or config.weights or config.backbone.weights} on "
+            f"{config.data.get('root')}",
         )
     for table in tables:
         print_table(*table)

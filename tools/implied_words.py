@@ -8,7 +8,7 @@ from tasks.base.network_weights import read_weights_file
 from tasks.base.weight_kinds import KINDS, Kind
 from tools.command_line import override_of
 
-WITHOUT_DATA = ("predict", "export", "describe")  # tools that need no data where weights name their classes
+WITHOUT_DATA = ("predict", "export", "describe")  # tools that take no other classes than those of the weights
 
 
 def implied_words(tool: str, values: Mapping[str, Any]) -> list[str]:
@@ -40,11 +40,10 @@ def implied_words(tool: str, values: Mapping[str, Any]) -> list[str]:
     for group in fixed:
         if values.get(group, groups[group]) != groups[group]:
             raise ValueError(f"{group}={values[group]}: {weights} has {group}={groups[group]}; leave {group}= out")
-    if tool in WITHOUT_DATA:
-        groups["data"] = None
     chosen = {group: name for group, name in groups.items() if group not in values}
     wanted = {key: value for key, value in settings.items() if key.removeprefix("++") not in values}
-    return [override_of(key, value) for key, value in {**chosen, **wanted}.items()]
+    words = [override_of(key, value) for key, value in {**chosen, **wanted}.items()]
+    return words + ["~data"] * (tool in WITHOUT_DATA and "data" not in values)
 
 
 def _of_kind(kind: Kind) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -55,11 +54,13 @@ def _of_kind(kind: Kind) -> tuple[dict[str, Any], dict[str, Any]]:
 def _published(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What torchvision publishes for a task: the first of its kind, or a classifier."""
     task = values.get("task")
+    if not task:
+        raise ValueError("weights=torchvision: no task is chosen; give task=detection, segmentation or classification")
     kind = next((kind for kind in KINDS if kind.task == task), None)
     if kind is not None:
         groups, settings = _of_kind(kind)
-        del groups["backbone"]
-        return groups, settings
+        other = values.get("backbone", kind.backbone) != kind.backbone  # which is not published, as reading it will say
+        return groups, {} if other else settings
     variant = find_variant(str(values.get("backbone", "mnv3_large")))
     return ({"head": variant.classifier} if task == "classification" and variant else {}), {}
 

@@ -105,7 +105,7 @@ def load_source(module: nn.Module, source: Source, adapt: Adapt | None = None) -
     }
     _check_complete(module, source, wanted, keys.values(), prefix)
     unfit: Mapping[str, str] = getattr(module, "unfit_sources", dict)()
-    if reason := unfit.get(naming):
+    if (reason := unfit.get(naming)) and adapt is None:
         raise ValueError(f"{source.name}: {reason}")
     tensors = {ours: state[prefix + theirs] for ours, theirs in keys.items()}
     tensors = {key: _as_linear(tensor, wanted[key]) for key, tensor in tensors.items()}

@@ -37,6 +37,20 @@ def inverted_residual_names(block: InvertedResidual, ours: str, theirs: str) -> 
     return names
 
 
+def openmmlab_names(layer: nn.Module, ours: str, theirs: str) -> dict[str, str]:
+    """Map the names of a `ConvNormAct` or an inverted residual to those of OpenMMLab's ConvModule and InvertedResidual.
+
+    >>> openmmlab_names(InvertedResidual(16, 16, 24), "layers.1", "layer1")["layers.1.project.norm"]
+    'layer1.linear_conv.bn'
+    """
+    if isinstance(layer, ConvNormAct):
+        return {f"{ours}.conv": f"{theirs}.conv", f"{ours}.norm": f"{theirs}.bn"}
+    names = {f"{ours}.squeeze.fc{at}": f"{theirs}.se.conv{at}.conv" for at in (1, 2)}
+    for part, name in (("expand", "expand_conv"), ("depthwise", "depthwise_conv"), ("project", "linear_conv")):
+        names |= {f"{ours}.{part}.conv": f"{theirs}.{name}.conv", f"{ours}.{part}.norm": f"{theirs}.{name}.bn"}
+    return names
+
+
 def timm_places(blocks: Sequence[int], last: str | None = None) -> list[str]:
     """List timm's names of a chain of layers (EfficientNet, MobileNetV3): the stem, the blocks of each stage, the last.
 

@@ -13,6 +13,7 @@ from tasks.base.build import Config, build_task
 from tasks.base.network import Network
 from tasks.base.network_weights import NetworkWeights, read_network_weights
 from tasks.base.task import VisionTask
+from tasks.base.weight_kinds import UNUSED
 from tasks.data.classes import Classes
 
 BACKGROUND = ""  # name of the background's outputs
@@ -131,7 +132,7 @@ def carry(network: Network, weights: NetworkWeights, classes: Classes) -> CarryR
         tuple(key for key in loaded if key in fresh),
         tuple(name for name in names if name in common),
         tuple(name for name in names if name not in common),
-        tuple(label for label in labels or () if label not in common),
+        tuple(dict.fromkeys(label for label in labels or () if label not in {*common, UNUSED})),
         tuple(key for key in weights.source.tensors if key not in taken),
     )
 

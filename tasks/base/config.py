@@ -112,7 +112,7 @@ class DescribeConfig(TrainConfig):
     Attributes:
         all: Describe every backbone of conf/backbone in one table.
         image_size: (H, W) px of the profiled image, or the side of a square.
-        num_classes: Classes of the head; else the checkpoint's, or 19.
+        num_classes: Classes of the head; else those of the checkpoint or the weights, or 19.
         output_json: JSON file for the same numbers.
     """
 
@@ -229,6 +229,8 @@ class ExportSettings:
         batch: Images a call.
         dynamic_batch: Take any number of images, where the format can.
         calibration_images: Training images that int8 ranges are taken from.
+        calibration_source: Folder of images that they are taken from instead, and that formats are compared on where
+            there is no data; resized to the input.
         keep_float: Modules that int8 leaves in floating point, such as "network.head".
         reduce_range: int8 weights of 7 bits for ONNX: exact on x86 processors without VNNI, whatever the session's
             settings, at some cost in accuracy. The other formats are exact everywhere with 8.
@@ -253,6 +255,7 @@ class ExportSettings:
     batch: int = 1
     dynamic_batch: bool = False
     calibration_images: int = 128
+    calibration_source: str | None = None
     keep_float: list[str] = field(default_factory=list)
     reduce_range: bool = False
     doctor: bool = False
@@ -264,11 +267,12 @@ class ExportSettings:
 
 @dataclass
 class ExportConfig(TrainConfig):
-    """Artifacts of a checkpoint.
+    """Artifacts of a checkpoint, or of `weights`.
 
     Attributes:
         export: Settings; the group chooses the formats.
-        output_dir: Folder of the artifacts, each in one of its own; else export/ beside the checkpoint.
+        output_dir: Folder of the artifacts, each in one of its own; else export/ beside the checkpoint, or of weights
+            runs/weights-{task}-{backbone}/export.
         overwrite: Replace artifacts of the same name.
     """
 

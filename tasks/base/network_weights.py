@@ -63,6 +63,11 @@ class NetworkWeights:
             return task.image_size_of(data_settings(self.stored, task.kind))
         return self.kind.image_size if self.kind else None
 
+    @property
+    def shorter_side(self) -> int | None:
+        """Return the side in px that the shorter one of its images was resized to; None where they were not."""
+        return self.kind.shorter_side if self.kind else None
+
 
 def read_network_weights(config: Config) -> NetworkWeights:
     """Read `config.weights`, for the backbone, head and task of the configuration.

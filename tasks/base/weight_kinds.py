@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.data.cityscapes import EVALUATED
 from tasks.values.sizes import Size
 
 Labels = tuple[str, ...]
@@ -82,6 +81,13 @@ def coco_classes() -> Labels:
     return tuple(label for label in coco_labels() if label != UNUSED)
 
 
+def cityscapes_labels() -> Labels:
+    """List Cityscapes' 19 classes."""
+    from tasks.data.cityscapes import EVALUATED
+
+    return tuple(EVALUATED)
+
+
 KINDS = (
     Kind(
         "torchvision's SSDLite", "head.classification_head.module_list.0.1.weight", "detection", "mnv3_large",
@@ -100,7 +106,7 @@ KINDS = (
     ),
     Kind(
         "mmsegmentation's LR-ASPP", "decode_head.conv_seg.weight", "segmentation", "mnv3_large", "lraspp_mmseg",
-        lambda: tuple(EVALUATED), norm_eps=0.001, settings={"backbone.output_stride": 8},
+        cityscapes_labels, norm_eps=0.001, settings={"backbone.output_stride": 8},
         unbiased=("decode_head.image_pool.1.conv", "decode_head.convs.conv0", "decode_head.convs.conv1"),
     ),
 )  # fmt: skip

@@ -31,7 +31,7 @@ class ClassificationPredictor(Predictor):
 
     def __init__(self, task: Any, image_size: int | Sequence[int] | None) -> None:
         super().__init__(task, None)
-        known = stored_preprocessing(task.config) or {}
+        known = task.network.backbone.preprocessing | (stored_preprocessing(task.config) or {})
         side = parse_side(known.get("image_size") if image_size is None else image_size, "image_size")
         self.view = CenterView(side, **{key: known[key] for key in ("crop_ratio", "interpolation") if key in known})
         self.total: dict[str, Tensor] = {}  # source -> sum of the probabilities over its frames

@@ -16,8 +16,8 @@ from tasks.base.quiet import quiet
 from tasks.base.tables import Table
 from tasks.deploy.backend import BACKENDS, Backend, ExportOptions, Unsupported, backend
 from tasks.deploy.manifest import Manifest, sha256
-from tasks.deploy.original import Original, share_text
-from tasks.deploy.parity import worst
+from tasks.deploy.original import Original
+from tasks.deploy.parity import share_text, worst
 from tasks.deploy.quantization_diagnosis import Drop, doctor
 from tasks.detection.deployable import OUTPUTS
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def export(config: Config) -> tuple[list[Table], list[str]]:
-    """Export `config.checkpoint` into every format that `config.export` chooses.
+    """Export `config.checkpoint`, or `config.weights`, into every format that `config.export` chooses.
 
     Each artifact becomes a folder {format}-{precision}-{form} in `output_dir`, or in export/ beside the checkpoint. It
     appears whole, with its manifest.json, once it agrees with eager and keeps the metric; else not at all. A format
@@ -39,7 +39,7 @@ def export(config: Config) -> tuple[list[Table], list[str]]:
     left, but int8 is looked into (`tasks.deploy.quantization_diagnosis.doctor`).
 
     Args:
-        config: As stored in the checkpoint, with `export`.
+        config: As stored in the checkpoint, with `export`; or with `weights`.
 
     Returns:
         A table of what was made, or the doctor's; and what failed, a line a format. One format's failure does not stop
@@ -58,7 +58,7 @@ def export(config: Config) -> tuple[list[Table], list[str]]:
     if settings["detections"] not in OUTPUTS:
         raise ValueError(f"export.detections={settings['detections']}: expected one of {', '.join(OUTPUTS)}")
     original = Original(config)
-    folder = Path(config["output_dir"] or original.checkpoint.parent / "export").expanduser()
+    folder = Path(config["output_dir"] or original.beside / "export").expanduser()
     if settings["doctor"]:
         return doctor(original, _int8_exports(original, names), folder), []
     rows, failures = [], []
@@ -86,7 +86,7 @@ def export(config: Config) -> tuple[list[Table], list[str]]:
         failures.append("no format has what is asked for; the lines above say what each has")
     columns = [column.format(original.task.monitor) for column in COLUMNS]
     height, width = original.image_size
-    return [(f"{original.checkpoint} at {height}x{width} px", columns, rows)], failures
+    return [(f"{original.source} at {height}x{width} px", columns, rows)], failures
 
 
 def chosen_formats(settings: Mapping[str, Any]) -> tuple[list[str], bool]:

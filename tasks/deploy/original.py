@@ -3,29 +3,30 @@
 import copy
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from tasks.base.build import Config, build_data, connect, make, plain
+from tasks.base.carrying import trained_task
 from tasks.base.checkpoint import load_task
 from tasks.base.class_matching import match_classes
 from tasks.base.network import Deployable
-from tasks.base.run_folders import needed_checkpoint
+from tasks.base.run_folders import needed_checkpoint, weights_folder
 from tasks.base.stored_sizes import stored_image_size
 from tasks.base.task import VisionTask
 from tasks.data.datamodule import VisionDataModule
 from tasks.deploy.backend import Backend, Exported, Runtime
 from tasks.deploy.deployable import make_deployable
 from tasks.deploy.deployed import Run, deployed_task
+from tasks.deploy.example_images import data_images, folder_images
 from tasks.deploy.instruction_set import instruction_set
 from tasks.deploy.manifest import Manifest, TensorSpec, sha256
-from tasks.deploy.parity import Suppression, compare, worst
+from tasks.deploy.parity import Suppression, compare, other_outputs, share_text, worst
 from tasks.training.trainer_settings import evaluation_settings
 from tasks.values.sizes import parse_size
 
@@ -47,13 +48,19 @@ logger = logging.getLogger(__name__)
 
 
 class Original:
-    """Hold artifacts of all formats and forms against the checkpoint's network that they are made from.
+    """Hold artifacts of all formats and forms against the network of a checkpoint or of weights.
+
+    Without data nothing is measured, and formats are compared on `export.calibration_source` and noise.
 
     Args:
-        config: As stored in the checkpoint, with `export`.
+        config: As stored in the checkpoint, with `export`; or with `weights`.
+
+    Attributes:
+        source: The checkpoint, or the weights.
+        beside: Folder of the checkpoint; of weights one of their own in runs/.
 
     Raises:
-        ValueError, FileNotFoundError: Checkpoint, data or settings are not as they should be.
+        ValueError, FileNotFoundError: Checkpoint, weights, data or settings are not as they should be.
     """
 
     def __init__(self, config: Config) -> None:
@@ -61,15 +68,43 @@ class Original:
         self.settings = self.config["export"]
         given = self.settings["image_size"]
         size = None if given is None else parse_size(given, "export.image_size")
-        self.checkpoint = Path(needed_checkpoint(config)).expanduser()
-        self.task: VisionTask = load_task(self.checkpoint, config)
-        self.image_size = size or self._validated_size()
+        if not config["checkpoint"] and not (config.get("weights") and config["task"]):
+            needed_checkpoint(config)
+        if not self.config.get("data"):
+            self._measure_nothing()
+        self.source = Path(config["checkpoint"] or config["weights"]).expanduser()
+        self.beside = self.source.parent if config["checkpoint"] else weights_folder(config)
+        self.task, implied = self._trained(config)
+        self.image_size = size or implied or self._validated_size()
         self.task.check_export(self.image_size)
         noise = torch.randint(0, 256, (1, 3, *self.image_size), generator=torch.Generator().manual_seed(0))
-        seen = self.images("val", PARITY_IMAGES) if self.settings["evaluate"] or self.settings["doctor"] else []
-        self.examples = torch.cat([*seen, noise.to(torch.uint8)])
+        self.examples = torch.cat([*self._seen(), noise.to(torch.uint8)])
         self._models: dict[str, Deployable] = {}
         self._metrics: dict[str, dict[str, float]] = {}
+
+    def _measure_nothing(self) -> None:
+        """Set `export.evaluate` to false, and say so."""
+        if self.settings["doctor"]:
+            raise ValueError("export.doctor=true measures, and no data is given; give data=<name>")
+        if self.settings["evaluate"]:
+            logger.warning("no data is given, so no metric is measured; data=<name> measures it")
+        self.settings = self.settings | {"evaluate": False}
+
+    def _trained(self, config: Config) -> tuple[VisionTask, tuple[int, int] | None]:
+        """The task, and the (H, W) px that weights without data imply."""
+        if config["checkpoint"]:
+            return load_task(self.source, config), None
+        data = self.config.get("data")
+        task, weights = trained_task(config, build_data(config).classes if data else None)
+        side = weights.shorter_side
+        return task, None if data else weights.image_size or (side and (side, side))
+
+    def _seen(self) -> list[Tensor]:
+        """Images that artifacts are compared on, beside noise."""
+        if self.settings["evaluate"] or self.settings["doctor"]:
+            return self.images("val", PARITY_IMAGES)
+        folder = self.settings.get("calibration_source")
+        return folder_images(folder, PARITY_IMAGES, self.image_size) if folder else []
 
     @cached_property
     def data(self) -> VisionDataModule:
@@ -95,18 +130,19 @@ class Original:
         return self._models[form]
 
     def images(self, split: str, count: int) -> list[Tensor]:
-        """Read images of a split as validation sees them: (1, 3, H, W) uint8 each, spread over the set."""
-        try:
-            dataset = self.data.plain_dataset(split)
-        except (ValueError, OSError) as error:
-            if split == "val":
-                raise ValueError(f"{error}; without these images: export.evaluate=false") from error
+        """Read images of a split as in `data_images`; in place of training images those of `calibration_source`."""
+        folder = self.settings.get("calibration_source")
+        if folder and split == "train":
+            return folder_images(folder, count, self.image_size)
+        return data_images(self._opened(split), split, count, self.image_size)
+
+    def _opened(self, split: str) -> VisionDataModule:
+        if split == "train" and not self.config.get("data"):
             raise ValueError(
-                f"int8 is calibrated on training images, which cannot be opened: {error}; set data.root= to where they "
-                "are, or export.precision=fp32"
-            ) from error
-        places = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().unique().tolist()
-        return [_sized(dataset[(0, place)]["image"].permute(2, 0, 1)[None], self.image_size) for place in places]
+                "int8 is calibrated on images, and no data is given; give export.calibration_source=<folder of "
+                "images>, or data=<name>"
+            )
+        return self.data
 
     def checkpoint_metric(self) -> dict[str, float]:
         """Measure the task's metrics by the checkpoint's own evaluation, at its own sizes; once."""
@@ -140,7 +176,7 @@ class Original:
         here = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1, "limit_val_batches": batches}
         trainer = make(
             evaluation_settings(self.config["trainer"]) | here, logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, default_root_dir=str(self.checkpoint.parent),
+            enable_progress_bar=False, default_root_dir=str(self.beside),
         )  # fmt: skip
         trainer.validate(task, datamodule=self.data, verbose=False)
         scores = {key: float(value) for key, value in trainer.callback_metrics.items()}
@@ -166,11 +202,11 @@ class Original:
         manifest.parity = {"images": len(self.examples), "outputs": differences}
         allowed = SHARE_OF_PIXELS if any("differing" in one for one in differences.values()) else format.tolerance
         if precision == "fp32" and not worst(differences) <= allowed:
-            raise _other_outputs(differences, allowed)
+            raise other_outputs(differences, allowed, HALF)
         bound = {"fp32": allowed, "fp16": HALF}.get(precision)  # of int8 there is none that tells right from wrong
         held = bound is not None and worst(differences) <= bound
         if not math.isfinite(worst(differences)) or (bound and not held and not self.settings["evaluate"]):
-            raise _other_outputs(differences, bound)
+            raise other_outputs(differences, bound, HALF)
         if held and differences.get("detections", {}).get("detections") != 0:
             manifest.certified += ("outputs",)
         if self.settings["evaluate"]:
@@ -243,6 +279,7 @@ class Original:
         )
         stored = {key: value for key, value in self.config.items() if key not in ("export", "checkpoint", "output_dir")}
         names, palette, ids = self.task.classes.names, self.task.classes.palette, self.task.classes.ids
+        hashes = {"checkpoint": sha256(self.source)} if self.source.is_file() else {}
         inside = {key: (getattr(self.task.network, key).flatten() / 255).tolist() for key in ("mean", "std")}
         return Manifest(
             backend=format.name if format else "eager", artifact=format.file if format else "", kind=self.task.kind,
@@ -253,7 +290,7 @@ class Original:
             config=stored, settings=settings,
             preprocessing={"pixels": "RGB, 0 to 255", "resize": self.task.resizing, **self.task.preprocessing(),
                            "inside": inside},
-            anchors=self.task.decoding(form, self.image_size), hashes={"checkpoint": sha256(self.checkpoint)},
+            anchors=self.task.decoding(form, self.image_size), hashes=hashes,
             versions=format.versions() if format else {}, operators=exported.operators, delegated=exported.delegated,
             notes=(*exported.notes, *self.model(form).notes),
         )  # fmt: skip
@@ -272,30 +309,6 @@ class Original:
             ) from error
 
 
-def share_text(shares: Mapping[str, float]) -> str:
-    """Write what cost how much of the metric; what cost nothing is left out."""
-    counted = {name: share for name, share in shares.items() if f"{abs(share):.4f}" != "0.0000"}
-    return ", ".join(f"{name} {share:.4f}" for name, share in counted.items())
-
-
-def _other_outputs(differences: Mapping[str, Mapping[str, float]], allowed: float | None) -> ValueError:
-    stated = "; ".join(
-        f"{name}: {', '.join(f'{key} {value:.3g}' for key, value in numbers.items())}"
-        for name, numbers in differences.items()
-    )
-    ties = any(numbers.get("unmatched") for numbers in differences.values())
-    remedy = (
-        "export.detections=decoded, if all scores are nearly equal (few steps of training)"
-        if ties
-        else ("another export.detections= or export.tail=")
-    )
-    return ValueError(
-        f"the artifact computes something else than the network: {stated}, at most "
-        f"{allowed or 'what is finite'} is allowed; try {remedy}, and report it"
-        + ("; or let the metric decide, by export.evaluate=true" if allowed == HALF else "")
-    )
-
-
 def eager(model: Deployable) -> Run:
     """Call a deployable in eager mode like a `Runtime`: any number of images in, outputs by name."""
 
@@ -305,10 +318,3 @@ def eager(model: Deployable) -> Run:
         return {name: torch.cat(tensors) for name, tensors in zip(model.outputs, zip(*parts, strict=True), strict=True)}
 
     return run
-
-
-def _sized(images: Tensor, image_size: Sequence[int]) -> Tensor:
-    if tuple(images.shape[-2:]) == tuple(image_size):
-        return images
-    resized = F.interpolate(images.float(), tuple(image_size), mode="bilinear", antialias=True)
-    return resized.round().clamp(0, 255).to(torch.uint8)

@@ -179,3 +179,30 @@ def _same_place(boxes: Tensor, others: Tensor) -> Tensor:
 def _overlap(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> Tensor:
     """(D, E) IoU of the boxes of two sets of detections, 0 where their classes differ."""
     return box_iou(one[0], other[0]) * (one[2][:, None] == other[2])
+
+
+def share_text(shares: Mapping[str, float]) -> str:
+    """Write what cost how much of the metric; what cost nothing is left out."""
+    counted = {name: share for name, share in shares.items() if f"{abs(share):.4f}" != "0.0000"}
+    return ", ".join(f"{name} {share:.4f}" for name, share in counted.items())
+
+
+def other_outputs(
+    differences: Mapping[str, Mapping[str, float]], allowed: float | None, unmeasured: float
+) -> ValueError:
+    """Say that an artifact computes something else; at the bound `unmeasured` the metric could still decide."""
+    stated = "; ".join(
+        f"{name}: {', '.join(f'{key} {value:.3g}' for key, value in numbers.items())}"
+        for name, numbers in differences.items()
+    )
+    ties = any(numbers.get("unmatched") for numbers in differences.values())
+    remedy = (
+        "export.detections=decoded, if all scores are nearly equal (few steps of training)"
+        if ties
+        else ("another export.detections= or export.tail=")
+    )
+    return ValueError(
+        f"the artifact computes something else than the network: {stated}, at most "
+        f"{allowed or 'what is finite'} is allowed; try {remedy}, and report it"
+        + ("; or let the metric decide, by export.evaluate=true" if allowed == unmeasured else "")
+    )

@@ -18,24 +18,25 @@ class SegmentationPredictor(Predictor):
 
     Args:
         opacity: Of the colours over the picture.
+        shorter_side: Side in px that the shorter one of a picture is resized to, where `image_size` is None.
     """
 
     heading = "largest classes"
     fields = ("mask",)
 
-    def __init__(self, task: Any, image_size: int | Sequence[int] | None, *, opacity: float) -> None:
+    def __init__(
+        self, task: Any, image_size: int | Sequence[int] | None, *, opacity: float, shorter_side: int | None = None
+    ) -> None:
         super().__init__(task, image_size)
-        self.opacity = opacity
+        self.opacity, self.shorter_side = opacity, shorter_side
         self.pixels: dict[str, np.ndarray] = {}
 
     @torch.inference_mode()
     def find(self, image: np.ndarray) -> np.ndarray:
         """(H, W) uint8."""
         images = self.images(image)
-        if self.image_size:
-            images = F.interpolate(
-                images.float(), size=self.image_size, mode="bilinear", align_corners=False, antialias=True
-            )
+        if size := self.image_size or self._resized(image.shape[:2]):
+            images = F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
         logits = self.task.evaluate_images(images, image.shape[:2])
         return self.task.predict(logits, [image.shape[:2]])[0].cpu().numpy()
 
@@ -61,6 +62,13 @@ class SegmentationPredictor(Predictor):
             (source, ", ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:4]))
             for source, shares in self.summary().items()
         ]
+
+    def _resized(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """(H, W) px of which the shorter is `shorter_side`, the other rounded down, as torchvision does."""
+        if not self.shorter_side:
+            return None
+        height, width = (side * self.shorter_side // min(size) for side in size)
+        return height, width
 
     def _shares(self, counts: np.ndarray) -> dict[str, float]:
         parts = counts / max(1, counts.sum())

@@ -146,7 +146,9 @@ class SegmentationTask(VisionTask):
         return segmentation_sheet(samples, self.classes.names, self.classes.palette)
 
     def predictor(self, config: Mapping[str, Any]) -> SegmentationPredictor:
-        return SegmentationPredictor(self, config["image_size"], opacity=config["opacity"])
+        return SegmentationPredictor(
+            self, config["image_size"], opacity=config["opacity"], shorter_side=config.get("shorter_side")
+        )
 
     def exported(self, network: Network, output: str, image_size: tuple[int, int] | None) -> SegmentationDeployable:
         return SegmentationDeployable(network, output)
