@@ -74,11 +74,11 @@ class MobileNetV2(Backbone):
         early = names | self._flat_names()
         places = timm_places([blocks for _, _, blocks, _ in STAGES], "head")
         blocks = [f"layer{stage}.{at}" for stage, row in enumerate(STAGES, start=1) for at in range(row[2])]
-        theirs = {}
+        openmmlab: dict[str, str] = {}
         for index, (layer, place) in enumerate(zip(self.layers, ["conv1", *blocks, "conv2"], strict=False)):
-            theirs |= openmmlab_names(layer, f"layers.{index}", place)
+            openmmlab |= openmmlab_names(layer, f"layers.{index}", place)
         return {
-            "torchvision": names, "timm": timm_names(self.layers, places), "tonylins": early, "mmdetection": theirs,
+            "torchvision": names, "timm": timm_names(self.layers, places), "tonylins": early, "mmdetection": openmmlab,
         }  # fmt: skip
 
     def _flat_names(self) -> dict[str, str]:

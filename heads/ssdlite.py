@@ -146,10 +146,11 @@ class SSDLite(DetectionHead):
     def _openmmlab_names(self) -> dict[str, str]:
         """Map names to mmdetection's SSDNeck and SSDHead; its class layers have the background last."""
         names: dict[str, str] = {}
-        for level in range(len(self.extra)):
+        for level, layers in enumerate(self.extra.children()):
             place = f"neck.extra_layers.{level}"
-            for part, theirs in enumerate(("0", "1.depthwise_conv", "1.pointwise_conv")):
-                names |= openmmlab_names(self.extra[level][part], f"extra.{level}.{part}", f"{place}.{theirs}")
+            parts = zip(layers.named_children(), ("0", "1.depthwise_conv", "1.pointwise_conv"), strict=True)
+            for (part, layer), theirs in parts:
+                names |= openmmlab_names(layer, f"extra.{level}.{part}", f"{place}.{theirs}")
         for ours, theirs in (("box_layers", "reg_convs"), ("class_layers", "cls_convs")):
             for level, layer in enumerate(getattr(self, ours)):
                 place = f"bbox_head.{theirs}.{level}"

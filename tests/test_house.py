@@ -11,7 +11,8 @@ from tests.conftest import ROOT
 LAYERS = ("backbones", "heads", "tasks", "tools")
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 # what the scripts in tools/ share
-SHARED = ("cli", "command_line", "composition", "hints", "messages", "settings_help", "stored_config", "tables")
+SHARED = ("cli", "command_line", "composition", "hints", "implied_words", "messages", "settings_help",
+          "stored_config", "tables")  # fmt: skip
 # package: the only file (or files of one kind) that may import it
 DOORS = {
     "albumentations": {"tasks/data/transforms.py"},
