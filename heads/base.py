@@ -56,12 +56,13 @@ class DetectionHead(Head):
     """Base class of detection heads: raw predictions are boxes and class scores at fixed places, the anchors.
 
     Attributes:
-        form: Meaning of the raw numbers, by which a task picks the loss: "softmax" (class_logits with the background
-            first), "sigmoid" (one logit a class), "distribution" (sigmoid logits, box edges as distributions).
+        score_type: Meaning of the raw numbers, by which a task picks the loss: "softmax" (class_logits with the
+            background first), "sigmoid" (one logit a class), "distribution" (sigmoid logits, and distributions of box
+            edges).
     """
 
     kind = "detection"
-    form: str
+    score_type: str
 
     @classmethod
     def known_with(cls, backbone: Mapping[str, str]) -> dict[str, str]:

@@ -48,7 +48,7 @@ class GFLLite(DetectionHead):
     Source: Li et al. 2020, "Generalized Focal Loss"; the light form: Yu et al. 2021, "PP-PicoDet", and NanoDet-Plus.
     """
 
-    form = "distribution"
+    score_type = "distribution"
     bins: Tensor
 
     def __init__(

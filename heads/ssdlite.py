@@ -34,48 +34,49 @@ class SSDLite(DetectionHead):
     The first level reads c5_exp, or c4 of a backbone without expanded features. The second reads final, or c5 of a
     backbone without a closing 1x1 convolution.
 
-    Raw predictions: {"box_deltas": (N, A, 4), "class_logits": (N, A, K + 1), the background first} with form="softmax",
-    (N, A, K) with form="sigmoid"; deltas as in `heads.box_coding`.
+    Raw predictions: {"box_deltas": (N, A, 4), "class_logits": (N, A, K + 1), the background first} with
+    score_type="softmax", (N, A, K) with score_type="sigmoid"; deltas as in `heads.box_coding`.
 
     Args:
         taps: What the backbone offers.
         num_classes: Number of classes without the background.
         first, second: Tap of the level; of several names the first that is offered.
         extra_channels: Channels of the further levels, each of half its predecessor's resolution.
-        form: "softmax" (torchvision, mmdetection) or "sigmoid" (TensorFlow: biases for the focal loss, and all weights
-            drawn within two standard deviations).
+        score_type: "softmax" (torchvision, mmdetection) or "sigmoid" (TensorFlow: biases for the focal loss, and all
+            weights drawn within two standard deviations).
         scales, ratios, reduced_first: Default boxes, as in `box_shapes`.
         square_boxes: As in `default_boxes`.
         prediction_std: Standard deviation of the prediction layers' initial weights; the extra levels have 0.03.
         norm: Function from a channel count to a norm; by default BatchNorm with eps 0.001 and momentum 0.03, as in all
             three forms.
-        weights: File of torchvision's SSDLite (form="softmax") or of ours, as in `load_weights`.
+        weights: File of torchvision's SSDLite (score_type="softmax") or of ours, as in `load_weights`.
 
     Raises:
-        ValueError: A tap is not offered; unknown `form`; scales that do not fit the levels.
+        ValueError: A tap is not offered; unknown `score_type`; scales that do not fit the levels.
     """
 
-    FORMS = ("softmax", "sigmoid")
+    SCORE_TYPES = ("softmax", "sigmoid")
 
     norm_eps = MappingProxyType({"ours": 0.001})  # that weights of this head were trained with, torchvision's too
 
     def __init__(
         self, taps: Sequence[Tap], num_classes: int, *, first: str | Sequence[str] = FIRST,
-        second: str | Sequence[str] = SECOND, extra_channels: Sequence[int] = EXTRA_CHANNELS, form: str = "softmax",
+        second: str | Sequence[str] = SECOND, extra_channels: Sequence[int] = EXTRA_CHANNELS,
+        score_type: str = "softmax",
         scales: Sequence[float] = (0.2, 0.95), ratios: Sequence[float] = (2, 3), reduced_first: bool = False,
         square_boxes: bool = False, prediction_std: float = 0.03, norm: Norm | None = None, weights: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(select_taps(taps, names=(first, second)), num_classes)
-        if form not in self.FORMS:
-            raise ValueError(f"form={form}: expected one of {', '.join(self.FORMS)}")
+        if score_type not in self.SCORE_TYPES:
+            raise ValueError(f"score_type={score_type}: expected one of {', '.join(self.SCORE_TYPES)}")
         norm = norm or partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
-        self.form, self.square_boxes = form, square_boxes
+        self.score_type, self.square_boxes = score_type, square_boxes
         channels = [*(tap.channels for tap in self.taps), *extra_channels]
         deepest = self.taps[-1].stride
         self.strides = [*(tap.stride for tap in self.taps), *(deepest << k + 1 for k in range(len(extra_channels)))]
         self.shapes = box_shapes(len(channels), scales, ratios, reduced_first=reduced_first)
         self.extra = nn.ModuleList(_extra_level(*pair, norm) for pair in pairwise(channels[1:]))
-        self.class_columns = num_classes + (form == "softmax")
+        self.class_columns = num_classes + (score_type == "softmax")
         levels = list(zip(channels, map(len, self.shapes), strict=True))
         self.box_layers = nn.ModuleList(_prediction(width, 4 * boxes, norm) for width, boxes in levels)
         self.class_layers = nn.ModuleList(
@@ -118,7 +119,7 @@ class SSDLite(DetectionHead):
     ) -> tuple[Tensor, Tensor]:
         """Return boxes (N, A, 4) float32 xyxy, px, clipped, and scores (N, A, num_classes) float32."""
         logits = raw["class_logits"].float()
-        scores = logits.softmax(-1)[..., 1:] if self.form == "softmax" else logits.sigmoid()
+        scores = logits.softmax(-1)[..., 1:] if self.score_type == "softmax" else logits.sigmoid()
         anchors = self.anchors(image_size) if anchors is None else anchors
         return decode(raw["box_deltas"], anchors, image_size), scores
 
@@ -131,7 +132,7 @@ class SSDLite(DetectionHead):
         return {"torchvision": whole} if whole else {}
 
     def source_names(self) -> dict[str, dict[str, str]]:
-        if self.form != "softmax":
+        if self.score_type != "softmax":
             return {}
         names: dict[str, str] = {}
         for level in range(len(self.extra)):
@@ -162,14 +163,14 @@ class SSDLite(DetectionHead):
         return {"mmdetection": "its class layers have the background last; weights= takes the whole network's file"}
 
     def _init_weights(self, prediction_std: float) -> None:
-        reach = 2 if self.form == "sigmoid" else torch.inf  # in standard deviations
+        reach = 2 if self.score_type == "sigmoid" else torch.inf  # in standard deviations
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d):
                 std = 0.03 if name.startswith("extra.") else prediction_std
                 nn.init.trunc_normal_(module.weight, std=std, a=-reach * std, b=reach * std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        if self.form == "sigmoid":
+        if self.score_type == "sigmoid":
             for layer in self.class_layers:
                 nn.init.constant_(cast(Any, layer)[-1].bias, FOREGROUND_PRIOR)
 

@@ -17,7 +17,7 @@ ALIASES = {
     "size": "image_size", "img_size": "image_size", "imgsz": "image_size", "input_size": "image_size",
     "crop": "crop_size", "output": "output_dir", "out": "output_dir", "save_dir": "output_dir", "input": "source",
     "conf": "score_threshold", "threshold": "score_threshold",
-    "iou": "iou_threshold", "ema": "ema_decay", "clip": "gradient_clip_val",
+    "iou": "iou_threshold", "form": "score_type", "ema": "ema_decay", "clip": "gradient_clip_val",
 }  # fmt: skip
 # the same thing under another name, where data or a tool have the other
 ALSO = {"image_size": ("crop_size",), "score_threshold": ("min_score",)}

@@ -1,6 +1,7 @@
 """Old names of `_target_`s in files of earlier versions, and their names today."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 # module that held the target -> module that holds it now
@@ -21,6 +22,11 @@ RENAMED = {
     "tasks.training.callbacks.EMA": "tasks.training.weight_averaging.EMA",
     "tasks.training.distillation.Distillation": "tasks.training.teachers.distillation",
 }
+# today's target -> {key that it took: key that it takes now}
+KEYS = {
+    "heads.ssdlite.SSDLite": {"form": "score_type"},
+    "tasks.training.teachers.distillation": {"form": "mode"},
+}
 
 
 def renamed_target(target: Any) -> Any:
@@ -38,32 +44,42 @@ def renamed_target(target: Any) -> Any:
     return RENAMED.get(target, target)
 
 
-def first_target(target: str) -> str:
-    """Translate today's name of a `_target_` into its first one, by which stored measurements know it.
+def first_named(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy a node with the first names of its `_target_` and its keys, by which stored measurements know it.
 
-    >>> first_target("tasks.segmentation.task.SegmentationTask")
-    'tasks.segmentation.SegmentationTask'
+    >>> first_named({"_target_": "tasks.segmentation.task.SegmentationTask", "channels_last": True})
+    {'_target_': 'tasks.segmentation.SegmentationTask', 'channels_last': True}
     """
-    renamed, moved = ({new: old for old, new in names.items()} for names in (RENAMED, MOVED))
+    target = node["_target_"]
+    renamed, moved, keys = (_swapped(names) for names in (RENAMED, MOVED, KEYS.get(target, {})))
     module, _, name = renamed.get(target, target).rpartition(".")
-    return f"{moved.get(module, module)}.{name}"
+    first = {keys.get(key, key): value for key, value in node.items()}
+    return first | {"_target_": f"{moved.get(module, module)}.{name}"}
+
+
+def _swapped(names: Mapping[str, str]) -> dict[str, str]:
+    return {new: old for old, new in names.items()}
 
 
 def rename_targets(config: Any) -> None:
-    """Give every `_target_` of plain data, however deep, today's name in place."""
+    """Give every `_target_` of plain data, however deep, and its keys today's names in place."""
     stack = [config]
     while stack:
         value = stack.pop()
         if isinstance(value, dict):
             if "_target_" in value:
                 value["_target_"] = renamed_target(value["_target_"])
+                names = KEYS.get(value["_target_"], {}) if isinstance(value["_target_"], str) else {}
+                for old, new in names.items():
+                    if old in value:
+                        value[new] = value.pop(old)
             stack += value.values()
         elif isinstance(value, list | tuple):
             stack += value
 
 
 def with_renamed_targets(config: Any) -> Any:
-    """Copy plain data with today's name in every `_target_`."""
+    """Copy plain data with today's names, as `rename_targets` gives them."""
     copied = copy.deepcopy(config)
     rename_targets(copied)
     return copied

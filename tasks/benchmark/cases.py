@@ -15,7 +15,7 @@ from backbones.blocks.fusion import fuse_model
 from tasks.base.build import Config, build_backbone, build_task, label, plain, task_class
 from tasks.base.checkpoint import load_task
 from tasks.base.network import Deployable
-from tasks.base.renamed_targets import first_target
+from tasks.base.renamed_targets import first_named
 from tasks.base.task import VisionTask
 from tasks.benchmark.costs import profile
 from tasks.benchmark.store import Row
@@ -137,9 +137,8 @@ def make_case(config: Config) -> Case:
         _settle(model if task else BackboneDeployable(model), (height, width), generator)
         if task:
             task.network.load_state_dict(model.state_dict())
-    described = {key: plain(config)[key] for key in ("backbone", "head", "task") if config.get(key)}
-    for node in described.values():
-        node["_target_"] = first_target(node["_target_"])  # rows of earlier versions stay those of the same network
+    nodes = {key: plain(config)[key] for key in ("backbone", "head", "task") if config.get(key)}
+    described = {key: first_named(node) for key, node in nodes.items()}  # rows of earlier versions stay those of them
     return Case(
         network=" + ".join(label(config, key) for key in ("backbone", "head") if choices.get(key)) or kind,
         source=str(config["checkpoint"] or "random weights"),

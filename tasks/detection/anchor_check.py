@@ -42,7 +42,7 @@ def check_anchors(
     if not isinstance(head, DetectionHead):
         outcome.hints.append("task=detection   # and head=: tells which boxes no anchor fits, and what would fit them")
         return
-    criterion = losses[head.form](**(config["task"].get("loss") or {}))
+    criterion = losses[head.score_type](**(config["task"].get("loss") or {}))
     threshold = getattr(criterion, "match_threshold", 0.0)
     report = anchor_fit(head, plain(config["head"]), boxes, data.image_size, threshold)
     unmatched, lost = report.pop("unmatched"), {tuple(entry) for entry in report.pop("lost_boxes")}

@@ -18,7 +18,7 @@ class _AnchorLoss(nn.Module):
         box_weight: Factor of the boxes' summand.
     """
 
-    form: str
+    score_type: str
 
     def __init__(self, *, match_threshold: float, box_weight: float) -> None:
         super().__init__()
@@ -44,10 +44,12 @@ class _AnchorLoss(nn.Module):
             processes.
 
         Raises:
-            ValueError: The head is of another form.
+            ValueError: The head gives scores of another type.
         """
-        if head.form != self.form:
-            raise ValueError(f"{type(self).__name__} needs a head of form={self.form}, this one has form={head.form}")
+        if head.score_type != self.score_type:
+            raise ValueError(
+                f"{type(self).__name__} needs a head of score_type={self.score_type}, this one has {head.score_type}"
+            )
         boxes, labels = batch["boxes"].float(), batch["labels"]
         anchors = head.anchors(image_size)
         matched = match_anchors(anchors, boxes, labels, threshold=self.match_threshold)
@@ -82,7 +84,7 @@ class MultiboxLoss(_AnchorLoss):
     Source: Liu et al. 2016, "SSD: Single Shot MultiBox Detector", section 2.2; torchvision's SSD.compute_loss.
     """
 
-    form = "softmax"
+    score_type = "softmax"
 
     def __init__(
         self, *, match_threshold: float = 0.5, negatives_per_positive: float = 3.0, box_weight: float = 1.0
@@ -120,7 +122,7 @@ class SigmoidFocalLoss(_AnchorLoss):
     Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 5; settings of TensorFlow's SSDLite.
     """
 
-    form = "sigmoid"
+    score_type = "sigmoid"
 
     def __init__(
         self, *, match_threshold: float = 0.5, alpha: float = 0.75, gamma: float = 2.0, box_weight: float = 0.25

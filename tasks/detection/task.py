@@ -36,7 +36,7 @@ from tasks.files.writing import write_json
 from tasks.values.counted import counted
 from tasks.values.sizes import parse_size
 
-LOSSES = {"softmax": MultiboxLoss, "sigmoid": SigmoidFocalLoss, "distribution": GFLLoss}  # by the head's `form`
+LOSSES = {"softmax": MultiboxLoss, "sigmoid": SigmoidFocalLoss, "distribution": GFLLoss}  # by the head's `score_type`
 
 
 class DetectionTask(VisionTask):
@@ -71,7 +71,7 @@ class DetectionTask(VisionTask):
     ) -> None:  # fmt: skip
         super().__init__(network, classes, **options)
         try:
-            self.criterion = LOSSES[network.head.form](**(loss or {}))
+            self.criterion = LOSSES[network.head.score_type](**(loss or {}))
         except TypeError as error:
             raise ValueError(f"task.loss={dict(loss)}: {error}") from error
         self.selection = {
@@ -260,7 +260,7 @@ class DetectionTask(VisionTask):
         if output != "raw":
             return {}
         head = self.network.head
-        return {"boxes": head.anchors(image_size).tolist(), "form": head.form, "unit": "px, xyxy"}
+        return {"boxes": head.anchors(image_size).tolist(), "form": head.score_type, "unit": "px, xyxy"}
 
 
 def score_report(scores: CocoScores, folder: Path) -> tuple[dict[str, float], list[Table]]:

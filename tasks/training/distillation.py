@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FORMS = ("hard", "soft")
+MODES = ("hard", "soft")
 
 
 class Distillation:
@@ -15,9 +15,9 @@ class Distillation:
 
     Args:
         teacher: Trained network from the task's images (after mixing) to logits of the task's classes.
-        form: "hard": cross-entropy with the class that the teacher prefers; "soft": divergence from its probabilities.
+        mode: "hard": cross-entropy with the class that the teacher prefers; "soft": divergence from its probabilities.
         weight: Weight of the teacher's loss; the task's own loss has 1 - weight.
-        temperature: Divides the logits of both in the soft form; the loss is multiplied by its square, which keeps the
+        temperature: Divides the logits of both in the soft mode; the loss is multiplied by its square, which keeps the
             size of gradients.
 
     Raises:
@@ -27,10 +27,10 @@ class Distillation:
     """
 
     def __init__(
-        self, teacher: nn.Module, *, form: str = "hard", weight: float = 0.5, temperature: float = 1.0
+        self, teacher: nn.Module, *, mode: str = "hard", weight: float = 0.5, temperature: float = 1.0
     ) -> None:
-        check_settings(form, weight, temperature)
-        self.form, self.weight, self.temperature = form, weight, temperature
+        check_settings(mode, weight, temperature)
+        self.mode, self.weight, self.temperature = mode, weight, temperature
         self.teacher = teacher.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.device = torch.device("cpu")
 
@@ -62,20 +62,20 @@ class Distillation:
 
     def loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
         """Compute the distance of class logits from a teacher's, the mean over images (and pixels)."""
-        if self.form == "hard":
+        if self.mode == "hard":
             return F.cross_entropy(logits, wanted.argmax(1))
         own, theirs = ((one.float() / self.temperature).log_softmax(1) for one in (logits, wanted))
         divergence = F.kl_div(own, theirs, reduction="none", log_target=True).sum(1).mean()
         return divergence * self.temperature**2
 
 
-def check_settings(form: str, weight: float, temperature: float) -> None:
+def check_settings(mode: str, weight: float, temperature: float) -> None:
     """Check the settings of `Distillation` before a teacher is loaded; raises its `ValueError`."""
-    if form not in FORMS:
-        raise ValueError(f"distillation.form={form}: expected one of {', '.join(FORMS)}")
+    if mode not in MODES:
+        raise ValueError(f"distillation.mode={mode}: expected one of {', '.join(MODES)}")
     if not 0 < weight <= 1:
         raise ValueError(f"distillation.weight={weight}: expected the teacher's share of the loss, up to 1")
     if not 0 < temperature < float("inf"):
         raise ValueError(f"distillation.temperature={temperature}: expected a number above 0, such as 1")
-    if form == "hard" and temperature != 1:
-        raise ValueError(f"distillation.temperature={temperature} has no effect in the hard form; set it to 1")
+    if mode == "hard" and temperature != 1:
+        raise ValueError(f"distillation.temperature={temperature} has no effect in the hard mode; set it to 1")

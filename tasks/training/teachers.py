@@ -22,7 +22,7 @@ def distillation(
     classes: Classes,
     task: type[VisionTask],
     teacher: str | None = None,
-    form: str = "hard",
+    mode: str = "hard",
     weight: float = 0.5,
     temperature: float = 1.0,
 ) -> Distillation:
@@ -33,9 +33,9 @@ def distillation(
         task: The class of the task that learns.
         teacher: Checkpoint of a training run, with the same classes; or "timm:<model name>", a pretrained classifier of
             as many classes, which normalises images in its own way.
-        form: As in `Distillation`, and so are the next two.
+        mode: As in `Distillation`, and so are the next two.
         weight: Weight of the teacher's loss.
-        temperature: Temperature of the soft form.
+        temperature: Temperature of the soft mode.
 
     Raises:
         ValueError: A setting is out of its range; the task has no class logits; the teacher has other classes or
@@ -51,11 +51,11 @@ def distillation(
             f"distillation is for tasks with one class an image or a pixel, not for task={task.kind}; set "
             "distillation=null"
         )
-    check_settings(form, weight, temperature)
+    check_settings(mode, weight, temperature)
     fetch = timm_teacher if teacher.startswith(TIMM) else checkpoint_teacher
     network = fetch(teacher.removeprefix(TIMM), classes, task)
     logger.info("teacher: %s, %.2f M parameters", teacher, sum(p.numel() for p in network.parameters()) / 1e6)
-    return Distillation(network, form=form, weight=weight, temperature=temperature)
+    return Distillation(network, mode=mode, weight=weight, temperature=temperature)
 
 
 def checkpoint_teacher(path: str, classes: Classes, task: type[VisionTask]) -> nn.Module:

@@ -120,7 +120,7 @@ def test_every_row_has_its_anchor(name, image_size, factory, options, taps):
         boxes, scores = head.decode(raw, image_size)
     anchors = head.anchors(image_size)
     assert raw["box_deltas"].shape == boxes.shape == (2, len(anchors), 4)
-    assert raw["class_logits"].shape == (2, len(anchors), 7 + (head.form == "softmax"))
+    assert raw["class_logits"].shape == (2, len(anchors), 7 + (head.score_type == "softmax"))
     assert scores.shape == (2, len(anchors), 7) and scores.min() >= 0 and scores.max() <= 1
     assert boxes.min() >= 0 and (boxes.amax((0, 1)) <= torch.tensor(2 * image_size[::-1])).all()
 
@@ -128,7 +128,7 @@ def test_every_row_has_its_anchor(name, image_size, factory, options, taps):
 def test_the_published_forms_differ_as_they_should():
     torch.manual_seed(0)
     heads = {name: build_head(name, mobilenet_v2().taps, 80) for name in FORMS}
-    assert {name: (head.form, head.taps[0].channels) for name, head in heads.items()} == {
+    assert {name: (head.score_type, head.taps[0].channels) for name, head in heads.items()} == {
         "ssdlite_tv": ("softmax", 576),
         "ssdlite_tf": ("sigmoid", 576),
         "ssdlite_mmdet": ("softmax", 96),
@@ -195,7 +195,7 @@ def test_anchors_are_kept_by_size_and_stay_out_of_the_weights():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"form": "focal"}, "form=focal: expected one of softmax, sigmoid"),
+        ({"score_type": "focal"}, "score_type=focal: expected one of softmax, sigmoid"),
         ({"first": "c7"}, r"no tap c7; it offers: .*c5_exp \(576 channels, stride 16\)"),
         ({"scales": [0.1, 0.2, 0.3]}, "3 scales for 6 levels"),
     ],
@@ -211,6 +211,6 @@ def test_weights_of_another_head_are_refused(torchvision_ssdlite):
     with pytest.raises(ValueError, match="tensors differ in shape"):
         SSDLite(taps, 20, weights=str(path))
     with pytest.raises(ValueError, match="none of its 476 names"):  # 91 scores, but of another meaning
-        SSDLite(taps, 91, form="sigmoid", weights=str(path))
+        SSDLite(taps, 91, score_type="sigmoid", weights=str(path))
     with pytest.raises(ValueError, match="no tap final or c5; it offers: c4"):
         SSDLite([Tap("c4", 96, 16)], 20)

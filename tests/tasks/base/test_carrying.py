@@ -24,7 +24,7 @@ from tools.cli import composed
 
 HEADS = {
     "ssdlite softmax": (SSDLite, {}),
-    "ssdlite sigmoid": (SSDLite, {"form": "sigmoid"}),
+    "ssdlite sigmoid": (SSDLite, {"score_type": "sigmoid"}),
     "gfl": (GFLLite, {"levels": ("c3", "c4", "c5"), "channels": 16}),
     "lraspp sum": (LRASPP, {}),
     "lraspp concat": (LRASPP, {"skips": ("c1", "c2"), "skip_channels": (8, 8), "merge": "concat"}),

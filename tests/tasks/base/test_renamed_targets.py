@@ -8,7 +8,7 @@ import torch
 
 from tasks.base.build import plain
 from tasks.base.checkpoint import load_task, read_checkpoint
-from tasks.base.renamed_targets import renamed_target, with_renamed_targets
+from tasks.base.renamed_targets import first_named, renamed_target, with_renamed_targets
 from tasks.base.result_folders import is_of
 from tasks.base.trusted_targets import check_targets
 from tasks.deploy.export import export
@@ -45,6 +45,16 @@ def test_an_old_name_is_read_as_todays(old):
     assert renamed_target(old) == renamed_target(OLD[old]) == OLD[old]
     assert callable(pkgutil.resolve_name(OLD[old]))
     check_targets({"_target_": renamed_target(old)}, "best.ckpt")
+
+
+def test_old_keys_are_read_as_todays_and_measurements_keep_theirs():
+    then = {"head": {"_target_": "heads.ssdlite.SSDLite", "form": "sigmoid"},
+            "distillation": {"_target_": "tasks.distillation.Distillation", "form": "soft", "weight": 1}}  # fmt: skip
+    now = with_renamed_targets(then)
+    assert now["head"] == {"_target_": "heads.ssdlite.SSDLite", "score_type": "sigmoid"}
+    assert now["distillation"]["mode"] == "soft" and "form" not in now["distillation"]
+    assert {key: first_named(node) for key, node in now.items()} == then
+    assert with_renamed_targets({"_target_": "mine.Head", "form": 1}) == {"_target_": "mine.Head", "form": 1}
 
 
 @pytest.mark.parametrize(

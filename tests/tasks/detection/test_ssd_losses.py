@@ -22,7 +22,7 @@ SIZE, CLASSES = (96, 96), 6
 @pytest.fixture(scope="module")
 def heads():
     taps = mobilenet_v2(width=0.35).taps
-    return {form: SSDLite(taps, CLASSES, form=form, extra_channels=[32]) for form in ("softmax", "sigmoid")}
+    return {form: SSDLite(taps, CLASSES, score_type=form, extra_channels=[32]) for form in ("softmax", "sigmoid")}
 
 
 def random_batch(*counts):
@@ -161,5 +161,5 @@ def test_wrong_settings_are_named(loss, options, message):
 
 def test_a_loss_refuses_the_other_form(heads):
     head = heads["sigmoid"]
-    with pytest.raises(ValueError, match="MultiboxLoss needs a head of form=softmax, this one has form=sigmoid"):
+    with pytest.raises(ValueError, match="MultiboxLoss needs a head of score_type=softmax, this one has sigmoid"):
         MultiboxLoss()(random_raw(head, 1), random_batch(1), head, SIZE)

@@ -96,7 +96,7 @@ def test_a_run_leaves_scores_pictures_and_a_checkpoint_that_knows_its_ids(run):
 @pytest.mark.parametrize("form", LOSSES)
 def test_the_loss_follows_from_the_head(form):
     net = network()
-    net.head.form = form
+    net.head.score_type = form
     assert type(DetectionTask(net, CLASSES).criterion) is LOSSES[form]
     with pytest.raises(ValueError, match=r"task\.loss=.*unexpected keyword argument 'alfa'"):
         DetectionTask(net, CLASSES, loss={"alfa": 0.5})
@@ -201,7 +201,7 @@ def test_ground_truth_as_predictions_scores_one(shapes, run_tool, tmp_path):
     assert status == 0, err
     assert json.loads((tmp_path / "evaluation.json").read_text())["val/mAP"] == pytest.approx(1)
     status, _, err = run_tool("tools/evaluate.py predictions=truth.json data=masks data.root=x data.class_names=[a]")
-    assert status == 1 and "task=detection needs images with boxes: data=coco, voc or demo" in err
+    assert status == 1 and "task=detection needs images with boxes: data=coco, yolo, voc, labelme, cvat or demo" in err
     status, _, err = run_tool(f"tools/evaluate.py predictions=absent.json data=coco data.root={shapes}")
     assert status == 1 and "no predictions at absent.json" in err
 

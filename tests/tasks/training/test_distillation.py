@@ -39,7 +39,7 @@ def test_losses_are_those_of_the_papers(teacher):
     own, theirs = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4)
     hard = F.nll_loss(own.log_softmax(1), theirs.argmax(1))
     torch.testing.assert_close(distilled(teacher).loss(own, theirs), hard)
-    soft = distilled(teacher, form="soft", temperature=3.0)
+    soft = distilled(teacher, mode="soft", temperature=3.0)
     p, q = (theirs.double() / 3).softmax(1), (own.double() / 3).softmax(1)
     expected = (p * (p / q).log()).sum(1).mean() * 9
     torch.testing.assert_close(soft.loss(own, theirs).double(), expected, rtol=1e-5, atol=0)
@@ -98,10 +98,10 @@ def test_training_follows_the_teacher_and_only_training_needs_it(teacher, small_
 
 def test_what_does_not_fit_is_refused(teacher):
     for options, message in (
-        ({"form": "harder"}, r"distillation\.form=harder: expected one of hard, soft"),
+        ({"mode": "harder"}, r"distillation\.mode=harder: expected one of hard, soft"),
         ({"weight": 0}, r"distillation\.weight=0"),
         ({"temperature": 0.0}, r"distillation\.temperature=0"),
-        ({"temperature": 2.0}, r"no effect in the hard form"),
+        ({"temperature": 2.0}, r"no effect in the hard mode"),
         ({"task": DetectionTask}, r"not for task=detection; set distillation=null"),
         ({"task": ClassificationTask}, r"was trained for task=segmentation, not for task=classification"),
         ({"classes": Classes(NAMES[::-1], CLASSES.palette)}, r"knows 3 classes \(background, disc, bar\.\.\.\)"),
