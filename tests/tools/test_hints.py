@@ -19,7 +19,7 @@ GROUPS = ("backbone", "data", "head", "optimizer", "scheduler", "task", "trainer
     ("lr", DETECTION, "optimizer.lr"), ("learning_rate", DETECTION, "optimizer.lr"),
     ("epochs", DETECTION, "trainer.max_epochs"), ("max_epochs", DETECTION, "trainer.max_epochs"),
     ("batch_size", DETECTION, "data.batch_size"), ("bs", DETECTION, "data.batch_size"),
-    ("weights", DETECTION, "backbone.weights or head.weights"), ("image_size", DETECTION, "data.image_size"),
+    ("pretrained", DETECTION, "backbone.weights or head.weights or weights"), ("image_size", DETECTION, "data.image_size"),
     ("imgsz", ("task=segmentation", "data=cityscapes"), "data.crop_size"),
     ("image_size", ("task=segmentation",), "data.segmentation.crop_size"),
     ("image_size", ("task=classification",), "data.classification.image_size"),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from torchvision.models._api import WeightsEnum
 
 from tasks.data.coco import CocoData
 from tests.conftest import ROOT
@@ -120,6 +121,9 @@ def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatc
     write_folders(tmp_path / "pets", train=8, size=(200, 240))
     write_imagenet(tmp_path / "imagenet")
     torch.save(torchvision.models.mobilenet_v2(weights=None).state_dict(), tmp_path / "mobilenet_v2.pth")
+    cv2.imwrite(str(tmp_path / "photo.jpg"), np.zeros((60, 80, 3), np.uint8))
+    detector = torchvision.models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None)
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: detector.state_dict())  # nothing is downloaded
     for command in COMMANDS:
         program, *words = command.replace("/path/to", str(tmp_path)).split(maxsplit=1)
         if program == "make" or "benchmarks/" in words[0] or "all=true" in words[0]:
