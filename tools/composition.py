@@ -39,13 +39,15 @@ def planned(tool: str, words: Sequence[str]) -> tuple[str, list[str], list[str]]
     line, words = CommandLine([*words]), [*words]
     values = line.values()
     _check_groups(values)
-    if (named := f"data={values.get('data')}") in words and (suited := suited_data(values)):
+    source = next((key for key in SOURCES if values.get(key)), None)
+    implied = [] if source else _implied(tool, values)
+    suited = suited_data(CommandLine(implied).values() | values)
+    if (named := f"data={values.get('data')}") in words and suited:
         words[words.index(named)], values["data"] = f"data={suited}", suited
     if tool == "evaluate" and "predictions" in values and not {"task", "experiment", *SOURCES} & values.keys():
         words.append("task=detection")  # they are boxes; a task has a place for the data
-    source = next((key for key in SOURCES if values.get(key)), None)
     if source is None:
-        return tool, words + _implied(tool, values), []
+        return tool, words + implied, []
     if values.get("weights"):
         raise ValueError(
             f"{source}= and weights= are both given: a checkpoint goes on with its run, or is what the tool looks at, "

@@ -27,6 +27,11 @@ def test_a_look_at_data_without_a_task_takes_them_as_named():
     assert composed("data", ["data=coco", "task=segmentation"]).choices["data"] == "coco_masks"
 
 
+def test_the_task_that_weights_imply_decides_too(monkeypatch):
+    monkeypatch.setattr(composition, "_implied", lambda tool, values: ["task=segmentation", "head=lraspp_tv"])
+    assert composed("evaluate", ["weights=lraspp.pth", "data=coco"]).choices["data"] == "coco_masks"
+
+
 def test_the_task_of_a_checkpoint_decides_too(monkeypatch):
     for task, meant in (("segmentation", "coco_masks"), ("detection", None)):
         monkeypatch.setattr(composition, "stored_choice", lambda values, group, task=task: {"task": task}[group])
