@@ -1,6 +1,7 @@
 """Time a network in PyTorch and in every export format side by side, and each of its layers."""
 
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from rich.progress import Progress, TimeRemainingColumn
 from torch import Tensor
 
 from tasks.base.build import Config
+from tasks.base.machine import others_running
 from tasks.base.quiet import quiet
 from tasks.base.tables import Table
 from tasks.benchmark.android import run_on_android
@@ -43,6 +45,7 @@ from tasks.benchmark.store import (
 )
 from tasks.deploy.backend import BACKENDS
 from tasks.files.writing import write_json
+from tasks.values.counted import counted
 
 STATISTICS = ("trimmed", "median", "p90", "min", "max")  # shown
 logger = logging.getLogger(__name__)
@@ -88,13 +91,16 @@ def run_on_host(config: Config, folder: Path) -> tuple[list[Row], list[Table]]:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
         entries, rows = _entries(config, common, Path(scratch), known)
         fresh = [entry for entry in entries if identity(entry.row) not in known]
+        busy = others_running()
         with progress_bar("timing") as tell:
             calls = {str(place): entry.subject.call for place, entry in enumerate(fresh)}
             names = [entry.row["runtime"] for entry in fresh]
             times = measure(
                 calls, protocol, threads=config["threads"], progress=lambda place, share: tell(names[int(place)], share)
             )
+        busy = max(busy, others_running())
         for entry, latency in zip(fresh, times.values(), strict=True):
+            entry.row["others_running"] = busy if busy + config["threads"] > (os.cpu_count() or 1) else 0
             if isinstance(latency, str):
                 entry.row["error"] = latency
             else:
@@ -138,6 +144,8 @@ def comparison(rows: Sequence[Row]) -> Table:
     where = (reference.get("environment") or {}).get("cpu") or reference["machine"]
     network = "" if several else f"{reference['network']}, "
     title = f"{network}{reference['work']}, {size} px, batch {batch}, threads {reference['threads']}, {where}"
+    if busy := max((row.get("others_running", 0) for row in rows if not row.get("stored")), default=0):
+        title += f"; disturbed, as {counted(busy, 'thread')} of other programs ran: time it again on free cores"
     return title, columns, lines
 
 

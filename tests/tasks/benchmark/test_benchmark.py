@@ -85,6 +85,12 @@ def test_a_failure_is_a_row_of_the_table():
 # --- what is timed
 
 
+def test_a_table_says_that_others_disturbed_it():
+    rows = [row(others_running=2), row(runtime="onnx", others_running=0), row(others_running=9, stored=True)]
+    assert "; disturbed, as 2 threads of other programs ran" in comparison(rows)[0]
+    assert "disturbed" not in comparison([row(others_running=0), row(others_running=9, stored=True)])[0]
+
+
 def test_forms_of_one_network_compute_the_same():
     case = make_case(composed("benchmark", "backbone=mobileone_s0", "backbone.width=0.25", "image_size=64",
                               "task=detection", "num_classes=3", "seed=2"))  # fmt: skip
