@@ -60,9 +60,9 @@ def evaluate(config: Config) -> tuple[dict[str, float | str], list[Table]]:
     """
     quiet()
     one_source(config, "predictions")
-    if config["split"] != "val":
+    if (split := config.get("split") or "val") != "val":
         config = plain(config)
-        config["data"] = at_split(config["data"] or {}, config["split"])
+        config["data"] = at_split(config["data"] or {}, split)
     if config["predictions"]:
         return evaluate_predictions(config)
     if config["artifact"]:
@@ -240,7 +240,7 @@ def _evaluation_folder(config: Config, beside: Path, settings: Mapping[str, Any]
                 "or overwrite=true"
             )
         return folder
-    if config["split"] == "test":
+    if config.get("split") == "test":
         return free_folder(beside / "evaluation-test", beside / "evaluation-test", RECORD, settings)
     if own:
         return free_folder(beside, beside / "evaluation", RECORD, settings)

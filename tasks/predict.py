@@ -59,9 +59,10 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
     for key, what in (("min_score", "scores are"), ("opacity", "it is")):
         if not 0 <= config[key] <= 1:
             raise ValueError(f"{key}={config[key]}: {what} from 0 to 1; give {key}=0.3, say")
-    if bool(config["source"]) == bool(config["split"]):
+    split = config.get("split")
+    if bool(config["source"]) == bool(split):
         raise ValueError("give source=<image, folder or video>, or split=val or test for images of the data")
-    source, files = _split(config) if config["split"] else _source(config)
+    source, files = _split(config) if split else _source(config)
     predictor = build_predictor(config)
     folder = _folder(config, source, files)
     failures, lost = _predict(predictor, source, files, folder)
@@ -138,8 +139,9 @@ def _folder(config: Config, source: Path, files: list[Path]) -> Path:
         ValueError: `output_dir` holds the predictions of another source; or a file that no prediction left there would
             be replaced.
     """
-    origin = {"source": str(source.resolve())} | ({"split": config["split"]} if config["split"] else {})
-    folder = output_folder(config, f"predictions-{config['split']}" if config["split"] else "predictions")
+    split = config.get("split")
+    origin = {"source": str(source.resolve())} | ({"split": split} if split else {})
+    folder = output_folder(config, f"predictions-{split}" if split else "predictions")
     if not config["output_dir"]:
         if (folder / SUMMARY).is_file() and not (folder / RECORD).is_file():  # of a version that kept no record
             write_json(folder / RECORD, {"source": None})
