@@ -162,6 +162,7 @@ class DataConfig(TrainConfig):
         suffix: Format of the crops, .jpg or .png.
         to: Form that "convert" and "split" write, "coco" or "yolo".
         images: "copy" the images, or "link" to them.
+        outlines: Write objects as polygons in YOLO's form; COCO's has the outlines anyway.
         val_share, test_share: Shares of the images that "split" gives to val and test.
         group: Regular expression whose first group names what "split" keeps together, such as "(.*)_frame".
     """
@@ -179,6 +180,7 @@ class DataConfig(TrainConfig):
     suffix: str = ".jpg"
     to: str = "coco"
     images: str = "copy"
+    outlines: bool = False
     val_share: float = 0.2
     test_share: float = 0.0
     group: str | None = None

@@ -157,18 +157,24 @@ class Annotations:
         return found
 
     def coco(self, classes: Classes) -> dict[str, list[dict]]:
-        """Convert to COCO's form: images, annotations (boxes as annotated, those with NaN left out), categories."""
+        """Convert to COCO's form: images, annotations (boxes as annotated, those with NaN left out), categories.
+
+        Outlines, where they were read, are "segmentation".
+        """
         finite = np.isfinite(self.boxes).all(1)
         owners = np.repeat(self.image_ids, np.diff(self.offsets))
         columns = (owners, np.array(classes.numbers)[self.labels], self.boxes, self.areas, self.crowd.astype(int))
         rows = zip(*(column[finite].tolist() for column in columns), strict=True)
         difficult = self.difficult[finite].tolist()
+        outlines = [outline for text in self.outlines or () for outline in json.loads(text)] or [None] * len(finite)
+        outlines = [outline for outline, kept in zip(outlines, finite, strict=True) if kept]
         images = enumerate(zip(self.image_ids.tolist(), self.sizes.tolist(), strict=True))
         return {
             "images": [{"id": i, "file_name": self.name(k), "height": h, "width": w} for k, (i, (h, w)) in images],
             "annotations": [
                 {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": crowd}
                 | ({"difficult": 1} if difficult[number - 1] else {})
+                | ({"segmentation": outlines[number - 1]} if outlines[number - 1] else {})
                 for number, (image, category, box, area, crowd) in enumerate(rows, 1)
             ],
             "categories": [{"id": i, "name": name} for i, name in zip(classes.numbers, classes.names, strict=True)],

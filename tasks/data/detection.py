@@ -104,6 +104,12 @@ class DetectionData(VisionDataModule):
             self._annotations[split] = self.read_annotations(split)
         return self._annotations[split]
 
+    def keep_outlines(self) -> None:
+        """Let annotations hold the outlines too; those that are open are opened anew."""
+        self.outlined = True
+        self._annotations.clear()
+        self._sets.clear()
+
     def ground_truth(self, split: str) -> dict[str, list[dict]]:
         """Return a split in COCO's form, crowds and images without boxes included; image files are not needed."""
         return self.annotations(split).coco(self.classes)

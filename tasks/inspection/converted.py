@@ -27,6 +27,28 @@ IMAGES = ("copy", "link")
 
 
 @dataclass(frozen=True)
+class Form:
+    """How a set is written.
+
+    Attributes:
+        to: "coco": images/{split} and annotations/instances_{split}.json, with all outlines; "yolo": images/{split},
+            labels/{split} and data.yaml.
+        images: "copy", or "link" for symbolic links to the files.
+        outlines: Write YOLO's objects as polygons: the outline of one part, else the corners of the box.
+    """
+
+    to: str = "coco"
+    images: str = "copy"
+    outlines: bool = False
+
+    def __post_init__(self) -> None:
+        if self.to not in FORMS or self.images not in IMAGES:
+            raise ValueError(
+                f"to={self.to} images={self.images}: expected to={' or '.join(FORMS)}, images={' or '.join(IMAGES)}"
+            )
+
+
+@dataclass(frozen=True)
 class SplitSettings:
     """How images are divided.
 
@@ -64,39 +86,36 @@ class Row(NamedTuple):
 
 
 def write_converted(
-    data: DetectionData, folder: Path, splits: Sequence[str] = SPLITS, to: str = "coco", images: str = "copy"
+    data: DetectionData, folder: Path, splits: Sequence[str] = SPLITS, form: Form = Form()
 ) -> dict[str, Any]:
     """Write a detection set as `data=coco` or `data=yolo` reads it.
 
     Boxes are written as annotated, for YOLO rounded to ten digits (1e-6 px in images of 10,000 px), without crowds,
-    and clipped to their image. Outlines are not written.
+    and clipped to their image.
 
     Args:
         data: The detection set.
         folder: Folder to make; it appears when all is written.
         splits: "train", "val".
-        to: "coco": images/{split} and annotations/instances_{split}.json; "yolo": images/{split}, labels/{split} and
-            data.yaml.
-        images: "copy", or "link" for symbolic links to the files.
+        form: As in `Form`.
 
     Returns:
-        {split: {"images", "boxes", "without_boxes", "left_out", "clipped"}}.
+        {split: {"images", "boxes", "without_boxes", "left_out", "clipped", "outlines_left_out"}}.
 
     Raises:
-        ValueError: The folder holds files already, a setting is unknown, or the set has no boxes.
+        ValueError: The folder holds files already, or the set has no boxes.
         DataError: An image is missing.
     """
-    return _write(data, folder, {split: rows_of(data, split) for split in splits}, to, images)
+    return _write(data, folder, {split: rows_of(data, split) for split in splits}, form)
 
 
 def write_split(
-    data: DetectionData, folder: Path, splits: Sequence[str], settings: SplitSettings, to: str = "coco",
-    images: str = "copy",
+    data: DetectionData, folder: Path, splits: Sequence[str], settings: SplitSettings, form: Form = Form(),
 ) -> dict[str, Any]:  # fmt: skip
     """Divide the images of `splits` anew into train, val and test, with each class's share of objects in each.
 
     Args:
-        data, folder, to, images: As in `write_converted`.
+        data, folder, form: As in `write_converted`.
         splits: Splits whose images are divided.
         settings: As in `SplitSettings`.
 
@@ -124,7 +143,7 @@ def write_split(
             f"{len(rows)} images in {len(counts)} groups leave none for {empty[0]}; give it a larger share, or another "
             "group="
         )
-    report = _write(data, folder, divided, to, images)
+    report = _write(data, folder, divided, form)
     for number, split in enumerate(shares):
         report[split]["groups"] = int((chosen == number).sum())
     return report
@@ -133,7 +152,8 @@ def write_split(
 def converted_table(report: Mapping[str, Any]) -> tuple[Sequence[str], list[tuple]]:
     """Lay out what `write_converted` and `write_split` report."""
     keys = {"images": "images", "groups": "groups", "boxes": "boxes", "without_boxes": "images without boxes",
-            "left_out": "crowds and invalid boxes left out", "clipped": "boxes clipped"}  # fmt: skip
+            "left_out": "crowds and invalid boxes left out", "clipped": "boxes clipped",
+            "outlines_left_out": "outlines left out"}  # fmt: skip
     there = [key for key in keys if any(key in part for part in report.values())]
     return ("split", *(keys[key] for key in there)), [
         (split, *(part.get(key, "-") for key in there)) for split, part in report.items()
@@ -149,6 +169,8 @@ def rows_of(data: DetectionData, split: str) -> list[Row]:
     """
     if not hasattr(data, "annotations"):
         raise ValueError(f"action=convert and split need images with boxes, not {type(data).__name__}; take data=yolo")
+    if not data.outlined:
+        data.keep_outlines()
     dataset = data.whole_dataset(split)
     truth, owned = dataset.annotations.coco(data.classes), defaultdict(list)
     for box in truth["annotations"]:
@@ -159,25 +181,21 @@ def rows_of(data: DetectionData, split: str) -> list[Row]:
     return [Row(file, image, owned[image["id"]]) for file, image in zip(files, truth["images"], strict=True)]
 
 
-def _write(
-    data: DetectionData, folder: Path, parts: Mapping[str, list[Row]], to: str, images: str
-) -> dict[str, Any]:  # fmt: skip
-    if to not in FORMS or images not in IMAGES:
-        raise ValueError(f"to={to} images={images}: expected to={' or '.join(FORMS)}, images={' or '.join(IMAGES)}")
+def _write(data: DetectionData, folder: Path, parts: Mapping[str, list[Row]], form: Form) -> dict[str, Any]:
     report: dict[str, Any] = {}
     with new_folder(folder) as part:
         for split, rows in parts.items():
             rows = _named(rows)
-            writing = partial(_write_image, part / "images" / split, images)
+            writing = partial(_write_image, part / "images" / split, form.images)
             with ThreadPoolExecutor() as pool:
                 done = pool.map(writing, rows)
                 rows = list(track(done, f"writing {split}", total=len(rows), transient=True))
-            write = _write_coco if to == "coco" else _write_yolo
+            write = _write_coco if form.to == "coco" else partial(_write_yolo, outlines=form.outlines)
             counts = write(part, split, rows, data.classes)
             boxes = sum(len(row.boxes) for row in rows) - counts["left_out"]
             empty = sum(not row.boxes for row in rows)
             report[split] = {"images": len(rows), "boxes": boxes, "without_boxes": empty, **counts}
-        if to == "yolo":
+        if form.to == "yolo":
             entries = {split: f"images/{split}" for split in parts} | {"names": list(data.classes.names)}
             text = "".join(f"{key}: {to_json(value, ensure_ascii=False)}\n" for key, value in entries.items())
             write_bytes(part / "data.yaml", text.encode())
@@ -224,8 +242,9 @@ def _write_coco(part: Path, split: str, rows: Sequence[Row], classes: Classes) -
     return Counter(left_out=0)
 
 
-def _write_yolo(part: Path, split: str, rows: Sequence[Row], classes: Classes) -> Counter:
-    labels, counts = {number: label for label, number in enumerate(classes.numbers)}, Counter(left_out=0, clipped=0)
+def _write_yolo(part: Path, split: str, rows: Sequence[Row], classes: Classes, *, outlines: bool) -> Counter:
+    labels = {number: label for label, number in enumerate(classes.numbers)}
+    counts = Counter(left_out=0, clipped=0, outlines_left_out=0)
     for row in rows:
         size, lines = np.array([row.image["width"], row.image["height"]], float), []
         for box in row.boxes:
@@ -236,8 +255,25 @@ def _write_yolo(part: Path, split: str, rows: Sequence[Row], classes: Classes) -
                 continue
             inside = np.allclose(corners, [first, first + sides], rtol=0, atol=1e-3)
             counts["clipped"] += not inside
-            center, extent = (first + sides / 2, sides) if inside else (corners.mean(0), corners[1] - corners[0])
-            values = [*(center / size), *(extent / size)]
+            polygon = _polygon(box.get("segmentation")) if outlines else None
+            counts["outlines_left_out"] += polygon is None and "segmentation" in box
+            if outlines:
+                (left, top), (right, bottom) = corners
+                points = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+                values = ((points if polygon is None else polygon.clip(0, size)) / size).ravel()
+            else:
+                center, extent = (first + sides / 2, sides) if inside else (corners.mean(0), corners[1] - corners[0])
+                values = [*(center / size), *(extent / size)]
             lines.append(f"{labels[box['category_id']]} {' '.join(f'{value:.10g}' for value in values)}\n")
         write_bytes((part / "labels" / split / row.image["file_name"]).with_suffix(".txt"), "".join(lines).encode())
     return counts
+
+
+def _polygon(outline: Any) -> np.ndarray | None:
+    """Corners (P, 2) px of an outline that is one polygon; None for another one."""
+    if not isinstance(outline, list) or len(outline) != 1:
+        return None
+    try:
+        return np.array(outline[0], float).reshape(-1, 2)
+    except (TypeError, ValueError):
+        return None

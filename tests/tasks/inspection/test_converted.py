@@ -9,7 +9,7 @@ from tasks.data.coco import CocoData
 from tasks.data.errors import DataError
 from tasks.data.voc import VocData
 from tasks.data.yolo import YoloData
-from tasks.inspection.converted import SplitSettings, write_converted, write_split
+from tasks.inspection.converted import Form, SplitSettings, write_converted, write_split
 from tasks.inspection.stratified import grouped, stratified
 from tests.conftest import DATA
 from tests.tasks.data.test_exported_formats import OPTIONS, same_boxes
@@ -30,7 +30,7 @@ def shapes(tmp_path_factory):
 @pytest.mark.parametrize("to", READERS)
 def test_a_set_is_the_same_in_each_form(shapes, tmp_path, to, images):
     source = CocoData(str(shapes), **OPTIONS)
-    report = write_converted(source, tmp_path / "there", to=to, images=images)
+    report = write_converted(source, tmp_path / "there", form=Form(to, images))
     assert report["train"]["images"] == 12 and report["train"]["boxes"] == 22 and report["val"]["without_boxes"] == 1
     found = READERS[to](str(tmp_path / "there"), **OPTIONS)
     found.setup("fit")
@@ -50,11 +50,12 @@ def test_a_set_is_the_same_in_each_form(shapes, tmp_path, to, images):
 @pytest.mark.parametrize("to", READERS)
 def test_coco_itself(tmp_path, to):
     source = CocoData(str(DATA / "coco"), **OPTIONS)
-    report = write_converted(source, tmp_path / "there", to=to, images="link")
+    report = write_converted(source, tmp_path / "there", form=Form(to, "link"))
     found = READERS[to](str(tmp_path / "there"), **OPTIONS)
     for split in ("train", "val"):
         truth, mine = source.annotations(split), found.annotations(split)
         if to == "coco":
+            found.keep_outlines()
             assert json.dumps(found.ground_truth(split)) == json.dumps(source.ground_truth(split))
         else:
             assert report[split]["left_out"] == truth.crowd.sum() > 0
@@ -74,7 +75,7 @@ def test_nothing_is_overwritten(shapes, tmp_path):
     with pytest.raises(ValueError, match="is there already and is never overwritten"):
         write_converted(source, tmp_path)
     with pytest.raises(ValueError, match=r"to=kitti images=copy: expected to=coco or yolo"):
-        write_converted(source, tmp_path / "there", to="kitti")
+        Form("kitti")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -88,8 +89,15 @@ def test_boxes_beyond_their_image_are_clipped_for_yolo(tmp_path):
         for k, box in enumerate([[-10, 5, 20, 20], [image["width"] + 5, 0, 9, 9], [3, 3, 0, 5]], 1)
     ]
     file.write_text(json.dumps(content))
-    report = write_converted(CocoData(str(tmp_path / "source"), **OPTIONS), tmp_path / "there", to="yolo")
-    assert report["train"] | {"images": 2} == {"images": 2, "boxes": 1, "without_boxes": 1, "left_out": 2, "clipped": 1}
+    report = write_converted(CocoData(str(tmp_path / "source"), **OPTIONS), tmp_path / "there", form=Form("yolo"))
+    assert report["train"] | {"images": 2} == {
+        "images": 2,
+        "boxes": 1,
+        "without_boxes": 1,
+        "left_out": 2,
+        "clipped": 1,
+        "outlines_left_out": 0,
+    }
     np.testing.assert_allclose(
         YoloData(str(tmp_path / "there"), **OPTIONS).annotations("train").boxes, [[0, 5, 10, 20]]
     )
@@ -101,7 +109,9 @@ def test_a_split_is_seeded_and_whole(shapes, tmp_path, to):
 
     def names(seed: int) -> list[list[str]]:
         folder = tmp_path / f"{seed}-{len(list(tmp_path.iterdir()))}"
-        write_split(source, folder, ["train"], SplitSettings(val_share=0.25, test_share=0.25, seed=seed), to, "link")
+        write_split(
+            source, folder, ["train"], SplitSettings(val_share=0.25, test_share=0.25, seed=seed), Form(to, "link")
+        )
         return [sorted(path.name for path in (folder / "images" / part).iterdir()) for part in ("train", "val", "test")]
 
     first = names(0)
@@ -145,3 +155,46 @@ def test_bad_settings_are_named(shapes, tmp_path):
     with pytest.raises(DataError, match="12 images in 1 groups leave none for val"):
         write_split(source, tmp_path / "there", ["train"], SplitSettings(group="png"))
     assert not list(tmp_path.iterdir())
+
+
+def outlined(root) -> CocoData:
+    """Objects of one part, of two, of run lengths, and a box."""
+    write_shapes(root, train=3, val=3)
+    for split in ("train", "val"):
+        file = root / f"annotations/instances_{split}2017.json"
+        content = json.loads(file.read_text())
+        for number, box in enumerate(content["annotations"]):
+            x, y, w, h = box["bbox"]
+            triangle, image = [x, y, x + w, y, x, y + h], content["images"][1 + number // 2]
+            size = [image["height"], image["width"]]
+            outlines = (
+                [triangle],
+                [triangle, triangle],
+                {"counts": [1], "size": size},
+                None,
+            )
+            box["segmentation"] = outlines[number]
+        file.write_text(json.dumps(content))
+    return CocoData(str(root), **OPTIONS)
+
+
+def test_outlines_come_along(tmp_path):
+    source = outlined(tmp_path / "source")
+    before = json.loads((tmp_path / "source/annotations/instances_train2017.json").read_text())["annotations"]
+    for write in (write_converted, lambda data, folder: write_split(data, folder, ["train"], SplitSettings(0.5))):
+        folder = tmp_path / f"coco{len(list(tmp_path.iterdir()))}"
+        write(source, folder)
+        files = [folder / f"annotations/instances_{split}.json" for split in ("train", "val")]
+        boxes = [box for file in files for box in json.loads(file.read_text())["annotations"]]
+        found = [(box["bbox"], box["segmentation"]) for box in boxes if "segmentation" in box]
+        assert all((box["bbox"], box["segmentation"]) in found for box in before[:3])
+    report = write_converted(source, tmp_path / "boxes", form=Form("yolo"))
+    assert report["train"]["outlines_left_out"] == 3
+    report = write_converted(source, tmp_path / "polygons", form=Form("yolo", outlines=True))
+    assert report["train"]["outlines_left_out"] == 2
+    data = YoloData(str(tmp_path / "polygons"), **OPTIONS)
+    data.keep_outlines()
+    same_boxes(data.annotations("train"), source.annotations("train"), data.classes.names, source.classes.names, 1e-6)
+    shown = [json.loads(text) for text in data.annotations("train").outlines]
+    assert [len(outline[0]) for image in shown for outline in image] == [6, 8, 8, 8]
+    np.testing.assert_allclose(shown[1][0], before[0]["segmentation"], atol=1e-6)
