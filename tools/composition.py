@@ -70,7 +70,7 @@ def suited_data(values: Mapping[str, Any]) -> str | None:
     name = f"{values.get('data')}_masks"
     if not (CONF / "data" / f"{name}.yaml").is_file():
         return None
-    task = values.get("task") or stored_choice(values, "task")
+    task = values.get("task") or _task_of_experiment(values.get("experiment")) or stored_choice(values, "task")
     return name if task == "segmentation" else None
 
 
@@ -81,6 +81,15 @@ def _implied(tool: str, values: Mapping[str, Any]) -> list[str]:
     with loading("torch"):
         from tools.implied_words import implied_words
     return implied_words(tool, values)
+
+
+def _task_of_experiment(name: str | None) -> str | None:
+    """Name the task that an experiment of ours chooses; None without one."""
+    file = CONF / "experiment" / f"{name}.yaml"
+    entries = OmegaConf.load(file).get("defaults", ()) if file.is_file() else ()
+    return next(
+        (entry["override /task"] for entry in entries if not isinstance(entry, str) and "override /task" in entry), None
+    )
 
 
 def with_choices(tool: str, config: DictConfig, chosen: Mapping[str, Any]) -> DictConfig:

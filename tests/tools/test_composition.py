@@ -13,6 +13,7 @@ from tools.cli import composed
         (["data=yolo", "task=segmentation", "data.root=x"], "outlined_masks.YoloMasks", "yolo_masks"),
         (["task=segmentation", "data=voc"], "voc_masks.VocMasks", "voc_masks"),
         (["task=segmentation", "data=masks", "data.root=x"], "masks.MaskFolders", "masks"),
+        (["experiment=camvid_lraspp_mnv3_large", "data=coco"], "outlined_masks.CocoMasks", "coco_masks"),
         (["task=detection", "data=coco"], "coco.CocoData", "coco"),
         (["task=detection", "data=yolo", "data.root=x"], "yolo.YoloData", "yolo"),
     ],
