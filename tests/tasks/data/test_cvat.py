@@ -35,6 +35,7 @@ def small(root, shapes: str) -> CvatData:
         ('<polygon label="cat" points="10,5;40.0,5;10,30"/>', [10, 5, 30, 25], 375),
         ('<ellipse label="cat" cx="30" cy="20" rx="12" ry="5"/>', [18, 15, 24, 10], 240),
         ('<ellipse label="cat" cx="30" cy="20" rx="12" ry="5" rotation="90"/>', [25, 8, 10, 24], 240),
+        ('<ellipse label="cat" cx="30" cy="20" rx="7" ry="1" rotation="45"/>', [25, 15, 10, 10], 100),
         ('<mask label="cat" rle="3, 9" left="4" top="2" width="4" height="3"/>', [4, 2, 4, 3], 12),
     ],
 )
