@@ -16,7 +16,7 @@ from tasks.data.datamodule import list_files
 from tasks.data.described_images import DescribedImage, DescribedImages, DescribedObject, outlined
 from tasks.data.errors import DataError
 from tasks.data.text_lists import read_lines, read_text
-from tasks.data.yolo_yaml import YoloYaml
+from tasks.data.yolo_yaml import YoloYaml, moved
 from tasks.files.images import image_size, is_image
 
 FAR = (-1.0, 2.0)  # parts of the image's sides; what lies beyond is no such part
@@ -95,11 +95,14 @@ def listed(place: Path, bases: Sequence[Path] = ()) -> list[Path]:
     """
     if place.is_dir():
         return list_files(place, is_image, what="images", passed=lambda path: path.suffix.lower() in (".txt", ".cache"))
-    names = [line.replace("\\", "/") for line in read_lines(place)]
+    names = read_lines(place)
     if not names:
         raise DataError(f"{place} names no image; expected one path a line")
-    base = next((one for one in (place.parent, *bases) if (one / names[0]).is_file()), place.parent)
-    return [Path(os.path.normpath(base / name)) for name in names]
+    bases = [place.parent, *bases]
+    spelled = enumerate(moved(names[0], bases, by_machine=True))
+    found = next((number for number, path in spelled if path.is_file()), 0)  # where the first lies, the others do too
+    paths = ([*moved(name, bases, by_machine=True)] for name in names)
+    return [Path(os.path.normpath(tried[min(found, len(tried) - 1)])) for tried in paths]
 
 
 def _absolute(path: Path) -> Path:

@@ -1,9 +1,9 @@
 """Read YOLO's data.yaml: class names and the places of the splits."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -70,8 +70,8 @@ class YoloYaml:
     def places(self, entry: str, split: str) -> list[Path]:
         """Find the folders and lists of an entry: "train", "val" (or "valid"), "test", or a path itself.
 
-        A path is looked for below `path:` and below the file's own folder, which is where Roboflow's "../train/images"
-        lies, too.
+        A path is looked for below `path:` and below the file's own folder, as `moved` says; Roboflow's
+        "../train/images" lies there, too.
 
         Raises:
             DataError: There is no such entry, or nothing at its path.
@@ -91,15 +91,31 @@ class YoloYaml:
         return found
 
     def _place(self, entry: str, text: str) -> Path:
-        plain = text.replace("\\", "/")
-        tried = [one / part for one in self.bases for part in dict.fromkeys((plain, plain.removeprefix("../")))]
-        found = next((path for path in tried if path.exists()), None)
+        found = next((path for path in moved(text, self.bases) if path.exists()), None)
         if found is None:
+            tried = [base / text.replace("\\", "/") for base in self.bases]
             raise DataError(
                 f"{self.file}: {entry}: {text} is neither {' nor '.join(map(str, dict.fromkeys(tried)))}; expected a "
                 "folder of images, or a list of them, relative to path: or to this file"
             )
         return Path(os.path.normpath(found))
+
+
+def moved(path: str, bases: Sequence[Path], *, by_machine: bool = False) -> Iterator[Path]:
+    """Yield where a path may lie now, the likeliest first: below a base, also without its first folders.
+
+    The first folders are left out where they are "..", of an absolute path (of another machine), or by a machine's own
+    list, which begins anywhere.
+
+    >>> [place.as_posix() for place in moved("../train/images", [Path("set")])]
+    ['set/../train/images', 'set/train/images']
+    """
+    parts = PurePosixPath(path.replace("\\", "/")).parts
+    absolute = by_machine or parts[:1] == ("/",) or ":" in "".join(parts[:1])
+    most = len(parts) - 1 if absolute else sum(part == ".." for part in parts)
+    for dropped in range(most + 1):
+        for base in bases:
+            yield base.joinpath(*parts[dropped:])
 
 
 def find_yaml(folder: Path) -> Path:

@@ -160,6 +160,22 @@ def test_folders_lists_and_a_path_of_another_machine(tmp_path):
     assert len(data.dataset("train").read(2)[1]) == 1
 
 
+@pytest.mark.parametrize("prefix", ["data/", "/content/drive/my set/", "C:\\sets\\mine\\", "../", "./"])
+def test_paths_of_another_machine(tmp_path, prefix):
+    small(tmp_path, f"train: list.txt\nval: '{prefix if prefix != 'data/' else ''}images/val'\nnames: [cat]\n")
+    picture(tmp_path / "images/train/b.png")
+    text(tmp_path / "list.txt", f"{prefix}images/train/a.png\n{prefix}images/train/b.png\n")
+    data = YoloData(str(tmp_path), **OPTIONS)
+    assert list(data.annotations("train").names) == ["images/train/a.png", "images/train/b.png"]
+    assert list(data.annotations("val").names) == ["images/val/a.png"]
+
+
+def test_a_relative_path_is_taken_as_it_is(tmp_path):
+    small(tmp_path, "train: images/train\nval: pictures/images/val\nnames: [cat]\n")
+    with pytest.raises(DataError, match=r"val: pictures/images/val is neither .*images.val; expected a folder"):
+        YoloData(str(tmp_path), **OPTIONS).annotations("val")
+
+
 def test_an_image_that_a_list_names_and_nobody_has_is_told_of(tmp_path):
     small(tmp_path, "train: list.txt\nval: images/val\nnames: [cat]\n")
     text(tmp_path / "list.txt", "images/train/a.png\nimages/train/gone.png\n")
