@@ -61,10 +61,7 @@ def trained(one_run, tmp_path):
         ("tools/train.py task=segmentation seeed=1", "no key seeed; did you mean seed?"),
         ("tools/train.py task=segmentation +seeed=1", "no key seeed; did you mean seed?"),
         ("tools/train.py task=segmentation lr=1", "lr=: no key lr; did you mean optimizer.lr?"),
-        (
-            "tools/predict.py task=segmentation source=x",
-            "the task of its checkpoint or artifact; leave task= out",
-        ),
+        ("tools/predict.py task=segmentation source=x", "no checkpoint is given; give checkpoint="),
         ("tools/train.py head=lraspp", "head= goes with a task, and none is chosen; give task=<name>"),
         ("tools/train.py task=3", "task=3: expected the name of one"),
         ("tools/train.py task=segmentation seed=1.5", "seed=1.5: Value '1.5' of type 'float' could not be converted"),
