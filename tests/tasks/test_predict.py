@@ -16,7 +16,7 @@ from tests.tasks.conftest import composed, write_masks
 from tests.tasks.detection.test_task import write_shapes
 
 PARTS = {
-    "detection": (write_shapes, ["data=coco", "data.image_size=[64,96]"]),
+    "detection": (write_shapes, ["data=coco", "data.image_size=[64,96]", "task.max_detections=50"]),
     "segmentation": (write_masks, ["data=masks", "data.class_names=[background,disc,bar]", "data.crop_size=[32,32]"]),
     "classification": (write_folders, ["data=folders", "data.image_size=64"]),
 }

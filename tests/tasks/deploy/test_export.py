@@ -74,7 +74,8 @@ def runs(tmp_path_factory):
     for kind, overrides in {
         "classification": ["data=folders", f"data.root={root / 'folders'}", "data.image_size=64", "data.batch_size=8",
                            "trainer.max_epochs=25", "trainer.check_val_every_n_epoch=25"],
-        "detection": ["data=coco", f"data.root={root / 'coco'}", "data.image_size=[96,96]", "data.batch_size=4"],
+        "detection": ["data=coco", f"data.root={root / 'coco'}", "data.image_size=[96,96]", "data.batch_size=4",
+                      "task.max_detections=50"],
     }.items():  # fmt: skip
         patch.delenv("MOBILE_DENSE_RUN", raising=False)
         config = composed("train", f"task={kind}", "backbone=mnv1_025", *QUICK, *overrides, f"output_dir={root / kind}")
