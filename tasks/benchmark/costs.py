@@ -7,6 +7,7 @@ import copy
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -195,8 +196,11 @@ class _Trace(TorchDispatchMode):
                 span[1] = self.step
 
     def planned(self) -> int:
-        steps = range(self.step + 1)
-        return max(sum(size for birth, last, size in self.spans if birth <= step <= last) for step in steps)
+        changes = [0] * (self.step + 2)
+        for birth, last, size in self.spans:
+            changes[birth] += size
+            changes[last + 1] -= size
+        return max(accumulate(changes))
 
 
 def _tensors(tree: object) -> list[Tensor]:
