@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from backbones.mobilenetv3 import mobilenet_v3_small
+from tasks.base import checkpoint
 from tasks.base.build import build_data, build_task
 from tasks.base.checkpoint import load_task, read_checkpoint
 from tasks.training import fit as fit_module
@@ -162,6 +163,22 @@ def test_a_checkpoint_is_plain_data_and_rebuilds_the_task(small_run, tmp_path):
     assert task.classes.names == ("background", "disc", "bar")
     assert all(torch.equal(tensor, content["state_dict"][name]) for name, tensor in task.state_dict().items())
     assert not task.training
+
+
+def test_a_checkpoint_is_read_once_while_it_is_unchanged(small_run, tmp_path, monkeypatch):
+    fit(small_run("trainer.max_epochs=1", "trainer.limit_train_batches=1"))
+    path, reads, load = tmp_path / "run" / "last.ckpt", [], checkpoint.load
+    monkeypatch.setattr(checkpoint, "load", lambda path: reads.append(path) or load(path))
+    read_checkpoint(path)["config"]["trainer"]["max_epochs"] = 9  # a caller's own
+    assert read_checkpoint(path)["config"]["trainer"]["max_epochs"] == 1
+    load_task(path)
+    assert len(reads) == 1
+    content = torch.load(path, weights_only=True)
+    content["config"]["seed"] = 7
+    for written in (path, tmp_path / "other.ckpt"):
+        torch.save(content, written)
+        assert read_checkpoint(written)["config"]["seed"] == 7
+    assert len(reads) == 3
 
 
 def test_checkpoints_that_are_none(tmp_path):
