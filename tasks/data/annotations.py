@@ -1,7 +1,7 @@
 """Annotated boxes of a data set, in flat arrays."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class Annotations:
         areas: (B,) float64 px, as annotated: area of the outline where there is one.
         usable: (B,) bool: finite numbers, a positive size, and a part inside the image.
         outlines: For each image a JSON list with the outline of each of its boxes, in COCO's form: polygons, RLE, or
-            null. None: outlines were not read.
+            null. Empty: outlines were not read.
     """
 
     source: Path
@@ -49,7 +49,7 @@ class Annotations:
     difficult: np.ndarray
     areas: np.ndarray
     usable: np.ndarray
-    outlines: PackedNames | None = None
+    outlines: PackedNames
 
     @classmethod
     def gather(
@@ -89,10 +89,10 @@ class Annotations:
         owners, boxes = owners[order], np.asarray(boxes, np.float64).reshape(-1, 4)[order]
         extent = np.where(sizes > 0, sizes, np.inf)[owners, ::-1]  # W, H
         offsets = np.searchsorted(owners, np.arange(len(packed) + 1))
-        texts = None
+        texts: Iterator[str] = iter(())
         if outlines is not None:
             parts = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
-            texts = PackedNames.pack(json.dumps([outlines[row] for row in order[a:b]]) for a, b in parts)
+            texts = (json.dumps([outlines[row] for row in order[a:b]]) for a, b in parts)
         inside = (boxes[:, :2] + boxes[:, 2:] > 0) & (boxes[:, :2] < extent)
         return cls(
             source,
@@ -107,7 +107,7 @@ class Annotations:
             difficult=marked[order],
             areas=np.asarray(areas, np.float64)[order],
             usable=np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1) & inside.all(1),
-            outlines=texts,
+            outlines=PackedNames.pack(texts),
         )
 
     def __len__(self) -> int:
@@ -166,7 +166,7 @@ class Annotations:
         columns = (owners, np.array(classes.numbers)[self.labels], self.boxes, self.areas, self.crowd.astype(int))
         rows = zip(*(column[finite].tolist() for column in columns), strict=True)
         difficult = self.difficult[finite].tolist()
-        outlines = [outline for text in self.outlines or () for outline in json.loads(text)] or [None] * len(finite)
+        outlines = [outline for text in self.outlines for outline in json.loads(text)] or [None] * len(finite)
         outlines = [outline for outline, kept in zip(outlines, finite, strict=True) if kept]
         images = enumerate(zip(self.image_ids.tolist(), self.sizes.tolist(), strict=True))
         return {
