@@ -54,7 +54,7 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
             `overwrite` does not allow to be replaced.
     """
     one_source(config)
-    if not config["artifact"] and not (config.get("weights") and config["task"]):
+    if not config["artifact"] and not (config.get("weights") and config.get("task")):
         needed_checkpoint(config)
     for key, what in (("min_score", "scores are"), ("opacity", "it is")):
         if not 0 <= config[key] <= 1:

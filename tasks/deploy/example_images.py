@@ -1,6 +1,6 @@
 """Images that an export needs: those of a data set, or of any folder, at the input's size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,14 +11,22 @@ from tasks.data.datamodule import VisionDataModule, list_files
 from tasks.files.images import is_image, read_image
 
 
-def data_images(data: VisionDataModule, split: str, count: int, image_size: Sequence[int]) -> list[Tensor]:
+def data_images(
+    opened: Callable[[], VisionDataModule], split: str, count: int, image_size: Sequence[int]
+) -> list[Tensor]:
     """Read images of a split as validation sees them: (1, 3, H, W) uint8 each, spread over the set.
+
+    Args:
+        opened: Opens the data.
+        split: "train" or "val".
+        count: Images at most.
+        image_size: (H, W) px.
 
     Raises:
         ValueError: They cannot be opened; the message says what else to set.
     """
     try:
-        dataset = data.plain_dataset(split)
+        dataset = opened().plain_dataset(split)
     except (ValueError, OSError) as error:
         if split == "val":
             raise ValueError(f"{error}; without these images: export.evaluate=false") from error

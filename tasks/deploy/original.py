@@ -134,15 +134,7 @@ class Original:
         folder = self.settings.get("calibration_source")
         if folder and split == "train":
             return folder_images(folder, count, self.image_size)
-        return data_images(self._opened(split), split, count, self.image_size)
-
-    def _opened(self, split: str) -> VisionDataModule:
-        if split == "train" and not self.config.get("data"):
-            raise ValueError(
-                "int8 is calibrated on images, and no data is given; give export.calibration_source=<folder of "
-                "images>, or data=<name>"
-            )
-        return self.data
+        return data_images(lambda: self.data, split, count, self.image_size)
 
     def checkpoint_metric(self) -> dict[str, float]:
         """Measure the task's metrics by the checkpoint's own evaluation, at its own sizes; once."""
