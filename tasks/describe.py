@@ -71,6 +71,6 @@ def _known_classes(config: Config) -> int:
     """Count the classes of the checkpoint or of the weights; else 19."""
     if config["checkpoint"]:
         return len(classes_of(read_checkpoint(config["checkpoint"])))
-    if config["weights"]:
+    if config.get("weights"):
         return len(read_network_weights(config).classes)
     return 19
