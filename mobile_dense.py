@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +43,7 @@ class Model:
 
     path: Path | None  # of the checkpoint or artifact
     predictor: Predictor
-    given: dict[str, Any]  # checkpoint, or weights with task and backbone, as the tools take them
+    given: dict[str, Any] = field(default_factory=dict)  # of weights: what the tools take, with task and backbone
 
     def predict(self, image: str | Path | np.ndarray) -> Result:
         """Find what is in an image file, an RGB array (H, W, 3) uint8 or a PIL image in RGB; else ValueError."""
@@ -59,7 +59,7 @@ class Model:
         from tasks.deploy.export import export  # with Lightning, which takes seconds and prediction does not need
 
         own = {f"export.{key}": settings.pop(key) for key in {*settings} & {*ExportSettings.__dataclass_fields__}}
-        settings = self.given | {"export": format} | own | settings
+        settings = (self.given or {"checkpoint": self.path}) | {"export": format} | own | settings
         tables, failures = export(_config("export", overrides, settings))
         if failures:
             raise ValueError("; ".join(failures))
@@ -84,7 +84,7 @@ def load(path: str | Path | None = None, *overrides: str, **settings: Any) -> Mo
     path = Path(path).expanduser()
     artifact = path.suffix != ".ckpt" and ((path if path.is_dir() else path.parent) / FILE).is_file()
     source = {"artifact" if artifact else "checkpoint": path}
-    return Model(path, build_predictor(_config("predict", overrides, source | settings)), {"checkpoint": path})
+    return Model(path, build_predictor(_config("predict", overrides, source | settings)))
 
 
 def train(*overrides: str, **settings: Any) -> Run:
