@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +23,7 @@ from tools.cli import composed
 from tools.command_line import override_of
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """What was found in a picture; what the task does not find is None."""
 
     class_names: tuple[str, ...]  # of labels, mask ids and probabilities, in their order
@@ -37,21 +35,20 @@ class Result:
     probabilities: np.ndarray | None = None  # (K,) float32
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(NamedTuple):
     """A trained network of a checkpoint or of weights, or an artifact in its runtime; `load` makes it."""
 
     path: Path | None  # of the checkpoint or artifact
     predictor: Predictor
-    given: dict[str, Any] = field(default_factory=dict)  # of weights: what the tools take, with task and backbone
+    given: Any = None  # of weights: what the tools take, with task and backbone
 
     def predict(self, image: str | Path | np.ndarray) -> Result:
         """Find what is in an image file, an RGB array (H, W, 3) uint8 or a PIL image in RGB; else ValueError."""
         pixels = read_image(image) if isinstance(image, str | Path) else np.asarray(image)
         if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,) or not pixels.size:
             raise ValueError(f"expected an image as (H, W, 3) uint8 in RGB, got {pixels.shape} {pixels.dtype}")
-        found, fields = self.predictor.find(pixels), self.predictor.fields
-        arrays = {name: np.asarray(found if len(fields) == 1 else getattr(found, name)) for name in fields}
+        found, names = self.predictor.find(pixels), self.predictor.fields
+        arrays = {name: np.asarray(found if len(names) == 1 else getattr(found, name)) for name in names}
         return Result(self.predictor.task.classes.names, found, **arrays)
 
     def export(self, format: str, *overrides: str, **settings: Any) -> Path:
@@ -74,17 +71,14 @@ class Run(NamedTuple):
 
 
 def load(path: str | Path | None = None, *overrides: str, **settings: Any) -> Model:
-    """Open a checkpoint or an artifact for prediction: load("runs/x/best.ckpt", image_size=[512, 1024]).
-
-    Without a path, weights: load(weights="torchvision", task="detection", backbone="mnv3_large").
-    """
+    """Open a checkpoint or artifact, load("best.ckpt", image_size=[512, 512]), or weights, load(weights="x.pth")."""
     if path is None:
         given = {key: value for key, value in settings.items() if key != "image_size"}
         return Model(None, build_predictor(_config("predict", overrides, settings)), given)
     path = Path(path).expanduser()
     artifact = path.suffix != ".ckpt" and ((path if path.is_dir() else path.parent) / FILE).is_file()
-    source = {"artifact" if artifact else "checkpoint": path}
-    return Model(path, build_predictor(_config("predict", overrides, source | settings)))
+    settings["artifact" if artifact else "checkpoint"] = path
+    return Model(path, build_predictor(_config("predict", overrides, settings)))
 
 
 def train(*overrides: str, **settings: Any) -> Run:
