@@ -154,7 +154,7 @@ def classification_loss(**options):
 
 @pytest.mark.parametrize("make", [
     lambda: detection_loss(MultiboxLoss(), SSDLite),
-    lambda: detection_loss(SigmoidFocalLoss(), SSDLite, form="sigmoid"),
+    lambda: detection_loss(SigmoidFocalLoss(), SSDLite, score_type="sigmoid"),
     lambda: detection_loss(GFLLoss(), GFLLite), segmentation_loss,
     lambda: segmentation_loss(class_weights=[1, 2, 5], label_smoothing=0.1),
     lambda: classification_loss(class_weights=[1.0, 4.0], label_smoothing=0.1), classification_loss,
