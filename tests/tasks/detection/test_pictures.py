@@ -5,7 +5,6 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from tasks.detection import pictures as detection_pictures
 from tasks.detection.coco_scores import evaluate_boxes
 from tasks.detection.pictures import DetectionSample, detection_sheet, precision_recall_picture
 from tasks.detection.results import DetectionResults
@@ -203,7 +202,7 @@ def figures(monkeypatch):
             super().__init__(*args, **kwargs)
             drawn.append(self)
 
-    monkeypatch.setattr(detection_pictures, "Figure", Kept)
+    monkeypatch.setattr("matplotlib.figure.Figure", Kept)
     return drawn
 
 
