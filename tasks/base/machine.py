@@ -68,8 +68,8 @@ def prepare_threads(environment: MutableMapping[str, str], stat: Path = STAT) ->
     """Suit torch's pool of threads to this machine, before torch is loaded; what the user has set stays.
 
     Without a setting the pool has a thread for every core of the machine, however few this process may use. Threads
-    that wait for each other spin, which saves a third of a step's time on free cores. On busy ones they keep the thread
-    that is waited for from running: there they sleep at once.
+    that wait for each other spin, which is quicker on free cores. On busy ones they keep the thread that is waited for
+    from running: there they sleep at once.
 
     Args:
         environment: Variables of this process.
