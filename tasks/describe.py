@@ -8,6 +8,7 @@ from typing import Any
 from rich.progress import track
 
 from backbones.blocks.fusion import fuse_model
+from backbones.blocks.initial_values import no_initial_values
 from tasks.base.build import Config, build_backbone, build_whole_network
 from tasks.base.checkpoint import classes_of, read_checkpoint
 from tasks.base.network_weights import read_network_weights
@@ -31,7 +32,8 @@ def describe_zoo(image_size: int | Sequence[int], configs: Mapping[str, Config])
     """
     size, rows = parse_size(image_size, "image_size"), []
     for name, config in track(configs.items(), "profiling", transient=True):
-        backbone = build_backbone({"backbone": config}).eval()
+        with no_initial_values():
+            backbone = build_backbone({"backbone": config}).eval()
         family = sys.modules[type(backbone).__module__]
         row = {"backbone": name, "family": family.__name__.rpartition(".")[2]}
         for form, network in (("trained", backbone), ("fused", fuse_model(backbone))):

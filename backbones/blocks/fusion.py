@@ -1,12 +1,14 @@
 """Fusion for inference: BatchNorms and parallel branches merged into single convolutions, in float64, in a copy."""
 
-import copy
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from backbones.blocks.initial_values import no_initial_values
+from backbones.blocks.module_copy import copy_module
 
 
 @runtime_checkable
@@ -102,9 +104,9 @@ def single_conv(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     geometry: dict[str, Any] = {
         key: getattr(conv, key) for key in ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
     }
-    fused = nn.Conv2d(
-        conv.in_channels, conv.out_channels, **geometry, device=conv.weight.device, dtype=conv.weight.dtype
-    )
+    options = geometry | {"device": conv.weight.device, "dtype": conv.weight.dtype}
+    with no_initial_values():
+        fused = nn.Conv2d(conv.in_channels, conv.out_channels, **options)
     fused.load_state_dict({"weight": weight, "bias": bias})
     return fused.train(conv.training)
 
@@ -133,7 +135,7 @@ def fuse_model(model: nn.Module) -> nn.Module:
     if training:
         raise ValueError(f"cannot fuse a model in training mode ({training[0]}); call model.eval() first")
     with torch.inference_mode(False), torch.no_grad():  # in it tensors are made that cannot be trained or traced later
-        return _fuse(copy.deepcopy(model))
+        return _fuse(copy_module(model))
 
 
 def _fuse(module: nn.Module) -> nn.Module:

@@ -1,27 +1,53 @@
 """Count what a model costs: parameters, multiply-adds, activations, memory, operators.
 
-The forward runs on fake tensors, which have shape and dtype but no data, so it takes no time at any image size.
+The forward runs on the meta device, whose tensors have shape and dtype but no data, so it takes no time at any image
+size.
 """
 
-import copy
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
+
+from backbones.blocks.module_copy import copy_module
+from tasks.benchmark.shapes import outputs_of, tensors_of
 
 aten = torch.ops.aten
 LAYERS = {aten.convolution, aten.addmm, aten.mm}  # all that eager convolution and linear layers come down to
 ALLOCATIONS = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}  # no work
-CPU_ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu  # torch has no formula for it
-FLOPS = {CPU_ATTENTION: lambda q, k, v, *_, **__: sdpa_flop_count(q.shape, k.shape, v.shape), **flop_registry}
+
+
+def _convolution_macs(images: Tensor, weight: Tensor, bias, stride, padding, dilation, transposed, *_, out) -> int:
+    return (images if transposed else out).numel() * weight[0].numel()  # what one element of it takes part in
+
+
+def _product_macs(left: Tensor, right: Tensor, *_, out) -> int:
+    return left.numel() * right.shape[-1]
+
+
+def _sum_and_product_macs(bias: Tensor, left: Tensor, right: Tensor, **options) -> int:
+    return _product_macs(left, right, **options)
+
+
+def _attention_macs(query: Tensor, key: Tensor, value: Tensor, *_, out, **__) -> int:
+    return query.numel() * key.shape[-2] + query[..., 0].numel() * value[0, 0].numel()  # (N, heads, tokens, channels)
+
+
+MACS = {
+    aten.convolution: _convolution_macs,
+    aten.mm: _product_macs,
+    aten.bmm: _product_macs,
+    aten.addmm: _sum_and_product_macs,
+    aten.baddbmm: _sum_and_product_macs,
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention_macs,
+}
 
 
 @dataclass(frozen=True)
@@ -94,8 +120,6 @@ def profile(
 
     Raises:
         RuntimeError: The model refuses the size or the channels, or its shapes depend on pixel values (after NMS).
-
-    Source: `torch._subclasses.FakeTensorMode`, formulas of `torch.utils.flop_counter`.
     """
     trace = _run(model, image_size, batch_size, in_channels, dtype)
     return Profile(
@@ -126,25 +150,23 @@ def layer_table(model: nn.Module, image_size: tuple[int, int], **options) -> tup
 
 
 def _run(model: nn.Module, image_size, batch_size=1, in_channels=3, dtype=torch.float32) -> "_Trace":
-    """Trace an eval-mode copy of the model on fake tensors; hooks on the copy tell which module is running."""
+    """Trace an eval-mode copy of the model on the meta device; hooks on the copy tell which module is running."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it would hide nn.MultiheadAttention in one operator
     try:
         with torch.inference_mode(False), torch.no_grad():  # else operators are undivided, graphs hold tensors
-            fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
-            memo = {}
-            for t in [*model.parameters(), *model.buffers()]:  # by hand: three times faster than inside the mode
-                empty = torch.empty_like(t, dtype=dtype if t.is_floating_point() else t.dtype, device="meta")
-                memo[id(t)] = FakeTensor(fake_mode, empty, torch.device("cpu"))
-            with fake_mode:
-                images = torch.empty(batch_size, in_channels, *image_size, dtype=dtype)
-            fake = copy.deepcopy(model, memo).eval()
+            memo: dict[int, Any] = {
+                id(t): torch.empty_like(t, dtype=dtype if t.is_floating_point() else t.dtype, device="meta")
+                for t in [*model.parameters(), *model.buffers()]
+            }
+            images = torch.empty(batch_size, in_channels, *image_size, dtype=dtype, device="meta")
+            shapes = copy_module(model, memo).eval()
             trace = _Trace(images)
-            for name, module in fake.named_modules():
+            for name, module in shapes.named_modules():
                 module.register_forward_pre_hook(lambda *_, name=name: trace.modules.append(name), prepend=True)
                 module.register_forward_hook(trace.leave)
-            with fake_mode, trace:
-                trace.use(_tensors(fake(images)))  # results last to the end
+            with trace:
+                trace.use(tensors_of(shapes(images)))  # results last to the end
             return trace
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
@@ -163,13 +185,20 @@ class _Trace(TorchDispatchMode):
         self.alive = WeakIdKeyDictionary()  # storage -> its span
         self.hold([images.untyped_storage()])
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler, 4 s of CPU, to keep it out of this class
+
     def leave(self, module: nn.Module, args: tuple, output: object) -> None:
         self.shapes[self.modules.pop()] = tuple(output.shape) if isinstance(output, Tensor) else None
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        outputs = func(*args, **kwargs)
-        op, read, written = func.overloadpacket, _tensors((args, kwargs)), _tensors(outputs)
+        op, kwargs = func.overloadpacket, dict(kwargs or {})
+        args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))  # those that no module owns
+        if "device" in kwargs:  # a tensor made by the model, or moved
+            kwargs["device"] = torch.device("meta")
+        outputs = outputs_of(func, args, kwargs)
+        read, written = tensors_of((args, kwargs)), tensors_of(outputs)
         old = {t.untyped_storage()._cdata for t in read}
         new = {s._cdata: s for s in (t.untyped_storage() for t in written) if s._cdata not in old}
         if (new or func._schema.is_mutable) and op not in ALLOCATIONS:  # else a view, or no tensor at all
@@ -177,8 +206,8 @@ class _Trace(TorchDispatchMode):
             self.use(read)
             self.operators[str(op)] += 1
             self.access[self.modules[-1]] += sum(min(t.nbytes, t.untyped_storage().nbytes()) for t in read + written)
-            if op in FLOPS:
-                self.macs[self.modules[-1]] += FLOPS[op](*args, **kwargs, out_val=outputs) // 2
+            if op in MACS:
+                self.macs[self.modules[-1]] += MACS[op](*args, **kwargs, out=outputs)
             if op in LAYERS:
                 self.activations += outputs.numel()
         self.hold(new.values())
@@ -201,7 +230,3 @@ class _Trace(TorchDispatchMode):
             changes[birth] += size
             changes[last + 1] -= size
         return max(accumulate(changes))
-
-
-def _tensors(tree: object) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

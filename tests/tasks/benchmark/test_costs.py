@@ -231,7 +231,7 @@ def test_the_model_stays_as_it_was():
 
 
 def test_settings_of_torch_come_back_after_an_error():
-    with pytest.raises(RuntimeError, match="channels"):
+    with pytest.raises(RuntimeError, match="channel"):
         profile(nn.Conv2d(4, 8, 3), (8, 8))
     assert torch.backends.mha.get_fastpath_enabled()
     assert torch.is_grad_enabled()
