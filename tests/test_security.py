@@ -137,11 +137,11 @@ def program(tmp_path_factory):
 def manifest(**changed) -> dict:
     tensor = {"name": "images", "shape": [1, 3, 8, 8], "dtype": "float32"}
     return {
-        "backend": "pt2", "artifact": "model.pt2", "kind": "segmentation", "form": "logits", "precision": "fp32",
+        "backend": "pt2", "artifact": "model.pt2", "kind": "segmentation", "output": "logits", "precision": "fp32",
         "input": tensor, "outputs": [{"name": "logits", "shape": [1, 2, 8, 8], "dtype": "float32"}],
         "classes": {"names": ["a", "b"], "palette": [[0, 0, 0], [9, 9, 9]], "ids": None}, "config": {}, "settings": {},
         "preprocessing": {}, "anchors": {}, "versions": {}, "operators": {}, "delegated": None,
-        "notes": [], "parity": {}, "metric": {}, "format": 1,
+        "notes": [], "parity": {}, "metric": {}, "format": 2,
     } | changed  # fmt: skip
 
 
@@ -277,7 +277,14 @@ def test_files_beside_the_artifact_stay_beside_it(program, tmp_path):
         folder = write_artifact(tmp_path / "artifact", program.read_bytes(), hashes=hashes, artifact=name)
         with pytest.raises(FileNotFoundError, match="which is not beside it"):
             read_manifest(folder)
-    for text in ("[" * 100_000, "[]", "{}", '{"format": 1}', "\ud800".encode(errors="surrogatepass").decode("latin-1")):
+    for text in (
+        "[" * 100_000,
+        "[]",
+        "{}",
+        '{"format": 1}',
+        '{"format": 2}',
+        "\ud800".encode(errors="surrogatepass").decode("latin-1"),
+    ):
         (folder / FILE).write_text(text)
         with pytest.raises(ValueError, match="is no manifest of this toolkit"):
             read_manifest(folder)

@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from tasks.base.config import SCHEMAS
+from tasks.base.renamed_targets import renamed_words
 from tools.command_line import CommandLine, opened
 from tools.hints import unknown_key
 from tools.starting import loading
@@ -36,7 +37,8 @@ def planned(tool: str, words: Sequence[str]) -> tuple[str, list[str], list[str]]
     """
     schema = f"{tool}_schema"
     ConfigStore.instance().store(schema, SCHEMAS[schema])
-    line, words = CommandLine([*words]), [*words]
+    words = renamed_words(tool, words)
+    line = CommandLine([*words])
     values = line.values()
     _check_groups(values)
     source = next((key for key in SOURCES if values.get(key)), None)

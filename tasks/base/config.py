@@ -317,13 +317,13 @@ class BenchmarkConfig(TrainConfig):
         target: "host", "android" or "ios".
         runtimes: Some of "eager" (as trained), "fused", "channels_last", "compile", and of the formats, exported on the
             fly: onnx, executorch, litert, ncnn.
-        precisions: Precisions of the formats, fp32 or int8; PyTorch's own forms have fp32.
+        precisions: Precisions of the formats, fp32 or int8; PyTorch's own runtimes have fp32.
         threads: CPU threads of a call.
         batch: Images a call.
         image_size: (H, W) px, or the side of a square; else 224x224 for classification, 512x1024 for segmentation,
             320x320 for detection.
         dtype: Type of the pixels, "uint8" or "float32"; a format that has no such input gets its default.
-        form: What comes out: logits, argmax, raw, decoded, nms ...; else what the network alone gives.
+        output: What comes out: logits, argmax, raw, decoded, nms ...; else what the network alone gives.
         num_classes: Classes of a network with random weights; else 1000, 19 and 80.
         end_to_end: Time the whole way from pixels to final classes, masks or boxes.
         warmup: Calls before the first round, which do not count.
@@ -352,7 +352,7 @@ class BenchmarkConfig(TrainConfig):
     batch: int = 1
     image_size: Any = None
     dtype: str = "uint8"
-    form: str | None = None
+    output: str | None = None
     num_classes: int | None = None
     end_to_end: bool = False
     warmup: int = 10

@@ -1,4 +1,4 @@
-"""Networks: what a task trains (pixels in, raw predictions out), and the form in which it is exported."""
+"""Networks: what a task trains (pixels in, raw predictions out), and what of it is exported."""
 
 from collections.abc import Callable
 
@@ -65,12 +65,12 @@ class Deployable(nn.Module):
     """What is exported: pixels in, a tuple of named outputs out; in eval mode, fused, without Lightning.
 
     Attributes:
-        form: As in `Manifest`.
+        output: As in `Manifest`.
         outputs: Names of the outputs, in order.
         notes: What a reader of the artifact has to know.
     """
 
-    form: str
+    output: str
     outputs: tuple[str, ...]
     notes: tuple[str, ...] = ()
 

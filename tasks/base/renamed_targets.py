@@ -1,7 +1,8 @@
-"""Old names of `_target_`s in files of earlier versions, and their names today."""
+"""Old names of `_target_`s and keys in files and command lines of earlier versions, and their names today."""
 
 import copy
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # module that held the target -> module that holds it now
@@ -22,10 +23,13 @@ RENAMED = {
     "tasks.training.callbacks.EMA": "tasks.training.weight_averaging.EMA",
     "tasks.training.distillation.Distillation": "tasks.training.teachers.distillation",
 }
-# today's target -> {key that it took: key that it takes now}
+# today's target, or what else has keys -> {key that it took: key that it takes now}
 KEYS = {
     "heads.ssdlite.SSDLite": {"form": "score_type"},
     "tasks.training.teachers.distillation": {"form": "mode"},
+    "benchmark": {"form": "output"},  # arguments of the tool, and rows of its store
+    "manifest": {"form": "output"},
+    "manifest.anchors": {"form": "score_type"},
 }
 
 
@@ -57,6 +61,27 @@ def first_named(node: Mapping[str, Any]) -> dict[str, Any]:
     return first | {"_target_": f"{moved.get(module, module)}.{name}"}
 
 
+def renamed_keys(owner: Any, node: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy a node with the keys that its owner takes today.
+
+    >>> renamed_keys("manifest", {"kind": "detection", "form": "nms"})
+    {'kind': 'detection', 'output': 'nms'}
+    """
+    names = KEYS.get(owner, {}) if isinstance(owner, str) else {}
+    return {names.get(key, key): value for key, value in node.items()}
+
+
+def renamed_words(tool: str, words: Iterable[str]) -> list[str]:
+    """Give arguments of a command line the keys that the tool takes today.
+
+    >>> renamed_words("benchmark", ["task=detection", "form=nms"])
+    ['task=detection', 'output=nms']
+    """
+    names = KEYS.get(tool, {})
+    parts = [re.fullmatch(r"([+~]*)([^=]*)(.*)", word, re.DOTALL).groups() for word in words]
+    return [sign + names.get(key, key) + value for sign, key, value in parts]
+
+
 def _swapped(names: Mapping[str, str]) -> dict[str, str]:
     return {new: old for old, new in names.items()}
 
@@ -68,11 +93,10 @@ def rename_targets(config: Any) -> None:
         value = stack.pop()
         if isinstance(value, dict):
             if "_target_" in value:
-                value["_target_"] = renamed_target(value["_target_"])
-                names = KEYS.get(value["_target_"], {}) if isinstance(value["_target_"], str) else {}
-                for old, new in names.items():
-                    if old in value:
-                        value[new] = value.pop(old)
+                value["_target_"] = target = renamed_target(value["_target_"])
+                renamed = renamed_keys(target, value)
+                value.clear()
+                value.update(renamed)
             stack += value.values()
         elif isinstance(value, list | tuple):
             stack += value

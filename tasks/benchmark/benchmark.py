@@ -19,7 +19,7 @@ from tasks.base.machine import others_running
 from tasks.base.quiet import quiet
 from tasks.base.tables import Table
 from tasks.benchmark.android import run_on_android
-from tasks.benchmark.cases import TORCH_FORMS, Case, Entry, Subject, checked_names, make_case, torch_subject
+from tasks.benchmark.cases import TORCH_RUNTIMES, Case, Entry, Subject, checked_names, make_case, torch_subject
 from tasks.benchmark.exported_cases import artifact_subject, exported_subject
 from tasks.benchmark.ios import run_on_ios
 from tasks.benchmark.latency import Protocol, in_words, measure
@@ -115,7 +115,7 @@ def run_on_host(config: Config, folder: Path) -> tuple[list[Row], list[Table]]:
         logger.info("appended %d measurements to %s", sum(not row.get("stored") for row in rows), store)
         timed = [entry for entry in entries if not entry.row.get("error")]
         tables = profile_tables(timed, config, folder) if config["profile"] else []
-    order = [*TORCH_FORMS, *config["runtimes"], *BACKENDS]
+    order = [*TORCH_RUNTIMES, *config["runtimes"], *BACKENDS]
     return sorted(rows, key=lambda row: (order.index(row["runtime"]), row["precision"])), tables
 
 
@@ -138,7 +138,7 @@ def comparison(rows: Sequence[Row]) -> Table:
             note += row.get("notes", ())
         numbers = [f"{ms[key]:.2f}" if ms.get(key) is not None else "-" for key in STATISTICS]
         sizes = [f"{row[key] / 2**20:.1f}" if ms and row.get(key) else "-" for key in ("size", "peak_memory")]
-        names = [row[key] for key in (*(("network",) if several else ()), "runtime", "precision", "form")]
+        names = [row[key] for key in (*(("network",) if several else ()), "runtime", "precision", "output")]
         lines.append((*names, *numbers, ratio, *sizes, "; ".join(note)))
     size, batch = "x".join(map(str, reference["image_size"])), reference["batch"]
     where = (reference.get("environment") or {}).get("cpu") or reference["machine"]
@@ -179,7 +179,7 @@ def _entries(
                 logger.info("%s: %s", described["runtime"], type(error).__name__)
             others.append(described | {"error": in_words(error)})
             return
-        made = {"size": subject.size, "costs": subject.costs, "notes": list(subject.notes), "form": subject.form}
+        made = {"size": subject.size, "costs": subject.costs, "notes": list(subject.notes), "output": subject.output}
         entries.append(Entry(subject, images, described | made | {"dtype": _dtype(images)}))
 
     for path in artifact_paths(config):
@@ -190,7 +190,7 @@ def _entries(
         return entries, others
     case = make_case(config)
     for runtime in checked_names(config["runtimes"]):
-        for precision in config["precisions"] if runtime not in TORCH_FORMS else ("fp32",):
+        for precision in config["precisions"] if runtime not in TORCH_RUNTIMES else ("fp32",):
             row = dict(common) | _described(case, config, runtime, precision)
             if kept := _stored(row, known):
                 others.append(kept | {"stored": True})
@@ -199,7 +199,7 @@ def _entries(
             target = scratch / f"{runtime}-{precision}"
             add(
                 (lambda runtime=runtime: (torch_subject(case, runtime), case.images))
-                if runtime in TORCH_FORMS
+                if runtime in TORCH_RUNTIMES
                 else lambda runtime=runtime, precision=precision, target=target: (
                     exported_subject(case, runtime, precision, target, threads=config["threads"]),
                     case.images,
@@ -213,16 +213,16 @@ def _described(case: Case, config: Config, runtime: str, precision: str) -> Row:
     """Fill in the part of a row that is known before the export."""
     return {
         "network": case.network, **case.choices, "source": case.source, "config": case.config,
-        "work": work_of(case.form, case.end_to_end), "batch": config["batch"],
-        "image_size": list(case.images.shape[-2:]), "runtime": runtime, "precision": precision, "form": case.form,
+        "work": work_of(case.output, case.end_to_end), "batch": config["batch"],
+        "image_size": list(case.images.shape[-2:]), "runtime": runtime, "precision": precision, "output": case.output,
         "dtype": _dtype(case.images), "versions": runtime_versions(runtime, precision), "score": score_of(config),
     }  # fmt: skip
 
 
 def _stored(row: Row, known: Mapping[str, Row]) -> Row | None:
     """Find the stored measurement of the same network and settings, or None."""
-    forms = (row["form"], "predictions", "decoded", "raw")
-    return next((known[key] for form in forms if (key := identity(row | {"form": form})) in known), None)
+    outputs = (row["output"], "predictions", "decoded", "raw")
+    return next((known[key] for output in outputs if (key := identity(row | {"output": output})) in known), None)
 
 
 def _memory(config: Config, entry: Entry) -> int | None:

@@ -24,7 +24,7 @@ from tasks.deploy.backend import BACKENDS, Runtime
 from tasks.deploy.deployable import make_deployable
 from tasks.values.sizes import parse_size
 
-TORCH_FORMS = ("eager", "fused", "channels_last", "compile")
+TORCH_RUNTIMES = ("eager", "fused", "channels_last", "compile")
 COSTS = ("parameters", "macs", "activations", "memory_access_bytes", "depth")
 
 
@@ -39,7 +39,7 @@ class Case:
         task: The built task; None for a backbone alone.
         model: Not fused, in eval mode, in contiguous (NCHW) memory.
         images: (N, 3, H, W) uint8 or float32.
-        form: Kind of output, as in `Manifest`.
+        output: Kind of output, as in `Manifest`.
         end_to_end: Time from pixels to final predictions.
     """
 
@@ -50,7 +50,7 @@ class Case:
     task: VisionTask | None
     model: nn.Module
     images: Tensor
-    form: str
+    output: str
     end_to_end: bool
 
     @property
@@ -65,7 +65,7 @@ class Subject:
     Attributes:
         runtime: "eager", "onnx", ...
         precision: "fp32", "int8", ...
-        form: Kind of output.
+        output: Kind of output.
         call: Runs it once; None where `error` says why not.
         size: bytes, of the artifact, or of the weights in PyTorch.
         costs: Counts of `costs_of`.
@@ -77,7 +77,7 @@ class Subject:
 
     runtime: str
     precision: str
-    form: str
+    output: str
     call: Callable[[], object] | None = None
     error: str = ""
     size: int = 0
@@ -95,7 +95,7 @@ class Subject:
 class BackboneDeployable(Deployable):
     """A backbone without head, normalisation inside, that returns the maps of its taps."""
 
-    form = "features"
+    output = "features"
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -120,9 +120,9 @@ def make_case(config: Config) -> Case:
     torch.manual_seed(config["seed"])
     task = _task(config)
     kind = task.kind if task else "backbone"
-    size, network_form, whole_form = (224, 224), BackboneDeployable.form, BackboneDeployable.form
+    size, network_output, whole_output = (224, 224), BackboneDeployable.output, BackboneDeployable.output
     if task:
-        size, network_form, whole_form = task.usual_size, task.outputs[0], task.whole_output
+        size, network_output, whole_output = task.usual_size, task.outputs[0], task.whole_output
     height, width = _image_size(config, size)
     generator = torch.Generator().manual_seed(config["seed"])
     shape = (config["batch"], 3, height, width)
@@ -147,34 +147,34 @@ def make_case(config: Config) -> Case:
         task=task,
         model=model,
         images=images,
-        form=config["form"] or (whole_form if config["end_to_end"] else network_form),
+        output=config["output"] or (whole_output if config["end_to_end"] else network_output),
         end_to_end=config["end_to_end"],
     )
 
 
 def torch_subject(case: Case, runtime: str) -> Subject:
-    """Prepare the network for one of `TORCH_FORMS`: eager (not fused), fused, channels_last, compiled."""
+    """Prepare the network for one of `TORCH_RUNTIMES`: eager (not fused), fused, channels_last, compiled."""
     model = case.model if runtime == "eager" else fuse_model(case.model)
     images = case.images
     costs = costs_of(model, case)
     if runtime == "channels_last":
         model, images = model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
     size = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
-    subject = Subject(runtime, "fp32", case.form, size=size, costs=costs, module=_with_pixels(case, model))
+    subject = Subject(runtime, "fp32", case.output, size=size, costs=costs, module=_with_pixels(case, model))
     run = torch.compile(subject.module) if runtime == "compile" else subject.module
     if case.end_to_end and case.task:
         sizes, input_size = [tuple(images.shape[-2:])] * len(images), tuple(images.shape[-2:])
-        subject.call, subject.form = lambda: case.task.predict(run(images), sizes, input_size), "predictions"
+        subject.call, subject.output = lambda: case.task.predict(run(images), sizes, input_size), "predictions"
     else:
         subject.call = lambda: run(images)
     return subject
 
 
-def case_deployable(case: Case, form: str) -> Deployable:
-    """Make the module that is exported, with outputs of kind `form`."""
+def case_deployable(case: Case, output: str) -> Deployable:
+    """Make the module that is exported, with outputs of kind `output`."""
     if case.task is None:
         return BackboneDeployable(fuse_model(case.model)).eval()
-    model = make_deployable(case.task, form=form, image_size=tuple(case.images.shape[-2:]))
+    model = make_deployable(case.task, output=output, image_size=tuple(case.images.shape[-2:]))
     return model.to(memory_format=torch.contiguous_format)  # ExecuTorch's XNNPACK refuses channels_last weights
 
 
@@ -191,7 +191,7 @@ def checked_names(runtimes: Iterable[str]) -> list[str]:
     Raises:
         ValueError: A runtime is unknown.
     """
-    known = (*TORCH_FORMS, *BACKENDS)
+    known = (*TORCH_RUNTIMES, *BACKENDS)
     unknown = [name for name in runtimes if name not in known]
     if unknown:
         raise ValueError(f"runtimes={','.join(unknown)}: expected some of {', '.join(known)}")
@@ -229,9 +229,9 @@ def _settle(model: nn.Module, size: tuple[int, int], generator: torch.Generator)
 def _with_pixels(case: Case, model: nn.Module) -> nn.Module:
     if case.task is None:
         return BackboneDeployable(model).eval()
-    if case.end_to_end or case.form == case.task.outputs[0]:
+    if case.end_to_end or case.output == case.task.outputs[0]:
         return model.eval()
-    deployable = case_deployable(case, case.form)  # what has a tail has it in PyTorch too
+    deployable = case_deployable(case, case.output)  # what has a tail has it in PyTorch too
     deployable.network = model
     return deployable.eval()
 

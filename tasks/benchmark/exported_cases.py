@@ -46,7 +46,7 @@ def export_here(case: Case, runtime: str, precision: str, folder: Path) -> tuple
         shape = (4, *images.shape)
         drawn = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
         calibration, notes = list(drawn.to(images.dtype)), ("int8 ranges from random pixels: for speed alone",)
-    model = case_deployable(case, form_for(case, runtime))
+    model = case_deployable(case, output_for(case, runtime))
     exported = found.export(model, images, folder, ExportOptions(precision, False, calibration))
     with torch.inference_mode():
         outputs = model(images)
@@ -55,7 +55,7 @@ def export_here(case: Case, runtime: str, precision: str, folder: Path) -> tuple
         backend=runtime,
         artifact=found.file,
         kind=case.kind,
-        form=model.form,
+        output=model.output,
         precision=precision,
         input=_spec("images", images),
         outputs=tuple(_spec(name, output) for name, output in zip(model.outputs, outputs, strict=True)),
@@ -114,7 +114,7 @@ def runtime_subject(runtime: Runtime, images: Tensor, *, case: Case | None = Non
     images = images.to(getattr(torch, manifest.input.dtype)).contiguous()
     size = sum((runtime.folder / name).stat().st_size for name in manifest.hashes if name != "checkpoint")
     subject = Subject(
-        manifest.backend, manifest.precision, manifest.form, size=size, runtime_object=runtime, folder=runtime.folder
+        manifest.backend, manifest.precision, manifest.output, size=size, runtime_object=runtime, folder=runtime.folder
     )
     settings = backend(manifest.backend).session(manifest.precision)
     subject.notes = tuple(f"with {name}={value}" for name, value in settings.items())
@@ -124,27 +124,27 @@ def runtime_subject(runtime: Runtime, images: Tensor, *, case: Case | None = Non
     return subject
 
 
-def form_for(case: Case, runtime: str) -> str:
+def output_for(case: Case, runtime: str) -> str:
     """Choose the kind of output of a case in a format: the fastest one for end-to-end detection.
 
     In ONNX Runtime that is NMS inside the graph; elsewhere static NMS in the graph is slower than ours after it.
     """
-    if not case.task or not case.end_to_end or runtime == "onnx" or case.form != case.task.whole_output:
-        return case.form
+    if not case.task or not case.end_to_end or runtime == "onnx" or case.output != case.task.whole_output:
+        return case.output
     held = [output for output in backend(runtime).detections if output != case.task.whole_output]
-    return next((output for output in reversed(held) if output in case.task.outputs), case.form)
+    return next((output for output in reversed(held) if output in case.task.outputs), case.output)
 
 
 def _to_the_end(case: Case, runtime: Runtime, images: Tensor) -> Callable[[], object]:
     """Make a function that runs the artifact and then the rest of the task."""
     manifest, size = runtime.manifest, tuple(images.shape[-2:])
-    if not case.task or manifest.form == case.task.whole_output:
+    if not case.task or manifest.output == case.task.whole_output:
         return lambda: runtime.run(images)
     names, sizes = [output.name for output in manifest.outputs], [size] * len(images)
 
     def run() -> object:
         outputs = dict(zip(names, runtime.run(images), strict=True))
-        return case.task.predict(case.task.from_artifact(outputs, manifest.form, size), sizes, size)
+        return case.task.predict(case.task.from_artifact(outputs, manifest.output, size), sizes, size)
 
     return run
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from tasks.base.build import Config, label
+from tasks.base.renamed_targets import renamed_keys, renamed_words
 from tasks.deploy.backend import BACKENDS, backend
 from tasks.deploy.manifest import Manifest
 from tasks.files.writing import to_json
@@ -44,7 +45,7 @@ RUNTIME_PACKAGES = {
 # What two measurements must share before one is called faster than the other, and in whose words they differ
 SETTINGS = ("target", "machine", "threads", "batch", "image_size", "work", "protocol")
 # What a measurement must share with an older one to make it superfluous
-IDENTITY = (*SETTINGS, "network", "config", "source", "runtime", "precision", "form", "dtype", "versions")
+IDENTITY = (*SETTINGS, "network", "config", "source", "runtime", "precision", "output", "dtype", "versions")
 
 CHOICES = ("backbone", "head", "task")
 Row = dict[str, Any]
@@ -81,8 +82,14 @@ def read_rows(path: Path) -> list[Row]:
         except ValueError:
             logger.warning("%s: line %d is torn or no measurement; passed over", path, number)
             continue
-        rows.append(row)
+        rows.append(as_today(row))
     return rows
+
+
+def as_today(row: Row) -> Row:
+    """Copy a row with the keys that it and its request have today."""
+    renamed = renamed_keys("benchmark", row)
+    return renamed | {"request": renamed_words("benchmark", row["request"])} if "request" in row else renamed
 
 
 def newest(rows: Iterable[Row]) -> dict[str, Row]:
@@ -124,16 +131,16 @@ def described_artifact(manifest: Manifest, path: str | Path) -> Row:
     parts = [label(manifest.config, key) for key in ("backbone", "head") if choices.get(key)]
     return {
         "network": " + ".join(parts) or Path(path).name, **{key: choices[key] for key in CHOICES if choices.get(key)},
-        "source": str(path), "config": manifest.hashes[manifest.artifact], "work": work_of(manifest.form, False),
+        "source": str(path), "config": manifest.hashes[manifest.artifact], "work": work_of(manifest.output, False),
         "image_size": list(manifest.image_size), "runtime": manifest.backend, "precision": manifest.precision,
-        "form": manifest.form, "dtype": manifest.input.dtype,
+        "output": manifest.output, "dtype": manifest.input.dtype,
         "versions": runtime_versions(manifest.backend, manifest.precision),
     }  # fmt: skip
 
 
-def work_of(form: str, end_to_end: bool) -> str:
+def work_of(output: str, end_to_end: bool) -> str:
     """Say in words what is timed."""
-    return "pixels to predictions" if end_to_end else f"pixels to {form}"
+    return "pixels to predictions" if end_to_end else f"pixels to {output}"
 
 
 def runtime_versions(runtime: str, precision: str = "fp32") -> dict[str, str]:

@@ -17,7 +17,7 @@ from tasks.benchmark.benchmark import markdown
 from tasks.benchmark.cases import COSTS, checked_names
 from tasks.benchmark.pictures import draw_zoo
 from tasks.benchmark.scores import correlations
-from tasks.benchmark.store import Row, differing, environment, machine, output_folder, store_path
+from tasks.benchmark.store import Row, as_today, differing, environment, machine, output_folder, store_path
 from tasks.files.writing import write_json
 from tasks.values.sizes import parse_size
 
@@ -191,7 +191,7 @@ def _plan(config: Config, backbones: Sequence[str]) -> dict[str, list[str]]:
 def _finished(place: Path, request: Sequence[str], here: str, *, partly: bool = False) -> list[Row]:
     """Read the rows of a complete run of the same request on this machine; failures count only with `partly`."""
     try:
-        rows = json.loads((place / "benchmark.json").read_text())["rows"]
+        rows = [as_today(row) for row in json.loads((place / "benchmark.json").read_text())["rows"]]
     except (OSError, ValueError, KeyError):
         return []
     same = [row for row in rows if row.get("stored") or row.get("request") == list(request)]

@@ -1,1 +1,1 @@
-"""Classification: `task.ClassificationTask`, mixing of images, scores, pictures and exported form."""
+"""Classification: `task.ClassificationTask`, mixing of images, scores, pictures and what is exported."""

@@ -8,10 +8,10 @@ from tasks.base.network import Deployable, Network
 class ClassificationDeployable(Deployable):
     """Class scores of the image, (N, K) float32: "logits", or their softmax as "probabilities"."""
 
-    def __init__(self, network: Network, form: str) -> None:
+    def __init__(self, network: Network, output: str) -> None:
         super().__init__()
-        self.network, self.form, self.outputs = network, form, (form,)
+        self.network, self.output, self.outputs = network, output, (output,)
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         logits = self.network(images.float())
-        return (logits if self.form == "logits" else logits.softmax(-1),)
+        return (logits if self.output == "logits" else logits.softmax(-1),)

@@ -15,13 +15,13 @@ from tasks.values.sizes import parse_size
 
 
 def make_deployable(
-    task: VisionTask, *, form: str | None = None, image_size: int | Sequence[int] | None = None, **options: Any
+    task: VisionTask, *, output: str | None = None, image_size: int | Sequence[int] | None = None, **options: Any
 ) -> Deployable:
     """Prepare a task's network for export.
 
     Args:
         task: Trained; it stays unchanged.
-        form: One of `task.outputs`; None: the first, what the network itself computes.
+        output: One of `task.outputs`; None: the first, what the network itself computes.
         image_size: (H, W) px of the images, or the side of a square; only detection has to know.
         options: Those of `task.export_options`; None leaves one out.
 
@@ -31,14 +31,14 @@ def make_deployable(
     Raises:
         ValueError: The task has no such output, or the output no such option; detection lacks the image's size.
     """
-    form = task.outputs[0] if form is None else form
-    if form not in task.outputs:
-        raise ValueError(f"form={form}: expected one of {', '.join(task.outputs)} for {task.kind}")
+    output = task.outputs[0] if output is None else output
+    if output not in task.outputs:
+        raise ValueError(f"output={output}: expected one of {', '.join(task.outputs)} for {task.kind}")
     given = {key: value for key, value in options.items() if value is not None}
-    if {*given} - task.export_options(form):
+    if {*given} - task.export_options(output):
         raise ValueError(
-            f"{', '.join(given)}: options of detection's form=nms (limit: of decoded too), not of form={form}"
+            f"{', '.join(given)}: options of detection's output=nms (limit: of decoded too), not of output={output}"
         )
     network = task.deployable().to(memory_format=torch.contiguous_format)  # what mobile runtimes start from
     size = None if image_size is None else parse_size(image_size, "image_size")
-    return task.exported(network, form, size, **given).eval()
+    return task.exported(network, output, size, **given).eval()

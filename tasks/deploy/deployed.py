@@ -23,22 +23,22 @@ class DeployedNetwork(nn.Module):
     Args:
         run: (N, 3, H, W) images in 0..255 -> outputs by name.
         task: The task that the artifact was made from; it tells what the numbers mean.
-        form: As in `Manifest`.
+        output: As in `Manifest`.
         image_size: (H, W) px of the artifact's input.
     """
 
-    def __init__(self, run: Run, task: VisionTask, form: str, image_size: Sequence[int]) -> None:
+    def __init__(self, run: Run, task: VisionTask, output: str, image_size: Sequence[int]) -> None:
         super().__init__()
         self.backbone, self.head = task.network.backbone, task.network.head
         self.from_artifact = task.from_artifact  # bound: the task itself is no part of its network
-        self.run, self.form, self.image_size = run, form, tuple(image_size)
+        self.run, self.output, self.image_size = run, output, tuple(image_size)
 
     def forward(self, images: Tensor, image_size: tuple[int, int] | None = None) -> Tensor | dict[str, Tensor]:
         """As `Network.forward`; classes come as (N, H, W), detections with "boxes" and "scores" unless they are raw."""
         size = tuple(image_size or images.shape[-2:])
         if tuple(images.shape[-2:]) != self.image_size:
             images = F.interpolate(images.float(), self.image_size, mode="bilinear", antialias=True)
-        return self.from_artifact(dict(self.run(images)), self.form, size)
+        return self.from_artifact(dict(self.run(images)), self.output, size)
 
 
 def deployed_task(run: Run, manifest: Manifest, config: Config | None = None) -> VisionTask:
@@ -54,7 +54,7 @@ def deployed_task(run: Run, manifest: Manifest, config: Config | None = None) ->
     """
     task = build_task(config or manifest.config, manifest.class_table(), pretrained=False).eval()
     task.check_deployed()
-    task.network = DeployedNetwork(run, task, manifest.form, manifest.image_size)
+    task.network = DeployedNetwork(run, task, manifest.output, manifest.image_size)
     return task
 
 
@@ -70,7 +70,7 @@ def fixed_settings(config: Config, manifest: Manifest) -> None:
     """
     given, stored = plain(config), manifest.config
     parts = [(name, given.get(name), stored.get(name)) for name in ("backbone", "head")]
-    inside = task_class(stored).fixed_settings(manifest.form)
+    inside = task_class(stored).fixed_settings(manifest.output)
     parts.append(("task", *({key: (one.get("task") or {}).get(key) for key in inside} for one in (given, stored))))
     for name, asked, made in parts:
         if isinstance(asked, dict) and isinstance(made, dict):

@@ -22,8 +22,8 @@ from tasks.deploy.quantization_diagnosis import Drop, doctor
 from tasks.detection.deployable import OUTPUTS
 
 COLUMNS = (
-    "format", "precision", "form", "MiB", "difference", "{} of the checkpoint", "eager", "here", "lost", "certified by",
-    "artifact",
+    "format", "precision", "output", "MiB", "difference", "{} of the checkpoint", "eager", "here", "lost",
+    "certified by", "artifact",
 )  # fmt: skip
 EXPECTED = (ValueError, ImportError, OSError, RuntimeError)  # they say what is wrong by themselves
 logger = logging.getLogger(__name__)
@@ -32,9 +32,9 @@ logger = logging.getLogger(__name__)
 def export(config: Config) -> tuple[list[Table], list[str]]:
     """Export `config.checkpoint`, or `config.weights`, into every format that `config.export` chooses.
 
-    Each artifact becomes a folder {format}-{precision}-{form} in `output_dir`, or in export/ beside the checkpoint. It
-    appears whole, with its manifest.json, once it agrees with eager and keeps the metric; else not at all. A format
-    that cannot hold the detections asked for gets the next form that it can; of "all" formats those are passed over,
+    Each artifact becomes a folder {format}-{precision}-{output} in `output_dir`, or in export/ beside the checkpoint.
+    It appears whole, with its manifest.json, once it agrees with eager and keeps the metric; else not at all. A format
+    that cannot hold the detections asked for gets the next output that it can; of "all" formats those are passed over,
     with a line, that have no such precision, input or batch. With `config.export.doctor` no artifact is
     left, but int8 is looked into (`tasks.deploy.quantization_diagnosis.doctor`).
 
@@ -66,12 +66,12 @@ def export(config: Config) -> tuple[list[Table], list[str]]:
         row = (name, settings["precision"])
         try:
             format = backend(name)
-            form = _form(original, format)
-            target = folder / f"{name}-{settings['precision']}-{form}"
+            output = _output(original, format)
+            target = folder / f"{name}-{settings['precision']}-{output}"
             if target.exists() and not config["overwrite"]:
                 raise ValueError(f"{target} is there already; give another output_dir=, or overwrite=true")
             logger.info("exporting to %s", target)
-            manifest = _export_one(format, form, original, target)
+            manifest = _export_one(format, output, original, target)
         except Exception as error:  # converters raise all kinds, and one format's end is not that of the others
             said = str(error) if isinstance(error, EXPECTED) else f"{type(error).__name__}: {error}"
             passed_over = every and isinstance(error, Unsupported)
@@ -103,7 +103,7 @@ def _described(manifest: Manifest, target: Path) -> tuple[str, ...]:
     scores = [f"{metric[key]:.4f}" if metric else "-" for key in ("checkpoint", "eager", "runtime")]
     lost = share_text(metric["shares"]) or "nothing" if metric else "-"
     certified = ", ".join(manifest.certified) or "NOT CERTIFIED"
-    return manifest.form, f"{size:.1f}", difference, *scores, lost, certified, str(target)
+    return manifest.output, f"{size:.1f}", difference, *scores, lost, certified, str(target)
 
 
 def _int8_exports(original: Original, names: Sequence[str]) -> dict[str, Drop]:
@@ -116,19 +116,19 @@ def _int8_exports(original: Original, names: Sequence[str]) -> dict[str, Drop]:
             logger.warning("%s; it is not measured", error)
             continue
         if "int8" in format.precisions and format.here:
-            found[name] = partial(_int8_drop, format, _form(original, format), original)
+            found[name] = partial(_int8_drop, format, _output(original, format), original)
         else:
             logger.info("%s has no int8 that could be measured here; it is passed over", name)
     return found
 
 
-def _int8_drop(format: Backend, form: str, original: Original, keep_float: Sequence[str]) -> float:
+def _int8_drop(format: Backend, output: str, original: Original, keep_float: Sequence[str]) -> float:
     """What an artifact loses of the metric; more than anything where the format cannot hold the mix. It is not kept."""
     asked = original.asking(precision="int8", keep_float=list(keep_float), max_drop=math.inf)
     named = ", ".join(keep_float) or "nothing"
     with TemporaryDirectory() as scratch:
         try:
-            drop = _export_one(format, form, asked, Path(scratch, "artifact")).metric["drop"]
+            drop = _export_one(format, output, asked, Path(scratch, "artifact")).metric["drop"]
         except (ValueError, RuntimeError) as error:
             logger.warning("%s with %s in float: %s", format.name, named, error)
             return math.inf
@@ -136,16 +136,16 @@ def _int8_drop(format: Backend, form: str, original: Original, keep_float: Seque
     return drop
 
 
-def _form(original: Original, format: Backend) -> str:
+def _output(original: Original, format: Backend) -> str:
     """What comes out of the artifact."""
-    form = original.task.chosen_output(original.settings, format.detections)
+    output = original.task.chosen_output(original.settings, format.detections)
     asked = original.settings["detections"]
-    if asked in original.task.outputs and form != asked:
-        logger.info("%s has no detections=%s: exporting %s instead", format.name, asked, form)
-    return form
+    if asked in original.task.outputs and output != asked:
+        logger.info("%s has no detections=%s: exporting %s instead", format.name, asked, output)
+    return output
 
 
-def _export_one(format: Backend, form: str, original: Original, target: Path) -> Manifest:
+def _export_one(format: Backend, output: str, original: Original, target: Path) -> Manifest:
     """One artifact, in a folder that appears whole or not at all."""
     settings = original.settings
     precision, dtype = settings["precision"], settings["input"] or format.inputs[0]
@@ -165,8 +165,8 @@ def _export_one(format: Backend, form: str, original: Original, target: Path) ->
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
     try:
-        exported = format.export(original.model(form), example, working, options)
-        manifest = original.certificate(form, format, dtype, exported)
+        exported = format.export(original.model(output), example, working, options)
+        manifest = original.certificate(output, format, dtype, exported)
         if settings["reduce_range"] and not format.narrows:
             manifest.notes += (
                 "export.reduce_range: not needed, sums of int8 products have 32 bits on every processor",

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.base.renamed_targets import rename_targets
+from tasks.base.renamed_targets import rename_targets, renamed_keys
 from tasks.base.trusted_targets import check_targets
 from tasks.data.classes import Classes
 from tasks.files.images import MAX_PIXELS
 from tasks.files.writing import write_json
 
-FORMAT = 1  # of manifest.json
+FORMAT = 2  # of manifest.json; 1 called the output `form`
 FILE = "manifest.json"
 DTYPES = ("uint8", "int8", "int32", "int64", "float16", "float32", "bool")
 
@@ -41,8 +41,8 @@ class Manifest:
         backend: Name of the format: "onnx", "executorch", ...
         artifact: File name of the artifact, beside the manifest.
         kind: Of the task.
-        form: What comes out: "logits", "probabilities" of classification; a `tail` of segmentation; "raw", "decoded" or
-            "nms" of detection.
+        output: What comes out: "logits", "probabilities" of classification; a `tail` of segmentation; "raw", "decoded"
+            or "nms" of detection.
         precision: "fp32", "int8", ...
         input: (N, 3, H, W) RGB in 0..255; the normalisation is inside.
         outputs: In the order of the artifact.
@@ -57,9 +57,9 @@ class Manifest:
         delegated: The same, of operators that a delegate runs; None where the format has none.
         notes: What a reader has to know.
         parity: For each output the worst {"absolute", "relative"} difference from eager, and on how many images.
-        metric: {"name", "checkpoint": by the checkpoint's own evaluation, "eager": of the network in this form at this
-            size, "runtime": of the artifact, "drop": from checkpoint to runtime, "shares": {what cost it: how much},
-            "max_drop", "images"}; empty where it was not measured.
+        metric: {"name", "checkpoint": by the checkpoint's own evaluation, "eager": of the network with this output at
+            this size, "runtime": of the artifact, "drop": from checkpoint to runtime, "shares": {what cost it: how
+            much}, "max_drop", "images"}; empty where it was not measured.
         certified: What the artifact was held to: "outputs", the bound on `parity`, and the name of the metric; empty
             where nothing certifies it.
         measured_on: {"instruction_set": of the machine that compared and measured, "session": settings of the runtime
@@ -69,7 +69,7 @@ class Manifest:
     backend: str
     artifact: str
     kind: str
-    form: str
+    output: str
     precision: str
     input: TensorSpec
     outputs: tuple[TensorSpec, ...]
@@ -127,8 +127,9 @@ def read_manifest(path: str | Path) -> tuple[Path, Manifest]:
         raise FileNotFoundError(f"no {FILE} at {path}; expected the folder of an artifact that tools/export.py wrote")
     try:
         content = json.loads(file.read_bytes())
-        if content.get("format") != FORMAT:
+        if content.get("format") not in (1, FORMAT):
             raise ValueError(f"format {str(content.get('format'))[:80]}, expected {FORMAT}; export it again")
+        content = _as_today(content)
         specs = {"input": _spec(content["input"]), "outputs": tuple(_spec(spec) for spec in content["outputs"])}
         lists = {key: tuple(content.get(key, ())) for key in ("notes", "certified")}
         manifest = Manifest(**content | specs | lists)
@@ -155,6 +156,12 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _as_today(content: dict[str, Any]) -> dict[str, Any]:
+    anchors = content.get("anchors", {})
+    anchors = renamed_keys("manifest.anchors", anchors) if isinstance(anchors, dict) else anchors
+    return renamed_keys("manifest", content) | {"anchors": anchors, "format": FORMAT}
+
+
 def _spec(content: dict[str, Any]) -> TensorSpec:
     name, shape, dtype = content["name"], tuple(content["shape"]), content["dtype"]
     sizes = all(type(size) is int and (size == -1 or 0 <= size < 2**31) for size in shape)
@@ -169,7 +176,7 @@ def _check(manifest: Manifest) -> None:
     Raises:
         ValueError: Names the field.
     """
-    for key in ("backend", "artifact", "kind", "form", "precision"):
+    for key in ("backend", "artifact", "kind", "output", "precision"):
         _expect(isinstance(getattr(manifest, key), str), key, "a string")
     for key in (
         "config",

@@ -1,4 +1,4 @@
-"""The original that an artifact is held against: the network in eager mode, on the same images, in the same form."""
+"""The original that an artifact is held against: the network in eager mode, same images, same output."""
 
 import copy
 import logging
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 class Original:
-    """Hold artifacts of all formats and forms against the network of a checkpoint or of weights.
+    """Hold artifacts of all formats and outputs against the network of a checkpoint or of weights.
 
     Without data nothing is measured, and formats are compared on `export.calibration_source` and noise.
 
@@ -122,12 +122,12 @@ class Original:
         twin.settings = self.settings | settings
         return twin
 
-    def model(self, form: str) -> Deployable:
-        """Make the network in a form, as in `make_deployable`; once."""
-        if form not in self._models:
-            options = {key: self.settings[key] for key in self.task.export_options(form) if key in self.settings}
-            self._models[form] = make_deployable(self.task, form=form, image_size=self.image_size, **options)
-        return self._models[form]
+    def model(self, output: str) -> Deployable:
+        """Make the network with an output, as in `make_deployable`; once."""
+        if output not in self._models:
+            options = {key: self.settings[key] for key in self.task.export_options(output) if key in self.settings}
+            self._models[output] = make_deployable(self.task, output=output, image_size=self.image_size, **options)
+        return self._models[output]
 
     def images(self, split: str, count: int) -> list[Tensor]:
         """Read images of a split as in `data_images`; in place of training images those of `calibration_source`."""
@@ -144,12 +144,12 @@ class Original:
             self.data.set_image_size(self.image_size)
         return self._metrics["checkpoint"]
 
-    def metric(self, form: str) -> dict[str, float]:
+    def metric(self, output: str) -> dict[str, float]:
         """Measure the task's metrics in eager mode; once."""
-        if form not in self._metrics:
-            run = eager(self.model(form))
-            self._metrics[form] = self.measure(run, self.certificate(form, None, "uint8", Exported({})))
-        return self._metrics[form]
+        if output not in self._metrics:
+            run = eager(self.model(output))
+            self._metrics[output] = self.measure(run, self.certificate(output, None, "uint8", Exported({})))
+        return self._metrics[output]
 
     def measure(self, run: Run, manifest: Manifest) -> dict[str, float]:
         """Measure the task's metrics through a deployed network, on the CPU.
@@ -185,11 +185,11 @@ class Original:
         Raises:
             ValueError: It computes something else, or loses more of the checkpoint's metric than `export.max_drop`.
         """
-        precision, form = manifest.precision, manifest.form
+        precision, output = manifest.precision, manifest.output
         manifest.measured_on = {"instruction_set": instruction_set(), "session": format.session(precision)}
-        model = self.model(form)
+        model = self.model(output)
         differences = compare(
-            form, eager(model)(self.examples), runtime(self.examples), suppression=self._suppression(form)
+            output, eager(model)(self.examples), runtime(self.examples), suppression=self._suppression(output)
         )
         manifest.parity = {"images": len(self.examples), "outputs": differences}
         allowed = SHARE_OF_PIXELS if any("differing" in one for one in differences.values()) else format.tolerance
@@ -207,11 +207,11 @@ class Original:
             manifest.notes += (NOT_CERTIFIED.format(precision),)
             logger.warning("%s: %s", format.name, manifest.notes[-1])
 
-    def _suppression(self, form: str) -> Suppression | None:
+    def _suppression(self, output: str) -> Suppression | None:
         """What the network's NMS chooses from in the images that are compared."""
-        if form != "nms":
+        if output != "nms":
             return None
-        nms, decoded = self.model(form).nms, eager(self.model("decoded"))(self.examples)
+        nms, decoded = self.model(output).nms, eager(self.model("decoded"))(self.examples)
         return Suppression(
             decoded["boxes"], decoded["scores"], nms.score_threshold, self.task.selection["iou_threshold"], nms.limit
         )
@@ -225,9 +225,9 @@ class Original:
                 f"{name} of the checkpoint is not defined on this data, which holds nothing to score; give other data, "
                 "or export.evaluate=false"
             )
-        plain = self.metric(manifest.form)[name]
+        plain = self.metric(manifest.output)[name]
         after = self.measure(runtime, manifest)
-        shares = self._shares(manifest.form, before, plain) | {"runtime": plain - after[name]}
+        shares = self._shares(manifest.output, before, plain) | {"runtime": plain - after[name]}
         budget = self.max_drop(precision)
         drop = before - after[name]
         manifest.metric = {
@@ -243,31 +243,31 @@ class Original:
             )
         manifest.certified += (name,)
 
-    def _shares(self, form: str, before: float, plain: float) -> dict[str, float]:
+    def _shares(self, output: str, before: float, plain: float) -> dict[str, float]:
         """What of the metric the settings cost that no runtime can give back.
 
         Args:
-            form: As in `Manifest`.
+            output: As in `Manifest`.
             before: Of the checkpoint's own evaluation.
-            plain: Of the fused network in this form, in eager mode.
+            plain: Of the fused network with this output, in eager mode.
 
         Returns:
-            "input", the one size of all images, and "tail" or "limit", where the form has one.
+            "input", the one size of all images, and "tail" or "limit", where the output has one.
         """
-        lost, cut = before - plain, self.task.losses_of_output.get(form)
+        lost, cut = before - plain, self.task.losses_of_output.get(output)
         if cut is None:
             return {"input": lost}
         resized = stored_image_size(self.config) is None or self.image_size != tuple(self._evaluated_size)
         whole = self.metric(self.task.outputs[0])[self.task.monitor] if resized and abs(lost) > NEGLIGIBLE else before
         return {"input": before - whole, cut: whole - plain}
 
-    def certificate(self, form: str, format: Backend | None, dtype: str, exported: Exported) -> Manifest:
+    def certificate(self, output: str, format: Backend | None, dtype: str, exported: Exported) -> Manifest:
         """Make a manifest of all that needs no measurement; without a format, of the network in eager mode."""
         settings = self.settings
         batch = -1 if settings["dynamic_batch"] else settings["batch"]
         outputs = tuple(
             TensorSpec(name, (batch, *tensor.shape[1:]), str(tensor.dtype).removeprefix("torch."))
-            for name, tensor in eager(self.model(form))(self.examples[:1]).items()
+            for name, tensor in eager(self.model(output))(self.examples[:1]).items()
         )
         stored = {key: value for key, value in self.config.items() if key not in ("export", "checkpoint", "output_dir")}
         names, palette, ids = self.task.classes.names, self.task.classes.palette, self.task.classes.ids
@@ -275,16 +275,16 @@ class Original:
         inside = {key: (getattr(self.task.network, key).flatten() / 255).tolist() for key in ("mean", "std")}
         return Manifest(
             backend=format.name if format else "eager", artifact=format.file if format else "", kind=self.task.kind,
-            form=form, precision=settings["precision"],
+            output=output, precision=settings["precision"],
             input=TensorSpec("images", (batch, 3, *self.image_size), dtype), outputs=outputs,
             classes={"names": list(names), "palette": [list(color) for color in palette],
                      "ids": list(ids) if ids else None},
             config=stored, settings=settings,
             preprocessing={"pixels": "RGB, 0 to 255", "resize": self.task.resizing, **self.task.preprocessing(),
                            "inside": inside},
-            anchors=self.task.decoding(form, self.image_size), hashes=hashes,
+            anchors=self.task.decoding(output, self.image_size), hashes=hashes,
             versions=format.versions() if format else {}, operators=exported.operators, delegated=exported.delegated,
-            notes=(*exported.notes, *self.model(form).notes),
+            notes=(*exported.notes, *self.model(output).notes),
         )  # fmt: skip
 
     def _validated_size(self) -> tuple[int, int]:

@@ -60,12 +60,12 @@ class Suppression:
 
 
 def compare(
-    form: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor], *, suppression: Suppression | None = None
+    output: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor], *, suppression: Suppression | None = None
 ) -> dict[str, Difference]:
     """Compare the outputs of one set of images.
 
     Args:
-        form: As in `Manifest`.
+        output: As in `Manifest`.
         expected, found: By name; of eager and of the artifact.
         suppression: Of "nms": excuses what ties decided; without, only those at a full list's end are.
 
@@ -85,10 +85,10 @@ def compare(
     for name, tensor in expected.items():
         if tensor.shape != found[name].shape:
             raise ValueError(f"{name} is {tuple(found[name].shape)}, the network gives {tuple(tensor.shape)}")
-    if form in ("nms", "decoded"):
-        name, compared = ("detections", _detections) if form == "nms" else ("anchors", _anchors)
+    if output in ("nms", "decoded"):
+        name, compared = ("detections", _detections) if output == "nms" else ("anchors", _anchors)
         finite = all(tensor.isfinite().all() for side in (expected, found) for tensor in side.values())
-        more = {"suppression": suppression} if form == "nms" else {}
+        more = {"suppression": suppression} if output == "nms" else {}
         return {name: compared(expected, found, **more) if finite else INFINITE}
     return {name: _values(tensor, found[name]) for name, tensor in expected.items()}
 

@@ -93,8 +93,8 @@ def doctor(original: Original, exports: Mapping[str, Drop], folder: Path) -> lis
         exports: As in `diagnose`; used where the metric is measured at all.
         folder: Where to.
     """
-    settings, form = original.settings, original.task.outputs[0]
-    manifest = original.certificate(form, None, "uint8", Exported({}))
+    settings, output = original.settings, original.task.outputs[0]
+    manifest = original.certificate(output, None, "uint8", Exported({}))
     name = original.task.monitor
     metric = (lambda run: original.measure(run, manifest)[name]) if settings["evaluate"] else None
     calibration = original.images("train", settings["calibration_images"])
@@ -102,7 +102,7 @@ def doctor(original: Original, exports: Mapping[str, Drop], folder: Path) -> lis
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         job = bar.add_task("doctor", total=1.0)
         diagnosis = diagnose(
-            original.model(form), calibration, original.images("val", EXAMPLES), metric, original.max_drop("int8"),
+            original.model(output), calibration, original.images("val", EXAMPLES), metric, original.max_drop("int8"),
             exports=exports if metric else None,
             progress=lambda doing, share: bar.update(job, completed=share, description=doing),
         )  # fmt: skip

@@ -1,1 +1,1 @@
-"""Detection: `task.DetectionTask`, its losses, its score as COCO defines it, results, pictures and exported form."""
+"""Detection: `task.DetectionTask`, its losses, its score as COCO defines it, results, pictures and what is exported."""

@@ -53,7 +53,7 @@ class DetectionDeployable(Deployable):
     (N, D, 4), "scores" (N, D), "labels" (N, D) int64, padded with label -1 (`heads.static_nms.unpadded`).
 
     Args:
-        network, form: As in `make_deployable`.
+        network, output: As in `make_deployable`.
         image_size: (H, W) px of the images, the only ones that it takes.
         limit: Anchors that are decoded, or (box, class) pairs that NMS looks at.
         selection: Of `StaticNMS`.
@@ -61,20 +61,20 @@ class DetectionDeployable(Deployable):
     """
 
     def __init__(
-        self, network: Network, form: str, image_size: tuple[int, int], limit: int, selection: Mapping[str, Any],
+        self, network: Network, output: str, image_size: tuple[int, int], limit: int, selection: Mapping[str, Any],
         classes: Sequence[str] = (),
     ) -> None:  # fmt: skip
         super().__init__()
         self.classes = tuple(classes)
-        self.network, self.form, self.image_size, self.limit = network, form, image_size, limit
-        if form == "raw":
+        self.network, self.output, self.image_size, self.limit = network, output, image_size, limit
+        if output == "raw":
             with torch.no_grad():
                 self.outputs = tuple(network(torch.zeros(1, 3, *image_size, device=network.mean.device)))
             return
-        self.outputs = ("boxes", "scores") if form == "decoded" else ("boxes", "scores", "labels")
+        self.outputs = ("boxes", "scores") if output == "decoded" else ("boxes", "scores", "labels")
         self.notes = (f"looks at the {limit} best only (export.limit=): of more, the last are missing",)
         self.decoder = _Decoder(network.head, image_size)
-        if form == "nms":
+        if output == "nms":
             self.nms = StaticNMS(limit=limit, **selection)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -85,10 +85,10 @@ class DetectionDeployable(Deployable):
                 )
             )
         raw = self.network(images.float())
-        if self.form == "raw":
+        if self.output == "raw":
             return tuple(raw.values())
         boxes, scores = self.decoder(raw)
-        return best_anchors(boxes, scores, self.limit) if self.form == "decoded" else self.nms(boxes, scores)
+        return best_anchors(boxes, scores, self.limit) if self.output == "decoded" else self.nms(boxes, scores)
 
 
 class _Decoder(nn.Module):

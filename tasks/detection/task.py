@@ -260,7 +260,7 @@ class DetectionTask(VisionTask):
         if output != "raw":
             return {}
         head = self.network.head
-        return {"boxes": head.anchors(image_size).tolist(), "form": head.score_type, "unit": "px, xyxy"}
+        return {"boxes": head.anchors(image_size).tolist(), "score_type": head.score_type, "unit": "px, xyxy"}
 
 
 def score_report(scores: CocoScores, folder: Path) -> tuple[dict[str, float], list[Table]]:

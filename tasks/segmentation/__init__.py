@@ -1,1 +1,1 @@
-"""Segmentation: `task.SegmentationTask`, its loss, mIoU from one confusion matrix, pictures and exported form."""
+"""Segmentation: `task.SegmentationTask`, its loss, mIoU from one confusion matrix, pictures and what is exported."""

@@ -10,7 +10,7 @@ from tasks.base.network import Deployable, Network
 class SegmentationDeployable(Deployable):
     """Class scores or classes of the pixels.
 
-    "logits" are (N, K, H, W) float32. The other forms give "classes", as bytes: "argmax" (N, H, W) of those logits, as
+    "logits" are (N, K, H, W) float32. The others give "classes", as bytes: "argmax" (N, H, W) of those logits, as
     `SegmentationTask.predict` does; "argmax_low" (N, H, W), decided at the head's own resolution and then repeated,
     which spares the upsampling of K maps; "low" (N, h, w) at that resolution, for the caller to enlarge.
 
@@ -18,20 +18,20 @@ class SegmentationDeployable(Deployable):
     float32: their backends turn them so.
     """
 
-    def __init__(self, network: Network, form: str) -> None:
+    def __init__(self, network: Network, output: str) -> None:
         super().__init__()
-        self.network, self.form = network, form
-        self.outputs = ("logits",) if form == "logits" else ("classes",)
+        self.network, self.output = network, output
+        self.outputs = ("logits",) if output == "logits" else ("classes",)
         self.stride = min(tap.stride for tap in network.head.taps)  # of the map that a decoder ends at
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         images, size = images.float(), tuple(images.shape[-2:])
-        if self.form == "logits":
+        if self.output == "logits":
             return (self.network(images),)
-        if self.form == "argmax":
+        if self.output == "argmax":
             return (self.network(images).argmax(1).to(torch.uint8),)
         # for predictions of the size that the head has anyway it does not resample
         classes = self.network(images, tuple(-(-side // self.stride) for side in size)).argmax(1)
-        if self.form == "argmax_low":
+        if self.output == "argmax_low":
             classes = F.interpolate(classes[:, None].float(), size, mode="nearest")[:, 0]
         return (classes.to(torch.uint8),)

@@ -47,7 +47,7 @@ CLASSES = Classes(tuple("abcde"), ((0, 0, 0),) * 5)
 
 
 def deployable(task: str, backbone: str, side: int, fitted: bool = False):
-    """The task's network with random weights, in its first form."""
+    """The task's network with random weights, with its first output."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", [f"task={task}", f"backbone={backbone}"])
     torch.manual_seed(0)
@@ -97,12 +97,12 @@ def difference(model, format_name: str, side: int) -> float | str:
         try:
             format.export(model, images, Path(folder), ExportOptions())
             manifest = Manifest(
-                format_name, format.file, "any", model.form, "fp32",
+                format_name, format.file, "any", model.output, "fp32",
                 TensorSpec("images", tuple(images.shape), format.inputs[0]), outputs, {}, {},
             )  # fmt: skip
             if not format.here:
                 return "converts"
-            return worst(compare(model.form, expected, format.load(Path(folder), manifest)(images)))
+            return worst(compare(model.output, expected, format.load(Path(folder), manifest)(images)))
         except Exception as error:
             return f"{type(error).__name__}: {str(error)[:100]}"
 

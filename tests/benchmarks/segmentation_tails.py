@@ -42,7 +42,7 @@ BARE = "low-res logits"
 class Bare(Deployable):
     """Logits at the head's own resolution: (N, 19, h, w)."""
 
-    form, outputs = BARE, ("logits",)
+    output, outputs = BARE, ("logits",)
 
     def __init__(self, low: Deployable) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ def runtime(model: Deployable, name: str, images: Tensor, folder: Path, threads:
         TensorSpec(key, tuple(value.shape), str(value.dtype).removeprefix("torch.")) for key, value in outputs.items()
     )
     taken = TensorSpec("images", tuple(images.shape), format.inputs[0])
-    manifest = Manifest(name, format.file, "segmentation", model.form, "fp32", taken, specs, {}, {})
+    manifest = Manifest(name, format.file, "segmentation", model.output, "fp32", taken, specs, {}, {})
     loaded = format.load(folder, manifest, threads=threads)
     return lambda: loaded.run(images)
 
@@ -88,27 +88,31 @@ def main() -> None:
     images = (255 * coarse_noise(1, tuple(options.size))).round().to(torch.uint8)
     with torch.inference_mode():  # or one class would win everywhere
         task.network.head.classifier.bias -= task(images).mean((0, 2, 3))
-    models = {form: make_deployable(task, form=form) for form in SegmentationTask.outputs}
-    models = {BARE: Bare(models["low"])} | {form: models[form] for form in ("low", "argmax_low", "logits", "argmax")}
+    models = {output: make_deployable(task, output=output) for output in SegmentationTask.outputs}
+    models = {BARE: Bare(models["low"])} | {
+        output: models[output] for output in ("low", "argmax_low", "logits", "argmax")
+    }
     rows, content = [], {"size": list(options.size), "threads": options.threads, "ms": {}}
     with TemporaryDirectory() as scratch, torch.inference_mode():
         for name in options.runtimes:
             sides = {
-                form: runtime(model, name, images, Path(scratch, f"{name}-{form.replace(' ', '-')}"), options.threads)
-                for form, model in models.items()
+                output: runtime(
+                    model, name, images, Path(scratch, f"{name}-{output.replace(' ', '-')}"), options.threads
+                )
+                for output, model in models.items()
             }
-            times: dict[str, list[float]] = {form: [] for form in sides}
+            times: dict[str, list[float]] = {output: [] for output in sides}
             for run in range(options.runs + 2):  # the first two warm up
-                for form, call in sides.items():
+                for output, call in sides.items():
                     start = perf_counter()
                     call()
                     if run > 1:
-                        times[form].append(1e3 * (perf_counter() - start))
-            ms = content["ms"][name] = {form: median(values) for form, values in times.items()}
-            for form, value in ms.items():
+                        times[output].append(1e3 * (perf_counter() - start))
+            ms = content["ms"][name] = {output: median(values) for output, values in times.items()}
+            for output, value in ms.items():
                 added = f"{100 * (value / ms[BARE] - 1):+.0f}%"
-                rows.append((name, form, f"{value:.1f}", added, f"{ms['logits'] / value:.2f}"))
-        fine, coarse = (models[form](images)[0] for form in ("argmax", "argmax_low"))
+                rows.append((name, output, f"{value:.1f}", added, f"{ms['logits'] / value:.2f}"))
+        fine, coarse = (models[output](images)[0] for output in ("argmax", "argmax_low"))
         content["agreement"] = (fine == coarse).double().mean().item()
         content["classes"] = len(fine.unique())
     height, width = options.size

@@ -36,8 +36,8 @@ from tests.heads.ssd_oracle import SETTINGS, coarse_noise
 def runtime(task: DetectionTask, name: str, precision: str, folder: Path, threads: int):
     """An artifact of the task, as a function from uint8 images to detections."""
     format = backend(name)
-    form = "nms" if name == "onnx" else next(form for form in ("decoded", "raw") if form in format.detections)
-    model = make_deployable(task, form=form, image_size=SIZE)
+    output = "nms" if name == "onnx" else next(output for output in ("decoded", "raw") if output in format.detections)
+    model = make_deployable(task, output=output, image_size=SIZE)
     images = (255 * coarse_noise(1, SIZE)).round().to(getattr(torch, format.inputs[0]))
     calibration = [(255 * coarse_noise(1, SIZE)).round().to(images.dtype) for _ in range(8)]
     folder.mkdir()
@@ -50,7 +50,7 @@ def runtime(task: DetectionTask, name: str, precision: str, folder: Path, thread
         TensorSpec(key, tuple(value.shape), str(value.dtype).removeprefix("torch.")) for key, value in outputs.items()
     )
     manifest = Manifest(
-        name, format.file, "detection", form, precision,
+        name, format.file, "detection", output, precision,
         TensorSpec("images", tuple(images.shape), format.inputs[0]), specs, {}, {},
     )  # fmt: skip
     loaded = format.load(folder, manifest, threads=threads)

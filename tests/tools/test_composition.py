@@ -37,3 +37,8 @@ def test_the_task_of_a_checkpoint_decides_too(monkeypatch):
     for task, meant in (("segmentation", "coco_masks"), ("detection", None)):
         monkeypatch.setattr(composition, "stored_choice", lambda values, group, task=task: {"task": task}[group])
         assert composition.suited_data({"data": "coco", "checkpoint": "run/best.ckpt"}) == meant
+
+
+@pytest.mark.parametrize("word", ["form=nms", "++form=nms", "output=nms"])
+def test_the_output_that_is_timed_is_taken_by_its_old_key_too(word):
+    assert composed("benchmark", ["task=detection", word]).output == "nms"

@@ -42,7 +42,7 @@ class CoreMLBackend(Backend):
     """model.mlpackage.zip: the package is a folder, so that it is zipped to be one certified file.
 
     With uint8 pixels the input is an RGB image of this size, which takes a camera's pixels as they are; with float32 it
-    is an array (N, 3, H, W). Classes come out as int32. Of detections in the form "nms" it is a pipeline that ends in
+    is an array (N, 3, H, W). Classes come out as int32. With the output "nms" it is a pipeline that ends in
     Core ML's own suppression, as in `tasks.deploy.formats.coreml_nms`; the others are one ML program.
 
     Attributes:
@@ -59,7 +59,7 @@ class CoreMLBackend(Backend):
         if example.dtype == torch.uint8 and len(example) != 1:
             raise Unsupported(f"an image input of Core ML holds one image, not {len(example)}; set export.batch=1")
         whole, notes = model, (f"unzip {self.file} for Xcode; runs from {self.target} on",)
-        suppressing = isinstance(model, DetectionDeployable) and model.form == "nms"
+        suppressing = isinstance(model, DetectionDeployable) and model.output == "nms"
         if suppressing:
             if len(example) != 1:
                 raise Unsupported(
@@ -99,7 +99,7 @@ class CoreMLBackend(Backend):
             for name, (_, dtype) in zip(outputs, _results(program), strict=True)
         ]
         # the progress bars go to whatever stands for stderr, which a notebook replaces
-        failure = "Core ML cannot hold the network; export another form, or to another format"
+        failure = "Core ML cannot hold the network; export another output, or to another format"
         with silenced(failure), redirect_stderr(StringIO()):
             return ct.convert(
                 program.run_decompositions({}), inputs=[pixels], outputs=types, convert_to="mlprogram",
@@ -125,7 +125,7 @@ class CoreMLRuntime(Runtime):
         package = str(Path(self.unpacked.name, PACKAGE))
         self.model = ct.models.MLModel(package, compute_units=ct.ComputeUnit.CPU_ONLY)
         self.score_threshold = None  # of suppression in a pipeline
-        if manifest.form == "nms" and (models := ct.utils.load_spec(package).pipeline.models):
+        if manifest.output == "nms" and (models := ct.utils.load_spec(package).pipeline.models):
             self.score_threshold = models[-1].nonMaximumSuppression.confidenceThreshold
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
@@ -194,7 +194,7 @@ def _check(
         shape = (-1, *shape[1:]) if suppressing else shape
         expected[name] = ("float32" if dtype.is_floating_point else "int32", shape)
     if features != expected:
-        raise ValueError(f"coremltools wrote {features}, expected {expected}; export another form")
+        raise ValueError(f"coremltools wrote {features}, expected {expected}; export another output")
 
 
 def _zip(package: Path, path: Path) -> None:

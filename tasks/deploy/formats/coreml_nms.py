@@ -38,10 +38,10 @@ class PipelineDecoder(Deployable):
     """The first model: confidences (k, K) and coordinates (k, 4) of the best anchors of one image.
 
     Args:
-        model: Of the form "nms", whose `limit` anchors are decoded.
+        model: With the output "nms", whose `limit` anchors are decoded.
     """
 
-    form, outputs = "decoded", RAW
+    output, outputs = "decoded", RAW
     scale: Tensor
 
     def __init__(self, model: DetectionDeployable) -> None:
@@ -62,7 +62,7 @@ def suppression_after(first: Any, model: DetectionDeployable) -> Any:
 
     Args:
         first: Specification of the converted `PipelineDecoder`, whose version and types it takes.
-        model: Of the form "nms", for its classes and thresholds.
+        model: With the output "nms", for its classes and thresholds.
     """
     spec = type(first)()
     spec.specificationVersion = first.specificationVersion

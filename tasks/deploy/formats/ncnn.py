@@ -50,8 +50,10 @@ class NcnnBackend(Backend):
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
         if len(example) != 1:
             raise Unsupported(f"ncnn runs one image a call, not {len(example)}; set export.batch=1")
-        if model.form in ("decoded", "nms"):
-            raise ValueError(f"ncnn cannot hold the form {model.form}, which picks boxes by score; {REMEDIES['topk']}")
+        if model.output in ("decoded", "nms"):
+            raise ValueError(
+                f"ncnn cannot hold the output {model.output}, which picks boxes by score; {REMEDIES['topk']}"
+            )
         traced = _traced(model, example)
         with TemporaryDirectory() as temporary:
             said = _pnnx(traced, example, Path(temporary), half=options.precision == "fp16")
@@ -132,7 +134,7 @@ def _traced(model: Deployable, example: Tensor) -> torch.jit.ScriptModule:
             return torch.jit.trace(program.module(check_guards=False), example, check_trace=False)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise ValueError(f"ncnn cannot hold the network ({reason}); export another form or format") from error
+            raise ValueError(f"ncnn cannot hold the network ({reason}); export another output or format") from error
 
 
 def _pnnx(traced: torch.jit.ScriptModule, example: Tensor, folder: Path, *, half: bool) -> str:
@@ -148,7 +150,7 @@ def _pnnx(traced: torch.jit.ScriptModule, example: Tensor, folder: Path, *, half
     if done.returncode or not all((folder / name).is_file() for name in ("model.ncnn.param", WEIGHTS)):
         last = " / ".join(said.strip().splitlines()[-3:])
         raise ValueError(
-            f"pnnx gave up (exit code {done.returncode}; {last or 'it said nothing'}); export another form, or to "
+            f"pnnx gave up (exit code {done.returncode}; {last or 'it said nothing'}); export another output, or to "
             "another format"
         )
     return said
@@ -177,5 +179,5 @@ def _refuse_unknown(layers: list[list[str]]) -> None:
         advice = next((text for part, text in REMEDIES.items() if any(part in name for name in unknown)), None)
         raise ValueError(
             f"ncnn has no {', '.join(f'{name} ({count}x)' for name, count in unknown.items())}; "
-            f"{advice or 'export another form, or to another format'}"
+            f"{advice or 'export another output, or to another format'}"
         )

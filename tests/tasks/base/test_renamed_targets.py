@@ -32,6 +32,15 @@ OLD = {
 }
 
 
+# As version 0.1.0 wrote it, without what may be missing.
+OLD_MANIFEST = """{"backend": "onnx", "artifact": "model.onnx", "kind": "detection", "form": "raw", "precision": "fp32",
+"input": {"name": "images", "shape": [1, 3, 8, 8], "dtype": "uint8"},
+"outputs": [{"name": "box_deltas", "shape": [1, 1, 4], "dtype": "float32"}],
+"classes": {"names": ["a"], "palette": [[0, 0, 0]], "ids": null}, "config": {}, "settings": {},
+"anchors": {"boxes": [[0, 0, 8, 8]], "form": "sigmoid", "unit": "px, xyxy"}, "format": 1,
+"hashes": {"model.onnx": "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}}"""
+
+
 def as_of_then(config):
     """A stored configuration with the names that it had in version 0.1.0."""
     text = json.dumps(config)
@@ -90,6 +99,16 @@ def test_an_old_checkpoint_and_an_old_artifact_are_read_and_resumed(small_run, t
 
     resumed = fit(small_run("trainer.max_epochs=2", "trainer.limit_train_batches=2", f"checkpoint={path}"))
     assert resumed["epochs"] == 2
+
+
+def test_a_manifest_of_format_1_means_the_same(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"x")
+    (tmp_path / "manifest.json").write_text(OLD_MANIFEST)
+    found = read_manifest(tmp_path)[1]
+    assert (found.output, found.anchors["score_type"], found.format) == ("raw", "sigmoid", 2)
+    found.save(tmp_path)
+    assert '"form"' not in (tmp_path / "manifest.json").read_text()
+    assert read_manifest(tmp_path)[1] == found
 
 
 def test_an_old_record_of_results_is_of_the_same_settings(tmp_path):

@@ -84,7 +84,7 @@ def artifact(folder, backend: str):
     file.write_bytes(b"model")
     spec = TensorSpec("images", (1, 3, 224, 320), "uint8")
     Manifest(
-        backend=backend, artifact=file.name, kind="classification", form="logits", precision="fp32", input=spec,
+        backend=backend, artifact=file.name, kind="classification", output="logits", precision="fp32", input=spec,
         outputs=(spec,), classes={"names": [], "palette": []}, config={"choices": {"backbone": "mnv2"}},
         hashes={file.name: sha256(file)},
     ).save(folder)  # fmt: skip

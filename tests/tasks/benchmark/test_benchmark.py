@@ -11,7 +11,7 @@ from torch import nn
 
 from heads.nms import Detections
 from tasks.benchmark.benchmark import benchmark, comparison, markdown
-from tasks.benchmark.cases import TORCH_FORMS, make_case, torch_subject
+from tasks.benchmark.cases import TORCH_RUNTIMES, make_case, torch_subject
 from tasks.benchmark.exported_cases import export_here, exported_subject, runtime_subject
 from tasks.benchmark.peak_memory import peak_memory
 from tasks.benchmark.store import append_row, differing, identity, newest, read_rows, runtime_versions
@@ -26,7 +26,7 @@ QUICK = ("backbone=mnv3_small", "backbone.width=0.25", "image_size=64", "rounds=
 
 def row(**changes):
     return {
-        "network": "net", "runtime": "eager", "precision": "fp32", "form": "logits", "work": "pixels to logits",
+        "network": "net", "runtime": "eager", "precision": "fp32", "output": "logits", "work": "pixels to logits",
         "target": "host", "machine": "m", "threads": 1, "batch": 1, "image_size": [64, 64], "protocol": {"runs": 2},
         "ms": dict.fromkeys(("trimmed", "median", "p90", "min", "max", "mean"), 10.0), "notes": [], "size": 0,
     } | changes  # fmt: skip
@@ -49,6 +49,16 @@ def test_a_torn_line_is_passed_over_and_what_follows_it_is_kept(tmp_path, caplog
         assert [found["network"] for found in read_rows(store)] == ["first", "second"]
     assert "line 2 is torn" in caplog.text
     assert read_rows(tmp_path / "absent.jsonl") == []
+
+
+def test_rows_of_before_are_those_of_today(tmp_path):
+    """Version 0.1.0 called the output `form`; what it measured is not measured again."""
+    store = tmp_path / "b.jsonl"
+    then = row(request=["form=logits", "threads=1"])
+    store.write_text(json.dumps({{"output": "form"}.get(key, key): value for key, value in then.items()}))
+    (found,) = read_rows(store)
+    assert found == row(request=["output=logits", "threads=1"])
+    assert identity(row()) in newest([found]) and comparison([found])[2][0][2] == "logits"
 
 
 def test_writers_do_not_tear_each_others_lines(tmp_path):
@@ -95,13 +105,13 @@ def test_forms_of_one_network_compute_the_same():
     case = make_case(composed("benchmark", "backbone=mobileone_s0", "backbone.width=0.25", "image_size=64",
                               "task=detection", "num_classes=3", "seed=2"))  # fmt: skip
     with torch.inference_mode():
-        expected, *others = (torch_subject(case, name).call() for name in TORCH_FORMS if name != "compile")
+        expected, *others = (torch_subject(case, name).call() for name in TORCH_RUNTIMES if name != "compile")
     for found in others:
         for key, tensor in expected.items():
             assert relative_error(found[key], tensor) < 1e-3
     eager, fused = (torch_subject(case, name) for name in ("eager", "fused"))
     assert eager.costs["depth"] > 2 * fused.costs["depth"] and eager.size > fused.size
-    assert next(eager.module.parameters()).is_contiguous(), "the training form is timed in NCHW"
+    assert next(eager.module.parameters()).is_contiguous(), "the network as trained is timed in NCHW"
 
 
 def test_end_to_end_is_the_tasks_own_prediction():
@@ -110,18 +120,18 @@ def test_end_to_end_is_the_tasks_own_prediction():
     with torch.inference_mode():
         found = subject.call()
     assert len(found) == 2 and isinstance(found[0], Detections)
-    assert (case.form, subject.form) == ("nms", "predictions")
+    assert (case.output, subject.output) == ("nms", "predictions")
 
 
-@pytest.mark.parametrize("form", ["decoded", "raw"])
-def test_the_whole_way_through_a_runtime_ends_at_the_same_detections(form, tmp_path, monkeypatch):
+@pytest.mark.parametrize("output", ["decoded", "raw"])
+def test_the_whole_way_through_a_runtime_ends_at_the_same_detections(output, tmp_path, monkeypatch):
     """What the graph leaves open is done after it, and timed with it."""
     case = make_case(composed("benchmark", *QUICK, "task=detection", "num_classes=3", "end_to_end=true"))
-    monkeypatch.setattr(Pt2Backend, "detections", ("raw", "decoded") if form == "decoded" else ("raw",))
+    monkeypatch.setattr(Pt2Backend, "detections", ("raw", "decoded") if output == "decoded" else ("raw",))
     subject = exported_subject(case, "pt2", "fp32", tmp_path / "artifact", threads=1)
     with torch.inference_mode():
         (found,), (expected,) = subject.call(), torch_subject(case, "fused").call()
-    assert subject.form == form and len(found) == len(expected) > 0
+    assert subject.output == output and len(found) == len(expected) > 0
     assert torch.allclose(found.scores, expected.scores, atol=1e-5)
     assert torch.allclose(found.boxes[:20], expected.boxes[:20], atol=1e-2)
 

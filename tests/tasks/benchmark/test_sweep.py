@@ -41,8 +41,8 @@ def row(network: str, runtime: str, ms: float | None, score: float | None = 70.0
     costs = {cost: int(1e6 * (ms or 1)) for cost in COSTS}
     return {
         "network": network, "backbone": network, "task": "classification", "runtime": runtime, "precision": "fp32",
-        "form": "logits", "work": "pixels to logits", "target": "host", "machine": machine(environment()), "threads": 1,
-        "batch": 1, "image_size": [224, 224], "protocol": {}, "costs": costs, "size": 1,
+        "output": "logits", "work": "pixels to logits", "target": "host", "machine": machine(environment()),
+        "threads": 1, "batch": 1, "image_size": [224, 224], "protocol": {}, "costs": costs, "size": 1,
         "score": None if score is None else {"name": "published ImageNet top-1, %", "value": score, "resolution": 224},
     } | ({"ms": {"trimmed": ms, "min": ms, "p90": ms}} if ms else {"error": "it failed"}) | more  # fmt: skip
 
@@ -81,6 +81,19 @@ def runner(calls: list, *, fail: str = "", stop_after: int = 99):
         return ""
 
     return run
+
+
+def test_a_finished_run_of_before_is_not_done_again(tmp_path):
+    """Version 0.1.0 called the output `form`, in rows and in requests."""
+    keys = ("benchmark", f"output_dir={tmp_path}", "sweep.backbone=[mnv1]", "sweep.runtimes=[fused]")
+    calls = []
+    sweep(asked(["output=probabilities"], *keys), BACKBONES, runner(calls))
+    (file,) = tmp_path.glob("runs/*/benchmark.json")
+    file.write_text(file.read_text().replace('"output"', '"form"').replace("output=", "form="))
+    assert '"form=probabilities"' in file.read_text()
+    sweep(asked(["output=probabilities"], *keys), BACKBONES, runner(calls))
+    assert len(calls) == 1
+    assert json.loads((tmp_path / "zoo.json").read_text())["rows"][0]["output"] == "logits"
 
 
 def test_an_interrupted_sweep_goes_on_and_what_is_done_is_not_done_again(tmp_path):

@@ -1,4 +1,4 @@
-"""Every form of every head: equal to the task's own predictions, and exportable whole."""
+"""Every output of every head: equal to the task's own predictions, and exportable whole."""
 
 import copy
 from functools import cache
@@ -84,7 +84,7 @@ def assert_same_sets(found, expected, tolerance: float) -> None:
 def test_classification(head):
     task, images = task_of("classification", head), pictures()
     (logits,) = assert_exports(make_deployable(task), images)
-    (probabilities,) = assert_exports(make_deployable(task, form="probabilities"), images.float())
+    (probabilities,) = assert_exports(make_deployable(task, output="probabilities"), images.float())
     assert relative_error(logits, task(images).detach()) <= 1e-4
     assert torch.allclose(probabilities, logits.softmax(-1), atol=1e-6)
 
@@ -95,7 +95,7 @@ def test_segmentation(head):
     large = head in LARGE
     task, images = task_of("segmentation", head), pictures(1, (784, 784)) if large else pictures(2, (65, 96))
     size = tuple(images.shape[-2:])
-    models = {form: make_deployable(task, form=form) for form in SegmentationTask.outputs}
+    models = {output: make_deployable(task, output=output) for output in SegmentationTask.outputs}
     (logits,) = models["logits"](images)
     assert logits.shape == (len(images), 4, *size) and relative_error(logits, task(images)) <= 1e-4
     (classes,) = models["argmax"](images)
@@ -116,8 +116,8 @@ def test_segmentation(head):
 def test_low_resolution_leaves_out_the_last_upsampling(head):
     task, images = task_of("segmentation", head), pictures(1)
     counts = {
-        form: str(exported(make_deployable(task, form=form), images).graph).count("aten.upsample_bilinear2d")
-        for form in ("logits", "low", "argmax_low")
+        output: str(exported(make_deployable(task, output=output), images).graph).count("aten.upsample_bilinear2d")
+        for output in ("logits", "low", "argmax_low")
     }
     assert counts["low"] == counts["argmax_low"] == counts["logits"] - 1
 
@@ -126,14 +126,14 @@ def test_low_resolution_leaves_out_the_last_upsampling(head):
 @torch.no_grad()
 def test_detection(head):
     task, images = task_of("detection", head), pictures()
-    raw = make_deployable(task, form="raw", image_size=SIZE)
+    raw = make_deployable(task, output="raw", image_size=SIZE)
     outputs = dict(zip(raw.outputs, assert_exports(raw, images), strict=True))
     for name, expected in task(images).items():
         assert relative_error(outputs[name], expected) <= 1e-4
     expected = task.predict(outputs, [SIZE] * 2, SIZE)
     assert sum(map(len, expected)) > 10 and len(torch.cat([found.labels for found in expected]).unique()) > 1
 
-    nms = make_deployable(task, form="nms", image_size=SIZE, limit=500)
+    nms = make_deployable(task, output="nms", image_size=SIZE, limit=500)
     boxes, scores, labels = assert_exports(nms, images)
     assert nms.outputs == ("boxes", "scores", "labels") and boxes.shape == (2, 20, 4) and labels.shape == (2, 20)
     found = unpadded(boxes, scores, labels)
@@ -141,7 +141,7 @@ def test_detection(head):
         assert torch.equal(one.boxes, other.boxes) and torch.equal(one.labels, other.labels)
         assert torch.equal(one.scores, other.scores)
 
-    decoded = make_deployable(task, form="decoded", image_size=SIZE, limit=100)
+    decoded = make_deployable(task, output="decoded", image_size=SIZE, limit=100)
     boxes, scores = assert_exports(decoded, images)
     assert boxes.shape[:2] == scores.shape[:2] and scores.shape[2] == 4
     for one, other, lowest in zip(
@@ -155,7 +155,7 @@ def test_detection(head):
 
 @pytest.mark.parametrize("head", ["ssdlite_tv", "gfl_lite"])
 def test_anchors_are_a_buffer_of_the_program(head):
-    program = exported(make_deployable(task_of("detection", head), form="decoded", image_size=SIZE), pictures(1))
+    program = exported(make_deployable(task_of("detection", head), output="decoded", image_size=SIZE), pictures(1))
     assert "decoder.anchors" in program.constants and "arange" not in str(program.graph)
 
 
@@ -167,7 +167,7 @@ def test_weights_are_contiguous_and_the_task_keeps_its_own():
 
 
 def test_a_copy_has_its_own_anchors():
-    model = make_deployable(task_of("detection", "gfl_lite"), form="decoded", image_size=SIZE)
+    model = make_deployable(task_of("detection", "gfl_lite"), output="decoded", image_size=SIZE)
     twin = copy.deepcopy(model)
     twin.decoder.anchors += 10
     with torch.no_grad():
@@ -176,7 +176,7 @@ def test_a_copy_has_its_own_anchors():
 
 def test_every_number_of_images_goes_through_one_program():
     model, images = (
-        make_deployable(task_of("detection", "gfl_lite"), form="nms", image_size=SIZE, limit=60),
+        make_deployable(task_of("detection", "gfl_lite"), output="nms", image_size=SIZE, limit=60),
         pictures(3),
     )
     with torch.no_grad():
@@ -188,22 +188,22 @@ def test_every_number_of_images_goes_through_one_program():
             assert all(torch.equal(a, b) for a, b in zip(program.module()(some), model(some), strict=True))
 
 
-@pytest.mark.parametrize(("head", "form"), [("ssdlite_tv", "nms"), ("gfl_lite", "decoded")])
+@pytest.mark.parametrize(("head", "output"), [("ssdlite_tv", "nms"), ("gfl_lite", "decoded")])
 @torch.no_grad()
-def test_onnx_runtime_finds_the_same(head, form, tmp_path):
+def test_onnx_runtime_finds_the_same(head, output, tmp_path):
     task, images = task_of("detection", head), pictures(1, seed=1)
-    options = {"limit": 120, "block": 64, "rounds": 8} if form == "nms" else {"limit": 60}
-    model = make_deployable(task, form=form, image_size=SIZE, **options)
+    options = {"limit": 120, "block": 64, "rounds": 8} if output == "nms" else {"limit": 60}
+    model = make_deployable(task, output=output, image_size=SIZE, **options)
     write_onnx(model, images, tmp_path / "model.onnx")
     session = open_session(tmp_path / "model.onnx", threads=1)
     outputs = [torch.from_numpy(array) for array in session.run(list(model.outputs), {"images": images.numpy()})]
-    finish = unpadded if form == "nms" else lambda *values: select_from_decoded(*values, **task.selection)
+    finish = unpadded if output == "nms" else lambda *values: select_from_decoded(*values, **task.selection)
     assert_same_sets(finish(*outputs), finish(*model(images)), 1e-3)
 
 
 @torch.no_grad()
 def test_onnx_runtime_gives_classes_as_bytes(tmp_path):
-    model, images = make_deployable(task_of("segmentation", "lraspp"), form="argmax_low"), pictures(1)
+    model, images = make_deployable(task_of("segmentation", "lraspp"), output="argmax_low"), pictures(1)
     write_onnx(model, images, tmp_path / "model.onnx")
     (classes,) = open_session(tmp_path / "model.onnx", threads=1).run(["classes"], {"images": images.numpy()})
     (expected,) = model(images)
@@ -213,10 +213,10 @@ def test_onnx_runtime_gives_classes_as_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "head", "options", "message"),
     [
-        ("classification", "linear", {"form": "nms"}, "form=nms: expected one of logits, probabilities for class"),
-        ("detection", "gfl_lite", {"form": "nms"}, r"images of one size; give image_size=\(H, W\)"),
-        ("detection", "gfl_lite", {"form": "raw", "limit": 5}, "limit: options of detection's form=nms"),
-        ("segmentation", "lraspp", {"iou_threshold": 0.5}, "iou_threshold: options of detection's form=nms"),
+        ("classification", "linear", {"output": "nms"}, "output=nms: expected one of logits, probabilities for class"),
+        ("detection", "gfl_lite", {"output": "nms"}, r"images of one size; give image_size=\(H, W\)"),
+        ("detection", "gfl_lite", {"output": "raw", "limit": 5}, "limit: options of detection's output=nms"),
+        ("segmentation", "lraspp", {"iou_threshold": 0.5}, "iou_threshold: options of detection's output=nms"),
     ],
 )
 def test_wrong_options_are_named(kind, head, options, message):
@@ -225,6 +225,6 @@ def test_wrong_options_are_named(kind, head, options, message):
 
 
 def test_a_detector_takes_images_of_its_size_only():
-    model = make_deployable(task_of("detection", "gfl_lite"), form="raw", image_size=SIZE)
+    model = make_deployable(task_of("detection", "gfl_lite"), output="raw", image_size=SIZE)
     with pytest.raises(ValueError, match="for images of 64x96 px, not 96x96"):
         model(torch.zeros(1, 3, 96, 96))

@@ -25,9 +25,9 @@ STORED = {
 }  # fmt: skip
 
 
-def fixed(form: str, **changes) -> None:
+def fixed(output: str, **changes) -> None:
     manifest = Manifest.__new__(Manifest)
-    manifest.__dict__ |= {"config": STORED, "form": form, "kind": "detection"}
+    manifest.__dict__ |= {"config": STORED, "output": output, "kind": "detection"}
     given = {key: {**STORED[key], **changes.get(key, {})} for key in STORED}
     fixed_settings(given, manifest)
 
@@ -65,7 +65,7 @@ def test_what_does_not_reach_into_the_artifact_is_taken(caplog, size):
     assert "the artifact sees 96x96 px, whatever data.image_size=[256, 256] says" in caplog.messages[-1]
 
 
-def network(outputs: dict, kind: str, form: str, size=(1, 2), seen: list | None = None) -> DeployedNetwork:
+def network(outputs: dict, kind: str, output: str, size=(1, 2), seen: list | None = None) -> DeployedNetwork:
     built = SimpleNamespace(backbone=torch.nn.Identity(), head=torch.nn.Identity())
     cls = TASKS[kind]
     task = SimpleNamespace(network=built, from_artifact=partial(cls.from_artifact, cls.__new__(cls)))
@@ -75,7 +75,7 @@ def network(outputs: dict, kind: str, form: str, size=(1, 2), seen: list | None 
             seen.append(images)
         return outputs
 
-    return DeployedNetwork(run, task, form, size)
+    return DeployedNetwork(run, task, output, size)
 
 
 def test_logits_are_enlarged_bilinearly_between_the_centres_of_pixels():

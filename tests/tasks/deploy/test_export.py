@@ -93,15 +93,15 @@ def broken_backends():
         yield
 
 
-@pytest.mark.parametrize(("kind", "form"), [("classification", "logits"), ("detection", "nms")])
-def test_a_checkpoint_becomes_artifacts_that_score_as_it_does(runs, run_tool, tmp_path, kind, form):
+@pytest.mark.parametrize(("kind", "output"), [("classification", "logits"), ("detection", "nms")])
+def test_a_checkpoint_becomes_artifacts_that_score_as_it_does(runs, run_tool, tmp_path, kind, output):
     checkpoint = runs / kind / "last.ckpt"
     status, _, err = run_tool(f"tools/export.py checkpoint={checkpoint} export.formats=[pt2,onnx] output_dir=out")
     assert status == 0, err
     assert run_tool(f"tools/evaluate.py checkpoint={checkpoint} output_dir=eager")[0] == 0
     scores = json.loads((tmp_path / "eager" / "evaluation.json").read_text())
     for format in ("pt2", "onnx"):
-        folder, manifest = read_manifest(tmp_path / "out" / f"{format}-fp32-{form}")
+        folder, manifest = read_manifest(tmp_path / "out" / f"{format}-fp32-{output}")
         assert {file.name for file in folder.iterdir()} == {manifest.artifact, "manifest.json"}
         key = manifest.metric["name"]
         assert manifest.metric["eager"] == pytest.approx(manifest.metric["runtime"], abs=1e-6)
@@ -143,11 +143,11 @@ def test_a_segmenters_classes_score_as_its_logits_do(small_run, run_tool, tmp_pa
 def test_pictures_go_through_an_artifact(runs, run_tool, tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "picture.png"), picture)
-    for kind, form in (("classification", "logits"), ("detection", "decoded")):
+    for kind, output in (("classification", "logits"), ("detection", "decoded")):
         checkpoint = runs / kind / "last.ckpt"
         command = f"tools/export.py checkpoint={checkpoint} export=pt2 output_dir={kind} export.detections=decoded"
         assert run_tool(command)[0] == 0
-        for source in (f"artifact={kind}/pt2-fp32-{form}", f"checkpoint={checkpoint}"):
+        for source in (f"artifact={kind}/pt2-fp32-{output}", f"checkpoint={checkpoint}"):
             status, _, err = run_tool(f"tools/predict.py {source} source=picture.png output_dir={source[:4]}_{kind}")
             assert status == 0, err
         ours, theirs = (
@@ -320,7 +320,7 @@ def test_images_of_another_size_or_number(runs, run_tool, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(backends.BACKENDS))
 def test_every_format_gets_a_form_of_detections_that_it_holds(name):
-    """The first letters of the forms for raw, decoded and nms asked for, and for nms of a few boxes."""
+    """The first letters of the outputs for raw, decoded and nms asked for, and for nms of a few boxes."""
     expected = {"pt2": "rdnn", "onnx": "rdnn", "coreml": "rdnn", "executorch": "rddn", "litert": "rddn", "ncnn": "rrrr"}
     format = backends.backend(name)
     asked = [("raw", None), ("decoded", None), ("nms", None), ("nms", 50)]

@@ -18,7 +18,7 @@ LOGITS = torch.tensor([[1.0, -20.0, 3.0]])
 
 
 class Model(Deployable):
-    form, outputs = "logits", ("logits",)
+    output, outputs = "logits", ("logits",)
 
     def __init__(self, values: torch.Tensor = LOGITS, output: str = "logits"):
         super().__init__()
@@ -32,7 +32,7 @@ TASKS = {task.kind: task for task in (ClassificationTask, DetectionTask, Segment
 
 
 class Measured(Original):
-    """A checkpoint whose metrics are given: of its own evaluation, of each form in eager, of the artifact."""
+    """A checkpoint whose metrics are given: of its own evaluation, of each output in eager, of the artifact."""
 
     def __init__(self, checkpoint=0.9, eager=0.9, runtime=0.9, *, kind="classification", size=(8, 8), **settings):
         self.settings = {"evaluate": True, "max_drop": None} | settings
@@ -47,22 +47,22 @@ class Measured(Original):
         self.eager = eager if isinstance(eager, dict) else dict.fromkeys(every, eager)
         self.own, self.through, self.made = checkpoint, runtime, Model()
 
-    def model(self, form):
+    def model(self, output):
         return self.made
 
     def checkpoint_metric(self):
         return {"val/score": self.own}
 
-    def metric(self, form):
-        return {"val/score": self.eager[form]}
+    def metric(self, output):
+        return {"val/score": self.eager[output]}
 
     def measure(self, run, manifest):
         return {"val/score": self.through, "images": 4}
 
-    def proven(self, precision="fp32", form="logits", error=0.0, format=None) -> Manifest:
+    def proven(self, precision="fp32", output="logits", error=0.0, format=None) -> Manifest:
         """The manifest of an artifact whose first output is off by `error`."""
         spec = TensorSpec("images", (1, 3, 8, 8), "uint8")
-        manifest = Manifest("any", "model", self.task.kind, form, precision, spec, (), {}, {})
+        manifest = Manifest("any", "model", self.task.kind, output, precision, spec, (), {}, {})
         name, values = self.made.outputs[0], self.made.values.clone()
         if values.is_floating_point():
             values[..., 1] += error
@@ -109,9 +109,9 @@ def test_fp32_is_held_to_a_thousandth_of_the_largest_magnitude():
 def test_of_classes_a_thousandth_of_the_pixels_may_differ():
     original = Measured(kind="segmentation")
     original.made = Model(torch.zeros(1, 100, 100, dtype=torch.uint8), "classes")
-    assert original.proven(form="argmax", error=0.0009).parity["outputs"]["classes"]["differing"] == 0.0009
+    assert original.proven(output="argmax", error=0.0009).parity["outputs"]["classes"]["differing"] == 0.0009
     with pytest.raises(ValueError, match=r"computes something else .*classes: differing 0\.0011\b.* at most 0\.001 "):
-        original.proven(form="argmax", error=0.0011)
+        original.proven(output="argmax", error=0.0011)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
@@ -141,7 +141,7 @@ def test_detections_of_nothing_certify_nothing():
     original = Measured(kind="detection", evaluate=False)
     original.made = Model()
     original.made.outputs = ("boxes", "scores", "labels")
-    original._suppression = lambda form: None
+    original._suppression = lambda output: None
     nothing = torch.zeros(1, 2, 4), torch.zeros(1, 2), torch.full((1, 2), -1)
     original.made.forward = lambda images: nothing
     manifest = Manifest("any", "m", "detection", "nms", "fp32", TensorSpec("images", (1, 3, 8, 8), "uint8"), (), {}, {})
@@ -151,7 +151,7 @@ def test_detections_of_nothing_certify_nothing():
 
 
 @pytest.mark.parametrize(
-    ("kind", "form", "size", "eager", "shares"),
+    ("kind", "output", "size", "eager", "shares"),
     [
         ("classification", "logits", (8, 8), {"logits": 0.86}, {"input": 0.04}),
         ("segmentation", "argmax_low", (8, 8), {"logits": 0.88, "argmax_low": 0.8}, {"input": 0.02, "tail": 0.08}),
@@ -161,12 +161,12 @@ def test_detections_of_nothing_certify_nothing():
         ("detection", "raw", (4, 4), {"raw": 0.7}, {"input": 0.2}),
     ],
 )
-def test_a_drop_is_counted_from_the_checkpoint_and_its_causes_stand_apart(kind, form, size, eager, shares):
-    original = Measured(0.9, eager, eager[form] - 0.01, kind=kind, size=size, max_drop=1.0)
-    found = original._shares(form, 0.9, eager[form])
+def test_a_drop_is_counted_from_the_checkpoint_and_its_causes_stand_apart(kind, output, size, eager, shares):
+    original = Measured(0.9, eager, eager[output] - 0.01, kind=kind, size=size, max_drop=1.0)
+    found = original._shares(output, 0.9, eager[output])
     assert found == pytest.approx(shares)
     original.made = Model()
-    manifest = Manifest("any", "m", kind, form, "fp32", TensorSpec("images", (1, 3, 8, 8), "uint8"), (), {}, {})
+    manifest = Manifest("any", "m", kind, output, "fp32", TensorSpec("images", (1, 3, 8, 8), "uint8"), (), {}, {})
     original._prove_metric(None, manifest)
     metric = manifest.metric
     assert metric["shares"] == pytest.approx(shares | {"runtime": 0.01})

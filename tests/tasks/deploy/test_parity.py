@@ -33,15 +33,15 @@ def test_classes_are_compared_pixel_by_pixel():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("form", ["logits", "decoded", "nms"])
-def test_numbers_that_are_none_are_infinitely_far(form, value):
+@pytest.mark.parametrize("output", ["logits", "decoded", "nms"])
+def test_numbers_that_are_none_are_infinitely_far(output, value):
     """In any place, on either side or both; NaN equals nothing, not even NaN."""
     sides = {
         "logits": {"logits": torch.tensor([[1.0, 2.0, 3.0]])},
         "decoded": {"boxes": torch.rand(1, 3, 4) * 50, "scores": torch.rand(1, 3, 2)},
         "nms": detections([0.9, 0.5, 0.3], [1, 0, 1]),
     }
-    expected = sides[form]
+    expected = sides[output]
     for name, tensor in expected.items():
         if not tensor.is_floating_point():
             continue
@@ -49,11 +49,11 @@ def test_numbers_that_are_none_are_infinitely_far(form, value):
         one[0, 0] = value
         for broken in (one, torch.full_like(tensor, value)):
             found = expected | {name: broken}
-            assert worst(compare(form, expected, found)) == float("inf")
-            assert worst(compare(form, found, expected)) == float("inf")
-            assert worst(compare(form, found, found)) == float("inf")
+            assert worst(compare(output, expected, found)) == float("inf")
+            assert worst(compare(output, found, expected)) == float("inf")
+            assert worst(compare(output, found, found)) == float("inf")
     everything = {n: torch.full_like(t, value) if t.is_floating_point() else t for n, t in expected.items()}
-    assert worst(compare(form, expected, everything)) == float("inf")
+    assert worst(compare(output, expected, everything)) == float("inf")
     assert worst({"x": {"absolute": 0.0, "relative": float("nan")}}) == float("inf")
 
 

@@ -64,7 +64,7 @@ class Net(nn.Module):
 
 
 class Patient(Deployable):
-    form, outputs = "logits", ("logits",)
+    output, outputs = "logits", ("logits",)
 
     def __init__(self, blocks=3):
         super().__init__()

@@ -78,7 +78,7 @@ class ShadeData(VisionDataModule):
 class Exported(Deployable):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network, self.form, self.outputs = network, "values", ("values",)
+        self.network, self.output, self.outputs = network, "values", ("values",)
 
     def forward(self, images):
         return (self.network(images.float()),)

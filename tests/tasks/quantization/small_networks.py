@@ -40,7 +40,7 @@ class Small(Deployable):
         torch.manual_seed(0)
         backbone, head = NETWORKS[name]
         self.network = fuse_model(randomised(build_network(backbone(), head, 7)))
-        self.form = "raw" if name == "ssdlite" else "logits"
+        self.output = "raw" if name == "ssdlite" else "logits"
         self.outputs = ("class_logits", "box_deltas") if name == "ssdlite" else ("logits",)
         self.eval()
 
@@ -57,7 +57,7 @@ class Photographed(Deployable):
         expected: Logits of all but the first eight, from torchvision's network.
     """
 
-    form, outputs = "logits", ("logits",)
+    output, outputs = "logits", ("logits",)
 
     def __init__(self, folder: Path):
         super().__init__()
@@ -95,7 +95,7 @@ def exported(format, model, images, folder, **options):
     specs = tuple(_spec(name, values) for name, values in outputs.items())
     precision = options.get("precision", "fp32")
     manifest = Manifest(
-        format.name, format.file, "any", model.form, precision, _spec("images", images), specs, {"names": []}, {}
+        format.name, format.file, "any", model.output, precision, _spec("images", images), specs, {"names": []}, {}
     )
     return told, manifest
 

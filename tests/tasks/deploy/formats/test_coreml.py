@@ -20,7 +20,7 @@ def unpacked(folder):
 
 
 @pytest.mark.parametrize(
-    ("head", "form", "dtype", "taken", "given"),
+    ("head", "output", "dtype", "taken", "given"),
     [
         ("linear", "logits", torch.uint8, "image", {"logits": ("float32", (1, 7))}),
         ("lraspp", "argmax", torch.float32, "float32", {"classes": ("int32", (1, *SIZE))}),
@@ -28,8 +28,8 @@ def unpacked(folder):
          {"box_deltas": ("float32", (1, 324, 4)), "class_logits": ("float32", (1, 324, 8))}),
     ],
 )  # fmt: skip
-def test_a_package_takes_and_gives_what_the_network_does(head, form, dtype, taken, given, tmp_path, capfd):
-    *_, told = exported(CoreMLBackend(), Small("mnv1_025", head, form), tmp_path, dtype=dtype)
+def test_a_package_takes_and_gives_what_the_network_does(head, output, dtype, taken, given, tmp_path, capfd):
+    *_, told = exported(CoreMLBackend(), Small("mnv1_025", head, output), tmp_path, dtype=dtype)
     assert capfd.readouterr() == ("", "")
     assert [file.name for file in tmp_path.iterdir()] == ["model.mlpackage.zip"]
     features, operators = describe_package(unpacked(tmp_path))

@@ -21,7 +21,7 @@ LIMIT = 60
 
 @pytest.fixture(scope="module")
 def model():
-    return make_deployable(task_of("detection", "ssdlite_tv"), form="nms", image_size=SIZE, limit=LIMIT)
+    return make_deployable(task_of("detection", "ssdlite_tv"), output="nms", image_size=SIZE, limit=LIMIT)
 
 
 @pytest.fixture(scope="module")

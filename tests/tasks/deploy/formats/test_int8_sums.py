@@ -15,7 +15,7 @@ class Sum(Deployable):
     Added in pairs that are clipped at 16 bits, it comes out as half.
     """
 
-    form, outputs = "logits", ("logits",)
+    output, outputs = "logits", ("logits",)
 
     def __init__(self):
         super().__init__()

@@ -21,30 +21,30 @@ SIZE = 65, 97  # px: no multiple of any stride
 
 
 class Small(Deployable):
-    """A network with few classes and the tail that a form asks for."""
+    """A network with few classes and the tail that an output asks for."""
 
-    def __init__(self, backbone: str, head: str, form: str = "logits"):
+    def __init__(self, backbone: str, head: str, output: str = "logits"):
         super().__init__()
         kind = "detection" if head.startswith(("ssd", "gfl")) else "segmentation"
         torch.manual_seed(0)
         network = build_whole_network(composed("train", f"task={kind}", f"backbone={backbone}", f"head={head}"), 7)
-        self.network, self.form = fuse_model(randomised(network)), form
-        self.outputs = {"raw": ("box_deltas", "class_logits"), "topk": ("scores",)}.get(form, ("logits",))
-        if form.startswith("argmax"):
+        self.network, self.output = fuse_model(randomised(network)), output
+        self.outputs = {"raw": ("box_deltas", "class_logits"), "topk": ("scores",)}.get(output, ("logits",))
+        if output.startswith("argmax"):
             self.outputs = ("classes",)
         self.eval()
 
     def forward(self, images):
         raw = self.network(images.float())
-        if self.form == "raw":
+        if self.output == "raw":
             return tuple(raw[name] for name in self.outputs)
-        if self.form == "topk":
+        if self.output == "topk":
             return (raw["class_logits"].amax(-1).topk(9).values,)
-        if self.form.startswith("argmax"):  # else a class or two would be everywhere
+        if self.output.startswith("argmax"):  # else a class or two would be everywhere
             raw = raw - raw.mean(dim=(2, 3), keepdim=True)
-        if self.form == "argmax":
+        if self.output == "argmax":
             return (raw.argmax(1).to(torch.uint8),)
-        if self.form == "argmax_low":
+        if self.output == "argmax_low":
             classes = F.avg_pool2d(raw, 8).argmax(1, keepdim=True).float()
             return (F.interpolate(classes, size=images.shape[-2:], mode="nearest")[:, 0].to(torch.uint8),)
         return (raw,)
@@ -58,14 +58,14 @@ def exported(format, model, folder, *, dtype=torch.float32, precision="fp32", co
     told = format.export(model, images[:1].to(dtype), folder, ExportOptions(precision))
     specs = [TensorSpec(n, (1, *t.shape[1:]), str(t.dtype).removeprefix("torch.")) for n, t in expected.items()]
     manifest = Manifest(
-        format.name, format.file, "any", model.form, precision,
+        format.name, format.file, "any", model.output, precision,
         TensorSpec("images", (1, 3, *SIZE), str(dtype).removeprefix("torch.")), tuple(specs), {}, {},
     )  # fmt: skip
     return manifest, images, expected, told
 
 
 @pytest.mark.parametrize(
-    ("backbone", "head", "form"),
+    ("backbone", "head", "output"),
     [
         ("mnv3_small", "mnv3_small_classifier", "logits"),  # squeeze-and-excite, h-swish, global pooling
         ("mnv3_small", "lraspp", "logits"),  # windows of pooling, bilinear resizing
@@ -76,9 +76,9 @@ def exported(format, model, folder, *, dtype=torch.float32, precision="fp32", co
         ("repvit_m0_6", "repvit_classifier", "logits"),  # GELU
     ],
 )
-def test_outputs_are_eagers(backbone, head, form, tmp_path, capfd):
+def test_outputs_are_eagers(backbone, head, output, tmp_path, capfd):
     format = NcnnBackend()
-    model = Small(backbone, head, form)
+    model = Small(backbone, head, output)
     manifest, images, expected, told = exported(format, model, tmp_path)
     assert capfd.readouterr() == ("", "")
     assert {file.name for file in tmp_path.iterdir()} == {"model.ncnn.param", "model.ncnn.bin"}
@@ -92,10 +92,10 @@ def test_outputs_are_eagers(backbone, head, form, tmp_path, capfd):
         assert relative_error(found[name], tensor) < 1e-4
 
 
-@pytest.mark.parametrize("form", ["argmax", "argmax_low"])
-def test_classes_come_from_operators_that_ncnn_has(form, tmp_path):
+@pytest.mark.parametrize("output", ["argmax", "argmax_low"])
+def test_classes_come_from_operators_that_ncnn_has(output, tmp_path):
     format = NcnnBackend()
-    manifest, images, expected, _ = exported(format, Small("mnv3_small", "lraspp", form), tmp_path)
+    manifest, images, expected, _ = exported(format, Small("mnv3_small", "lraspp", output), tmp_path)
     assert expected["classes"].unique().numel() > 3
     found = format.load(tmp_path, manifest)(images)["classes"]
     assert found.dtype == torch.uint8
@@ -140,7 +140,7 @@ def test_a_converter_that_dies_or_writes_nothing_is_an_error(program, tmp_path, 
         "tasks.deploy.formats.ncnn.subprocess.run",
         lambda command, **options: run([sys.executable, "-c", program], **options),
     )
-    with pytest.raises(ValueError, match=r"pnnx gave up \(exit code (-6; torn|0; fine)\); export another form"):
+    with pytest.raises(ValueError, match=r"pnnx gave up \(exit code (-6; torn|0; fine)\); export another output"):
         exported(NcnnBackend(), Small("mnv1_025", "linear"), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -158,11 +158,11 @@ def test_only_layers_that_this_ncnn_runs_count_as_known():
     assert [ncnn.layer_to_index(name) for name in ("pnnx.Expression", "torch.topk", "F.pad")] == [-1] * 3
 
 
-@pytest.mark.parametrize("form", ["decoded", "nms"])
-def test_forms_that_pick_boxes_are_refused_before_anything_is_traced(form, tmp_path):
+@pytest.mark.parametrize("output", ["decoded", "nms"])
+def test_outputs_that_pick_boxes_are_refused_before_anything_is_traced(output, tmp_path):
     model = Small("mnv1_025", "ssdlite_tv", "raw")
-    model.form = form
-    with pytest.raises(ValueError, match=rf"ncnn cannot hold the form {form}.*export\.detections=raw"):
+    model.output = output
+    with pytest.raises(ValueError, match=rf"ncnn cannot hold the output {output}.*export\.detections=raw"):
         NcnnBackend().export(model, torch.zeros(1, 3, *SIZE), tmp_path, ExportOptions())
 
 
@@ -172,7 +172,7 @@ def test_what_cannot_be_traced_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.jit, "trace", trace)
     with pytest.raises(
-        ValueError, match=r"^ncnn cannot hold the network \(:Only tensors go\); export another form"
+        ValueError, match=r"^ncnn cannot hold the network \(:Only tensors go\); export another output"
     ) as e:
         NcnnBackend().export(Small("mnv1_025", "linear"), torch.zeros(1, 3, *SIZE), tmp_path, ExportOptions())
     assert "\n" not in str(e.value)
