@@ -43,7 +43,7 @@ def planned(tool: str, words: Sequence[str]) -> tuple[str, list[str], list[str]]
     _check_groups(values)
     source = next((key for key in SOURCES if values.get(key)), None)
     implied = [] if source else _implied(tool, values)
-    suited = suited_data(CommandLine(implied).values() | values)
+    suited = suited_data(CommandLine(implied).values() | values, line.config_dir)
     if (named := f"data={values.get('data')}") in words and suited:
         words[words.index(named)], values["data"] = f"data={suited}", suited
     if tool == "evaluate" and "predictions" in values and not {"task", "experiment", *SOURCES} & values.keys():
@@ -60,20 +60,28 @@ def planned(tool: str, words: Sequence[str]) -> tuple[str, list[str], list[str]]
     return primary, [word for word in words if word not in left_out], left_out
 
 
-def suited_data(values: Mapping[str, Any]) -> str | None:
-    """Find the form of a data set that suits the task: with task=segmentation data=coco means data=coco_masks.
+def suited_data(values: Mapping[str, Any], config_dir: str | None = None) -> str | None:
+    """Find the variant of a data set that suits the task: with task=segmentation data=coco means data=coco_masks.
+
+    A task's file says by `data_variant` how the variants for it are called: data=<name> means <name>_<data_variant>.
 
     Args:
         values: What the command line sets.
+        config_dir: Folder of further configurations (--config-dir).
 
     Returns:
-        The name of that form; None where `data` is taken as it is.
+        The name of the variant; None where `data` is taken as it is.
     """
-    name = f"{values.get('data')}_masks"
-    if not (CONF / "data" / f"{name}.yaml").is_file():
-        return None
+    folders = [CONF, *([Path(config_dir).expanduser()] if config_dir else [])]
+    data, known = values.get("data"), {path.stem for folder in folders for path in (folder / "data").glob("*.yaml")}
+    if not any(name.startswith(f"{data}_") for name in known):
+        return None  # without a look at files
     task = values.get("task") or _task_of_experiment(values.get("experiment")) or stored_choice(values, "task")
-    return name if task == "segmentation" else None
+    files = (folder / "task" / f"{task}.yaml" for folder in reversed(folders))
+    file = next((file for file in files if file.is_file()), None)
+    variant = OmegaConf.load(file).get("data_variant") if file else None
+    name = f"{data}_{variant}"
+    return name if variant and name in known else None
 
 
 def _implied(tool: str, values: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from tasks.base.config import SCHEMAS
 
 WIDTH = 118  # characters of a line
 INDENT = 34  # of the descriptions
-FILLED_IN = ("choices", "chosen", "request")  # by the tool itself
+FILLED_IN = ("choices", "chosen", "request", "data_variant")  # by the tool itself, or by the file of a task
 
 
 def settings_help(tool: str) -> str:

@@ -26,6 +26,8 @@ class TrainConfig:
         final_weight_decay: Weight decay at the run's end, reached along half a cosine; else it is constant.
         average_best: Number of best checkpoints whose weights are averaged at the run's end; else none are.
         tensorboard: Write TensorBoard events beside metrics.csv.
+        data_variant: End of the names of data sets that are made for a task, as its file says: with "masks", data=coco
+            means data=coco_masks where there is one.
         choices: Which file of each group was chosen; filled in by the tool.
     """
 
@@ -40,6 +42,7 @@ class TrainConfig:
     final_weight_decay: float | None = None
     average_best: int | None = None
     tensorboard: bool = True
+    data_variant: str | None = None
     choices: dict[str, Any] = field(default_factory=dict)
     backbone: Any = None
     task: Any = None
@@ -160,7 +163,7 @@ class DataConfig(TrainConfig):
         background: Crops of background from each image, or "boxes" for as many as it has boxes cut out.
         overlap: Share that a crop of background and a box may have in common.
         suffix: Format of the crops, .jpg or .png.
-        to: Form that "convert" and "split" write, "coco" or "yolo".
+        to: Form that "convert" and "split" write, "coco" or "yolo"; "voc_masks" of masks.
         images: "copy" the images, or "link" to them.
         outlines: Write objects as polygons in YOLO's form; COCO's has the outlines anyway.
         val_share, test_share: Shares of the images that "split" gives to val and test.

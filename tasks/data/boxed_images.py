@@ -103,7 +103,13 @@ class DetectionDataset(VisionDataset):
 
     def file(self, index: int) -> str:
         """Name a sample in errors."""
-        return str(self.annotations.folder / self.annotations.name(self.indices[index]))
+        return str(self.annotations.folder / self.name(index))
+
+    def name(self, index: int) -> str:
+        return self.annotations.name(self.indices[index])
+
+    def box_annotations(self) -> Annotations:
+        return self.annotations
 
     def flaws(self, index: int) -> list[str]:
         """Describe boxes that `read` leaves out, or clips by more than a pixel."""

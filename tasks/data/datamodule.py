@@ -107,6 +107,9 @@ class VisionDataModule(LightningTwin):
         """
         return self.plain_dataset(split)
 
+    def keep_outlines(self) -> None:
+        """Let the sets hold the outlines of objects too, where there are any."""
+
     def collate(self, samples: list) -> dict:
         """Make a batch."""
         raise NotImplementedError

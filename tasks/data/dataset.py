@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
+from tasks.data.annotations import Annotations
 from tasks.data.classes import Classes
 from tasks.pictures.boxes import scaled
 
@@ -66,6 +67,10 @@ class VisionDataset(Dataset, ABC):
     def file(self, index: int) -> str:
         """Path of the image, or its name in a shard."""
 
+    def name(self, index: int) -> str:
+        """File name of the image, relative to the folder of the set where it has one."""
+        return Path(self.file(index)).name
+
     def folders(self) -> set[Path] | None:
         """Folders of the images; None where these do not lie in files of their own."""
         return {Path(self.file(index)).parent for index in range(len(self))}
@@ -84,6 +89,14 @@ class VisionDataset(Dataset, ABC):
 
     def image_class(self, index: int) -> int | None:
         """The label of the whole image; None where images have no one class."""
+        return None
+
+    def box_annotations(self) -> Annotations | None:
+        """The boxes of all samples, as annotated; None where samples have none."""
+        return None
+
+    def read_labels(self, index: int) -> np.ndarray | None:
+        """The mask of labels (H, W) uint8 of a sample, 255 where px do not count; None where samples have no mask."""
         return None
 
     def labels_in(self, *truth: Any) -> set[int]:

@@ -106,6 +106,8 @@ class DetectionData(VisionDataModule):
 
     def keep_outlines(self) -> None:
         """Let annotations hold the outlines too; those that are open are opened anew."""
+        if self.outlined:
+            return
         self.outlined = True
         self._annotations.clear()
         self._sets.clear()

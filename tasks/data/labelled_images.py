@@ -86,7 +86,10 @@ class ClassificationDataset(VisionDataset):
 
     def file(self, index: int) -> str:
         """Name a sample in errors."""
-        return str(Path(getattr(self.samples, "folder", ""), self.samples.name(index)))
+        return str(Path(getattr(self.samples, "folder", ""), self.name(index)))
+
+    def name(self, index: int) -> str:
+        return self.samples.name(index)
 
     def folders(self) -> set[Path] | None:
         root = getattr(self.samples, "folder", None)

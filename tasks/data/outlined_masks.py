@@ -1,4 +1,4 @@
-"""Masks drawn from the outlines of objects: COCO's and YOLO's polygons for segmentation."""
+"""Masks drawn from the outlines of objects: COCO's, YOLO's, LabelMe's and CVAT's polygons for segmentation."""
 
 import json
 import logging
@@ -10,9 +10,12 @@ import numpy as np
 from tasks.data.annotations import Annotations
 from tasks.data.classes import Classes
 from tasks.data.coco import CocoData
+from tasks.data.cvat import CvatData
+from tasks.data.described_images import DescribedImages
 from tasks.data.detection import DetectionData
 from tasks.data.errors import DataError
 from tasks.data.label_counts import Finding
+from tasks.data.labelme import LabelmeData
 from tasks.data.masked_images import IGNORE_INDEX, SegmentationDataset
 from tasks.data.outlines import class_ids, draw_outline
 from tasks.data.segmentation import SegmentationData, id_table
@@ -78,7 +81,7 @@ class OutlinedMasks(SegmentationData):
     Px without an object are of a class of their own. Crowds are drawn like objects, as in torchvision's recipe.
 
     Args:
-        source: Detection set that keeps outlines.
+        source: Detection set, which keeps outlines from then on.
         names: Classes in the masks, the background left out.
         numbers: Index in `names` of each class of the source; -1: not drawn.
         background: Name of the class of px without an object; None: they are not counted.
@@ -105,6 +108,7 @@ class OutlinedMasks(SegmentationData):
         colors = [(0, 0, 0)][: len(first)] + distinct_colors(len(names)).tolist() if palette is None else palette
         classes = Classes((*first, *names), tuple(tuple(map(int, color)) for color in colors))
         super().__init__(classes, id_table({k: k for k in range(len(classes))}), **options)
+        source.keep_outlines()
         self.source, self.overlap, self.min_area = source, OVERLAPS[overlap], min_area
         self.background = 0 if first else IGNORE_INDEX
         self.numbers = np.array([number + len(first) if number >= 0 else -1 for number in numbers], np.int64)
@@ -160,14 +164,6 @@ class OutlinedMasks(SegmentationData):
         return found
 
 
-class _OutlinedCoco(CocoData):
-    outlined = True
-
-
-class _OutlinedYolo(YoloData):
-    outlined = True
-
-
 class CocoMasks(OutlinedMasks):
     """Read COCO, or another set in its JSON form, as masks: polygons and run lengths, drawn as torchvision does.
 
@@ -188,7 +184,7 @@ class CocoMasks(OutlinedMasks):
         class_names: Sequence[str] | str | None = None, min_area: float | None = None, **options,
     ) -> None:  # fmt: skip
         voc = class_names == "voc"
-        source = _OutlinedCoco(
+        source = CocoData(
             root, train_images=train_images, train_json=train_json, val_images=val_images, val_json=val_json,
             class_names=None if voc else class_names, batch_size=1, num_workers=0,
         )  # fmt: skip
@@ -206,19 +202,39 @@ class CocoMasks(OutlinedMasks):
         super().__init__(source, names, numbers, min_area=least, **options)
 
 
-class YoloMasks(OutlinedMasks):
-    """Read YOLO's polygons as masks.
+class DescribedMasks(OutlinedMasks):
+    """Read the polygons of an annotation tool's files as masks; shapes without a polygon are not drawn.
 
     Args:
-        root, train, val, class_names: As in `YoloData`.
+        root, train, val, class_names: As in `reader`.
         options: As in `OutlinedMasks`.
 
     Raises:
-        ValueError, DataError: As `YoloData`, `OutlinedMasks`.
+        ValueError, DataError: As `reader`, `OutlinedMasks`.
     """
+
+    reader: type[DescribedImages]
 
     def __init__(
         self, root: str, *, train: str = "train", val: str = "val", class_names: Sequence[str] | None = None, **options
     ) -> None:
-        source = _OutlinedYolo(root, train=train, val=val, class_names=class_names, batch_size=1, num_workers=0)
+        source = self.reader(root, train=train, val=val, class_names=class_names, batch_size=1, num_workers=0)
         super().__init__(source, source.classes.names, range(len(source.classes)), **options)
+
+
+class YoloMasks(DescribedMasks):
+    """Read YOLO's polygons as masks."""
+
+    reader = YoloData
+
+
+class LabelmeMasks(DescribedMasks):
+    """Read LabelMe's polygons and circles as masks."""
+
+    reader = LabelmeData
+
+
+class CvatMasks(DescribedMasks):
+    """Read CVAT's polygons as masks."""
+
+    reader = CvatData

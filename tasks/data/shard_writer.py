@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from tasks.data.classification import ClassificationData
-from tasks.data.datamodule import SPLITS
+from tasks.data.datamodule import SPLITS, VisionDataModule
+from tasks.data.dataset import VisionDataset
 from tasks.data.errors import DataError
-from tasks.data.labelled_images import Samples
 from tasks.data.new_folder import new_folder
 from tasks.files.writing import write_json
 from tasks.values.packed_names import PackedNames
@@ -158,7 +157,7 @@ def _check_classes(names: Any, palette: Any, ids: Any) -> None:
 
 
 def write_shards(
-    data: ClassificationData, folder: Path, splits: Sequence[str] = SPLITS, shard_size: float = 256, seed: int = 0
+    data: VisionDataModule, folder: Path, splits: Sequence[str] = SPLITS, shard_size: float = 256, seed: int = 0
 ) -> dict[str, Any]:
     """Write the image files of a data set into shards, unchanged; every shard is read back and compared.
 
@@ -178,15 +177,17 @@ def write_shards(
         ImportError: webdataset is not installed.
     """
     _webdataset()
-    if not hasattr(data, "samples"):
-        raise ValueError(f"action=shards needs images with a class each, not {type(data).__name__}; take data=imagenet")
     if not shard_size > 0:
         raise ValueError(f"shard_size={shard_size}: expected MiB above 0")
     classes = data.classes
     index = {"classes": {"names": classes.names, "palette": classes.palette, "ids": classes.ids}, "splits": {}}
     with new_folder(folder) as part:
         for number, split in enumerate(splits):
-            samples = data.samples(split)
+            samples = data.whole_dataset(split)
+            if len(samples) and samples.image_class(0) is None:
+                raise ValueError(
+                    f"action=shards needs images with a class each, not {type(data).__name__}; take data=imagenet"
+                )
             drawn = np.random.default_rng((seed, number)).permutation(len(samples))
             order = drawn if split == "train" else np.arange(len(samples))
             index["splits"][split] = _write_split(samples, order, part, split, int(shard_size * 2**20), classes.names)
@@ -204,10 +205,10 @@ def shard_table(index: dict[str, Any]) -> tuple[Sequence[str], list[tuple]]:
 
 
 def _write_split(
-    samples: Samples, order: np.ndarray, folder: Path, split: str, limit: int, names: Sequence[str]
+    samples: VisionDataset, order: np.ndarray, folder: Path, split: str, limit: int, names: Sequence[str]
 ) -> dict:
     columns = {name: np.zeros(len(order), kind) for name, kind in COLUMNS.items()}
-    columns["labels"][:] = [samples.label(index) for index in range(len(order))]
+    columns["labels"][:] = [samples.image_class(index) for index in range(len(order))]
     packed = PackedNames.pack(samples.name(index) for index in range(len(order)))
     columns["name_ends"][:] = packed.ends
     shards, writer, rows = [], None, []

@@ -15,7 +15,7 @@ from tasks.data.new_folder import new_folder
 from tasks.data.shard_writer import shard_table, write_shards
 from tasks.files.writing import write_image, write_json
 from tasks.inspection.check import look_at
-from tasks.inspection.converted import Form, SplitSettings, converted_table, write_converted, write_split
+from tasks.inspection.converted import Layout, SplitSettings, converted_table, words_for, write_converted, write_split
 from tasks.inspection.crops import CropSettings, crop_table, write_crops
 from tasks.inspection.duplicates import find_duplicates, unnamed_images
 from tasks.inspection.ground_truth import truth_score
@@ -57,14 +57,13 @@ def run_action(config: Config) -> Outcome:
         result = write_crops(data, folder, config["splits"], settings)
         return Outcome(result, [_titled(config, *crop_table(result))])
     if action in ("convert", "split"):
-        form = Form(**{name: config[name] for name in Form.__dataclass_fields__})
+        layout = Layout(**{name: config[name] for name in Layout.__dataclass_fields__})
         if action == "split":
             division = SplitSettings(**{name: config[name] for name in SplitSettings.__dataclass_fields__})
-            result = write_split(data, folder, config["splits"], division, form)
+            result = write_split(data, folder, config["splits"], division, layout)
         else:
-            result = write_converted(data, folder, config["splits"], form)
-        hint = f"task=detection data={config['to']} data.root={folder}"
-        return Outcome(result, [_titled(config, *converted_table(result))], hints=[hint])
+            result = write_converted(data, folder, config["splits"], layout)
+        return Outcome(result, [_titled(config, *converted_table(result))], hints=[words_for(layout, folder, data)])
     outcome, picture = {"check": check_data, "stats": _stats, "preview": _preview}[action](config, data)
     outcome.folder = folder
     if config["overwrite"] and (folder / "report.json").is_file():

@@ -1,9 +1,10 @@
-"""Write a detection set in another form, or divided into other splits."""
+"""Write a data set in another layout, or divided into other splits."""
 
 import os
+import shlex
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -13,26 +14,27 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.progress import track
 
-from tasks.data.classes import Classes
-from tasks.data.datamodule import SPLITS
-from tasks.data.detection import DetectionData
+from tasks.data.datamodule import SPLITS, VisionDataModule
 from tasks.data.errors import DataError
+from tasks.data.masked_images import IGNORE_INDEX
 from tasks.data.new_folder import new_folder
 from tasks.files.images import image_size
-from tasks.files.writing import to_json, write_bytes, write_json
+from tasks.files.writing import to_json, write_bytes
 from tasks.inspection.stratified import grouped, stratified
+from tasks.inspection.written_boxes import write_coco, write_yolo
+from tasks.inspection.written_masks import write_masks
 
-FORMS = ("coco", "yolo")
+LAYOUTS = ("coco", "yolo", "voc_masks")
 IMAGES = ("copy", "link")
 
 
 @dataclass(frozen=True)
-class Form:
+class Layout:
     """How a set is written.
 
     Attributes:
         to: "coco": images/{split} and annotations/instances_{split}.json, with all outlines; "yolo": images/{split},
-            labels/{split} and data.yaml.
+            labels/{split} and data.yaml; "voc_masks": JPEGImages, SegmentationClass and ImageSets/Segmentation.
         images: "copy", or "link" for symbolic links to the files.
         outlines: Write YOLO's objects as polygons: the outline of one part, else the corners of the box.
     """
@@ -42,9 +44,9 @@ class Form:
     outlines: bool = False
 
     def __post_init__(self) -> None:
-        if self.to not in FORMS or self.images not in IMAGES:
+        if self.to not in LAYOUTS or self.images not in IMAGES:
             raise ValueError(
-                f"to={self.to} images={self.images}: expected to={' or '.join(FORMS)}, images={' or '.join(IMAGES)}"
+                f"to={self.to} images={self.images}: expected to={' or '.join(LAYOUTS)}, images={' or '.join(IMAGES)}"
             )
 
 
@@ -72,50 +74,60 @@ class SplitSettings:
 
 
 class Row(NamedTuple):
-    """An image with its boxes, in COCO's form.
+    """An image with its ground truth, in COCO's form or as a mask.
 
     Attributes:
         file: The image.
         image: Its entry: id, file_name, height, width.
         boxes: Entries of its boxes.
+        read_mask: Reads its mask of labels.
     """
 
     file: Path
     image: dict[str, Any]
     boxes: list[dict[str, Any]]
+    read_mask: Callable[[], np.ndarray] | None = None
+
+    def labels(self, numbers: Mapping[int, int]) -> list[int]:
+        """Labels of its boxes, whose categories are `numbers`, or those that its mask shows."""
+        if self.read_mask is None:
+            return [numbers[box["category_id"]] for box in self.boxes]
+        return np.setdiff1d(self.read_mask(), [IGNORE_INDEX]).tolist()
 
 
 def write_converted(
-    data: DetectionData, folder: Path, splits: Sequence[str] = SPLITS, form: Form = Form()
+    data: VisionDataModule, folder: Path, splits: Sequence[str] = SPLITS, layout: Layout = Layout()
 ) -> dict[str, Any]:
-    """Write a detection set as `data=coco` or `data=yolo` reads it.
+    """Write a set as `data=coco`, `data=yolo` or `data=voc_masks` reads it.
 
     Boxes are written as annotated, for YOLO rounded to ten digits (1e-6 px in images of 10,000 px), without crowds,
-    and clipped to their image.
+    and clipped to their image. Masks are written px by px, with the data set's labels as ids, 255 where px do not
+    count.
 
     Args:
-        data: The detection set.
+        data: A set of images with boxes; for "voc_masks" one of images with masks.
         folder: Folder to make; it appears when all is written.
         splits: "train", "val".
-        form: As in `Form`.
+        layout: As in `Layout`.
 
     Returns:
-        {split: {"images", "boxes", "without_boxes", "left_out", "clipped", "outlines_left_out"}}.
+        {split: {"images", "boxes", "without_boxes", "left_out", "clipped", "outlines_left_out"}}; of masks {split:
+        {"images", "not_counted": share of px}}.
 
     Raises:
-        ValueError: The folder holds files already, or the set has no boxes.
-        DataError: An image is missing.
+        ValueError: The folder holds files already, or the set has no boxes, or no masks.
+        DataError: An image is missing, or a mask invalid.
     """
-    return _write(data, folder, {split: rows_of(data, split) for split in splits}, form)
+    return _write(data, folder, {split: rows_of(data, split, layout.to) for split in splits}, layout)
 
 
 def write_split(
-    data: DetectionData, folder: Path, splits: Sequence[str], settings: SplitSettings, form: Form = Form(),
+    data: VisionDataModule, folder: Path, splits: Sequence[str], settings: SplitSettings, layout: Layout = Layout(),
 ) -> dict[str, Any]:  # fmt: skip
     """Divide the images of `splits` anew into train, val and test, with each class's share of objects in each.
 
     Args:
-        data, folder, form: As in `write_converted`.
+        data, folder, layout: As in `write_converted`.
         splits: Splits whose images are divided.
         settings: As in `SplitSettings`.
 
@@ -125,13 +137,12 @@ def write_split(
     Raises:
         ValueError, DataError: As `write_converted`; a split would be empty.
     """
-    rows = [row for split in splits for row in rows_of(data, split)]
+    rows = [row for split in splits for row in rows_of(data, split, layout.to)]
     labels = {number: label for label, number in enumerate(data.classes.numbers)}
     groups = grouped([row.image["file_name"] for row in rows], settings.group)
     counts = np.zeros((groups.max(initial=-1) + 1, len(labels)))
     for row, group in zip(rows, groups, strict=True):
-        for box in row.boxes:
-            counts[group, labels[box["category_id"]]] += 1
+        np.add.at(counts[group], row.labels(labels), 1)
     shares = {"train": 1 - settings.val_share - settings.test_share, "val": settings.val_share,
               "test": settings.test_share}  # fmt: skip
     shares = {split: share for split, share in shares.items() if share > 0}
@@ -143,7 +154,7 @@ def write_split(
             f"{len(rows)} images in {len(counts)} groups leave none for {empty[0]}; give it a larger share, or another "
             "group="
         )
-    report = _write(data, folder, divided, form)
+    report = _write(data, folder, divided, layout)
     for number, split in enumerate(shares):
         report[split]["groups"] = int((chosen == number).sum())
     return report
@@ -153,49 +164,71 @@ def converted_table(report: Mapping[str, Any]) -> tuple[Sequence[str], list[tupl
     """Lay out what `write_converted` and `write_split` report."""
     keys = {"images": "images", "groups": "groups", "boxes": "boxes", "without_boxes": "images without boxes",
             "left_out": "crowds and invalid boxes left out", "clipped": "boxes clipped",
-            "outlines_left_out": "outlines left out"}  # fmt: skip
+            "outlines_left_out": "outlines left out", "not_counted": "share of px not counted"}  # fmt: skip
     there = [key for key in keys if any(key in part for part in report.values())]
     return ("split", *(keys[key] for key in there)), [
         (split, *(part.get(key, "-") for key in there)) for split, part in report.items()
     ]
 
 
-def rows_of(data: DetectionData, split: str) -> list[Row]:
-    """Read the images of a split with their boxes.
+def words_for(layout: Layout, folder: Path, data: VisionDataModule) -> str:
+    """Words of a command line that read what was written."""
+    if layout.to == "voc_masks":
+        names = shlex.quote(f"data.class_names={to_json(list(data.classes.names), ensure_ascii=False)}")
+        return f"task=segmentation data=voc_masks data.root={folder} {names}"
+    return f"task=detection data={layout.to} data.root={folder}"
+
+
+def rows_of(data: VisionDataModule, split: str, to: str = "coco") -> list[Row]:
+    """Read the images of a split with what a layout holds of them: their boxes, or their masks.
 
     Raises:
-        ValueError: The set has no boxes.
+        ValueError: The set has none.
         DataError: An image is missing.
     """
-    if not hasattr(data, "annotations"):
-        raise ValueError(f"action=convert and split need images with boxes, not {type(data).__name__}; take data=yolo")
-    if not data.outlined:
-        data.keep_outlines()
+    data.keep_outlines()
     dataset = data.whole_dataset(split)
-    truth, owned = dataset.annotations.coco(data.classes), defaultdict(list)
-    for box in truth["annotations"]:
-        owned[box["image_id"]].append(box)
     files = [Path(dataset.file(index)) for index in range(len(dataset))]
+    if to == "voc_masks":
+        if not files or dataset.read_labels(0) is None:
+            raise ValueError(f"to={to} needs images with masks, not {type(data).__name__}; take task=segmentation")
+        rows = [
+            Row(file, {"id": index, "file_name": dataset.name(index)}, [], partial(dataset.read_labels, index))
+            for index, file in enumerate(files)
+        ]
+    else:
+        annotations = dataset.box_annotations()
+        if annotations is None:
+            raise ValueError(
+                f"to={to} needs images with boxes, not {type(data).__name__}; take task=detection, or to=voc_masks "
+                "for masks"
+            )
+        truth, owned = annotations.coco(data.classes), defaultdict(list)
+        for box in truth["annotations"]:
+            owned[box["image_id"]].append(box)
+        rows = [Row(file, image, owned[image["id"]]) for file, image in zip(files, truth["images"], strict=True)]
     if missing := [file for file in files if not file.is_file()]:
         raise DataError(f"{len(missing)} of the {len(files)} images of {split} are missing, the first: {missing[0]}")
-    return [Row(file, image, owned[image["id"]]) for file, image in zip(files, truth["images"], strict=True)]
+    return rows
 
 
-def _write(data: DetectionData, folder: Path, parts: Mapping[str, list[Row]], form: Form) -> dict[str, Any]:
-    report: dict[str, Any] = {}
+def _write(data: VisionDataModule, folder: Path, parts: Mapping[str, list[Row]], layout: Layout) -> dict[str, Any]:
     with new_folder(folder) as part:
+        if layout.to == "voc_masks":
+            return write_masks(part, parts, data.classes, partial(_write_image, images=layout.images))
+        report: dict[str, Any] = {}
         for split, rows in parts.items():
             rows = _named(rows)
-            writing = partial(_write_image, part / "images" / split, form.images)
+            writing = partial(_write_sized, part / "images" / split, layout.images)
             with ThreadPoolExecutor() as pool:
                 done = pool.map(writing, rows)
                 rows = list(track(done, f"writing {split}", total=len(rows), transient=True))
-            write = _write_coco if form.to == "coco" else partial(_write_yolo, outlines=form.outlines)
+            write = write_coco if layout.to == "coco" else partial(write_yolo, outlines=layout.outlines)
             counts = write(part, split, rows, data.classes)
             boxes = sum(len(row.boxes) for row in rows) - counts["left_out"]
             empty = sum(not row.boxes for row in rows)
             report[split] = {"images": len(rows), "boxes": boxes, "without_boxes": empty, **counts}
-        if form.to == "yolo":
+        if layout.to == "yolo":
             entries = {split: f"images/{split}" for split in parts} | {"names": list(data.classes.names)}
             text = "".join(f"{key}: {to_json(value, ensure_ascii=False)}\n" for key, value in entries.items())
             write_bytes(part / "data.yaml", text.encode())
@@ -215,14 +248,9 @@ def _named(rows: list[Row]) -> list[Row]:
     ]  # fmt: skip
 
 
-def _write_image(folder: Path, images: str, row: Row) -> Row:
+def _write_sized(folder: Path, images: str, row: Row) -> Row:
     """Copy or link an image, and fill in its size where the annotations do not tell it."""
-    target = folder / row.image["file_name"]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if images == "link":
-        target.symlink_to(row.file.resolve())
-    else:
-        shutil.copyfile(row.file, target)
+    _write_image(row.file, folder / row.image["file_name"], images)
     if row.image["height"] and row.image["width"]:
         return row
     try:
@@ -232,48 +260,10 @@ def _write_image(folder: Path, images: str, row: Row) -> Row:
     return row._replace(image=row.image | {"height": height, "width": width})
 
 
-def _write_coco(part: Path, split: str, rows: Sequence[Row], classes: Classes) -> Counter:
-    boxes = [box for row in rows for box in row.boxes]
-    write_json(part / "annotations" / f"instances_{split}.json", {
-        "images": [row.image for row in rows],
-        "annotations": [box | {"id": number} for number, box in enumerate(boxes, 1)],
-        "categories": [{"id": i, "name": name} for i, name in zip(classes.numbers, classes.names, strict=True)],
-    })  # fmt: skip
-    return Counter(left_out=0)
-
-
-def _write_yolo(part: Path, split: str, rows: Sequence[Row], classes: Classes, *, outlines: bool) -> Counter:
-    labels = {number: label for label, number in enumerate(classes.numbers)}
-    counts = Counter(left_out=0, clipped=0, outlines_left_out=0)
-    for row in rows:
-        size, lines = np.array([row.image["width"], row.image["height"]], float), []
-        for box in row.boxes:
-            first, sides = np.array(box["bbox"][:2]), np.array(box["bbox"][2:])
-            corners = np.stack([first, first + sides]).clip(0, size)
-            if box["iscrowd"] or not (sides > 0).all() or not (corners[0] < corners[1]).all():
-                counts["left_out"] += 1
-                continue
-            inside = np.allclose(corners, [first, first + sides], rtol=0, atol=1e-3)
-            counts["clipped"] += not inside
-            polygon = _polygon(box.get("segmentation")) if outlines else None
-            counts["outlines_left_out"] += polygon is None and "segmentation" in box
-            if outlines:
-                (left, top), (right, bottom) = corners
-                points = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
-                values = ((points if polygon is None else polygon.clip(0, size)) / size).ravel()
-            else:
-                center, extent = (first + sides / 2, sides) if inside else (corners.mean(0), corners[1] - corners[0])
-                values = [*(center / size), *(extent / size)]
-            lines.append(f"{labels[box['category_id']]} {' '.join(f'{value:.10g}' for value in values)}\n")
-        write_bytes((part / "labels" / split / row.image["file_name"]).with_suffix(".txt"), "".join(lines).encode())
-    return counts
-
-
-def _polygon(outline: Any) -> np.ndarray | None:
-    """Corners (P, 2) px of an outline that is one polygon; None for another one."""
-    if not isinstance(outline, list) or len(outline) != 1:
-        return None
-    try:
-        return np.array(outline[0], float).reshape(-1, 2)
-    except (TypeError, ValueError):
-        return None
+def _write_image(file: Path, target: Path, images: str) -> None:
+    """Copy or link an image."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if images == "link":
+        target.symlink_to(file.resolve())
+    else:
+        shutil.copyfile(file, target)

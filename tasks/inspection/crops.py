@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from tasks.data.boxed_images import DetectionDataset
-from tasks.data.datamodule import SPLITS
-from tasks.data.detection import DetectionData
+from tasks.data.datamodule import SPLITS, VisionDataModule
+from tasks.data.dataset import VisionDataset
 from tasks.data.errors import DataError
 from tasks.data.new_folder import new_folder
 from tasks.files.writing import write_image, write_json
@@ -56,7 +55,7 @@ class CropSettings:
 
 
 def write_crops(
-    data: DetectionData, folder: Path, splits: Sequence[str] = SPLITS, settings: CropSettings = CropSettings()
+    data: VisionDataModule, folder: Path, splits: Sequence[str] = SPLITS, settings: CropSettings = CropSettings()
 ) -> dict[str, Any]:
     """Cut the boxes of a detection set into {split}/{class}/ folders, as `data=folders` reads them.
 
@@ -77,8 +76,6 @@ def write_crops(
         ValueError: The folder holds files already; the set has no boxes, or a class "background" of its own.
         DataError: An image cannot be read, or two classes would have one folder.
     """
-    if not hasattr(data, "annotations"):
-        raise ValueError(f"action=crops needs images with boxes, not {type(data).__name__}; take data=coco or data=voc")
     names = [re.sub(r"[^\w .()+&'-]", "_", name).strip(" .") or "_" for name in data.classes.names]
     if settings.background:
         names.append(BACKGROUND)
@@ -88,8 +85,13 @@ def write_crops(
     report: dict[str, Any] = {}
     with new_folder(folder) as part:
         for number, split in enumerate(splits):
-            cutter = _Cutter(data, split, part / split, names, settings, number)
-            images = range(len(cutter.dataset))
+            dataset = data.whole_dataset(split)
+            if dataset.box_annotations() is None:
+                raise ValueError(
+                    f"action=crops needs images with boxes, not {type(data).__name__}; take data=coco or data=voc"
+                )
+            cutter = _Cutter(dataset, part / split, names, settings, number)
+            images = range(len(dataset))
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 found = list(track(pool.map(cutter, images), f"cutting {split}", total=len(images), transient=True))
             crops, left_out = (sum((row[part] for row in found), Counter()) for part in (0, 1))
@@ -100,7 +102,7 @@ def write_crops(
             }
         used = [name for name in names if any(report[split]["crops"][name] for split in splits)]
         if not set(used) - {BACKGROUND}:
-            raise DataError(f"no box of {data.annotations(splits[0]).source} can be cut out; lower min_side")
+            raise DataError(f"no box of {cutter.annotations.source} can be cut out; lower min_side")
         for split in splits:
             for name in used:  # the folders of the splits are the same, if need be empty
                 (part / split / name).mkdir(parents=True, exist_ok=True)
@@ -121,10 +123,9 @@ class _Cutter:
     """Cuts one image of a split; called by several threads."""
 
     def __init__(
-        self, data: DetectionData, split: str, folder: Path, names: Sequence[str], settings: CropSettings, number: int
+        self, dataset: VisionDataset, folder: Path, names: Sequence[str], settings: CropSettings, number: int
     ) -> None:
-        self.annotations = data.annotations(split)
-        self.dataset = DetectionDataset(self.annotations, data.image_size)
+        self.dataset, self.annotations = dataset, dataset.box_annotations()
         self.folder, self.names, self.settings, self.number = folder, names, settings, number
         stems = [PurePosixPath(self.annotations.name(i)).with_suffix("") for i in range(len(self.annotations))]
         self.stems = [re.sub(r"[^\w.-]", "_", str(stem)) for stem in stems]

@@ -34,7 +34,10 @@ class SegmentationTask(VisionTask):
     """
 
     kind = "segmentation"
-    needs = "images with masks: data=masks, coco_masks, yolo_masks, voc_masks, ade20k, camvid, cityscapes or demo"
+    needs = (
+        "images with masks: data=masks, coco_masks, yolo_masks, labelme_masks, cvat_masks, voc_masks, ade20k, camvid, "
+        "cityscapes or demo"
+    )
     monitor = "val/mIoU"
     batch_keys = ("images", "masks")
     class_weighted = True

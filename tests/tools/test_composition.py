@@ -1,4 +1,4 @@
-"""Which form of a data set a command line means."""
+"""Which variant of a data set a command line means, and old keys."""
 
 import pytest
 
@@ -11,6 +11,8 @@ from tools.cli import composed
     [
         (["task=segmentation", "data=coco"], "outlined_masks.CocoMasks", "coco_masks"),
         (["data=yolo", "task=segmentation", "data.root=x"], "outlined_masks.YoloMasks", "yolo_masks"),
+        (["task=segmentation", "data=labelme", "data.root=x"], "outlined_masks.LabelmeMasks", "labelme_masks"),
+        (["task=segmentation", "data=cvat", "data.root=x"], "outlined_masks.CvatMasks", "cvat_masks"),
         (["task=segmentation", "data=voc"], "voc_masks.VocMasks", "voc_masks"),
         (["task=segmentation", "data=masks", "data.root=x"], "masks.MaskFolders", "masks"),
         (["experiment=camvid_lraspp_mnv3_large", "data=coco"], "outlined_masks.CocoMasks", "coco_masks"),
@@ -21,6 +23,18 @@ from tools.cli import composed
 def test_the_task_decides_what_a_data_set_gives(words, module, choice):
     config = composed("train", words)
     assert config.data["_target_"] == f"tasks.data.{module}" and config.choices["data"] == choice
+
+
+def test_a_task_from_outside_names_its_variants_too(tmp_path):
+    for file, text in {
+        "task/counting.yaml": "# @package _global_\ndefaults: [segmentation, _self_]\ndata_variant: counts\n",
+        "task/plain.yaml": "# @package _global_\ndefaults: [segmentation, _self_]\ndata_variant: null\n",
+        "data/coco_counts.yaml": "_target_: mine.Counts\nroot: x\n",
+    }.items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(text)
+    for task, data in (("counting", "coco_counts"), ("plain", "coco"), ("segmentation", "coco_masks")):
+        assert composed("train", ["--config-dir", str(tmp_path), f"task={task}", "data=coco"]).choices["data"] == data
 
 
 def test_a_look_at_data_without_a_task_takes_them_as_named():

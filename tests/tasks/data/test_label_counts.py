@@ -192,7 +192,17 @@ def test_the_text_of_counts():
 
 
 DATA = {
-    "segmentation": ["masks", "camvid", "cityscapes", "coco_masks", "yolo_masks", "voc_masks", "ade20k"],
+    "segmentation": [
+        "masks",
+        "camvid",
+        "cityscapes",
+        "coco_masks",
+        "yolo_masks",
+        "labelme_masks",
+        "cvat_masks",
+        "voc_masks",
+        "ade20k",
+    ],
     "detection": ["coco", "yolo", "voc", "labelme", "cvat"],
     "classification": ["folders", "imagenet", "shards"],
 }

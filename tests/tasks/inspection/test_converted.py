@@ -9,7 +9,7 @@ from tasks.data.coco import CocoData
 from tasks.data.errors import DataError
 from tasks.data.voc import VocData
 from tasks.data.yolo import YoloData
-from tasks.inspection.converted import Form, SplitSettings, write_converted, write_split
+from tasks.inspection.converted import Layout, SplitSettings, write_converted, write_split
 from tasks.inspection.stratified import grouped, stratified
 from tests.conftest import DATA
 from tests.tasks.data.test_exported_formats import OPTIONS, same_boxes
@@ -30,7 +30,7 @@ def shapes(tmp_path_factory):
 @pytest.mark.parametrize("to", READERS)
 def test_a_set_is_the_same_in_each_form(shapes, tmp_path, to, images):
     source = CocoData(str(shapes), **OPTIONS)
-    report = write_converted(source, tmp_path / "there", form=Form(to, images))
+    report = write_converted(source, tmp_path / "there", layout=Layout(to, images))
     assert report["train"]["images"] == 12 and report["train"]["boxes"] == 22 and report["val"]["without_boxes"] == 1
     found = READERS[to](str(tmp_path / "there"), **OPTIONS)
     found.setup("fit")
@@ -50,7 +50,7 @@ def test_a_set_is_the_same_in_each_form(shapes, tmp_path, to, images):
 @pytest.mark.parametrize("to", READERS)
 def test_coco_itself(tmp_path, to):
     source = CocoData(str(DATA / "coco"), **OPTIONS)
-    report = write_converted(source, tmp_path / "there", form=Form(to, "link"))
+    report = write_converted(source, tmp_path / "there", layout=Layout(to, "link"))
     found = READERS[to](str(tmp_path / "there"), **OPTIONS)
     for split in ("train", "val"):
         truth, mine = source.annotations(split), found.annotations(split)
@@ -74,8 +74,8 @@ def test_nothing_is_overwritten(shapes, tmp_path):
     (tmp_path / "mine.txt").touch()
     with pytest.raises(ValueError, match="is there already and is never overwritten"):
         write_converted(source, tmp_path)
-    with pytest.raises(ValueError, match=r"to=kitti images=copy: expected to=coco or yolo"):
-        Form("kitti")
+    with pytest.raises(ValueError, match=r"to=kitti images=copy: expected to=coco or yolo or voc_masks"):
+        Layout("kitti")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -89,7 +89,7 @@ def test_boxes_beyond_their_image_are_clipped_for_yolo(tmp_path):
         for k, box in enumerate([[-10, 5, 20, 20], [image["width"] + 5, 0, 9, 9], [3, 3, 0, 5]], 1)
     ]
     file.write_text(json.dumps(content))
-    report = write_converted(CocoData(str(tmp_path / "source"), **OPTIONS), tmp_path / "there", form=Form("yolo"))
+    report = write_converted(CocoData(str(tmp_path / "source"), **OPTIONS), tmp_path / "there", layout=Layout("yolo"))
     assert report["train"] | {"images": 2} == {
         "images": 2,
         "boxes": 1,
@@ -110,7 +110,7 @@ def test_a_split_is_seeded_and_whole(shapes, tmp_path, to):
     def names(seed: int) -> list[list[str]]:
         folder = tmp_path / f"{seed}-{len(list(tmp_path.iterdir()))}"
         write_split(
-            source, folder, ["train"], SplitSettings(val_share=0.25, test_share=0.25, seed=seed), Form(to, "link")
+            source, folder, ["train"], SplitSettings(val_share=0.25, test_share=0.25, seed=seed), Layout(to, "link")
         )
         return [sorted(path.name for path in (folder / "images" / part).iterdir()) for part in ("train", "val", "test")]
 
@@ -188,9 +188,9 @@ def test_outlines_come_along(tmp_path):
         boxes = [box for file in files for box in json.loads(file.read_text())["annotations"]]
         found = [(box["bbox"], box["segmentation"]) for box in boxes if "segmentation" in box]
         assert all((box["bbox"], box["segmentation"]) in found for box in before[:3])
-    report = write_converted(source, tmp_path / "boxes", form=Form("yolo"))
+    report = write_converted(source, tmp_path / "boxes", layout=Layout("yolo"))
     assert report["train"]["outlines_left_out"] == 3
-    report = write_converted(source, tmp_path / "polygons", form=Form("yolo", outlines=True))
+    report = write_converted(source, tmp_path / "polygons", layout=Layout("yolo", outlines=True))
     assert report["train"]["outlines_left_out"] == 2
     data = YoloData(str(tmp_path / "polygons"), **OPTIONS)
     data.keep_outlines()

@@ -13,6 +13,7 @@ from tasks.data.errors import DataError
 from tasks.data.folders import FolderData
 from tasks.data.voc import VocData
 from tasks.files.images import read_image
+from tasks.files.writing import write_image
 from tasks.inspection.crops import CropSettings, background_squares, square_around, write_crops
 from tests.tasks.data.test_voc import IMAGES, write_voc
 
@@ -164,8 +165,11 @@ def test_one_stem_twice_gives_two_files(tmp_path):
 
 def test_what_cannot_be_cut_is_named_and_nothing_is_left(tmp_path):
     data = write_coco(tmp_path)
-    with pytest.raises(ValueError, match="action=crops needs images with boxes, not object; take data=coco or"):
-        write_crops(object(), tmp_path / "crops")
+    for split in ("train", "val"):
+        write_image(tmp_path / f"folders/{split}/cat/a.png", np.zeros((9, 9), np.uint8))
+    folders = FolderData(str(tmp_path / "folders"), num_workers=0)
+    with pytest.raises(ValueError, match="action=crops needs images with boxes, not FolderData; take data=coco or"):
+        write_crops(folders, tmp_path / "crops")
     with pytest.raises(DataError, match=r"boxes.json can be cut out; lower min_side"):
         write_crops(data, tmp_path / "crops", settings=CropSettings(min_side=70, background=1))
     with pytest.raises(DataError, match="two classes would have the folder 'a_b'"):
