@@ -81,7 +81,7 @@ def suited_data(values: Mapping[str, Any], config_dir: str | None = None) -> str
     file = next((file for file in files if file.is_file()), None)
     variant = OmegaConf.load(file).get("data_variant") if file else None
     name = f"{data}_{variant}"
-    return name if variant and name in known else None
+    return name if name in known else None
 
 
 def _implied(tool: str, values: Mapping[str, Any]) -> list[str]:

@@ -88,7 +88,8 @@ def write_crops(
             dataset = data.whole_dataset(split)
             if dataset.box_annotations() is None:
                 raise ValueError(
-                    f"action=crops needs images with boxes, not {type(data).__name__}; take data=coco or data=voc"
+                    f"action=crops needs images with boxes, not {type(data).__name__}; take data=coco or data=voc with "
+                    "task=detection"
                 )
             cutter = _Cutter(dataset, part / split, names, settings, number)
             images = range(len(dataset))
