@@ -78,8 +78,7 @@ def renamed_words(tool: str, words: Iterable[str]) -> list[str]:
     ['task=detection', 'output=nms']
     """
     names = KEYS.get(tool, {})
-    parts = [re.fullmatch(r"([+~]*)([^=]*)(.*)", word, re.DOTALL).groups() for word in words]
-    return [sign + names.get(key, key) + value for sign, key, value in parts]
+    return [re.sub(r"^([+~]*)([^=]*)", lambda key: key[1] + names.get(key[2], key[2]), word, count=1) for word in words]
 
 
 def _swapped(names: Mapping[str, str]) -> dict[str, str]:
