@@ -1,12 +1,14 @@
 """What every backbone promises, for every file in conf/backbone."""
 
+import copy
+import functools
 import math
 import re
 
 import pytest
 import torch
 
-from backbones.base import OUTPUT_STRIDES, select_taps
+from backbones.base import OUTPUT_STRIDES, Backbone, select_taps
 from backbones.blocks.fusion import fuse_model
 from tasks.base.build import make
 from tests.conftest import ROOT
@@ -14,7 +16,8 @@ from tests.oracles import randomised, relative_error
 from tools.composition import read_choice
 
 CONFIGS = sorted((ROOT / "conf" / "backbone").glob("*.yaml"))
-each_backbone = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+# The scope puts all tests of a file with one backbone next to each other.
+each_backbone = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem, scope="module")
 each_stride = pytest.mark.parametrize("output_stride", OUTPUT_STRIDES)
 
 
@@ -22,10 +25,17 @@ def build(config, **options):
     return make(read_choice(config), **options)
 
 
+@functools.lru_cache(maxsize=len(OUTPUT_STRIDES))
+def built(config, output_stride: int = 32) -> Backbone:
+    """Build once, with random norms and in eval mode, what the tests of a backbone share and leave unchanged."""
+    torch.manual_seed(1)
+    return randomised(build(config, output_stride=output_stride))
+
+
 @each_backbone
 @each_stride
 def test_taps_say_what_forward_gives(config, output_stride):
-    backbone = build(config, output_stride=output_stride).eval()
+    backbone = built(config, output_stride)
     with torch.inference_mode():
         features = backbone(torch.rand(2, 3, 65, 97))
     assert list(features) == [tap.name for tap in backbone.taps]
@@ -39,8 +49,7 @@ def test_taps_say_what_forward_gives(config, output_stride):
 @each_backbone
 @pytest.mark.parametrize("output_stride", [8, pytest.param(16, marks=pytest.mark.slow), 32])
 def test_fused_equals_unfused(config, output_stride):
-    torch.manual_seed(1)
-    backbone = randomised(build(config, output_stride=output_stride)).double()
+    backbone = copy.deepcopy(built(config, output_stride)).double()
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     fused = fuse_model(backbone)
     images = torch.rand(1, 3, 65, 97, dtype=torch.float64)
@@ -57,7 +66,7 @@ def test_fused_equals_unfused(config, output_stride):
 
 @each_backbone
 def test_fusing_in_training_mode_is_refused(config):
-    backbone = build(config).eval()
+    backbone = copy.deepcopy(built(config))
     name, part = list(backbone.named_modules())[-1]
     part.train()
     with pytest.raises(ValueError, match=rf"training mode \({re.escape(name)}\).*model\.eval\(\)"):
@@ -66,7 +75,7 @@ def test_fusing_in_training_mode_is_refused(config):
 
 @each_backbone
 def test_unused_taps_and_layers_are_left_out(config):
-    backbone = build(config).eval()
+    backbone = copy.deepcopy(built(config))
     images = torch.rand(1, 3, 64, 64)
     parameters = sum(p.numel() for p in backbone.parameters())
     with torch.inference_mode():
@@ -79,7 +88,7 @@ def test_unused_taps_and_layers_are_left_out(config):
 
 @each_backbone
 def test_a_tap_that_is_not_offered_is_named_with_those_that_are(config):
-    backbone = build(config)
+    backbone = built(config)
     with pytest.raises(ValueError, match=r"no tap c9; it offers: .*c5 \("):
         select_taps(backbone.taps, names=["c9"])
     with pytest.raises(ValueError, match=r"no tap of stride 64; it offers"):
