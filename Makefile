@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # Say DEMO="trainer.max_epochs=1" for a shorter demo.
 DEMO ?=
 
+# Bytecode is written even where the environment forbids it: without it each process compiles all that it imports.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup test test-all test-lowest lint demo
 
 setup: $(VENV)/installed
