@@ -90,8 +90,7 @@ def launch(command: list[str], **options):
 def two(folder):
     plan = folder / "jobs.json"
     plan.write_text(json.dumps(jobs(folder, "two", batch=2, more=["trainer=ddp", "trainer.devices=2"])))
-    done = launch([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-                   "-m", "tests.tasks.training.distributed_run", str(plan)], cwd=folder)  # fmt: skip
+    done = launch([sys.executable, "-m", "tests.tasks.training.distributed_run", str(plan)], cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "two"
 
