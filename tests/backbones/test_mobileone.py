@@ -79,4 +79,5 @@ def test_the_authors_names_load(variant, tmp_path):
     report = load_weights(official, tmp_path / "official.pth")
     assert (report.naming, report.unused) == ("apple", ("linear.weight", "linear.bias"))
     assert load_weights(other, tmp_path / "timm.pth").naming == "timm"
-    assert all(torch.equal(tensor, other.state_dict()[key]) for key, tensor in official.state_dict().items())
+    theirs = other.state_dict()
+    assert all(torch.equal(tensor, theirs[key]) for key, tensor in official.state_dict().items())

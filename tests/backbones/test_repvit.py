@@ -121,4 +121,5 @@ def test_the_authors_names_load(variant, tmp_path):
     assert report.naming == "repvit"
     assert {key.split(".")[0] for key in report.unused} == {"classifier"}
     assert load_weights(other, tmp_path / "timm.pth").naming == "timm"
-    assert all(torch.equal(tensor, other.state_dict()[key]) for key, tensor in official.state_dict().items())
+    theirs = other.state_dict()
+    assert all(torch.equal(tensor, theirs[key]) for key, tensor in official.state_dict().items())

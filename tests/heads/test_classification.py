@@ -158,7 +158,8 @@ def test_names_of_the_authors_and_our_checkpoints(name, rules, naming, tmp_path)
     assert load_weights(head, tmp_path / "weights.pth").naming == naming
     torch.save(oracle.state_dict(), tmp_path / "weights.pth")
     load_weights(other, tmp_path / "weights.pth")
-    assert all(torch.equal(tensor, other.state_dict()[key]) for key, tensor in head.state_dict().items())
+    theirs = other.state_dict()
+    assert all(torch.equal(tensor, theirs[key]) for key, tensor in head.state_dict().items())
 
 
 def test_a_linear_layer_without_bias_takes_weights_without(tmp_path):

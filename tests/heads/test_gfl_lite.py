@@ -1,5 +1,6 @@
 """The anchor-free lite head: grids, boxes and back, sizes, fusion, export, every backbone under it."""
 
+import functools
 import math
 
 import pytest
@@ -14,13 +15,14 @@ from heads.gfl_lite import GFLLite, boxes_from_distances, distances_to_boxes
 from tasks.base.build import make
 from tasks.base.network import build_network
 from tasks.benchmark.costs import profile
-from tests.backbones.test_contract import CONFIGS, build
+from tests.backbones.test_contract import build, each_backbone
 from tests.conftest import ROOT
 from tests.oracles import randomised, relative_error
 
 SIZES = [(65, 97), (128, 128), (200, 33), (7, 300)]
 
 
+@functools.cache
 def preset():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return make(compose("head/gfl_lite")["head"])
@@ -35,11 +37,9 @@ def backbone():
     return mobilenet_v2(width=0.35).eval()
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+@each_backbone
 def test_it_fits_every_backbone(config):
-    with torch.device("meta"):
-        taps = build(config).taps
-    head = preset()(taps, 5)
+    head = preset()(build(config).taps, 5)
     raw = head(random_features(head.taps, (65, 97)), (65, 97))
     cells = 9 * 13 + 5 * 7 + 3 * 4 + 2 * 2
     assert {name: tuple(x.shape) for name, x in raw.items()} == {
