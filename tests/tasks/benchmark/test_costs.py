@@ -127,6 +127,7 @@ def test_macs_activations_and_depth_by_hand(model, macs, activations, depth):
         (nn.Conv2d(3, 8, 1, bias=False), 48 + 24 + 128, ["convolution"]),
         (nn.Conv2d(3, 8, 1), 48 + 24 + 8 + 128, ["convolution"]),
         (nn.BatchNorm2d(3), 48 + 4 * 3 + 48, ["native_batch_norm"]),
+        (nn.BatchNorm2d(3, track_running_stats=False), 48 + 2 * 3 + 48 + 2 * 3, ["native_batch_norm"]),  # of the batch
         (nn.ReLU(), 48 + 48, ["relu"]),
         (nn.ReLU(inplace=True), 48 + 48, ["relu_"]),
         (nn.Flatten(), 0, []),
