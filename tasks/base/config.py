@@ -25,6 +25,8 @@ class TrainConfig:
         ema_decay: Decay of the exponential moving average of the weights, 0.9998 say; else no average.
         final_weight_decay: Weight decay at the run's end, reached along half a cosine; else it is constant.
         average_best: Number of best checkpoints whose weights are averaged at the run's end; else none are.
+        patience: Number of validations in a row without a better score after which the run ends; else it runs all
+            epochs. best.ckpt is of the best one either way.
         tensorboard: Write TensorBoard events beside metrics.csv.
         data_variant: End of the names of data sets that are made for a task, as its file says: with "masks", data=coco
             means data=coco_masks where there is one.
@@ -41,6 +43,7 @@ class TrainConfig:
     ema_decay: float | None = None
     final_weight_decay: float | None = None
     average_best: int | None = None
+    patience: int | None = None
     tensorboard: bool = True
     data_variant: str | None = None
     choices: dict[str, Any] = field(default_factory=dict)

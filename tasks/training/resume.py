@@ -102,16 +102,21 @@ def place_in_epoch(resumed: dict[str, Any], data: VisionDataModule) -> tuple[int
 
 
 def _reached(config: Config, resumed: dict[str, Any]) -> str | None:
-    """Name the limit of the trainer that a checkpoint has reached, or None."""
-    done = {"max_epochs": resumed["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"],
-            "max_steps": resumed["global_step"]}  # fmt: skip
-    limits = {name: config["trainer"].get(name) or -1 for name in done}
-    return next((name for name, limit in limits.items() if 0 < limit <= done[name]), None)
+    """Name the setting that ends the run at this checkpoint, "trainer.max_epochs=12"; None where it goes on."""
+    states = resumed.get("callbacks") or {}
+    trainer, patient = config["trainer"], next((states[key] for key in states if key.startswith("Patience")), {})
+    reached = {
+        "trainer.max_epochs": (trainer, resumed["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]),
+        "trainer.max_steps": (trainer, resumed["global_step"]),
+        "patience": (config, patient.get("wait_count", 0)),
+    }
+    limits = {name: settings.get(name.rpartition(".")[2]) or -1 for name, (settings, _) in reached.items()}
+    return next((f"{name}={limit}" for name, limit in limits.items() if 0 < limit <= reached[name][1]), None)
 
 
 def check_resumable(config: Config, resumed: dict[str, Any]) -> None:
     """Raise `ValueError` where nothing is left to do, or where later checkpoints would be overwritten."""
-    path, limits = Path(config["checkpoint"]).expanduser(), config["trainer"]
+    path = Path(config["checkpoint"]).expanduser()
     if resumed["fused"]:
         raise ValueError(
             f"{path} is fused: its branches and norms are merged into single convolutions, which cannot be trained on; "
@@ -123,7 +128,7 @@ def check_resumable(config: Config, resumed: dict[str, Any]) -> None:
             f"backbone.weights={path}"
         )
     if (limit := _reached(config, resumed)) and not config.get("resume"):
-        raise ValueError(f"{path} has reached trainer.{limit}={limits[limit]}; set a higher one to go on")
+        raise ValueError(f"{path} has reached {limit}; set a higher one to go on")
     last = path.with_name(LAST)
     elsewhere = config["output_dir"] and Path(config["output_dir"]).expanduser().resolve() != path.resolve().parent
     if path.name != LAST and not elsewhere and last_good(path.parent)[0] == last:

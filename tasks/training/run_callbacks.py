@@ -18,6 +18,7 @@ from tasks.training.callbacks import (
 )
 from tasks.training.csv_log import CsvLog
 from tasks.training.interruption import Interruption
+from tasks.training.patience import Patience
 from tasks.training.run_checkpoints import BestCheckpoint, LastCheckpoint
 from tasks.training.trainer_settings import additions
 from tasks.training.weight_averaging import EMA
@@ -42,7 +43,7 @@ class RunCallbacks:
         all: Every callback, in order.
 
     Raises:
-        ValueError: `average_best` is below 2.
+        ValueError: `average_best` is below 2, or `patience` below 1 or without a validation.
     """
 
     def __init__(
@@ -61,9 +62,12 @@ class RunCallbacks:
                 )
             self.several = BestCheckpoint(folder / "to_average", "step{step}", save_top_k=count, **scored)
         last = LastCheckpoint(folder, self.log, self.interruption, config.get("checkpoint_every_steps"), **often)
+        if (patience := config.get("patience")) is not None and settings.get("limit_val_batches") == 0:
+            raise ValueError(f"patience={patience} counts validations, and trainer.limit_val_batches=0 leaves none")
         decay, ema = config.get("final_weight_decay"), config["ema_decay"]
         chosen = [
             LossLog(), self.best, self.several, last,  # the last one remembers what the others have just kept
+            None if patience is None else Patience(monitor, patience),
             None if ema is None else EMA(ema), aware, None if decay is None else WeightDecay(decay),
             LearningRateMonitor("step", log_weight_decay=decay is not None),
             PredictionSheet(folder / "predictions.png"), Curves(self.log, folder / "curves.png"), DataMonitor(),
