@@ -25,9 +25,10 @@ LARGEST = {"mobileone_s2", "mobileone_s3", "mobileone_s4", "repvgg_a2", "repvgg_
            "repvit_m1_5", "repvit_m2_3", "resnext50", "mnv4_conv_medium", "mnv4_conv_large", "mobilenetv4_conv_medium",
            "mobilenetv4_conv_large", "legacy_xception", "xception41"}  # fmt: skip
 
-LONGEST = ("test_readme", "test_contract", "test_export", "test_config", "test_every_backbone", "test_distributed",
-           "test_quantization_aware", "test_evaluate_classification", "test_timm", "test_fit", "test_cli",
-           "test_mobile_dense", "test_resume", "test_predict")  # fmt: skip
+LONGEST = ("test_readme", "test_executorch", "test_contract", "test_export", "test_config", "test_litert",
+           "test_every_backbone", "test_quantization_aware", "test_evaluate_classification", "test_cli", "test_fit",
+           "test_coreml", "test_distributed", "test_benchmark", "test_timm", "test_mobile_dense", "test_resume",
+           "test_predict")  # fmt: skip
 
 OBJECTS: dict[tuple, bytes] = {}  # pictures of the demo data that were drawn before
 CURVES: dict[Path, bytes] = {}  # curves.png of the first run of a file of tests
