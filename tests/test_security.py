@@ -18,7 +18,7 @@ from backbones.weights.loading import load_weights
 from tasks.base.checkpoint import read_checkpoint
 from tasks.base.trusted_targets import TRUSTED, check_targets
 from tasks.deploy.backend import load_runtime
-from tasks.deploy.formats.pt2 import exported_program
+from tasks.deploy.formats.program import exported_program
 from tasks.deploy.formats.pt2_safety import check_pt2
 from tasks.deploy.manifest import FILE, read_manifest
 from tests.conftest import ROOT

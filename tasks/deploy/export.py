@@ -18,6 +18,7 @@ from tasks.deploy.backend import BACKENDS, Backend, ExportOptions, Unsupported, 
 from tasks.deploy.manifest import Manifest, sha256
 from tasks.deploy.original import Original
 from tasks.deploy.parity import share_text, worst
+from tasks.deploy.progress import ExportProgress
 from tasks.deploy.quantization_diagnosis import Drop, doctor
 from tasks.detection.deployable import OUTPUTS
 
@@ -62,20 +63,24 @@ def export(config: Config) -> tuple[list[Table], list[str]]:
     if settings["doctor"]:
         return doctor(original, _int8_exports(original, names), folder), []
     rows, failures = [], []
+    progress = ExportProgress(names, settings["precision"])
+    original.tell = progress.tell
     for name in names:
         row = (name, settings["precision"])
+        progress.begin(name)
         try:
             format = backend(name)
             output = _output(original, format)
             target = folder / f"{name}-{settings['precision']}-{output}"
             if target.exists() and not config["overwrite"]:
                 raise ValueError(f"{target} is there already; give another output_dir=, or overwrite=true")
-            logger.info("exporting to %s", target)
+            progress.tell(f"exporting to {target}")
             manifest = _export_one(format, output, original, target)
         except Exception as error:  # converters raise all kinds, and one format's end is not that of the others
             said = str(error) if isinstance(error, EXPECTED) else f"{type(error).__name__}: {error}"
             passed_over = every and isinstance(error, Unsupported)
             if passed_over:
+                progress.passed_over()
                 logger.warning("%s is passed over: %s", name, said)
             else:
                 failures.append(f"{name}: {said}")

@@ -3,7 +3,7 @@
 import copy
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tasks.deploy.deployable import make_deployable
 from tasks.deploy.deployed import Run, deployed_task
 from tasks.deploy.example_images import data_images, folder_images
 from tasks.deploy.instruction_set import instruction_set
+from tasks.deploy.kept_batches import KeptBatches
 from tasks.deploy.manifest import Manifest, TensorSpec, sha256
 from tasks.deploy.parity import Suppression, compare, other_outputs, share_text, worst
 from tasks.training.trainer_settings import evaluation_settings
@@ -58,6 +59,7 @@ class Original:
     Attributes:
         source: The checkpoint, or the weights.
         beside: Folder of the checkpoint; of weights one of their own in runs/.
+        tell: Told what is being measured.
 
     Raises:
         ValueError, FileNotFoundError: Checkpoint, weights, data or settings are not as they should be.
@@ -80,6 +82,9 @@ class Original:
         noise = torch.randint(0, 256, (1, 3, *self.image_size), generator=torch.Generator().manual_seed(0))
         self.examples = torch.cat([*self._seen(), noise.to(torch.uint8)])
         self._models: dict[str, Deployable] = {}
+        self._references: dict[str, Mapping[str, Tensor]] = {}
+        self._kept: dict[int | None, KeptBatches] = {}
+        self.tell: Callable[[str], None] = lambda step: None
         self._metrics: dict[str, dict[str, float]] = {}
 
     def _measure_nothing(self) -> None:
@@ -129,6 +134,12 @@ class Original:
             self._models[output] = make_deployable(self.task, output=output, image_size=self.image_size, **options)
         return self._models[output]
 
+    def reference(self, output: str) -> Mapping[str, Tensor]:
+        """Compute what the network gives for `examples` in eager mode; once."""
+        if output not in self._references:
+            self._references[output] = eager(self.model(output))(self.examples)
+        return self._references[output]
+
     def images(self, split: str, count: int) -> list[Tensor]:
         """Read images of a split as in `data_images`; in place of training images those of `calibration_source`."""
         folder = self.settings.get("calibration_source")
@@ -139,6 +150,7 @@ class Original:
     def checkpoint_metric(self) -> dict[str, float]:
         """Measure the task's metrics by the checkpoint's own evaluation, at its own sizes; once."""
         if "checkpoint" not in self._metrics:
+            self.tell("scoring the checkpoint")
             self.data.set_image_size(self._evaluated_size)
             self._metrics["checkpoint"] = self._validated(self.task)
             self.data.set_image_size(self.image_size)
@@ -147,6 +159,7 @@ class Original:
     def metric(self, output: str) -> dict[str, float]:
         """Measure the task's metrics in eager mode; once."""
         if output not in self._metrics:
+            self.tell("scoring the network in eager mode")
             run = eager(self.model(output))
             self._metrics[output] = self.measure(run, self.certificate(output, None, "uint8", Exported({})))
         return self._metrics[output]
@@ -170,9 +183,17 @@ class Original:
             evaluation_settings(self.config["trainer"]) | here, logger=False, enable_checkpointing=False,
             enable_progress_bar=False, default_root_dir=str(self.beside),
         )  # fmt: skip
+        self.data.val_dataloader = lambda: self._batches(batches)
         trainer.validate(task, datamodule=self.data, verbose=False)
         scores = {key: float(value) for key, value in trainer.callback_metrics.items()}
         return scores | {"images": task.validated_images}
+
+    def _batches(self, count: int | None) -> KeptBatches:
+        """Batches of the validation set at the artifacts' size; or at the checkpoint's, which sees them once."""
+        loader = type(self.data).val_dataloader(self.data)
+        if tuple(self.data.image_size) != tuple(self.image_size):
+            return KeptBatches(loader, count, limit=0)
+        return self._kept.setdefault(count, KeptBatches(loader, count))
 
     def max_drop(self, precision: str) -> float:
         """Get how much of the metric an artifact may lose."""
@@ -187,9 +208,9 @@ class Original:
         """
         precision, output = manifest.precision, manifest.output
         manifest.measured_on = {"instruction_set": instruction_set(), "session": format.session(precision)}
-        model = self.model(output)
+        self.tell("comparing with eager mode")
         differences = compare(
-            output, eager(model)(self.examples), runtime(self.examples), suppression=self._suppression(output)
+            output, self.reference(output), runtime(self.examples), suppression=self._suppression(output)
         )
         manifest.parity = {"images": len(self.examples), "outputs": differences}
         allowed = SHARE_OF_PIXELS if any("differing" in one for one in differences.values()) else format.tolerance
@@ -211,7 +232,7 @@ class Original:
         """What the network's NMS chooses from in the images that are compared."""
         if output != "nms":
             return None
-        nms, decoded = self.model(output).nms, eager(self.model("decoded"))(self.examples)
+        nms, decoded = self.model(output).nms, self.reference("decoded")
         return Suppression(
             decoded["boxes"], decoded["scores"], nms.score_threshold, self.task.selection["iou_threshold"], nms.limit
         )
@@ -226,6 +247,7 @@ class Original:
                 "or export.evaluate=false"
             )
         plain = self.metric(manifest.output)[name]
+        self.tell("scoring")
         after = self.measure(runtime, manifest)
         shares = self._shares(manifest.output, before, plain) | {"runtime": plain - after[name]}
         budget = self.max_drop(precision)
@@ -267,7 +289,7 @@ class Original:
         batch = -1 if settings["dynamic_batch"] else settings["batch"]
         outputs = tuple(
             TensorSpec(name, (batch, *tensor.shape[1:]), str(tensor.dtype).removeprefix("torch."))
-            for name, tensor in eager(self.model(output))(self.examples[:1]).items()
+            for name, tensor in self.reference(output).items()
         )
         stored = {key: value for key, value in self.config.items() if key not in ("export", "checkpoint", "output_dir")}
         names, palette, ids = self.task.classes.names, self.task.classes.palette, self.task.classes.ids

@@ -28,7 +28,7 @@ from tasks.deploy.formats.coreml_nms import (  # noqa: E402
     detections_from_pipeline,
     suppression_after,
 )
-from tasks.deploy.formats.pt2 import exported_program  # noqa: E402
+from tasks.deploy.formats.program import exported_program  # noqa: E402
 from tasks.deploy.formats.silence import silenced  # noqa: E402
 from tasks.deploy.manifest import Manifest  # noqa: E402
 from tasks.detection.deployable import DetectionDeployable  # noqa: E402

@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 
 from tasks.base.network import Deployable
 from tasks.deploy.backend import Backend, Exported, ExportOptions, Runtime
-from tasks.deploy.formats.pt2 import exported_program
+from tasks.deploy.formats.program import exported_program
 from tasks.deploy.formats.silence import silenced
 from tasks.deploy.manifest import Manifest
 from tasks.quantization.scope import check_calibration
@@ -37,7 +37,7 @@ class ExecuTorchBackend(Backend):
 
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
         example = example.contiguous()  # the strides of the example would become those that the artifact takes
-        program = exported_program(model, example)
+        program = exported_program(model, example, functional=True)
         if options.precision == "int8":
             check_calibration(model, example, options.calibration, options.keep_float)
             with silenced(f"{FAILURE} in int8"), torch.random.fork_rng(devices=[]):
@@ -108,7 +108,7 @@ def quantized_program(program: ExportedProgram, example: Tensor, options: Export
     """Quantize: symmetric weights a channel, asymmetric activations a tensor.
 
     Args:
-        program: In floating point.
+        program: In floating point, without operators that write in place.
         example: Images that it takes.
         options: With calibration images.
     """
@@ -118,13 +118,16 @@ def quantized_program(program: ExportedProgram, example: Tensor, options: Export
 
     quantizer = xnnpack_quantizer.XNNPACKQuantizer()
     quantizer.set_global(xnnpack_quantizer.get_symmetric_quantization_config(is_per_channel=True))
-    module = quantize(program.run_decompositions({}), quantizer, options, fold=True)
+    module = quantize(program, quantizer, options, fold=True)
     with torch.no_grad():
         return torch.export.export(module, (example,), strict=False)
 
 
 def lower(program: ExportedProgram) -> tuple[bytes, Counter[str], Counter[str]]:
     """Compile a program for ExecuTorch.
+
+    Args:
+        program: Without operators that write in place; it is changed.
 
     Returns:
         Content of the file, how often each operator stands in it, and how often in what XNNPACK runs.
@@ -133,7 +136,6 @@ def lower(program: ExportedProgram) -> tuple[bytes, Counter[str], Counter[str]]:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    program = program.run_decompositions({})
     keep_delegable(program.graph_module)
     for node in program.graph.nodes:
         node.meta.pop("from_node", None)  # a history that every pass would copy: a fifth of the time

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tasks.base.network import Deployable
 from tasks.deploy.backend import Backend, Exported, ExportOptions, Runtime
-from tasks.deploy.formats.pt2 import exported_program
+from tasks.deploy.formats.program import exported_program
 from tasks.deploy.formats.silence import silenced
 from tasks.deploy.manifest import Manifest
 from tasks.quantization.scope import check_calibration
@@ -31,7 +31,7 @@ class LiteRTBackend(Backend):
 
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
         example = example.contiguous()
-        program = exported_program(model, example)
+        program = exported_program(model, example, functional=options.precision == "int8")
         if options.precision == "int8":
             check_calibration(model, example, options.calibration, options.keep_float)
         with silenced(FAILURE), torch.random.fork_rng(devices=[]):
@@ -82,7 +82,7 @@ def convert(program: torch.export.ExportedProgram, example: Tensor, options: Exp
     """Translate a program.
 
     Args:
-        program: In floating point.
+        program: In floating point; for int8 without operators that write in place.
         example: Images that it takes.
         options: With calibration images for int8: symmetric weights a channel, asymmetric activations a tensor.
 
@@ -93,7 +93,7 @@ def convert(program: torch.export.ExportedProgram, example: Tensor, options: Exp
     import litert_torch
 
     litert_torch.config.silence_torch_logs = False  # it would take torch's log handlers away for good
-    module, config = program.module(), None
+    config = None
     if options.precision == "int8":
         from litert_torch.quantize import pt2e_quantizer
         from litert_torch.quantize.quant_config import QuantConfig
@@ -104,8 +104,10 @@ def convert(program: torch.export.ExportedProgram, example: Tensor, options: Exp
         quantizer.set_global(pt2e_quantizer.get_symmetric_quantization_config(is_per_channel=True))
         # LiteRT concatenates int8 with one scale: unless all levels show it their range, it takes the first one's
         targets = {"merging": (aten.cat.default,), "overlooked": (aten.add.Tensor,)}
-        module = quantize(program.run_decompositions({}), quantizer, options, fold=False, **targets)
+        module = quantize(program, quantizer, options, fold=False, **targets)
         config = QuantConfig(pt2e_quantizer=quantizer)
+    else:
+        module = program.module()
     with torch.no_grad():
         return bytes(litert_torch.convert(module, (example,), quant_config=config).model_content())
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tasks.base.network import Deployable
 from tasks.deploy.backend import Backend, Exported, ExportOptions, Runtime, Unsupported
-from tasks.deploy.formats.pt2 import exported_program
+from tasks.deploy.formats.program import exported_program
 from tasks.deploy.manifest import Manifest
 
 INPUT = "images"

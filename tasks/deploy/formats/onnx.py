@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tasks.base.network import Deployable
 from tasks.deploy.backend import Backend, Exported, ExportOptions, Runtime
-from tasks.deploy.formats.pt2 import exported_program
+from tasks.deploy.formats.program import exported_program
 from tasks.deploy.formats.silence import silenced
 from tasks.deploy.manifest import Manifest
 from tasks.quantization.scope import check_calibration

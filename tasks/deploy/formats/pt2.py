@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tasks.base.network import Deployable
 from tasks.deploy.backend import Backend, Exported, ExportOptions, Runtime
+from tasks.deploy.formats.program import exported_program
 from tasks.deploy.formats.pt2_safety import check_pt2
 from tasks.deploy.manifest import Manifest
 
@@ -53,33 +54,6 @@ class Pt2Runtime(Runtime):
             return self.module(images)
         finally:
             torch.set_num_threads(before)
-
-
-def exported_program(
-    model: Deployable, example: Tensor, *, dynamic_batch: bool = False
-) -> torch.export.ExportedProgram:
-    """Trace a network whole.
-
-    Args:
-        model: In eval mode.
-        example: Images of the size and type that the program takes.
-        dynamic_batch: Let it take any number of them.
-
-    Raises:
-        ValueError: Its control flow depends on what the images hold, or the batch cannot vary.
-    """
-    shapes = {"images": {0: torch.export.Dim("batch", min=1, max=4096)}} if dynamic_batch else None
-    example = example.contiguous()  # strides of channels_last would be traced as well
-    if dynamic_batch and len(example) < 2:
-        example = example.repeat(2, 1, 1, 1)  # a size of 1 would be taken for a constant
-    try:
-        with torch.no_grad():
-            return torch.export.export(model, (example,), dynamic_shapes=shapes, strict=False)
-    except Exception as error:
-        remedy = "; set export.dynamic_batch=false" if dynamic_batch else ""
-        raise ValueError(
-            f"torch.export cannot trace the network ({(str(error) or type(error).__name__).splitlines()[0]}){remedy}"
-        ) from error
 
 
 def operators(program: torch.export.ExportedProgram) -> dict[str, int]:

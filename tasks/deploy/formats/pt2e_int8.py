@@ -14,6 +14,7 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantize
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from tasks.deploy.backend import ExportOptions
+from tasks.deploy.formats.calibration import hasten, settle
 from tasks.quantization.scope import QUANTIZED, is_within
 
 
@@ -41,9 +42,11 @@ def quantize(
     _annotate_pairs(module, quantizer.global_config, overlooked)
     _annotate_lists(module, quantizer.global_config, merging)
     prepared = prepare_pt2e(module, quantizer)
+    hasten(prepared)
     with torch.no_grad():
         for images in options.calibration:
             prepared(images.contiguous())
+            settle(prepared)
     return move_exported_model_to_eval(convert_pt2e(prepared, fold_quantize=fold))
 
 

@@ -32,7 +32,8 @@ from tasks.data.coco import CocoData
 from tasks.data.imagenet import read_labels
 from tasks.data.shard_data import ShardData
 from tasks.data.voc import VocData
-from tasks.deploy.formats.pt2 import Pt2Runtime, exported_program
+from tasks.deploy.formats.program import exported_program
+from tasks.deploy.formats.pt2 import Pt2Runtime
 from tasks.deploy.manifest import FILE, read_manifest
 from tasks.detection.results import DetectionResults, GroundTruth
 from tasks.files.images import decode_image, decode_pil, jpeg_size, read_mask
