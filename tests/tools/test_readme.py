@@ -168,6 +168,7 @@ UNTIMED = {
         "--cases repvgg_a0-classification --formats onnx --train trainer.max_epochs=1 trainer.limit_train_batches=2",
         "repvgg_a0-classification (re-parameterised kernels): export.keep_float=",
     ),
+    "export_time.py": ("--formats pt2", "pt2"),
     "export_zoo.py": ("--backbones mnv2_035 --tasks detection --formats onnx", "mnv2_035"),
 }
 

@@ -11,6 +11,7 @@ import torch
 from tasks.deploy import backend as backends
 from tasks.deploy.backend import load_runtime
 from tasks.deploy.export import chosen_formats
+from tasks.deploy.formats.program import exported_program
 from tasks.deploy.formats.pt2 import Pt2Backend
 from tasks.deploy.manifest import read_manifest
 from tasks.detection.deployable import held_output
@@ -56,11 +57,13 @@ class Curable(Lossy):
 
 
 class Crashing(Pt2Backend):
-    """A converter that raises what nobody expects."""
+    """A converter that spoils its program and raises what nobody expects."""
 
     name = "crashing"
 
     def export(self, model, example, folder, options):
+        for node in exported_program(model, example).graph.nodes:
+            node.target = torch.ops.aten.neg.default if node.op == "call_function" else node.target
         raise KeyError("aten::new")
 
 
