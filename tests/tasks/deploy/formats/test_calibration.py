@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchao.quantization.pt2e.observer import HistogramObserver, PerChannelMinMaxObserver
 
-from tasks.deploy.formats.calibration import hasten, histogram, settle
+from tasks.deploy.formats.pt2e_int8 import hasten, histogram, settle
 
 BINS = 2048
 
