@@ -144,6 +144,8 @@ def write_onnx(model: Deployable, example: Tensor, path: Path, *, dynamic_batch:
         translated = torch.onnx.export(
             program, input_names=[INPUT], output_names=list(model.outputs), dynamo=True, verbose=False
         )
+        for node in translated.model.graph.all_nodes():
+            node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # with paths of this machine
         translated.save(str(path), external_data=False)
     onnx.checker.check_model(str(path))
 

@@ -22,6 +22,8 @@ class Pt2Backend(Backend):
 
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
         program = exported_program(model, example, dynamic_batch=options.dynamic_batch)
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # with paths of this machine
         torch.export.save(program, folder / self.file)
         return Exported(operators(program))
 

@@ -16,6 +16,7 @@ from tasks.deploy.formats.pt2 import Pt2Backend
 from tasks.deploy.manifest import read_manifest
 from tasks.detection.deployable import held_output
 from tasks.training.fit import fit
+from tests.conftest import ROOT
 from tests.tasks.classification.test_task import write_folders
 from tests.tasks.conftest import composed
 from tests.tasks.detection.test_task import write_shapes
@@ -106,6 +107,7 @@ def test_a_checkpoint_becomes_artifacts_that_score_as_it_does(runs, run_tool, tm
     for format in ("pt2", "onnx"):
         folder, manifest = read_manifest(tmp_path / "out" / f"{format}-fp32-{output}")
         assert {file.name for file in folder.iterdir()} == {manifest.artifact, "manifest.json"}
+        assert str(ROOT).encode() not in (folder / manifest.artifact).read_bytes(), "no path of the exporting machine"
         key = manifest.metric["name"]
         assert manifest.metric["eager"] == pytest.approx(manifest.metric["runtime"], abs=1e-6)
         assert manifest.metric["checkpoint"] == pytest.approx(scores[key], abs=1e-6)
