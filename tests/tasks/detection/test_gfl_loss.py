@@ -9,7 +9,7 @@ from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_los
 from backbones.base import Tap
 from heads.gfl_lite import GFLLite
 from heads.point_assignment import task_aligned
-from tasks.detection.gfl_loss import GFLLoss, distribution_focal_loss, quality_focal_loss
+from tasks.detection.gfl_loss import GFLLoss, distribution_focal_loss, generalized_iou_loss, quality_focal_loss
 
 SIZE = (96, 128)
 TAPS = [Tap("c3", 8, 8), Tap("c4", 12, 16), Tap("c5", 16, 32)]
@@ -178,3 +178,19 @@ def test_it_learns_pictures_by_heart(head, batch):
                 assert scores[n, best, label] > 0.5, (n, label)
                 assert box_iou(box[None], boxes[n, best][None]) > 0.8, (n, label)
     assert scores[2].max() < 0.2  # nothing is in the last
+
+
+def test_generalized_iou_loss_and_its_gradient_are_torchvisions():
+    torch.manual_seed(0)
+    corners = torch.rand(2, 400, 2) * 40
+    boxes = torch.cat([corners, corners + 1 + torch.rand_like(corners) * 30], dim=-1)  # some overlap, some do not
+    boxes[1, :5] = boxes[0, :5]
+    boxes[0, 5:9, 2:] = boxes[0, 5:9, :2]  # no area
+    found, expected = (boxes[0].clone().requires_grad_() for _ in range(2))
+    ours, theirs = generalized_iou_loss(found, boxes[1]), generalized_box_iou_loss(expected, boxes[1])
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    apart = (ours > 1).sum()
+    assert 50 < apart < 350
+    ours.sum().backward()
+    theirs.sum().backward()
+    torch.testing.assert_close(found.grad, expected.grad, rtol=0, atol=0)
