@@ -38,6 +38,7 @@ torch.set_num_threads(1)
 
 # pytest would listen to this logger, which does not propagate, and torch then writes down every graph that it exports.
 logging.getLogger("torch.__trace").propagate = True
+logging.getLogger("torch.__trace").handlers.clear()  # it passes on the first record of a process
 
 
 def pytest_collection_modifyitems(config, items):

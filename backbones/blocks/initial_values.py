@@ -1,9 +1,13 @@
 """Build layers without drawing random values for weights that are to be replaced."""
 
-from torch import Tensor
+import torch
+from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-DRAWS = {Tensor.uniform_, Tensor.normal_}  # all that torch.nn.init draws with
+DRAWS = {
+    torch.Tensor.uniform_, torch.Tensor.normal_, init.uniform_, init.normal_, init.trunc_normal_,
+    init.kaiming_uniform_, init.kaiming_normal_, init.xavier_uniform_, init.xavier_normal_,
+}  # fmt: skip
 
 
 class no_initial_values(TorchFunctionMode):
@@ -17,4 +21,7 @@ class no_initial_values(TorchFunctionMode):
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        return args[0] if func in DRAWS else func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func in DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

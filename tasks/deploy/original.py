@@ -65,6 +65,8 @@ class Original:
         ValueError, FileNotFoundError: Checkpoint, weights, data or settings are not as they should be.
     """
 
+    tell: Callable[[str], None] = staticmethod(lambda step: None)
+
     def __init__(self, config: Config) -> None:
         self.config: dict[str, Any] = plain(config)
         self.settings = self.config["export"]
@@ -84,7 +86,6 @@ class Original:
         self._models: dict[str, Deployable] = {}
         self._references: dict[str, Mapping[str, Tensor]] = {}
         self._kept: dict[int | None, KeptBatches] = {}
-        self.tell: Callable[[str], None] = lambda step: None
         self._metrics: dict[str, dict[str, float]] = {}
 
     def _measure_nothing(self) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from tasks.base.network import Deployable
+from tasks.deploy.formats.silence import silenced
 
 _traced: WeakKeyDictionary[Deployable, dict[Hashable, ExportedProgram]] = WeakKeyDictionary()
 
@@ -45,13 +46,17 @@ def exported_program(
 
 
 def _functional(program: ExportedProgram, functional: bool) -> ExportedProgram:
-    return program.run_decompositions({}) if functional else program
+    if not functional:
+        return program
+    with silenced("torch.export cannot do without operators that write in place"):
+        return program.run_decompositions({})
 
 
 def _copied(program: ExportedProgram) -> ExportedProgram:
     """The same program with a graph of its own, and with the same tensors."""
     tensors = [*program.state_dict.values(), *program.constants.values()]
-    return copy.deepcopy(program, {id(tensor): tensor for tensor in tensors})
+    with silenced("torch.export cannot copy the program"):
+        return copy.deepcopy(program, {id(tensor): tensor for tensor in tensors})
 
 
 def _trace(model: Deployable, example: Tensor, *, dynamic_batch: bool = False) -> ExportedProgram:

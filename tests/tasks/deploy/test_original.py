@@ -46,6 +46,7 @@ class Measured(Original):
         every = sum((task.outputs for task in TASKS.values()), ())
         self.eager = eager if isinstance(eager, dict) else dict.fromkeys(every, eager)
         self.own, self.through, self.made = checkpoint, runtime, Model()
+        self._references = {}
 
     def model(self, output):
         return self.made
