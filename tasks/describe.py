@@ -58,10 +58,12 @@ def describe(config: Config) -> dict[str, Any]:
         ValueError: As raised by what is built.
     """
     size = parse_size(config["image_size"], "image_size")
-    backbone = build_backbone(config)
+    with no_initial_values():
+        backbone = build_backbone(config)
     taps = [asdict(tap) | {"size": [-(-extent // tap.stride) for extent in size]} for tap in backbone.taps]
     classes = config["num_classes"] or _known_classes(config)
-    model = build_whole_network(config, classes, pretrained=False) if config.get("head") else backbone
+    with no_initial_values():
+        model = build_whole_network(config, classes, pretrained=False) if config.get("head") else backbone
     costs = {}
     for form, network in (("trained", model.eval()), ("fused", fuse_model(model))):
         cost = profile(network, size, in_channels=backbone.in_channels)

@@ -13,6 +13,8 @@ DRAWS = {
 class no_initial_values(TorchFunctionMode):
     """Leave weights as memory holds them in the block, and torch's random state as it is.
 
+    `torch.nn.utils.skip_init` builds on the meta device, where the first draw imports torch's compiler: seconds.
+
     >>> state = torch.get_rng_state()
     >>> with no_initial_values():
     ...     layer = torch.nn.Linear(4, 2)

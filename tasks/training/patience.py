@@ -1,6 +1,7 @@
 """End a run that no longer gets better."""
 
 import logging
+import math
 from typing import Any
 
 import lightning as L
@@ -10,7 +11,9 @@ logger = logging.getLogger(__name__)
 
 
 class Patience(EarlyStopping):
-    """Stop after a number of validations in a row without a better score; a score that is NaN is no better one.
+    """Stop after a number of validations in a row without a better score.
+
+    A score that is NaN is no better one. A validation without any, of data with nothing to score, does not count.
 
     Args:
         monitor: Name of the score; higher is better.
@@ -33,5 +36,6 @@ class Patience(EarlyStopping):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
         if trainer.is_global_zero and self.wait_count >= self.patience:
-            best = f"{self.monitor} {float(self.best_score):.4f} is the best"
-            logger.info("stopped: no better score in %d validations, %s", self.wait_count, best)
+            best = float(self.best_score)
+            known = f"{best:.4f} is the best" if math.isfinite(best) else "was never defined"
+            logger.info("stopped: no better score in %d validations, %s %s", self.wait_count, self.monitor, known)

@@ -88,7 +88,7 @@ def peer_loss(kind: str, network: nn.Module, images: Tensor, batch: dict) -> Ten
     if kind == "segmentation":
         return nn.functional.cross_entropy(network(images)["out"], batch["masks"])
     targets = zip(batch["boxes"], batch["labels"] + 1, strict=True)
-    return sum(network(list(images / 255), [{"boxes": b, "labels": n} for b, n in targets]).values())
+    return sum(network(list(images), [{"boxes": b, "labels": n} for b, n in targets]).values())
 
 
 def task_loss(task: VisionTask, network: nn.Module, images: Tensor, batch: dict) -> Tensor:
@@ -116,11 +116,11 @@ def training_step(loss: Callable[[], Tensor], network: nn.Module, device: str, d
 def sides(kind: str, batch: dict, device: str, dtype: torch.dtype, compiled: bool) -> Iterator[tuple[str, Step]]:
     """Make the steps of ours and the other's, by name."""
     for layout, memory_format in LAYOUTS.items():
-        images = batch["images"].contiguous(memory_format=memory_format)
+        images = (batch["images"] / 255).contiguous(memory_format=memory_format)
         network = peer(kind).to(device, memory_format=memory_format).train()
         for suffix, form in (("", network), (" compiled", torch.compile(network) if compiled else None)):
             if form is not None:
-                loss = partial(peer_loss, kind, form, images / 255 if kind != "detection" else images, batch)
+                loss = partial(peer_loss, kind, form, images, batch)
                 yield (
                     f"{'timm' if kind == 'classification' else 'torchvision'} {layout}{suffix}",
                     training_step(loss, network, device, dtype),

@@ -9,6 +9,7 @@ from torch import nn
 
 from backbones.blocks.fusion import fuse_model
 from backbones.blocks.layers import ConvNormAct
+from backbones.blocks.module_copy import copy_module
 from heads.classification import RepViTClassifier
 from tasks.base.build import make
 from tests.conftest import ROOT
@@ -73,3 +74,16 @@ def test_a_norm_without_running_statistics_is_named():
     norm = partial(nn.BatchNorm2d, track_running_stats=False)
     with pytest.raises(ValueError, match=r"without running statistics cannot be folded; set track_running_stats=True"):
         fuse_model(ConvNormAct(3, 8, norm=norm).eval())
+
+
+def test_a_copied_module_shares_nothing_with_its_original():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    model[1].register_forward_hook(lambda *_: None)
+    copied = copy_module(model)
+    copied[0].register_forward_hook(lambda *_: None)
+    counts = [[len(part._forward_hooks) for part in one] for one in (model, copied)]
+    assert counts == [[0, 1], [1, 1]], "a hook of the copy is that part's alone"
+    assert [*copied.state_dict()] == [*model.state_dict()]
+    for name, tensor in copied.state_dict(keep_vars=True).items():
+        original = model.state_dict(keep_vars=True)[name]
+        assert torch.equal(tensor, original) and tensor.data_ptr() != original.data_ptr(), name

@@ -1,6 +1,7 @@
 """A run with patience= ends where its score no longer gets better, and knows that it has ended."""
 
 import logging
+import sys
 
 import pytest
 import torch
@@ -36,6 +37,14 @@ def test_a_run_ends_where_its_score_gets_no_better_and_is_not_begun_again(small_
         fit(small_run(*words, f"checkpoint={last}"))
     more = fit(small_run(*words[1:], "patience=5", f"checkpoint={last}"))
     assert (more["best/epoch"], more["epochs"]) == (7, 8), "the fifth validation without a better one is not reached"
+
+
+def test_a_run_without_any_score_ends_and_says_so(small_run, monkeypatch, scores, caplog):
+    monkeypatch.setattr(sys.modules[__name__], "SCORES", [float("nan")] * 4)
+    words = "trainer.max_epochs=4", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1"
+    with caplog.at_level(logging.INFO):
+        assert fit(small_run("patience=2", *words))["epochs"] == 2
+    assert "no better score in 2 validations, val/mIoU was never defined" in caplog.text
 
 
 @pytest.mark.parametrize(
