@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from tasks.base.build import build_backbone, build_data, build_whole_network, make, task_kind
 from tasks.training.fit import fit
+from tests.backbones.test_contract import each_backbone
 from tests.conftest import ROOT
 from tests.tasks.classification.test_task import write_folders
 from tests.tasks.conftest import composed, write_masks
@@ -24,15 +25,16 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_every_task_takes_every_backbone(task, backbone):
+@each_backbone
+def test_every_task_takes_every_backbone(task, config):
     """A task that sets nothing of the backbone is composed once, as Hydra takes the backbone's file as it is."""
+    backbone = f"backbone={config.stem}"
     if "backbone" in OmegaConf.load(CONF / "task" / f"{task}.yaml"):
-        config = composed("train", f"task={task}", f"backbone={backbone}")
+        whole = composed("train", f"task={task}", backbone)
     else:
-        config = composed("train", f"task={task}")
-        config.backbone = composed("train", f"backbone={backbone}").backbone
-    assert build_whole_network(config, 5).head.num_classes == 5
+        whole = composed("train", f"task={task}")
+        whole.backbone = composed("train", backbone).backbone
+    assert build_whole_network(whole, 5).head.num_classes == 5
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -125,21 +127,21 @@ def test_every_experiment_takes_a_step(experiment, tmp_path, monkeypatch):
     if task_kind(config) == "detection":
         write_shapes(tmp_path / "data", train=2, val=1)
         data = composed("train", "task=detection", "data=coco", f"data.root={tmp_path / 'data'}").data
-        config.data = {**data, "batch_size": 2, "image_size": [96, 96], "num_workers": 0}
+        config.data = {**data, "batch_size": 2, "image_size": [64, 64], "num_workers": 0}
     elif task_kind(config) == "classification":
         write_folders(tmp_path / "data", train=4, val=1)
         data = composed("train", "task=classification", "data=folders", f"data.root={tmp_path / 'data'}").data
         own = {key: config.data[key] for key in ("policy", "policy_magnitude", "color", "erasing", "repeats")}
-        config.data = {**data, **own, "batch_size": 4, "image_size": 64, "num_workers": 0}
+        config.data = {**data, **own, "batch_size": 4, "image_size": 48, "num_workers": 0}
         if config.distillation:
             config.distillation.teacher = str(tiny_teacher(config.data, tmp_path))
     else:
-        write_masks(tmp_path / "data", train=2, val=1, size=(96, 96))
+        write_masks(tmp_path / "data", train=2, val=1, size=(64, 64))
         names = list(build_data(config).classes.names)
         data = composed(
             "train", "task=segmentation", "data=masks", f"data.root={tmp_path / 'data'}", "data.class_names=[a]"
         ).data
-        config.data = {**data, "class_names": names, "batch_size": 2, "crop_size": [96, 96], "num_workers": 0}
+        config.data = {**data, "class_names": names, "batch_size": 2, "crop_size": [64, 64], "num_workers": 0}
     config.backbone.weights = None  # tests download nothing
     config.scheduler.warmup = 0  # published ones are longer than this run
     if config.head.get("pool") == "large49":

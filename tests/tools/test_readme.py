@@ -137,6 +137,7 @@ def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatc
             line += " qat.batches=1" if "qat" in line else ""
             line += " trainer.check_val_every_n_epoch=1" if "raccoon" in line else ""  # which leaves best.ckpt
         line += " formats=false" if "doctor.py" in line else ""
+        line += " image_size=[64,128]" if "benchmark.py" in line else ""
         status, out, err = run_tool(line)
         assert status == 0, f"{command}\n{out}\n{err}"
     run = tmp_path / "runs" / "segmentation-mnv3_large"

@@ -7,8 +7,9 @@ import cv2
 import torch
 import torchvision
 
+from backbones.base import Backbone
 from backbones.blocks.fusion import fuse_model
-from backbones.mobilenetv1 import mobilenet_v1
+from backbones.blocks.layers import ConvNormAct
 from backbones.mobilenetv2 import mobilenet_v2
 from backbones.mobilenetv3 import mobilenet_v3_small
 from backbones.repvit import repvit_m0_6
@@ -21,14 +22,27 @@ from tasks.deploy.backend import ExportOptions
 from tasks.deploy.manifest import Manifest, TensorSpec
 from tests.oracles import randomised
 
-# cut after the tap that the head reads: converters take seconds a stage
+
+class Shallow(Backbone):
+    """MobileNetV1 with one pair of convolutions a stage, 8 to 64 channels."""
+
+    def __init__(self):
+        super().__init__(in_channels=3, output_stride=32)
+        self._append(ConvNormAct(3, 8, 3, 2, activation=torch.nn.ReLU6), 8, stride=2)
+        for before, after in ((8, 16), (16, 32), (32, 48), (48, 64)):
+            depthwise = ConvNormAct(before, before, 3, 2, groups=before, activation=torch.nn.ReLU6)
+            pair = torch.nn.Sequential(depthwise, ConvNormAct(before, after, activation=torch.nn.ReLU6))
+            self._append(pair, after, stride=2)
+
+
+# Cut after the tap that the head reads: converters take seconds a stage.
 NETWORKS = {
     "classification": (mobilenet_v3_small, partial(LinearClassifier, deep="c3")),
     "repvit": (repvit_m0_6, partial(LinearClassifier, deep="c3")),
     "shuffle": (shufflenet_v2_x0_5, partial(LinearClassifier, deep="c3")),
-    "plain": (partial(mobilenet_v1, width=0.25), partial(LinearClassifier, deep="c3")),
-    "lraspp": (partial(mobilenet_v1, width=0.25), partial(LRASPP, deep="c4", filters=16)),
-    "ssdlite": (partial(mobilenet_v1, width=0.25), partial(SSDLite, second="c5", extra_channels=(32,))),
+    "plain": (Shallow, partial(LinearClassifier, deep="c4")),
+    "lraspp": (Shallow, partial(LRASPP, deep="c4", filters=16)),
+    "ssdlite": (Shallow, partial(SSDLite, second="c5", extra_channels=(32,))),
 }
 
 

@@ -19,8 +19,8 @@ UINT8 = "outside XNNPACK, in plain C++: 1 dim_order_ops._to_dim_order_copy"
     ("name", "images"),
     [
         ("classification", pictures(dtype=torch.uint8)),
-        ("repvit", pictures()),
-        ("lraspp", pictures(2)),
+        pytest.param("repvit", pictures(), marks=pytest.mark.slow),
+        pytest.param("lraspp", pictures(2), marks=pytest.mark.slow),
         ("ssdlite", pictures(size=96)),
     ],
 )
@@ -62,7 +62,7 @@ def test_every_runtime_gets_its_threads(tmp_path):
         assert portable_lib._threadpool_get_thread_count() == runtime.threads
 
 
-def test_int8_keeps_in_float_what_it_is_told(tmp_path):
+def test_int8_of_all_layers_stays_close(tmp_path):
     model, images = Small("plain"), pictures()
     calibration = [pictures(seed=seed) for seed in range(4)]
     told, manifest = exported(BACKEND, model, images, tmp_path, precision="int8", calibration=calibration)
@@ -76,15 +76,22 @@ def test_int8_keeps_in_float_what_it_is_told(tmp_path):
         expected = model(images)[0]
     assert signal_to_noise(BACKEND.load(tmp_path, manifest)(images)["logits"], expected) > 20
 
+
+@pytest.mark.slow
+def test_int8_keeps_in_float_what_it_is_told(tmp_path):
+    model, images = Small("plain"), pictures()
+    convs = sum(isinstance(module, nn.Conv2d) for module in model.modules())
     kept = "network.backbone.layers.1"
     inside = sum(isinstance(module, nn.Conv2d) for module in model.get_submodule(kept).modules())
     assert inside > 1
+    calibration = [pictures(seed=seed) for seed in range(4)]
     options = {"precision": "int8", "calibration": calibration, "keep_float": (kept, "network.head.linear")}
     told, manifest = exported(BACKEND, model, images, tmp_path, **options)
     assert (told.operators["aten.convolution int8"], told.operators["aten.convolution"]) == (convs - inside, inside)
     assert "aten.linear int8" not in told.operators and told.operators["aten.linear"] == 1
 
 
+@pytest.mark.slow
 def test_a_detector_with_its_head_in_float_decodes_in_one_piece(tmp_path):
     """Where a decoder left XNNPACK between the layers of the head, the second piece took maps of another layout."""
     network, images = Small("ssdlite").network, pictures(size=96)

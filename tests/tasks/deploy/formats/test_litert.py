@@ -17,8 +17,8 @@ BACKEND = LiteRTBackend()
     ("name", "images"),
     [
         ("classification", pictures(dtype=torch.uint8)),
-        ("repvit", pictures()),
-        ("lraspp", pictures(2)),
+        pytest.param("repvit", pictures(), marks=pytest.mark.slow),
+        pytest.param("lraspp", pictures(2), marks=pytest.mark.slow),
         ("ssdlite", pictures(size=96)),
     ],
 )

@@ -9,25 +9,29 @@ import torch
 from torch.nn import functional as F
 
 from backbones.blocks.fusion import fuse_model
-from tasks.base.build import build_whole_network
-from tasks.base.network import Deployable
+from tasks.base.build import build_whole_network, make
+from tasks.base.network import Deployable, build_network
 from tasks.deploy.backend import ExportOptions
 from tasks.deploy.formats.ncnn import FP16_NOTE, FP32_NOTE, NcnnBackend
 from tasks.deploy.manifest import Manifest, TensorSpec
 from tests.oracles import randomised, relative_error
 from tests.tasks.conftest import composed
+from tests.tasks.quantization.small_networks import Shallow
 
 SIZE = 65, 97  # px: no multiple of any stride
 
 
 class Small(Deployable):
-    """A network with few classes and the tail that an output asks for."""
+    """A network with few classes and the tail that an output asks for; backbone "shallow" is quickly converted."""
 
     def __init__(self, backbone: str, head: str, output: str = "logits"):
         super().__init__()
         kind = "detection" if head.startswith(("ssd", "gfl")) else "segmentation"
         torch.manual_seed(0)
-        network = build_whole_network(composed("train", f"task={kind}", f"backbone={backbone}", f"head={head}"), 7)
+        if backbone == "shallow":
+            network = build_network(Shallow(), make(composed("train", f"task={kind}", f"head={head}").head), 7)
+        else:
+            network = build_whole_network(composed("train", f"task={kind}", f"backbone={backbone}", f"head={head}"), 7)
         self.network, self.output = fuse_model(randomised(network)), output
         self.outputs = {"raw": ("box_deltas", "class_logits"), "topk": ("scores",)}.get(output, ("logits",))
         if output.startswith("argmax"):
@@ -103,7 +107,7 @@ def test_classes_come_from_operators_that_ncnn_has(output, tmp_path):
 
 
 def test_half_precision_is_smaller_and_nearly_the_same(tmp_path):
-    format, model = NcnnBackend(), Small("mnv1_025", "linear")
+    format, model = NcnnBackend(), Small("shallow", "linear")
     sizes, found = {}, {}
     for precision in format.precisions:
         folder = tmp_path / precision
@@ -118,19 +122,19 @@ def test_half_precision_is_smaller_and_nearly_the_same(tmp_path):
 
 def test_threads_are_those_asked_for(tmp_path):
     format = NcnnBackend()
-    manifest, *_ = exported(format, Small("mnv1_025", "linear"), tmp_path)
+    manifest, *_ = exported(format, Small("shallow", "linear"), tmp_path)
     assert [format.load(tmp_path, manifest, threads=count).net.opt.num_threads for count in (1, 2)] == [1, 2]
 
 
 def test_what_pnnx_leaves_untranslated_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"ncnn has no torch\.topk \(1x\); export\.detections=raw"):
-        exported(NcnnBackend(), Small("mnv1_025", "ssdlite_tv", "topk"), tmp_path)
+        exported(NcnnBackend(), Small("shallow", "ssdlite_tv", "topk"), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_batch_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"one image a call, not 2; set export\.batch=1"):
-        NcnnBackend().export(Small("mnv1_025", "linear"), torch.zeros(2, 3, *SIZE), tmp_path, ExportOptions())
+        NcnnBackend().export(Small("shallow", "linear"), torch.zeros(2, 3, *SIZE), tmp_path, ExportOptions())
 
 
 @pytest.mark.parametrize("program", ["import os; print('torn', flush=True); os.abort()", "print('fine')"])
@@ -141,13 +145,13 @@ def test_a_converter_that_dies_or_writes_nothing_is_an_error(program, tmp_path, 
         lambda command, **options: run([sys.executable, "-c", program], **options),
     )
     with pytest.raises(ValueError, match=r"pnnx gave up \(exit code (-6; torn|0; fine)\); export another output"):
-        exported(NcnnBackend(), Small("mnv1_025", "linear"), tmp_path)
+        exported(NcnnBackend(), Small("shallow", "linear"), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_file_is_refused(tmp_path):
     format = NcnnBackend()
-    manifest, *_ = exported(format, Small("mnv1_025", "linear"), tmp_path)
+    manifest, *_ = exported(format, Small("shallow", "linear"), tmp_path)
     (tmp_path / manifest.artifact).write_text("7767517\n1 1\nNothing nothing 0 1 images\n")
     with pytest.raises(ValueError, match=r"ncnn cannot read .*model\.ncnn\.param"):
         format.load(tmp_path, manifest)
@@ -160,7 +164,7 @@ def test_only_layers_that_this_ncnn_runs_count_as_known():
 
 @pytest.mark.parametrize("output", ["decoded", "nms"])
 def test_outputs_that_pick_boxes_are_refused_before_anything_is_traced(output, tmp_path):
-    model = Small("mnv1_025", "ssdlite_tv", "raw")
+    model = Small("shallow", "ssdlite_tv", "raw")
     model.output = output
     with pytest.raises(ValueError, match=rf"ncnn cannot hold the output {output}.*export\.detections=raw"):
         NcnnBackend().export(model, torch.zeros(1, 3, *SIZE), tmp_path, ExportOptions())
@@ -174,5 +178,5 @@ def test_what_cannot_be_traced_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match=r"^ncnn cannot hold the network \(:Only tensors go\); export another output"
     ) as e:
-        NcnnBackend().export(Small("mnv1_025", "linear"), torch.zeros(1, 3, *SIZE), tmp_path, ExportOptions())
+        NcnnBackend().export(Small("shallow", "linear"), torch.zeros(1, 3, *SIZE), tmp_path, ExportOptions())
     assert "\n" not in str(e.value)
