@@ -4,7 +4,9 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from rich.progress import track
 from tasks.base.build import Config, build_data, plain
 from tasks.base.carrying import trained_task
 from tasks.base.checkpoint import load_task
+from tasks.base.machine import allowed_cores
 from tasks.base.predictor import Predictor
 from tasks.base.result_folders import free_folder, is_of
 from tasks.base.run_folders import needed_checkpoint, one_source, output_folder
@@ -24,6 +27,7 @@ from tasks.deploy.backend import load_runtime
 from tasks.deploy.deployed import deployed_task, fixed_settings
 from tasks.files.image_depth import Lost, lost_parts
 from tasks.files.images import decode_image, is_image
+from tasks.files.pipeline import LIMIT, WriteBehind, read_ahead
 from tasks.files.videos import VideoWriter, frame_rate, frames, is_video
 from tasks.files.writing import write_image, write_json
 
@@ -185,37 +189,64 @@ def _task(config: Config) -> tuple[VisionTask, Config]:
 
 
 def _predict(predictor: Predictor, source: Path, files: list[Path], folder: Path) -> tuple[list[str], Lost]:
-    """Look at all files; return what cannot be read, and what is lost of the pictures."""
+    """Look at all files; return what cannot be read, and what is lost of the pictures.
+
+    Pictures are read ahead of the network, drawn and written behind it.
+    """
     targets = _names(source, files)
     failures, lost = [], Lost()
-    for path in track(files, description="predicting", transient=True):
-        name, target = path.relative_to(source) if source.is_dir() else path.name, targets[path]
-        try:
-            if is_video(path):
-                _video(predictor, path, str(name), folder / f"{target}_overlay.mp4")
+    with WriteBehind(threads=LIMIT) as behind, _cores_shared(len(files)):
+        for path, read in track(read_ahead(_read, files), description="predicting", total=len(files), transient=True):
+            name, target = path.relative_to(source) if source.is_dir() else path.name, targets[path]
+            try:
+                if is_video(path):
+                    _video(predictor, path, str(name), folder / f"{target}_overlay.mp4")
+                    continue
+                image, without = read()
+            except (ValueError, OSError) as error:
+                if len(files) == 1:
+                    raise
+                failures.append(str(error))
                 continue
-            data = path.read_bytes()
-            image = decode_image(data, path)
-        except (ValueError, OSError) as error:
-            if len(files) == 1:
-                raise
-            failures.append(str(error))
-            continue
-        lost.add(path, lost_parts(data))
-        found = predictor.find(image)
-        predictor.add(found, str(name))
-        write_image(folder / f"{target}_overlay.png", predictor.draw(image, found))
-        predictor.write(found, folder / target)
+            lost.add(path, without)
+            found = predictor.find(image)
+            predictor.add(found, str(name))
+            behind.submit(_leave, predictor, image, found, folder / target)
     return failures, lost
 
 
+def _read(path: Path) -> tuple[np.ndarray, Any] | None:
+    """A picture, and what is lost of it; None of a video."""
+    if is_video(path):
+        return None
+    data = path.read_bytes()
+    return decode_image(data, path), lost_parts(data)
+
+
+def _leave(predictor: Predictor, image: np.ndarray, found: Any, name: Path) -> None:
+    write_image(name.with_name(f"{name.name}_overlay.png"), predictor.draw(image, found))
+    predictor.write(found, name)
+
+
 def _video(predictor: Predictor, source: Path, name: str, target: Path) -> None:
-    def drawn() -> Iterator[np.ndarray]:
-        for number, frame in enumerate(frames(source)):
+    def leave(frame: np.ndarray, found: Any) -> None:
+        writer.write(predictor.draw(frame, found, whole_legend=True))  # one legend, so that the frames' size stays
+
+    numbered = enumerate(frames(source))
+    with VideoWriter(target, frame_rate(source)) as writer, WriteBehind() as behind, _cores_shared(2):
+        for number, frame in track(numbered, description=source.name, transient=True):
             found = predictor.find(frame)
             predictor.add(found, name, number)
-            yield predictor.draw(frame, found, whole_legend=True)  # one legend, so that the frames' size stays
+            behind.submit(leave, frame, found)
 
-    with VideoWriter(target, frame_rate(source)) as writer:
-        for picture in track(drawn(), description=source.name, transient=True):
-            writer.write(picture)
+
+@contextmanager
+def _cores_shared(pictures: int) -> Iterator[None]:
+    """Leave a core to reading and writing where there are several pictures: torch's threads would wait for it."""
+    before = torch.get_num_threads()
+    if pictures > 1:
+        torch.set_num_threads(max(1, min(before, allowed_cores() - 1)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -86,7 +86,7 @@ def test_int8_keeps_in_float_what_it_is_told(tmp_path):
     assert inside > 1
     calibration = [pictures(seed=seed) for seed in range(4)]
     options = {"precision": "int8", "calibration": calibration, "keep_float": (kept, "network.head.linear")}
-    told, manifest = exported(BACKEND, model, images, tmp_path, **options)
+    told, _ = exported(BACKEND, model, images, tmp_path, **options)
     assert (told.operators["aten.convolution int8"], told.operators["aten.convolution"]) == (convs - inside, inside)
     assert "aten.linear int8" not in told.operators and told.operators["aten.linear"] == 1
 
