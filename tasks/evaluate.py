@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from tasks.base.build import Config, build_data, build_task, connect, make, plain
 from tasks.base.carrying import trained_task
-from tasks.base.checkpoint import load_task, read_checkpoint, stored_classes
+from tasks.base.checkpoint import load_task, read_checkpoint, store_thresholds, stored_classes
 from tasks.base.class_matching import match_classes
 from tasks.base.input_sizes import InputSizes, size_text
 from tasks.base.quiet import quiet
@@ -26,6 +26,7 @@ from tasks.deploy.backend import load_runtime
 from tasks.deploy.deployed import deployed_task, fixed_settings
 from tasks.detection.box_forms import box_form_notes, box_form_shares
 from tasks.detection.coco_scores import evaluate_boxes
+from tasks.detection.error_analysis import analyse_errors
 from tasks.detection.results import DetectionResults, GroundTruth
 from tasks.detection.task import score_report
 from tasks.files.writing import write_json
@@ -39,11 +40,11 @@ logger = logging.getLogger(__name__)
 def evaluate(config: Config) -> tuple[dict[str, float | str], list[Table]]:
     """Score a checkpoint, an artifact, published weights, or detections from a file; leave evaluation.json and more.
 
-    A task leaves evaluation.png as well; for detection detections.json and precision_recall.png; for classification
-    confusion.png, per_class.csv and predictions.csv. They go to `output_dir`, else beside checkpoint or artifact, or
-    for weights to runs/evaluation-{task}-{backbone}; `predictions` leaves precision_recall.png beside the file. An
-    evaluation on other data or with other settings than the training's goes to evaluation-2, -3 ... in that folder, of
-    `split` "test" to evaluation-test.
+    A task leaves evaluation.png as well; for detection detections.json, precision_recall.png and the files of
+    `write_errors`; for classification confusion.png, per_class.csv and predictions.csv. They go to `output_dir`, else
+    beside checkpoint or artifact, or for weights to runs/evaluation-{task}-{backbone}; for `predictions` beside the
+    file, without the first two. An evaluation on other data or with other settings than the training's goes to
+    evaluation-2, -3 ... in that folder, of `split` "test" to evaluation-test.
 
     Args:
         config: As stored in the checkpoint, with what the command line changed; or with `predictions` and `data`; or
@@ -60,6 +61,8 @@ def evaluate(config: Config) -> tuple[dict[str, float | str], list[Table]]:
     """
     quiet()
     one_source(config, "predictions")
+    if config.get("store_thresholds") and not config["checkpoint"]:
+        raise ValueError("store_thresholds=true writes into a checkpoint; give checkpoint=, or leave it out")
     if (split := config.get("split") or "val") != "val":
         config = plain(config)
         config["data"] = at_split(config["data"] or {}, split)
@@ -74,8 +77,15 @@ def evaluate_checkpoint(config: Config) -> tuple[dict[str, float | str], list[Ta
     """As `evaluate`, of `config.checkpoint`."""
     stored = read_checkpoint(config["checkpoint"])["config"]
     task = load_task(config["checkpoint"], config)
+    storing = config.get("store_thresholds")
+    if storing and not task.has_thresholds:
+        raise ValueError(f"store_thresholds=true: {task.kind} has no score thresholds; leave it out")
     origin = {"checkpoint": str(config["checkpoint"])}
-    return _validate(task, build_data(config), config, output_folder(config), origin, stored)
+    result = _validate(task, build_data(config), config, output_folder(config), origin, stored)
+    if storing and task.trainer.is_global_zero:
+        store_thresholds(config["checkpoint"], task.best_thresholds())
+        logger.info("stored in %s: score thresholds of best F1", config["checkpoint"])
+    return result
 
 
 def evaluate_artifact(config: Config) -> tuple[dict[str, float | str], list[Table]]:
@@ -198,7 +208,8 @@ def evaluate_predictions(config: Config) -> tuple[dict[str, float | str], list[T
     path = Path(config["predictions"]).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no predictions at {path}; expected a JSON file in COCO's results form")
-    content = build_data(config).ground_truth("val")
+    data = build_data(config)
+    content = data.ground_truth("val")
     truth, results = GroundTruth.from_coco(content), DetectionResults.from_json(path, content)
     scores = evaluate_boxes(truth, results, engine=config["evaluator"], curves=True)
     sizes = {one["id"]: (one["height"], one["width"]) for one in content["images"]}
@@ -207,7 +218,7 @@ def evaluate_predictions(config: Config) -> tuple[dict[str, float | str], list[T
     settings = {"predictions": str(path), "data": plain(config["data"])}
     folder = _evaluation_folder(config, path.parent, settings, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    result, tables = score_report(scores, folder)
+    result, tables = score_report(scores, analyse_errors(truth, results), folder, data)
     result = renamed(result | {"images": scores.images}, evaluated_split(plain(config["data"])))
     told = {"notes": list(scores.notes), "box_forms": box_form_shares(results, sizes)}
     write_json(folder / RECORD, {**result, **told, **settings})

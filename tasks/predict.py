@@ -61,7 +61,7 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
     if not config["artifact"] and not (config.get("weights") and config.get("task")):
         needed_checkpoint(config)
     for key, what in (("min_score", "scores are"), ("opacity", "it is")):
-        if not 0 <= config[key] <= 1:
+        if config[key] is not None and not 0 <= config[key] <= 1:
             raise ValueError(f"{key}={config[key]}: {what} from 0 to 1; give {key}=0.3, say")
     split = config.get("split")
     if bool(config["source"]) == bool(split):

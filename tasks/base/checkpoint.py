@@ -107,6 +107,26 @@ def save_fused(path: str | Path, target: str | Path) -> None:
     _write(target, content, task.state_dict(), fused=True)
 
 
+def store_thresholds(path: str | Path, thresholds: Sequence[float | None]) -> None:
+    """Write a detector's score thresholds into its checkpoint, atomically; all else in it stays as it is.
+
+    Args:
+        path: Checkpoint of a training run.
+        thresholds: A score for each class, in the classes' order; None for a class without.
+
+    Raises:
+        FileNotFoundError, ValueError: As `read_checkpoint`; or their number is not that of the classes.
+        OSError: As `write_checkpoint`.
+    """
+    read_checkpoint(path)
+    path = checkpoint_path(path)
+    content = load(path)
+    if len(thresholds) != len(content["classes"]["names"]):
+        raise ValueError(f"{len(thresholds)} thresholds for the {len(content['classes']['names'])} classes of {path}")
+    content["classes"]["thresholds"] = list(thresholds)
+    write_checkpoint(path, content)
+
+
 def average_checkpoints(paths: Sequence[str | Path], target: str | Path) -> None:
     """Write the mean of checkpoints of one run: weights and buffers in float64, whole numbers from the first.
 
@@ -127,6 +147,7 @@ def average_checkpoints(paths: Sequence[str | Path], target: str | Path) -> None
     state = {key: value.clone() for key, value in first["state_dict"].items()}
     for key, total in totals.items():
         state[key].copy_(total / len(paths))
+    first["classes"].pop("thresholds", None)  # they are those of one network
     _write(target, first, state, fused=False)
 
 
@@ -146,7 +167,7 @@ def stored_classes(source: str | Path) -> Classes | None:
 
 
 def classes_of(content: dict[str, Any]) -> Classes:
-    """Get the names, colours and ids of the classes that a checkpoint was trained with."""
+    """Get the names, colours, ids and score thresholds of the classes of a checkpoint."""
     classes = content["classes"]
-    ids = tuple(classes["ids"]) if "ids" in classes else None
-    return Classes(tuple(classes["names"]), tuple(tuple(color) for color in classes["palette"]), ids)
+    ids, thresholds = (tuple(classes[key]) if key in classes else None for key in ("ids", "thresholds"))
+    return Classes(tuple(classes["names"]), tuple(tuple(color) for color in classes["palette"]), ids, thresholds)

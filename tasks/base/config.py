@@ -70,6 +70,8 @@ class EvaluateConfig(TrainConfig):
         overwrite: Replace the evaluation of something else in `output_dir`.
         predictions: Detections in COCO's results form, in place of a checkpoint, judged by `data`.
         evaluator: Judge of detections: "pycocotools", or "fast" for the same numbers sooner.
+        store_thresholds: Write the score of best F1 of each class into a detector's checkpoint. Predictions of it and
+            of its artifacts are then drawn from there on; AP is of all boxes as before.
         artifact: Folder of an artifact of tools/export.py, in place of a checkpoint.
         threads: CPU threads of an artifact's runtime.
         split: "test" for the test split of the data: "val" in the paths of its settings becomes "test".
@@ -80,6 +82,7 @@ class EvaluateConfig(TrainConfig):
     split: str = "val"
     predictions: str | None = None
     evaluator: str = "pycocotools"
+    store_thresholds: bool = False
 
 
 @dataclass
@@ -93,7 +96,8 @@ class PredictConfig(TrainConfig):
             holds those of another source.
         overwrite: Allow `output_dir` to hold the predictions of another source.
         opacity: Opacity of the colours over the picture, 0 to 1.
-        min_score: Boxes of lower score are not drawn; the JSON holds them all.
+        min_score: Boxes of lower score are not drawn; the JSON holds them all. Else the thresholds that
+            tools/evaluate.py store_thresholds=true stored, or 0.3.
         image_size: (H, W) px to resize the pictures to for the network, or the side of a square; of a
             classifier the side of the square cut out of the picture's middle. Else segmentation takes the pictures' own
             size, the others that of their validation. Results always have the pictures' own size.
@@ -107,7 +111,7 @@ class PredictConfig(TrainConfig):
     source: str | None = None
     split: str | None = None
     opacity: float = 0.5
-    min_score: float = 0.3
+    min_score: float | None = None
     image_size: Any = None
 
 

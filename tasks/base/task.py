@@ -42,6 +42,7 @@ class VisionTask(TrainingSteps):
         losses_of_output: For those of `outputs` that cost accuracy by themselves, what they cut off: "tail", "limit".
         usual_classes, usual_size: Classes, and (H, W) px of an image, of a benchmark without data.
         resizing: How an image becomes the input of an artifact, in words.
+        has_thresholds: Whether a report tells `best_thresholds`.
         evaluator: Engine that computes its metric, of those that the task knows; ignored where it has no choice.
     """
 
@@ -55,6 +56,7 @@ class VisionTask(TrainingSteps):
     usual_classes = 1000
     usual_size: Size = (224, 224)
     resizing = "resize the whole picture to the input's size"
+    has_thresholds = False
     evaluator = "fast"
 
     # --- evaluation
@@ -85,6 +87,10 @@ class VisionTask(TrainingSteps):
             Metrics unrounded (what is logged is float32), and tables that say more than they.
         """
         return {}, []
+
+    def best_thresholds(self) -> list[float | None]:
+        """Get, after `report`, the score from which on predictions of each class are best; None for a class without."""
+        raise NotImplementedError
 
     # --- data
 

@@ -1,27 +1,21 @@
-"""Draw classification: sheets of samples, likeliest classes under a picture, confusion matrices.
+"""Draw classification: sheets of samples, likeliest classes under a picture.
 
 Everywhere here an image or picture is RGB, (H, W, 3) uint8; probabilities are (K,) floats, one a class.
 """
 
 from collections.abc import Sequence
-from io import BytesIO
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from tasks.files.writing import write_bytes
-from tasks.pictures.charts import SMALL
 from tasks.pictures.sheets import enlarged
-from tasks.pictures.text import MUTED, fitted_text, shortened, text_width, write
-from tasks.values.counted import counted
+from tasks.pictures.text import MUTED, fitted_text, text_width, write
 
 GUESSES = 3  # that are shown of an image
 _COLUMNS, _MOST = 6, 24  # of a sheet; images on it
 _CELL, _LETTER, _GAP = 224, 9, 12  # px: picture on a sheet, height of a capital, space between cells
 _SMALLEST = 256  # px, width under which a picture is enlarged, since no bar fits
-_MOST_CLASSES = 30  # of a confusion matrix; more cannot be read
 _TRACK = (233, 236, 239)
 _RIGHT, _WRONG = (22, 138, 62), (214, 40, 40)
 _RIGHT_BAR, _BAR = (167, 225, 184), (178, 205, 245)
@@ -64,77 +58,6 @@ def draw_guesses(image: np.ndarray, probabilities: np.ndarray, class_names: Sequ
     picture = enlarged(image, -(-_SMALLEST // image.shape[1]))
     letter = min(max(picture.shape[1] // 60, 9), 24)  # px
     return np.vstack([picture, _bars(probabilities, class_names, picture.shape[1], letter)])
-
-
-def confusion_picture(matrix: np.ndarray, class_names: Sequence[str], path: Path) -> None:
-    """Draw a confusion matrix: counts, coloured by their share of the true class.
-
-    Of more than 30 classes it shows those most often confused, side by side; a last column counts predictions of all
-    other classes.
-
-    Args:
-        matrix: (K, K) integers, images by true class (rows) and first guess (columns).
-        class_names: K names.
-        path: PNG file to write.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # prediction does not need it
-    from matplotlib.figure import Figure
-
-    shown = confused_classes(matrix, _MOST_CLASSES)
-    counts, names = matrix[np.ix_(shown, shown)], [shortened(class_names[at], 24) for at in shown]
-    totals = matrix[shown].sum(axis=1)
-    whole = len(shown) == len(matrix)
-    headings = names if whole else [*names, "all others"]
-    if not whole:
-        counts = np.column_stack([counts, totals - counts.sum(axis=1)])
-    shares = counts / np.maximum(totals, 1)[:, None]
-    side = 3.2 + 0.36 * len(shown)  # inches
-    figure = Figure(figsize=(side + 0.8, side), dpi=110, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="equal")
-    axes.set_xticks(range(len(headings)), headings, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_xlabel("first guess", **SMALL)
-    axes.set_ylabel("true class", **SMALL)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    accuracy = matrix.trace() / max(1, matrix.sum())
-    title = f"{counted(int(matrix.sum()), 'image')}, {accuracy:.1%} right"
-    title += "" if whole else f"\nthe {len(shown)} of {len(matrix)} classes that are most often taken for each other"
-    axes.set_title(title, loc="left", **SMALL)
-    for row, column in zip(*np.nonzero(counts), strict=True):
-        wrong = (not whole and column == len(names)) or row != column
-        ink = "white" if shares[row, column] > 0.55 else "#b91c1c" if wrong else "#1f2937"
-        axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=7, color=ink)
-    figure.colorbar(drawn, ax=axes, shrink=0.5, pad=0.02, label="share of the true class").outline.set_visible(False)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png")
-    write_bytes(path, buffer.getvalue())
-
-
-def confused_classes(matrix: np.ndarray, most: int) -> list[int]:
-    """Choose the classes that are most often confused, those of a pair side by side.
-
-    >>> confused_classes(np.array([[5, 0, 0], [0, 5, 2], [0, 1, 5]]), 2)
-    [1, 2]
-
-    Args:
-        matrix: (K, K), as in `confusion_picture`.
-        most: Number of classes to choose; where there are no more, all of them in their order.
-    """
-    size = len(matrix)
-    if size <= most:
-        return list(range(size))
-    mutual = np.triu(matrix + matrix.T, k=1)
-    pairs = np.argsort(-mutual, axis=None, kind="stable")[: 10 * most]
-    chosen: dict[int, None] = {}
-    for pair in pairs.tolist():
-        one, other = divmod(pair, size)
-        if mutual[one, other] and len({*chosen, one, other}) <= most:
-            chosen |= {one: None, other: None}
-    rest = np.argsort(-matrix.sum(axis=1), kind="stable").tolist()
-    return list(dict.fromkeys([*chosen, *rest]))[:most]
 
 
 def _cell(sample: ClassificationSample, class_names: Sequence[str]) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Classification scores: accuracies, overall and of each class, and confusions."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from tasks.base.tables import Table
-from tasks.files.writing import write_bytes
+from tasks.files.writing import write_csv
 
 TOP = 5  # guesses among which the true class counts for top-5
 SHOWN = 10  # rows of the tables of best and worst classes and of confusions
@@ -167,15 +165,6 @@ def write_classes(path: Path, scores: ClassScores, class_names: Sequence[str]) -
         rows.append((name, int(scores.images[at]), int(scores.matrix[at, at]), *shares, *taken_for))
     columns = ("class", "images", "correct", "accuracy", "precision", "most_often_taken_for", "times")
     write_csv(path, columns, rows)
-
-
-def write_csv(path: Path, columns: Sequence[str], rows) -> None:
-    """Write a table as CSV, atomically."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode())
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

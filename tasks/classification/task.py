@@ -17,12 +17,14 @@ from tasks.base.tables import Table
 from tasks.base.task import VisionTask
 from tasks.classification.deployable import ClassificationDeployable
 from tasks.classification.mixing import Mixing
-from tasks.classification.pictures import ClassificationSample, classification_sheet, confusion_picture
+from tasks.classification.pictures import ClassificationSample, classification_sheet
 from tasks.classification.predictor import ClassificationPredictor
 from tasks.classification.scores import ClassResults, ClassScores, score_tables, write_classes
 from tasks.data.classes import Classes
 from tasks.data.classification import DEFAULT_PREPROCESSING, ClassificationData
 from tasks.data.looks import SplitLooks
+from tasks.pictures.confusion import confusion_picture
+from tasks.values.counted import counted
 from tasks.values.sizes import parse_sides
 
 MOST_LOGGED = 30  # classes whose accuracies are logged one by one; files hold those of all
@@ -169,7 +171,8 @@ class ClassificationTask(VisionTask):
     def report(self, folder: Path) -> tuple[dict[str, float], list[Table]]:
         """Leave confusion.png, per_class.csv and predictions.csv."""
         names = self.classes.names
-        confusion_picture(self.scores.matrix, names, folder / "confusion.png")
+        title = f"{counted(int(self.scores.images.sum()), 'image')}, {self.scores.top1:.1%} right"
+        confusion_picture(self.scores.matrix, names, folder / "confusion.png", title=title, columns="first guess")
         write_classes(folder / "per_class.csv", self.scores, names)
         self.results.write(folder / "predictions.csv", names)
         return self.scores.to_dict(), score_tables(self.scores, names)

@@ -15,11 +15,14 @@ class Classes:
         names: Class names.
         palette: One RGB colour a class.
         ids: The data set's own number of each class, such as COCO's category ids (1..90 with gaps). None: the labels.
+        thresholds: Score from which on a trained detector's boxes of each class are shown; None for a class without.
+            None: they were not stored.
     """
 
     names: tuple[str, ...]
     palette: tuple[Color, ...]
     ids: tuple[int, ...] | None = None
+    thresholds: tuple[float | None, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.names)

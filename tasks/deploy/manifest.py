@@ -46,7 +46,8 @@ class Manifest:
         precision: "fp32", "int8", ...
         input: (N, 3, H, W) RGB in 0..255; the normalisation is inside.
         outputs: In the order of the artifact.
-        classes: {"names": [...], "palette": [...], "ids": [...] or None}.
+        classes: {"names": [...], "palette": [...], "ids": [...] or None}, and of a detector "thresholds", the scores
+            from which on boxes are shown, where the checkpoint has them; the artifact gives those below, too.
         config: Resolved configuration that rebuilds the task.
         settings: Of the export, as configured.
         preprocessing: How a picture becomes the input, in words and numbers.
@@ -101,9 +102,9 @@ class Manifest:
 
     def class_table(self) -> Classes:
         """Names, colours and ids of the classes."""
-        ids = self.classes.get("ids")
+        ids, thresholds = (tuple(self.classes.get(key) or ()) or None for key in ("ids", "thresholds"))
         palette = tuple(tuple(color) for color in self.classes["palette"])
-        return Classes(tuple(self.classes["names"]), palette, tuple(ids) if ids else None)
+        return Classes(tuple(self.classes["names"]), palette, ids, thresholds)
 
     def save(self, folder: Path) -> None:
         """Write manifest.json into the folder."""
@@ -205,6 +206,9 @@ def _check(manifest: Manifest) -> None:
     _expect(colors and len(palette) == len(names), "classes.palette", "an RGB colour a class")
     numbers = ids is None or (len(ids) == len(names) and all(type(i) is int and abs(i) < 2**63 for i in ids))
     _expect(numbers, "classes.ids", "a number a class, or null")
+    scores = classes.get("thresholds")
+    known = scores is None or (len(scores) == len(names) and all(t is None or 0 <= t <= 1 for t in scores))
+    _expect(known, "classes.thresholds", "a score from 0 to 1, or null, for each class")
 
 
 def _expect(met: bool, key: str, expected: str) -> None:

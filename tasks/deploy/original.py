@@ -293,15 +293,16 @@ class Original:
             for name, tensor in self.reference(output).items()
         )
         stored = {key: value for key, value in self.config.items() if key not in ("export", "checkpoint", "output_dir")}
-        names, palette, ids = self.task.classes.names, self.task.classes.palette, self.task.classes.ids
+        known = self.task.classes
+        thresholds = {"thresholds": list(known.thresholds)} if known.thresholds else {}
         hashes = {"checkpoint": sha256(self.source)} if self.source.is_file() else {}
         inside = {key: (getattr(self.task.network, key).flatten() / 255).tolist() for key in ("mean", "std")}
         return Manifest(
             backend=format.name if format else "eager", artifact=format.file if format else "", kind=self.task.kind,
             output=output, precision=settings["precision"],
             input=TensorSpec("images", (batch, 3, *self.image_size), dtype), outputs=outputs,
-            classes={"names": list(names), "palette": [list(color) for color in palette],
-                     "ids": list(ids) if ids else None},
+            classes={"names": list(known.names), "palette": [list(color) for color in known.palette],
+                     "ids": list(known.ids) if known.ids else None, **thresholds},
             config=stored, settings=settings,
             preprocessing={"pixels": "RGB, 0 to 255", "resize": self.task.resizing, **self.task.preprocessing(),
                            "inside": inside},

@@ -137,8 +137,16 @@ def evaluate_boxes(
     )
 
 
-def format_scores(scores: CocoScores) -> list[tuple[str, tuple[str, ...], list[tuple]]]:
-    """Make tables for a terminal as (title, columns, rows); NaN is "-", classes without boxes come last."""
+def format_scores(
+    scores: CocoScores, more: Mapping[str, Sequence[float]] | None = None
+) -> list[tuple[str, tuple[str, ...], list[tuple]]]:
+    """Make tables for a terminal as (title, columns, rows); NaN is "-", classes without boxes come last.
+
+    Args:
+        scores: What they show.
+        more: Further columns of the table of classes: a number a class.
+    """
+    more = more or {}
     of = {"": "all sizes"} | {f"_{area}": f"{area} boxes" for area in AREAS[1:]}
     rows = []
     for name, value in scores.numbers.items():
@@ -148,14 +156,14 @@ def format_scores(scores: CocoScores) -> list[tuple[str, tuple[str, ...], list[t
         size = of.get(f"_{what}", of[""])
         rows.append((name, f"IoU {iou}, {size}, up to {limit} an image", _cell(value)))
     table = [
-        (one.name, one.images, one.boxes, *map(_cell, (one.ap, one.ap50, one.ap75, one.ar)))
-        for one in sorted(scores.classes, key=lambda one: not one.boxes)
+        (one.name, one.images, one.boxes, *map(_cell, (one.ap, one.ap50, one.ap75, one.ar, *further)))
+        for one, *further in sorted(zip(scores.classes, *more.values(), strict=True), key=lambda row: not row[0].boxes)
     ]
     title = f"COCO scores of {counted(scores.detections, 'detection')} in {counted(scores.images, 'image')}"
     last = f"AR_{scores.max_detections}"
     return [
         (title, ("metric", "of", "value"), rows),
-        ("each class", ("class", "images", "boxes", "AP", "AP50", "AP75", last), table),
+        ("each class", ("class", "images", "boxes", "AP", "AP50", "AP75", last, *more), table),
     ]
 
 

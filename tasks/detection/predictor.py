@@ -1,6 +1,7 @@
 """Boxes for a user's own pictures."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from heads.nms import Detections
 from tasks.base.predictor import Predictor
 from tasks.data.transforms import resize_image
+from tasks.detection.error_analysis import USUAL_THRESHOLD
 from tasks.pictures.boxes import draw_boxes
 
 
@@ -16,18 +18,28 @@ class DetectionPredictor(Predictor):
     """Boxes, in px of the picture, which the network sees at `image_size`.
 
     Args:
-        min_score: Of the boxes that are drawn; the JSON holds all.
+        min_score: Of the boxes that are drawn; the JSON holds all. None: the thresholds of the classes, and
+            `USUAL_THRESHOLD` for a class without.
     """
 
     heading = "drawn"
     fields = ("boxes", "scores", "labels")
 
-    def __init__(self, task: Any, image_size: int | Sequence[int], *, min_score: float) -> None:
+    def __init__(self, task: Any, image_size: int | Sequence[int], *, min_score: float | None) -> None:
         super().__init__(task, image_size)
         self.min_score = min_score
         self.entries: list[dict[str, Any]] = []
         self.sources: dict[str, dict[str, int]] = {}  # source -> class -> boxes that are drawn
         self.pictures = 0
+
+    @cached_property
+    def least(self) -> torch.Tensor:
+        """(K,) least scores that are drawn."""
+        classes = self.task.classes
+        stored = (
+            classes.thresholds if self.min_score is None and classes.thresholds else (self.min_score,) * len(classes)
+        )
+        return torch.tensor([USUAL_THRESHOLD if one is None else one for one in stored])
 
     @torch.inference_mode()
     def find(self, image: np.ndarray) -> Detections:
@@ -36,7 +48,7 @@ class DetectionPredictor(Predictor):
         return Detections(found.boxes.cpu(), found.scores.cpu(), found.labels.cpu())
 
     def draw(self, image: np.ndarray, found: Detections, *, whole_legend: bool = False) -> np.ndarray:
-        shown = found.scores >= self.min_score
+        shown = found.scores >= self.least[found.labels]
         arrays = (values[shown].numpy() for values in (found.boxes, found.labels, found.scores))
         return draw_boxes(image, *arrays, self.task.classes.names, np.array(self.task.classes.palette, np.uint8))
 
@@ -52,7 +64,7 @@ class DetectionPredictor(Predictor):
                 "category_id": int(self.task.category_ids[label]), "category": name, "bbox": box,
                 "score": round(score, 5),
             })  # fmt: skip
-            counts[name] = counts.get(name, 0) + (score >= self.min_score)
+            counts[name] = counts.get(name, 0) + (score >= self.least[label].item())
 
     def summary(self) -> list[dict[str, Any]]:
         """COCO's results form, with the file and the category's name in each entry; image ids count the pictures."""

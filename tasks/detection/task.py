@@ -1,6 +1,7 @@
 """Object detection."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from tasks.detection.anchor_check import check_anchors
 from tasks.detection.anchor_reach import anchor_reach
 from tasks.detection.coco_scores import CocoScores, evaluate_boxes, format_scores
 from tasks.detection.deployable import OPTIONS, OUTPUTS, SELECTION, DetectionDeployable, held_output
+from tasks.detection.error_analysis import ErrorAnalysis, analyse_errors
+from tasks.detection.error_report import write_errors
 from tasks.detection.gfl_loss import GFLLoss
 from tasks.detection.pictures import DetectionSample, detection_sheet, precision_recall_picture
 from tasks.detection.predictor import DetectionPredictor
@@ -63,6 +66,7 @@ class DetectionTask(VisionTask):
     whole_output = "nms"
     losses_of_output = {"decoded": "limit", "nms": "limit"}
     usual_classes, usual_size = 80, (320, 320)
+    has_thresholds = True
 
     def __init__(
         self, network: Network, classes: Classes, *, loss: Mapping[str, Any] | None = None,
@@ -88,6 +92,7 @@ class DetectionTask(VisionTask):
         self.category_ids = np.array(classes.numbers)  # of the results, by label
         self.truth: GroundTruth | None = None  # of the validation set, once it is known
         self.scores: CocoScores | None = None
+        self.analysis: ErrorAnalysis | None = None  # of the detections that were reported last
 
     def loss(self, raw: dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
         return self.criterion(raw, batch, self.network.head, tuple(batch["images"].shape[-2:]))
@@ -205,9 +210,16 @@ class DetectionTask(VisionTask):
         return detection_sheet(samples, self.classes.names, np.array(self.classes.palette, np.uint8))
 
     def report(self, folder: Path) -> tuple[dict[str, float], list[Table]]:
-        """Leave detections.json in COCO's results form and precision_recall.png."""
+        """Leave detections.json in COCO's results form, precision_recall.png, and the analysis of the errors."""
         write_json(folder / "detections.json", self.results.to_json())
-        return score_report(self.scores, folder)
+        self.analysis = analyse_errors(self._ground_truth(), self.results)
+        return score_report(self.scores, self.analysis, folder, self.trainer.datamodule)
+
+    def best_thresholds(self) -> list[float | None]:
+        numbers = self.analysis.matches.truth.categories
+        known = {number: one.threshold for number, one in zip(numbers, self.analysis.thresholds, strict=True)}
+        ordered = [known.get(number, math.nan) for number in self.category_ids.tolist()]
+        return [None if math.isnan(one) else one for one in ordered]
 
     @classmethod
     def image_size_of(cls, data: Mapping[str, Any]) -> tuple[int, int]:
@@ -263,9 +275,18 @@ class DetectionTask(VisionTask):
         return {"boxes": head.anchors(image_size).tolist(), "score_type": head.score_type, "unit": "px, xyxy"}
 
 
-def score_report(scores: CocoScores, folder: Path) -> tuple[dict[str, float], list[Table]]:
-    """Leave precision_recall.png in the folder; return metrics, and tables with what must be known about them last."""
+def score_report(
+    scores: CocoScores, analysis: ErrorAnalysis, folder: Path, data: DetectionData
+) -> tuple[dict[str, float], list[Table]]:
+    """Leave precision_recall.png and the files of `write_errors` in the folder.
+
+    Returns:
+        Metrics, and tables with what must be known about them last.
+    """
     metrics = {key: value for key, value in scores.to_dict().items() if value is not None}
     precision_recall_picture(scores, folder / "precision_recall.png")
+    columns = {"F1": "f1", "at score": "threshold"}
+    best = {title: [getattr(one, name) for one in analysis.thresholds] for title, name in columns.items()}
     notes = [("to know", ("note",), [(note,) for note in scores.notes])] if scores.notes else []
-    return metrics, [*format_scores(scores), *notes]
+    tables = [*format_scores(scores, best), *write_errors(analysis, folder, data), *notes]
+    return metrics | analysis.metrics(), tables

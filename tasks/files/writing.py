@@ -1,10 +1,11 @@
-"""Write files atomically: bytes, images, JSON."""
+"""Write files atomically: bytes, images, JSON, CSV."""
 
+import csv
 import json
 import math
 import os
-from collections.abc import Mapping
-from io import BytesIO
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,15 @@ def write_json(path: Path, content: dict | list) -> None:
     """
     text = to_json(content, indent=2 if isinstance(content, Mapping) else None)
     write_bytes(Path(path), (text + "\n").encode())
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
+    """Write a table as CSV, atomically."""
+    text = StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
 
 
 def to_json(content: Any, **options: Any) -> str:
