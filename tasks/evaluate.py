@@ -41,10 +41,11 @@ def evaluate(config: Config) -> tuple[dict[str, float | str], list[Table]]:
     """Score a checkpoint, an artifact, published weights, or detections from a file; leave evaluation.json and more.
 
     A task leaves evaluation.png as well; for detection detections.json, precision_recall.png and the files of
-    `write_errors`; for classification confusion.png, per_class.csv and predictions.csv. They go to `output_dir`, else
-    beside checkpoint or artifact, or for weights to runs/evaluation-{task}-{backbone}; for `predictions` beside the
-    file, without the first two. An evaluation on other data or with other settings than the training's goes to
-    evaluation-2, -3 ... in that folder, of `split` "test" to evaluation-test.
+    `write_errors`; for segmentation confusion.png and confusion.csv; for classification confusion.png, per_class.csv
+    and predictions.csv. They go to `output_dir`, else beside checkpoint or artifact, or for weights to
+    runs/evaluation-{task}-{backbone}; for `predictions` beside the file, without the first two. An evaluation on other
+    data or with other settings than the training's goes to evaluation-2, -3 ... in that folder, of `split` "test" to
+    evaluation-test.
 
     Args:
         config: As stored in the checkpoint, with what the command line changed; or with `predictions` and `data`; or
@@ -137,6 +138,8 @@ def _validate(
         stored: Configuration that it was trained with: with its settings the evaluation is its own.
     """
     task.evaluator = config["evaluator"]
+    if config.get("boundary_iou"):
+        task.score_boundaries()
     connect(task, data)
     match_classes(task, data)
     settings = {**origin, "data": task.config["data"], "task": task.config["task"]}

@@ -88,6 +88,14 @@ class VisionTask(TrainingSteps):
         """
         return {}, []
 
+    def score_boundaries(self) -> None:
+        """Let validations compute boundary IoU, which `report` tells.
+
+        Raises:
+            ValueError: The task has no masks.
+        """
+        raise ValueError(f"boundary_iou=true is for segmentation, this is {self.kind}; leave it out")
+
     def best_thresholds(self) -> list[float | None]:
         """Get, after `report`, the score from which on predictions of each class are best; None for a class without."""
         raise NotImplementedError

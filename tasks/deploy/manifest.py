@@ -207,7 +207,8 @@ def _check(manifest: Manifest) -> None:
     numbers = ids is None or (len(ids) == len(names) and all(type(i) is int and abs(i) < 2**63 for i in ids))
     _expect(numbers, "classes.ids", "a number a class, or null")
     scores = classes.get("thresholds")
-    known = scores is None or (len(scores) == len(names) and all(t is None or 0 <= t <= 1 for t in scores))
+    known = scores is None or (isinstance(scores, list) and len(scores) == len(names))
+    known = known and all(one is None or (type(one) in (int, float) and 0 <= one <= 1) for one in scores or ())
     _expect(known, "classes.thresholds", "a score from 0 to 1, or null, for each class")
 
 

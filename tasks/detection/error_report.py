@@ -87,8 +87,8 @@ def _charts(tide: TideErrors, calibration: Calibration, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # prediction does not need it
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4.6), dpi=110, facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)  # inches
+    figure = Figure(figsize=(12, 4.6), dpi=110, facecolor="white")
+    figure.subplots_adjust(left=0.05, right=0.98, top=0.9, bottom=0.12, wspace=0.14)
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     panel(left, "AP50 that each kind of error costs (TIDE)", {"AP50": (np.zeros(0), np.zeros(0))})

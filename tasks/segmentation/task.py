@@ -1,6 +1,7 @@
 """Semantic segmentation."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tasks.base.network import Network
+from tasks.base.tables import Table
 from tasks.base.task import VisionTask
 from tasks.data.classes import Classes
 from tasks.data.looks import SplitLooks
 from tasks.data.masked_images import IGNORE_INDEX
 from tasks.data.segmentation import SegmentationData
+from tasks.pictures.confusion import confusion_picture, write_confusion
+from tasks.segmentation.boundary_iou import BoundaryIoU
 from tasks.segmentation.confusion_matrix import ConfusionMatrix, predicted_classes
 from tasks.segmentation.deployable import SegmentationDeployable
 from tasks.segmentation.loss import SegmentationLoss
@@ -62,6 +66,7 @@ class SegmentationTask(VisionTask):
             raise ValueError(f"task.tta_scales={list(tta_scales)}: expected positive factors, [1.0] for none")
         self.tta_scales, self.tta_flip = tuple(tta_scales), tta_flip
         self.confusion = ConfusionMatrix(len(classes), ignore_index=IGNORE_INDEX)
+        self.boundaries: BoundaryIoU | None = None
 
     def loss(self, raw: Tensor, batch: dict) -> dict[str, Tensor]:
         return self.criterion(raw, batch["masks"])
@@ -100,6 +105,8 @@ class SegmentationTask(VisionTask):
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
         self.confusion.reset()
+        if self.boundaries:
+            self.boundaries = BoundaryIoU(len(self.classes), IGNORE_INDEX)
         self.validation_loss = torch.zeros(2)  # sum over images, number of images
 
     def validation_step(self, batch: dict, index: int) -> dict:
@@ -110,6 +117,8 @@ class SegmentationTask(VisionTask):
         self.validation_loss += torch.tensor([loss * len(masks), len(masks)])
         predicted = predicted_classes(logits) if logits.is_floating_point() else logits.to(torch.uint8)
         self.confusion.update(predicted, masks)
+        if self.boundaries:
+            self.boundaries.update(predicted, masks)
         return {"predicted": predicted}
 
     def on_validation_epoch_end(self) -> None:
@@ -121,6 +130,25 @@ class SegmentationTask(VisionTask):
         self.log("val/mIoU", scores.miou, prog_bar=True)
         self.log_dict({"val/pixel_accuracy": scores.pixel_accuracy, "val/mean_accuracy": scores.mean_accuracy})
         self.log_dict({f"val/IoU/{name}": iou for name, iou in zip(self.classes.names, scores.iou, strict=True)})
+        if self.boundaries:
+            self.boundaries.counts = self._summed(self.boundaries.counts)
+
+    def score_boundaries(self) -> None:
+        self.boundaries = BoundaryIoU(len(self.classes), IGNORE_INDEX)
+
+    def report(self, folder: Path) -> tuple[dict[str, float], list[Table]]:
+        """Leave confusion.png and confusion.csv; tell boundary IoU where it was asked for."""
+        matrix, names = self.confusion.matrix.numpy(), self.classes.names
+        title = (
+            f"{int(matrix.sum()):,} px, {self.confusion.scores().pixel_accuracy:.1%} right; in percent of each class"
+        )
+        confusion_picture(matrix, names, folder / "confusion.png", title=title, percent=True)
+        write_confusion(folder / "confusion.csv", matrix, names)
+        if not self.boundaries:
+            return {}, []
+        iou = self.boundaries.iou()
+        each = {f"val/boundary_IoU/{name}": value for name, value in zip(names, iou.tolist(), strict=True)}
+        return {"val/boundary_mIoU": iou.nanmean().item(), **each}, []
 
     @classmethod
     def score_truth(

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -12,10 +14,18 @@ from backbones.mobilenetv3 import mobilenet_v3_small
 from heads.lraspp import LRASPP
 from heads.nms import Detections
 from heads.ssdlite import SSDLite
-from tasks.base.checkpoint import load_task
+from mobile_dense import _config
+from tasks.base.checkpoint import average_checkpoints, load_task, save_fused, store_thresholds
 from tasks.base.network import build_network
 from tasks.data.classes import Classes
+from tasks.deploy.backend import Exported
+from tasks.deploy.deployed import deployed_task
+from tasks.deploy.manifest import _check
+from tasks.deploy.original import Original, eager
+from tasks.detection.predictor import DetectionPredictor
 from tasks.detection.task import LOSSES, DetectionTask
+from tasks.evaluate import evaluate
+from tasks.predict import build_predictor
 from tasks.training.fit import fit
 from tests.oracles import randomised
 from tests.tasks.conftest import composed
@@ -171,9 +181,11 @@ def test_every_detection_head_trains_on_batches_with_and_without_boxes(head):
 
 def test_evaluation_of_a_checkpoint_equals_training_and_its_file_scores_the_same(run, shapes, run_tool, tmp_path):
     folder, result = run
+    shutil.copy(folder / "last.ckpt", tmp_path)
+    store_thresholds(tmp_path / "last.ckpt", [0.99, 0.99])  # which change no score
     for engine in ("pycocotools", "fast"):
         status, out, err = run_tool(
-            f"tools/evaluate.py checkpoint={folder}/last.ckpt output_dir={engine} evaluator={engine}"
+            f"tools/evaluate.py checkpoint=last.ckpt output_dir={engine} evaluator={engine} store_thresholds=true"
         )
         assert status == 0, err
         scores = json.loads((tmp_path / engine / "evaluation.json").read_text())
@@ -182,6 +194,11 @@ def test_evaluation_of_a_checkpoint_equals_training_and_its_file_scores_the_same
             assert scores[key] == pytest.approx(result[key], abs=1e-9)
     assert "AR_100" in out and "disc" in out
     assert {"precision_recall.png", "evaluation.png"} <= {path.name for path in (tmp_path / engine).iterdir()}
+    told = json.loads((tmp_path / engine / "errors.json").read_text())["classes"]
+    assert load_task(tmp_path / "last.ckpt").classes.thresholds == tuple(
+        told[name]["threshold"] for name in CLASSES.names
+    )
+    assert {"val/F1", "val/dAP/Miss"} <= scores.keys()
     status, out, err = run_tool(
         f"tools/evaluate.py predictions=fast/detections.json data=coco data.root={shapes} output_dir=again"
     )
@@ -190,6 +207,52 @@ def test_evaluation_of_a_checkpoint_equals_training_and_its_file_scores_the_same
     assert {key: value for key, value in again.items() if "/" in key} == {
         key: value for key, value in scores.items() if "/" in key and key != "val/loss"
     }
+
+
+def same(one, other) -> bool:
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    return len(one) == len(other) and all(map(same, one, other)) if isinstance(one, list | tuple) else one == other
+
+
+def drawn(predictor: DetectionPredictor) -> list[int]:
+    """How many squares and discs a predictor draws, of scores 0.9, 0.4 and 0.2."""
+    scores, labels = torch.tensor([0.9, 0.4, 0.2]).repeat_interleave(2), torch.tensor([0, 1] * 3)
+    found = Detections(torch.tensor([[10.0, 10, 80, 80]] * 6), scores, labels)
+    predictor.add(found, "a.png")
+    return list(predictor.sources["a.png"].values())
+
+
+def test_stored_thresholds_change_nothing_else_and_reach_predictions_and_artifacts(run, tmp_path):
+    checkpoint = run[0] / "best.ckpt"
+    file = tmp_path / "best.ckpt"
+    shutil.copy(checkpoint, file)
+    store_thresholds(file, [0.5, None])
+    before, after = (torch.load(path, weights_only=True) for path in (checkpoint, file))
+    assert after["classes"].pop("thresholds") == [0.5, None] and same(before, after)
+    assert [path.name for path in tmp_path.iterdir()] == ["best.ckpt"]
+    with pytest.raises(ValueError, match="1 thresholds for the 2 classes"):
+        store_thresholds(file, [0.5])
+    save_fused(file, tmp_path / "fused.ckpt")
+    average_checkpoints([file, checkpoint], tmp_path / "average.ckpt")
+    assert load_task(tmp_path / "fused.ckpt").classes.thresholds == (0.5, None)
+    assert load_task(tmp_path / "average.ckpt").classes.thresholds is None
+
+    assert drawn(DetectionPredictor(load_task(checkpoint), 96, min_score=None)) == [2, 2], "0.3 as ever"
+    assert drawn(DetectionPredictor(load_task(file), 96, min_score=0.1)) == [3, 3], "what is given wins"
+    assert drawn(build_predictor(_config("predict", (f"checkpoint={file}",), {}))) == [1, 2], "the disc from 0.3 on"
+    original = Original(_config("export", (f"checkpoint={file}", "export.evaluate=false"), {}))
+    manifest = original.certificate("raw", None, "uint8", Exported({}))
+    assert manifest.classes["thresholds"] == [0.5, None]
+    task = deployed_task(eager(original.model("raw")), manifest)
+    assert drawn(DetectionPredictor(task, 96, min_score=None)) == [1, 2]
+    for bad in ([0.5], [0.5, 3.0], [0.5, "a"]):
+        with pytest.raises(ValueError, match=r"classes\.thresholds: expected a score from 0 to 1, or null, for each"):
+            _check(replace(manifest, classes=manifest.classes | {"thresholds": bad}))
+    with pytest.raises(ValueError, match="boundary_iou=true is for segmentation, this is detection"):
+        task.score_boundaries()
 
 
 def test_ground_truth_as_predictions_scores_one(shapes, run_tool, tmp_path):
@@ -202,6 +265,8 @@ def test_ground_truth_as_predictions_scores_one(shapes, run_tool, tmp_path):
     assert json.loads((tmp_path / "evaluation.json").read_text())["val/mAP"] == pytest.approx(1)
     status, _, err = run_tool("tools/evaluate.py predictions=truth.json data=masks data.root=x data.class_names=[a]")
     assert status == 1 and "task=detection needs images with boxes: data=coco, yolo, voc, labelme, cvat or demo" in err
+    with pytest.raises(ValueError, match="store_thresholds=true writes into a checkpoint; give checkpoint="):
+        evaluate(composed("evaluate", "predictions=x.json", "store_thresholds=true"))
     status, _, err = run_tool(f"tools/evaluate.py predictions=absent.json data=coco data.root={shapes}")
     assert status == 1 and "no predictions at absent.json" in err
 
