@@ -148,9 +148,15 @@ def test_train_resume_evaluate_predict(run_tool, tmp_path):
     assert "was trained with backbone=mnv3_small, which stays" in err
     assert run_tool("tools/train.py backbone=mnv3_small checkpoint=run/last.ckpt trainer.max_epochs=3")[0] == 0
 
-    status, _, err = run_tool("tools/evaluate.py checkpoint=run/best.ckpt output_dir=evaluation task.tta_flip=true")
+    command = "tools/evaluate.py checkpoint=run/best.ckpt output_dir=evaluation task.tta_flip=true boundary_iou=true"
+    status, _, err = run_tool(command)
     assert status == 0, err
     scores = json.loads((tmp_path / "evaluation/evaluation.json").read_text())
+    each = [scores[f"val/boundary_IoU/{name}"] for name in ("background", "disc", "bar")]
+    assert scores["val/boundary_mIoU"] == pytest.approx(sum(one for one in each if one is not None) / 3)
+    rows = (tmp_path / "evaluation/confusion.csv").read_text().splitlines()
+    assert rows[0] == "true class,background,disc,bar" and (tmp_path / "evaluation/confusion.png").is_file()
+    assert 0 < sum(int(count) for row in rows[1:] for count in row.split(",")[1:]) <= 3 * 48 * 64, "some are ignored"
     assert scores["images"] == 3 and scores["input_size"] == "48x64"
     assert scores["data"]["root"] == "data" and scores["task"]["tta_flip"]
     assert (tmp_path / "evaluation/evaluation.png").is_file()

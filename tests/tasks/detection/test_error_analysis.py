@@ -133,6 +133,12 @@ def test_each_detection_has_its_kind(boxes, rows, expected):
     assert kinds(truth_of(boxes), found(rows)) == expected
 
 
+def test_the_detections_of_highest_score_count_for_each_image_and_class():
+    rows = [(1, 3, BOX, 0.7), (1, 3, BOX, 0.9), (1, 7, BOX, 0.8), (2, 3, BOX, 0.1)]
+    matches = match_boxes(truth_of([(1, 3, BOX)]), found(rows), max_detections=1)
+    assert matches.scores.tolist() == [0.9, 0.8, 0.1] and matches.images.tolist() == [0, 0, 1]
+
+
 def test_what_errors_cost_on_literal_boxes():
     def lost(boxes, rows) -> dict[str, float]:
         errors = tide_errors(match_boxes(truth_of(boxes), found(rows)))
@@ -165,7 +171,7 @@ def test_the_threshold_is_halfway_below_the_last_score_of_the_best_f1():
     boxes = [(1, 3, BOX), (1, 3, ELSEWHERE), (2, 7, BOX), (2, 9, BOX)]
     rows = [
         (1, 3, BOX, 0.9), (2, 3, BOX, 0.8), (1, 3, ELSEWHERE, 0.6), (2, 3, ELSEWHERE, 0.2),  # F1 2/3, 1/2, 4/5, 2/3
-        (2, 7, ELSEWHERE, 0.5), (2, 7, BOX, 0.5),  # equal scores stand together
+        (2, 7, BOX, 0.5), (2, 7, ELSEWHERE, 0.5),  # equal scores stand together
         (1, 9, BOX, 0.7),
     ]  # fmt: skip
     cat, dog, emu = analyse_errors(truth_of(boxes), found(rows)).thresholds
@@ -195,7 +201,7 @@ def test_confusions_count_each_box_once_and_no_crowd():
     ]  # fmt: skip
     matrix = analyse_errors(truth_of(boxes), found(rows)).confusion
     assert matrix[:3].tolist() == [[2, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]], "an emu counts from 0.85 on"
-    rows = [row for row in rows if row[1] != 9 or (row[2] is ELSEWHERE and row[0] == 1)]
+    rows.remove((2, 9, ELSEWHERE, 0.9))
     matrix = analyse_errors(truth_of(boxes), found(rows)).confusion
     assert matrix.tolist() == [[2, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 1, 0]], "without hits from 0.3 on"
     truth, results = random_detections(3)
