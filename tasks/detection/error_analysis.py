@@ -12,6 +12,7 @@ from tasks.detection.results import DetectionResults, GroundTruth
 from tasks.detection.tide import TideErrors, tide_errors
 
 USUAL_THRESHOLD = 0.3  # of a class without one of its own
+CONFIDENT = 0.5  # least score of a detection that may be right where the annotation is wrong
 BINS = 10  # of scores, of the calibration
 MOST_LISTED = 100  # likely label errors
 
@@ -62,8 +63,8 @@ class ErrorAnalysis:
             errors are of these.
         confusion: (K + 1, K + 1) boxes by class (rows) and class found (columns); the last column counts boxes that are
             not found, the last row detections without a box.
-        label_errors: Places in `matches` of kept detections that may be right where the annotation is wrong, the most
-            likely first: on a box of another class that nothing else hits, or where there is no box.
+        label_errors: Places in `matches` of kept and `CONFIDENT` detections that may be right where the annotation is
+            wrong, the most likely first: on a box of another class that nothing else hits, or where there is no box.
     """
 
     matches: Matches
@@ -149,7 +150,9 @@ def analyse_errors(truth: GroundTruth, results: DetectionResults) -> ErrorAnalys
     least = np.array([one.threshold for one in thresholds])
     least = np.where(np.isnan(least), USUAL_THRESHOLD, least)
     kept = (matches.scores >= least[matches.labels]) & (matches.kinds != IGNORED)
-    doubtful = kept & (((matches.kinds == CLS) & matches.mendable) | (matches.kinds == BKG))
+    doubtful = (
+        kept & (matches.scores >= CONFIDENT) & (((matches.kinds == CLS) & matches.mendable) | (matches.kinds == BKG))
+    )
     return ErrorAnalysis(
         matches, tide_errors(matches), thresholds, _calibration(matches), kept, _confusion(matches, kept),
         np.flatnonzero(doubtful),

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from tasks.detection.error_analysis import ErrorAnalysis
-from tasks.detection.matches import ERRORS, HIT
+from tasks.detection.matches import ERRORS, HIT, box_overlaps
 from tasks.files.writing import write_image
 from tasks.pictures.boxes import draw_boxes
 from tasks.pictures.text import INK, MUTED, fitted_text, text_width, write
@@ -18,6 +18,7 @@ from tasks.pictures.text import INK, MUTED, fitted_text, text_width, write
 ANNOTATED, FOUND, MISSED = (22, 138, 62), (214, 40, 40), (234, 88, 12)  # RGB: green, red, orange
 _COLUMNS, _MOST = 4, 12  # of a sheet; cells on it
 _CELL, _LETTER, _GAP = 320, 10, 12  # px: side of a cut-out, height of a capital, space between cells
+_NEAR, _SHOWN = 0.1, 3  # least IoU with a missed box of what is drawn beside it; most of them
 _LEAST = 48  # px, side of a cut-out in the image
 Read = Callable[[int], np.ndarray | None]  # image id -> (H, W, 3) uint8 RGB; None where it cannot be read
 
@@ -83,7 +84,8 @@ def _misses(analysis: ErrorAnalysis) -> Iterator[ErrorCell]:
             told = f"{ERRORS[matches.kinds[wrong[0]]]}, {_text(analysis, wrong[0])}" if len(wrong) else "nothing there"
         box = _corners(truth.boxes[row])
         found = np.flatnonzero(analysis.kept & (matches.images == image))
-        shown = [(_corners(matches.boxes[place]), _text(analysis, place), FOUND) for place in found]
+        near = box_overlaps(matches.boxes[found], truth.boxes[[row]], np.zeros(1, bool))[:, 0] >= _NEAR
+        shown = [(_corners(matches.boxes[place]), _text(analysis, place), FOUND) for place in found[near][:_SHOWN]]
         yield ErrorCell(int(truth.images[image]), box, [(box, name, MISSED), *shown], f"{name}: {told}")
 
 

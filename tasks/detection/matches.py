@@ -100,7 +100,7 @@ def match_boxes(
         found, there = slice(*ends[image : image + 2]), by_image[slice(*box_ends[image : image + 2])]
         counted = ~truth.crowd[there]
         regions = truth.crowd[there] & ~truth.difficult[there]
-        overlap = _overlap(boxes[found], truth.boxes[there], regions)
+        overlap = box_overlaps(boxes[found], truth.boxes[there], regions)
         same = labels[found, None] == box_labels[there]
         matched, ignored = _matched(overlap, same, counted, iou)
         of_class, of_others = (np.where(pairs & counted, overlap, 0) for pairs in (same, ~same))
@@ -137,8 +137,8 @@ def _matched(overlap: np.ndarray, same: np.ndarray, counted: np.ndarray, iou: fl
     return matched, (matched < 0) & (able & ~counted).any(axis=1)
 
 
-def _overlap(boxes: np.ndarray, annotated: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    """(D, B) IoU of xywh boxes; of regions the share of the detection inside."""
+def box_overlaps(boxes: np.ndarray, annotated: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """Compute (D, B) IoU of xywh boxes; of `regions`, (B,) bool, the share of the detection inside."""
     low = np.maximum(boxes[:, None, :2], annotated[:, :2])
     high = np.minimum(boxes[:, None, :2] + boxes[:, None, 2:], annotated[:, :2] + annotated[:, 2:])
     inner = np.clip(high - low, 0, None).prod(axis=2)
