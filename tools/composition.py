@@ -18,6 +18,7 @@ from tools.stored_config import SOURCES, store_config, stored_choice
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
+OPEN = ("logger.", "callbacks.")  # take names of the user's own
 GROUPS = tuple(sorted(path.name for path in CONF.iterdir() if path.is_dir()))
 
 
@@ -37,7 +38,7 @@ def planned(tool: str, words: Sequence[str]) -> tuple[str, list[str], list[str]]
     """
     schema = f"{tool}_schema"
     ConfigStore.instance().store(schema, SCHEMAS[schema])
-    words = renamed_words(tool, words)
+    words = [f"++{word}" if tool == "train" and word.startswith(OPEN) else word for word in renamed_words(tool, words)]
     line = CommandLine([*words])
     values = line.values()
     _check_groups(values)

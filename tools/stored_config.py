@@ -13,6 +13,7 @@ from tasks.base.inference_settings import inference_settings
 from tools.starting import loading
 
 SOURCES = ("checkpoint", "artifact")
+ADDED = ("logger", "callbacks")  # groups of what stands beside a run, which may change as it goes on
 _numbers = count()
 
 
@@ -46,7 +47,9 @@ def store_config(tool: str, values: Mapping[str, Any], conf: Path, groups: Colle
     defaults = [entry for entry in primary.pop("defaults") if isinstance(entry, str) or not given & entry.keys()]
     same = []
     for group in (one for one in groups if one in values and one in given):
-        if group == "data" and tool != "train":
+        if group in ADDED and tool == "train":
+            defaults.append({group: []})
+        elif group == "data" and tool != "train":
             stored = stored | {"data": None}
             defaults.append({"data": None})
         elif values[group] == chosen.get(group):

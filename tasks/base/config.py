@@ -56,6 +56,8 @@ class TrainConfig:
     distillation: Any = None
     qat: Any = None
     trainer: Any = None
+    logger: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -5,11 +5,11 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from tasks.base.build import Config, build_data, build_task, check_seed, connect, make, plain, save_config
@@ -24,10 +24,12 @@ from tasks.data.datamodule import VisionDataModule
 from tasks.files.writing import write_json
 from tasks.training.checkpoint_io import CheckpointFiles
 from tasks.training.interruption import Interruption, Stopped
+from tasks.training.loggers.tensorboard import TensorBoard
 from tasks.training.resume import check_classes, check_resumable, choose_checkpoint, ended, place_in_epoch
 from tasks.training.run_callbacks import RunCallbacks
 from tasks.training.run_folder import check_free, clear, run_folder
-from tasks.training.trainer_settings import additions, checked_trainer, without_additions
+from tasks.training.tracking import tracked
+from tasks.training.trainer_settings import additions, checked_trainer, chosen, without_additions
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +59,15 @@ def fit(config: Config) -> dict[str, float]:
     quiet()
     config = config.copy()
     config["trainer"] = checked_trainer(config["trainer"])
+    loggers, settings = chosen(config, "logger"), plain(config).get("logger")
+    config["logger"] = {}  # no checkpoint says where a run is logged to: it may come from anybody
     check_own_targets(with_renamed_targets(plain(config)))
     check_seed(config)
     with run_folder(config) as folder:
-        return _fit(config, folder)
+        return _fit(config, folder, loggers, settings)
 
 
-def _fit(config: Config, folder: Path) -> dict[str, float]:
+def _fit(config: Config, folder: Path, loggers: Mapping[str, Logger], settings: Mapping | None) -> dict[str, float]:
     """Run `fit` in a folder that this process has locked."""
     L.seed_everything(config["seed"], workers=True, verbose=False)
     config = choose_checkpoint(config)
@@ -95,7 +99,7 @@ def _fit(config: Config, folder: Path) -> dict[str, float]:
         aware.measure(task, data)
     if rank_zero_only.rank == 0:
         clear(folder, config)
-        save_config(task.config, folder / "config.yaml")
+        save_config(task.config | {"logger": settings}, folder / "config.yaml")
         if carried:
             write_json(folder / "weights.json", carried.to_dict())
         logger.info("run folder: %s", folder)
@@ -103,30 +107,29 @@ def _fit(config: Config, folder: Path) -> dict[str, float]:
     callbacks = RunCallbacks(
         config, folder, task.monitor, aware=aware, resumed_step=resumed["global_step"] if resumed else None
     )
-    trainer = _trainer(config, folder, callbacks)
+    trainer = _trainer(config, folder, callbacks, loggers)
     began = time.perf_counter()
-    _run(trainer, task, data, config["checkpoint"], callbacks.interruption)
-    if trainer.max_epochs == 0 and not resumed:
-        for name in ("best.ckpt", LAST):
-            trainer.save_checkpoint(folder / name, weights_only=False)
-    result = _summary(trainer, task, callbacks)
-    if callbacks.several and (files := callbacks.several.ranked()):
-        score = average(config, task, data, files, folder / "averaged.ckpt")
-        result["averaged/" + task.monitor.removeprefix("val/")] = score
-    result["seconds"] = round(time.perf_counter() - began, 1)
-    if trainer.is_global_zero:
-        write_json(folder / "metrics.json", result)
+    with tracked(loggers, trainer.loggers, folder, task.config | {"logger": settings}):
+        _run(trainer, task, data, config["checkpoint"], callbacks.interruption)
+        if trainer.max_epochs == 0 and not resumed:
+            for name in ("best.ckpt", LAST):
+                trainer.save_checkpoint(folder / name, weights_only=False)
+        result = _summary(trainer, task, callbacks)
+        if callbacks.several and (files := callbacks.several.ranked()):
+            score = average(config, task, data, files, folder / "averaged.ckpt")
+            result["averaged/" + task.monitor.removeprefix("val/")] = score
+        result["seconds"] = round(time.perf_counter() - began, 1)
+        if trainer.is_global_zero:
+            write_json(folder / "metrics.json", result)
     return result
 
 
-def _trainer(config: Config, folder: Path, callbacks: RunCallbacks) -> L.Trainer:
+def _trainer(config: Config, folder: Path, callbacks: RunCallbacks, loggers: Mapping[str, Logger]) -> L.Trainer:
     settings = config["trainer"]
-    loggers: list[Logger] = [callbacks.log]
-    if config["tensorboard"]:
-        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
+    own: list[Logger] = [callbacks.log, *[TensorBoard(folder)] * config["tensorboard"]]
     return make(
         without_additions(settings),
-        logger=loggers + additions(settings, "logger"),
+        logger=[*own, *additions(settings, "logger"), *loggers.values()],
         callbacks=callbacks.all,
         plugins=[CheckpointFiles(), *additions(settings, "plugins")],
         enable_progress_bar=callbacks.progress,

@@ -20,7 +20,7 @@ from tasks.training.csv_log import CsvLog
 from tasks.training.interruption import Interruption
 from tasks.training.patience import Patience
 from tasks.training.run_checkpoints import BestCheckpoint, LastCheckpoint
-from tasks.training.trainer_settings import additions
+from tasks.training.trainer_settings import additions, chosen
 from tasks.training.weight_averaging import EMA
 
 
@@ -65,14 +65,15 @@ class RunCallbacks:
         if (patience := config.get("patience")) is not None and settings.get("limit_val_batches") == 0:
             raise ValueError(f"patience={patience} counts validations, and trainer.limit_val_batches=0 leaves none")
         decay, ema = config.get("final_weight_decay"), config["ema_decay"]
-        chosen = [
+        own = [
             LossLog(), self.best, self.several, last,  # the last one remembers what the others have just kept
             None if patience is None else Patience(monitor, patience),
             None if ema is None else EMA(ema), aware, None if decay is None else WeightDecay(decay),
             LearningRateMonitor("step", log_weight_decay=decay is not None),
             PredictionSheet(folder / "predictions.png"), Curves(self.log, folder / "curves.png"), DataMonitor(),
         ]  # fmt: skip
-        self.all = [callback for callback in chosen if callback is not None] + additions(settings, "callbacks")
+        self.all = [callback for callback in own if callback is not None]
+        self.all += [*additions(settings, "callbacks"), *chosen(config, "callbacks").values()]
         self.progress = sys.stdout.isatty() and settings.get("enable_progress_bar") is not False
         if not any(isinstance(callback, ProgressBar) for callback in self.all):
             self.all += [EpochLine(), TerminalBar()] if self.progress else [EpochLine()]

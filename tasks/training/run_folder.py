@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from tasks.base.build import Config, label
 from tasks.base.checkpoint_files import LAST, PREVIOUS, remove_leftovers
 from tasks.base.finite_check import FILE as NOT_FINITE
+from tasks.training.tracking import IDS
 
 try:
     import fcntl
@@ -26,7 +27,7 @@ except ImportError:  # Windows
 
 RUN_FILES = (
     "best.ckpt", LAST, PREVIOUS, "averaged.ckpt", "metrics.csv", "metrics.json", "curves.png", "predictions.png",
-    "config.yaml", "weights.json", NOT_FINITE,
+    "config.yaml", "weights.json", IDS, NOT_FINITE,
 )  # fmt: skip
 RUN_FOLDERS = ("to_average", "tensorboard")
 LOCK = ".run.lock"

@@ -44,12 +44,29 @@ def additions(node: Mapping[str, Any], key: str) -> list[Any]:
         ValueError: An entry has no `_target_`, or its target raises one.
     """
     given = node.get(key) or []
-    made = []
-    for entry in [given] if isinstance(given, Mapping | str) else given:
-        if not isinstance(entry, Mapping) or "_target_" not in entry:
-            raise ValueError(f"trainer.{key}: {entry} names no class; expected {{_target_: <class>, ...}} or a list")
-        made.append(make(entry))
-    return made
+    entries = [given] if isinstance(given, Mapping | str) else given
+    return [_made(entry, f"trainer.{key}", "{_target_: <class>, ...} or a list") for entry in entries]
+
+
+def chosen(config: Config, group: str) -> dict[str, Any]:
+    """Build what a user chooses in the group "callbacks" or "logger", or sets there, by name; null is left out.
+
+    Raises:
+        ValueError: An entry has no `_target_`, or its target raises one.
+        ImportError: The package of a logger is not installed.
+    """
+    entries = plain(config).get(group) or {}
+    return {
+        name: _made(entry, f"{group}.{name}", f"{group}.{name}._target_=<class>")
+        for name, entry in entries.items()
+        if entry is not None
+    }
+
+
+def _made(entry: Any, key: str, expected: str) -> Any:
+    if not isinstance(entry, Mapping) or "_target_" not in entry:
+        raise ValueError(f"{key}: {entry} names no class; expected {expected}")
+    return make(entry)
 
 
 def without_additions(node: Config) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from tools import settings_help as module
 from tools.settings_help import FILLED_IN, settings_help
 
 TOOLS = [name.removesuffix("_schema") for name in SCHEMAS]
-GROUPS = {"backbone", "task", "head", "data", "optimizer", "scheduler", "distillation", "qat", "trainer"}
+GROUPS = {"backbone", "task", "head", "data", "optimizer", "scheduler", "distillation", "qat", "trainer", "logger",
+          "callbacks"}  # fmt: skip
 
 
 def keys(text: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""Experiment trackers that a run logs to beside metrics.csv: `logger=mlflow`, one package a file."""
