@@ -73,8 +73,10 @@ class FixedSampler(EpochSampler, SequentialSampler):
         """Do nothing: all epochs are alike."""
 
 
-class ResumedSampler(Sampler[SampleKey]):
+class ResumedSampler(SequentialSampler):
     """Continue within an epoch: first the rest of that epoch, then whole ones.
+
+    It is a `SequentialSampler` for the reason that `FixedSampler` gives.
 
     Args:
         sampler: Sampler of whole epochs.
@@ -84,14 +86,15 @@ class ResumedSampler(Sampler[SampleKey]):
 
     def __init__(self, sampler: EpochSampler, epoch: int, skip: int) -> None:
         self.sampler, self.epoch, self.skip = sampler, epoch, skip
-        sampler.set_epoch(epoch)
+        self.set_epoch(epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, not before the one to continue."""
-        self.sampler.set_epoch(max(epoch, self.epoch))
+        self.now = max(epoch, self.epoch)
+        self.sampler.set_epoch(self.now)
 
     def __iter__(self) -> Iterator[SampleKey]:
-        return islice(self.sampler, self.skip if self.sampler.epoch == self.epoch else 0, None)
+        return islice(self.sampler, self.skip if self.now == self.epoch else 0, None)
 
     def __len__(self) -> int:
         """Return the length of a whole epoch, by which Lightning counts batches."""

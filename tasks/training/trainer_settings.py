@@ -16,14 +16,19 @@ OWN = {
     "barebones": (False, "a run logs, validates and leaves checkpoints"),
 }
 ADDED = ("callbacks", "logger", "plugins")  # beside the run's own
+SHORT = {"max_epochs": 1, "max_steps": -1, "check_val_every_n_epoch": 1, "val_check_interval": 1.0}  # of fast_dev_run
 TRIED = ("overfit_batches", "fast_dev_run")  # which would cut an evaluation short
 
 
 def checked_trainer(node: Config) -> dict[str, Any]:
-    """Turn whole floats such as max_steps=1e5 into integers.
+    """Turn whole floats such as max_steps=1e5 into integers, and trial runs into short ones.
+
+    Of fast_dev_run=n an epoch of n training and n validation batches remains: Lightning's own leaves no checkpoint.
+    max_steps=0 leaves the network that a training would start with, as max_epochs=0 does.
 
     Raises:
-        ValueError: A number of steps or epochs is a fraction, or a key is one that a run sets itself.
+        ValueError: A number of steps or epochs is a fraction, nothing is left to train on, or a key is one that a run
+            sets itself.
     """
     settings = whole_numbers(L.Trainer, plain(node), "trainer.")
     for key, (own, why) in OWN.items():
@@ -32,8 +37,17 @@ def checked_trainer(node: Config) -> dict[str, Any]:
     if settings.get("logger") in (False, True):
         raise ValueError(
             f"trainer.logger={settings['logger']} cannot be: metrics.csv is always written, and TensorBoard's events "
-            "unless tensorboard=false; a logger of your own beside them is +trainer.logger={_target_: ...}"
+            "unless tensorboard=false; a logger of your own beside them is logger.mine._target_=<class>"
         )
+    if settings.get("limit_train_batches") == 0 and settings.get("max_epochs") != 0:
+        raise ValueError(
+            "trainer.limit_train_batches=0 leaves nothing to train on; trainer.max_epochs=0 leaves the network that a "
+            "training would start with"
+        )
+    if settings.get("max_steps") == 0:
+        settings |= {"max_epochs": 0, "max_steps": -1}
+    if batches := int(settings.pop("fast_dev_run", None) or 0):
+        settings |= SHORT | {"limit_train_batches": batches, "limit_val_batches": batches}
     return settings
 
 
