@@ -59,12 +59,25 @@ def store_config(tool: str, values: Mapping[str, Any], conf: Path, groups: Colle
             raise ValueError(
                 f"{group}={values[group]}: {source} was trained with {group}={chosen.get(group)}, which stays{remedy}"
             )
+    if newer := _newer(stored, values, conf / "task"):
+        stored = stored | {"task": {**stored["task"], **newer}}
     if tool != "train":
         stored["trainer"] = inference_settings(stored["trainer"])
     own = {"checkpoint": None, "output_dir": None, "overwrite": False}
     name = f"from_checkpoint_{next(_numbers)}"  # Hydra reads each name once
     ConfigStore.instance().store(name, OmegaConf.create({**primary, "defaults": defaults, **stored, **own}))
     return name, same
+
+
+def _newer(stored: Mapping[str, Any], values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Settings of the task that the command line changes and that an older version did not store, as its file has."""
+    own = stored.get("task") or {}
+    asked = [
+        key for key in (word.removeprefix("task.") for word in values if word.startswith("task.")) if key not in own
+    ]
+    files = (OmegaConf.load(file).get("task") or {} for file in (folder.glob("*.yaml") if asked else ()))
+    known = next((task for task in files if task.get("_target_") == own.get("_target_")), {})
+    return {key: known[key] for key in asked if key in known}
 
 
 def _stored(values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:

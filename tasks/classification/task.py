@@ -23,6 +23,7 @@ from tasks.classification.scores import ClassResults, ClassScores, score_tables,
 from tasks.data.classes import Classes
 from tasks.data.classification import DEFAULT_PREPROCESSING, ClassificationData
 from tasks.data.looks import SplitLooks
+from tasks.files.writing import write_bytes
 from tasks.pictures.confusion import confusion_picture
 from tasks.values.counted import counted
 from tasks.values.sizes import parse_sides
@@ -172,7 +173,9 @@ class ClassificationTask(VisionTask):
         """Leave confusion.png, per_class.csv and predictions.csv."""
         names = self.classes.names
         title = f"{counted(int(self.scores.images.sum()), 'image')}, {self.scores.top1:.1%} right"
-        confusion_picture(self.scores.matrix, names, folder / "confusion.png", title=title, columns="first guess")
+        write_bytes(
+            folder / "confusion.png", confusion_picture(self.scores.matrix, names, title=title, columns="first guess")
+        )
         write_classes(folder / "per_class.csv", self.scores, names)
         self.results.write(folder / "predictions.csv", names)
         return self.scores.to_dict(), score_tables(self.scores, names)

@@ -12,9 +12,9 @@ from tasks.data.errors import DataError
 from tasks.detection.error_analysis import BINS, Calibration, ErrorAnalysis
 from tasks.detection.error_sheets import write_error_sheets
 from tasks.detection.tide import MEANINGS, TideErrors
-from tasks.files.writing import write_bytes, write_json
+from tasks.files.writing import write_bytes, write_confusion, write_json
 from tasks.pictures.charts import SMALL, panel
-from tasks.pictures.confusion import confusion_picture, write_confusion
+from tasks.pictures.confusion import confusion_picture
 from tasks.values.counted import counted
 
 SHOWN = 10  # rows of the tables of confusions and label errors
@@ -36,7 +36,7 @@ def write_errors(analysis: ErrorAnalysis, folder: Path, data: DetectionData) -> 
     names = [*analysis.names, "background"]
     write_confusion(folder / "confusion.csv", analysis.confusion, names)
     title = f"{counted(int(analysis.matches.counted.sum()), 'box', 'boxes')}, at the scores of best F1"
-    confusion_picture(analysis.confusion, names, folder / "confusion.png", title=title)
+    write_bytes(folder / "confusion.png", confusion_picture(analysis.confusion, names, title=title))
     _charts(analysis.tide, analysis.calibration, folder / "errors.png")
     write_error_sheets(analysis, folder, _reader(data), file_names)
     return _tables(analysis, names, file_names)

@@ -11,6 +11,7 @@ from heads.nms import Detections
 from tasks.base.predictor import Predictor
 from tasks.data.transforms import resize_image
 from tasks.detection.error_analysis import USUAL_THRESHOLD
+from tasks.detection.tiled import merged
 from tasks.pictures.boxes import draw_boxes
 
 
@@ -41,8 +42,19 @@ class DetectionPredictor(Predictor):
         )
         return torch.tensor([USUAL_THRESHOLD if one is None else one for one in stored])
 
-    @torch.inference_mode()
     def find(self, image: np.ndarray) -> Detections:
+        """With `task.tile` what the whole picture shows and what its tiles show, merged."""
+        size, task = image.shape[:2], self.task
+        tiles = task.tiling.boxes(size)
+        if len(tiles) == 1:
+            return self._find(image)
+        views = [
+            (place, self._find(image[place[0] : place[2], place[1] : place[3]])) for place in ((0, 0, *size), *tiles)
+        ]
+        return merged(views, size, **{key: task.selection[key] for key in ("iou_threshold", "max_detections")})
+
+    @torch.inference_mode()
+    def _find(self, image: np.ndarray) -> Detections:
         raw = self.task(self.images(resize_image(image, self.image_size)))
         (found,) = self.task.predict(raw, [image.shape[:2]], self.image_size)
         return Detections(found.boxes.cpu(), found.scores.cpu(), found.labels.cpu())

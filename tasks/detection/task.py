@@ -18,6 +18,7 @@ from tasks.base.outcome import Outcome
 from tasks.base.stored_sizes import stored_image_size
 from tasks.base.tables import Table
 from tasks.base.task import VisionTask
+from tasks.base.tiles import Tiling
 from tasks.data.classes import Classes
 from tasks.data.datamodule import VisionDataModule
 from tasks.data.detection import IMAGE_SIZE, DetectionData
@@ -52,6 +53,8 @@ class DetectionTask(VisionTask):
         loss: Settings of the head's loss: `MultiboxLoss`, `SigmoidFocalLoss` or `GFLLoss`.
         score_threshold, candidates, iou_threshold, max_detections: As in `select_detections`.
         evaluator: Engine of the validation's scores, as in `evaluate_boxes`.
+        tile, tile_overlap: As in `Tiling`, in evaluation and prediction, in px of the image files; each tile and the
+            whole image are resized to what the network sees, and what they show is merged.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -71,7 +74,7 @@ class DetectionTask(VisionTask):
     def __init__(
         self, network: Network, classes: Classes, *, loss: Mapping[str, Any] | None = None,
         score_threshold: float = 0.001, candidates: int = 300, iou_threshold: float = 0.55, max_detections: int = 300,
-        evaluator: str = "fast", **options,
+        evaluator: str = "fast", tile: int | Sequence[int] | None = None, tile_overlap: float = 0.25, **options,
     ) -> None:  # fmt: skip
         super().__init__(network, classes, **options)
         try:
@@ -88,7 +91,7 @@ class DetectionTask(VisionTask):
         for name, value in (("candidates", candidates), ("max_detections", max_detections)):
             if value < 1:
                 raise ValueError(f"task.{name}={value}: expected 1 or more")
-        self.evaluator = evaluator
+        self.evaluator, self.tiling = evaluator, Tiling(tile, tile_overlap)
         self.category_ids = np.array(classes.numbers)  # of the results, by label
         self.truth: GroundTruth | None = None  # of the validation set, once it is known
         self.scores: CocoScores | None = None
@@ -165,10 +168,25 @@ class DetectionTask(VisionTask):
         # an artifact's decoded boxes have no loss
         loss = float("nan") if "boxes" in raw else sum(self.loss(raw, batch).values()).item()
         self.validation_loss += torch.tensor([loss * count, count])
-        detections = self.predict(raw, batch["image_sizes"], tuple(batch["images"].shape[-2:]))
+        input_size = tuple(batch["images"].shape[-2:])
+        if self.tiling.tile:
+            detections = self._found_in_tiles(batch["image_ids"], input_size)
+        else:
+            detections = self.predict(raw, batch["image_sizes"], input_size)
         for image_id, found in zip(batch["image_ids"], detections, strict=True):
             self.results.add(image_id, found.boxes, found.scores, self.category_ids[found.labels.cpu().numpy()])
         return {"detections": detections}
+
+    def _found_in_tiles(self, image_ids: Sequence[int], input_size: tuple[int, int]) -> list[Detections]:
+        """Detections in images as their files hold them, which a batch does not."""
+        if not isinstance(data := self.trainer.datamodule, DetectionData):
+            raise ValueError(
+                "task.tile: tiles are cut out of the image files, which loaders alone do not have; set null"
+            )
+        dataset = data.dataset("val")
+        places = {number: index for index, number in enumerate(dataset.annotations.image_ids[dataset.indices].tolist())}
+        predictor = self.predictor({"image_size": input_size, "min_score": None})
+        return [predictor.find(dataset.read(places[int(number)])[0]) for number in image_ids]
 
     def on_validation_epoch_end(self) -> None:
         self.results = self._merged(self.results)

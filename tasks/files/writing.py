@@ -69,6 +69,12 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence]) -> N
     write_bytes(path, text.getvalue().encode())
 
 
+def write_confusion(path: Path, matrix: np.ndarray, class_names: Sequence[str]) -> None:
+    """Write a confusion matrix as CSV: a row a true class, a column a predicted class."""
+    rows = ((name, *counts) for name, counts in zip(class_names, matrix.tolist(), strict=True))
+    write_csv(path, ("true class", *class_names), rows)
+
+
 def to_json(content: Any, **options: Any) -> str:
     """Format as JSON, with null for NaN and infinite numbers; `options` as in `json.dumps`.
 

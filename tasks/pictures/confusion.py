@@ -1,12 +1,10 @@
-"""Draw and write confusion matrices."""
+"""Draw confusion matrices."""
 
 from collections.abc import Sequence
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 
-from tasks.files.writing import write_bytes, write_csv
 from tasks.pictures.charts import SMALL
 from tasks.pictures.text import shortened
 
@@ -14,10 +12,10 @@ _MOST_CLASSES = 30  # more cannot be read
 
 
 def confusion_picture(
-    matrix: np.ndarray, class_names: Sequence[str], path: Path, *, title: str, columns: str = "predicted class",
+    matrix: np.ndarray, class_names: Sequence[str], *, title: str, columns: str = "predicted class",
     percent: bool = False,
-) -> None:  # fmt: skip
-    """Draw a confusion matrix: counts, coloured by their share of the true class.
+) -> bytes:  # fmt: skip
+    """Draw a confusion matrix as a PNG file's bytes: counts, coloured by their share of the true class.
 
     Of more than 30 classes it shows those most often confused, side by side; a last column counts predictions of all
     other classes.
@@ -25,7 +23,6 @@ def confusion_picture(
     Args:
         matrix: (K, K) integers, by true class (rows) and predicted class (columns).
         class_names: K names.
-        path: PNG file to write.
         title: What is counted, in words.
         columns: What the columns are.
         percent: Write the shares, in percent, in place of the counts.
@@ -62,7 +59,7 @@ def confusion_picture(
     figure.colorbar(drawn, ax=axes, shrink=0.5, pad=0.02, label="share of the true class").outline.set_visible(False)
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def confused_classes(matrix: np.ndarray, most: int) -> list[int]:
@@ -92,9 +89,3 @@ def confused_classes(matrix: np.ndarray, most: int) -> list[int]:
 def _percent(share: float) -> str:
     """Write a share in percent, those that round to nothing left out."""
     return f"{100 * share:.0f}" if share >= 0.005 else ""
-
-
-def write_confusion(path: Path, matrix: np.ndarray, class_names: Sequence[str]) -> None:
-    """Write a confusion matrix as CSV: a row a true class, a column a predicted class."""
-    rows = ((name, *counts) for name, counts in zip(class_names, matrix.tolist(), strict=True))
-    write_csv(path, ("true class", *class_names), rows)

@@ -12,11 +12,14 @@ from torch.nn import functional as F
 from tasks.base.network import Network
 from tasks.base.tables import Table
 from tasks.base.task import VisionTask
+from tasks.base.tiles import Tiling
 from tasks.data.classes import Classes
 from tasks.data.looks import SplitLooks
 from tasks.data.masked_images import IGNORE_INDEX
 from tasks.data.segmentation import SegmentationData
-from tasks.pictures.confusion import confusion_picture, write_confusion
+from tasks.files.writing import write_bytes, write_confusion
+from tasks.pictures.confusion import confusion_picture
+from tasks.segmentation.blending import blended
 from tasks.segmentation.boundary_iou import BoundaryIoU
 from tasks.segmentation.confusion_matrix import ConfusionMatrix, predicted_classes
 from tasks.segmentation.deployable import SegmentationDeployable
@@ -35,6 +38,7 @@ class SegmentationTask(VisionTask):
         class_weights, label_smoothing, ohem_threshold, ohem_min_kept, dice_weight: As in `SegmentationLoss`.
         tta_scales: Resize factors whose class probabilities are averaged in evaluation and prediction.
         tta_flip: Average with the mirrored image as well.
+        tile, tile_overlap: As in `Tiling`, in evaluation and prediction; logits are blended where tiles overlap.
     """
 
     kind = "segmentation"
@@ -55,7 +59,8 @@ class SegmentationTask(VisionTask):
         self, network: Network, classes: Classes, *,
         class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0,
         ohem_threshold: float | None = None, ohem_min_kept: float = 0.1, dice_weight: float = 0.0,
-        tta_scales: Sequence[float] = (1.0,), tta_flip: bool = False, **options,
+        tta_scales: Sequence[float] = (1.0,), tta_flip: bool = False,
+        tile: int | Sequence[int] | None = None, tile_overlap: float = 0.25, **options,
     ) -> None:  # fmt: skip
         super().__init__(network, classes, **options)
         self.criterion = SegmentationLoss(
@@ -65,6 +70,7 @@ class SegmentationTask(VisionTask):
         if not tta_scales or min(tta_scales) <= 0:
             raise ValueError(f"task.tta_scales={list(tta_scales)}: expected positive factors, [1.0] for none")
         self.tta_scales, self.tta_flip = tuple(tta_scales), tta_flip
+        self.tiling = Tiling(tile, tile_overlap)
         self.confusion = ConfusionMatrix(len(classes), ignore_index=IGNORE_INDEX)
         self.boundaries: BoundaryIoU | None = None
 
@@ -86,7 +92,17 @@ class SegmentationTask(VisionTask):
         return masks
 
     def evaluate_images(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logits at (H, W) px, or with test-time augmentation the logarithm of averaged probabilities."""
+        """Logits at (H, W) px, or with test-time augmentation the logarithm of averaged probabilities.
+
+        An artifact may give classes, as (N, H, W).
+        """
+        tiles = self.tiling.boxes(tuple(images.shape[-2:]))
+        if len(tiles) == 1:
+            return self._views(images, size)
+        return self._at(blended(self._views, images, tiles), size)
+
+    def _views(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        """As `evaluate_images`, of whole images."""
         if self.tta_scales == (1.0,) and not self.tta_flip:
             return self.network(images, size)
         height, width = images.shape[-2:]
@@ -142,7 +158,7 @@ class SegmentationTask(VisionTask):
         title = (
             f"{int(matrix.sum()):,} px, {self.confusion.scores().pixel_accuracy:.1%} right; in percent of each class"
         )
-        confusion_picture(matrix, names, folder / "confusion.png", title=title, percent=True)
+        write_bytes(folder / "confusion.png", confusion_picture(matrix, names, title=title, percent=True))
         write_confusion(folder / "confusion.csv", matrix, names)
         if not self.boundaries:
             return {}, []
@@ -177,9 +193,8 @@ class SegmentationTask(VisionTask):
         return segmentation_sheet(samples, self.classes.names, self.classes.palette)
 
     def predictor(self, config: Mapping[str, Any]) -> SegmentationPredictor:
-        return SegmentationPredictor(
-            self, config["image_size"], opacity=config["opacity"], shorter_side=config.get("shorter_side")
-        )
+        size = None if self.tiling.tile and config.get("artifact") else config["image_size"]  # each tile is resized
+        return SegmentationPredictor(self, size, opacity=config["opacity"], shorter_side=config.get("shorter_side"))
 
     def exported(self, network: Network, output: str, image_size: tuple[int, int] | None) -> SegmentationDeployable:
         return SegmentationDeployable(network, output)
@@ -193,7 +208,9 @@ class SegmentationTask(VisionTask):
 
     def from_artifact(self, outputs: dict[str, Tensor], output: str, size: tuple[int, int]) -> Tensor:
         """Logits are brought to the size bilinearly, classes by the nearest."""
-        values = super().from_artifact(outputs, output, size)
+        return self._at(super().from_artifact(outputs, output, size), size)
+
+    def _at(self, values: Tensor, size: tuple[int, int]) -> Tensor:
         if tuple(values.shape[-2:]) == size:
             return values
         if values.is_floating_point():

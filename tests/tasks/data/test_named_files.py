@@ -60,11 +60,12 @@ def test_any_image_of_the_stem_where_the_suffix_does_not_count(folder):
     )
 
 
-def test_each_folder_is_listed_once(folder, monkeypatch):
+def test_each_folder_is_listed_once(folder):
     listed, scandir = [], os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: (listed.append(Path(path)), scandir(path))[1])
-    monkeypatch.setattr(Path, "is_file", lambda self: pytest.fail("a look at each file"))
-    find_named(["a.jpg", "sub/b c.JPG", "sub/none.jpg", "none.jpg"] * 50, folder)
+    with pytest.MonkeyPatch.context() as patch:  # pytest lists folders too
+        patch.setattr(os, "scandir", lambda path: (listed.append(Path(path)), scandir(path))[1])
+        patch.setattr(Path, "is_file", lambda self: pytest.fail("a look at each file"))
+        find_named(["a.jpg", "sub/b c.JPG", "sub/none.jpg", "none.jpg"] * 50, folder)
     assert sorted(listed) == [folder, folder / "sub"]
 
 
