@@ -27,7 +27,9 @@ def expected_taps(oracle: torch.nn.Module, images: torch.Tensor) -> dict[str, to
     ("variant", "output_stride"),
     [("resnet18", 32), *((variant, stride) for variant in ("resnet50", "resnext50_32x4d") for stride in DILATED)],
 )
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [pytest.param(torch.float32, 1e-5, marks=pytest.mark.slow), (torch.float64, 1e-10)]
+)
 def test_every_tap_equals_torchvision(variant, output_stride, dtype, bound, tmp_path):
     torch.manual_seed(0)
     options = {"replace_stride_with_dilation": DILATED[output_stride]} if output_stride < 32 else {}

@@ -21,7 +21,6 @@ from tests.tasks.conftest import composed
 CLASSIFIERS = ("linear", "mnv3_small_classifier", "mnv4_classifier", "repvit_classifier")
 DECODERS = ("lraspp", "lraspp_tv", "lraspp_paddle", "raspp", "lraspp_paper", "lraspp_mmseg")
 LARGE = ("lraspp_paper", "lraspp_mmseg")  # 49x49 pooling
-DETECTORS = ("ssdlite_tv", "ssdlite_tf", "ssdlite_mmdet", "gfl_lite")
 CLASSES = Classes(tuple("abcd"), ((0, 0, 0),) * 4)
 SIZE = (64, 96)
 
@@ -122,7 +121,9 @@ def test_low_resolution_leaves_out_the_last_upsampling(head):
     assert counts["low"] == counts["argmax_low"] == counts["logits"] - 1
 
 
-@pytest.mark.parametrize("head", DETECTORS)
+@pytest.mark.parametrize("head", [
+    "ssdlite_tv", "gfl_lite", *(pytest.param(head, marks=pytest.mark.slow) for head in ("ssdlite_tf", "ssdlite_mmdet"))
+])  # fmt: skip
 @torch.no_grad()
 def test_detection(head):
     task, images = task_of("detection", head), pictures()
@@ -188,7 +189,9 @@ def test_every_number_of_images_goes_through_one_program():
             assert all(torch.equal(a, b) for a, b in zip(program.module()(some), model(some), strict=True))
 
 
-@pytest.mark.parametrize(("head", "output"), [("ssdlite_tv", "nms"), ("gfl_lite", "decoded")])
+@pytest.mark.parametrize(
+    ("head", "output"), [("ssdlite_tv", "nms"), pytest.param("gfl_lite", "decoded", marks=pytest.mark.slow)]
+)
 @torch.no_grad()
 def test_onnx_runtime_finds_the_same(head, output, tmp_path):
     task, images = task_of("detection", head), pictures(1, seed=1)

@@ -133,7 +133,9 @@ def test_damage_is_found_and_explained():
     assert found.override == f"export.precision=int8 'export.keep_float=[{HURT},{BEFORE}]'"
 
 
-@pytest.mark.parametrize("format", [OnnxBackend, ExecuTorchBackend, LiteRTBackend])
+@pytest.mark.parametrize(
+    "format", [OnnxBackend, *(pytest.param(one, marks=pytest.mark.slow) for one in (ExecuTorchBackend, LiteRTBackend))]
+)
 def test_what_is_prescribed_heals_the_artifact(format, tmp_path):
     model, ratios = damaged(), []
     for kept in ((), (HURT, BEFORE)):

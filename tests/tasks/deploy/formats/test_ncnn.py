@@ -73,11 +73,13 @@ def exported(format, model, folder, *, dtype=torch.float32, precision="fp32", co
     [
         ("mnv3_small", "mnv3_small_classifier", "logits"),  # squeeze-and-excite, h-swish, global pooling
         ("mnv3_small", "lraspp", "logits"),  # windows of pooling, bilinear resizing
-        ("mnv2_035", "raspp", "logits"),  # one pooled value spread over the features
+        pytest.param(
+            "mnv2_035", "raspp", "logits", marks=pytest.mark.slow
+        ),  # one pooled value spread over the features
         ("mnv3_small", "ssdlite_tv", "raw"),
         ("snv2_050", "linear", "logits"),  # channels shuffled
-        ("snv1_g8_025", "linear", "logits"),
-        ("repvit_m0_6", "repvit_classifier", "logits"),  # GELU
+        pytest.param("snv1_g8_025", "linear", "logits", marks=pytest.mark.slow),
+        pytest.param("repvit_m0_6", "repvit_classifier", "logits", marks=pytest.mark.slow),  # GELU
     ],
 )
 def test_outputs_are_eagers(backbone, head, output, tmp_path, capfd):
