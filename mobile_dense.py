@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from tasks.base.config import ExportSettings
 from tasks.base.predictor import Predictor
 from tasks.deploy.manifest import FILE
-from tasks.files.images import read_image
+from tasks.files.pixels import read_pixels
 from tasks.predict import build_predictor
 from tools.cli import composed
 from tools.command_line import override_of
@@ -43,10 +43,15 @@ class Model(NamedTuple):
     given: Any = None  # of weights: what the tools take, with task and backbone
 
     def predict(self, image: str | Path | np.ndarray) -> Result:
-        """Find what is in an image file, an RGB array (H, W, 3) uint8 or a PIL image in RGB; else ValueError."""
-        pixels = read_image(image) if isinstance(image, str | Path) else np.asarray(image)
-        if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,) or not pixels.size:
-            raise ValueError(f"expected an image as (H, W, 3) uint8 in RGB, got {pixels.shape} {pixels.dtype}")
+        """Find what is in an image file, an RGB array (H, W, 3) uint8 or a PIL image in RGB; else ValueError.
+
+        A network of other channels or of 16 bits takes files and arrays (H, W, C) of those.
+        """
+        format = self.predictor.pixel_format
+        pixels = read_pixels(image, format) if isinstance(image, str | Path) else np.asarray(image)
+        if pixels.dtype != format.dtype or pixels.shape[2:] != (format.channels,) or not pixels.size:
+            wanted = f"(H, W, {format.channels}) {format.dtype}{' in RGB' * format.is_rgb}"
+            raise ValueError(f"expected an image as {wanted}, got {pixels.shape} {pixels.dtype}")
         found, names = self.predictor.find(pixels), self.predictor.fields
         arrays = {name: np.asarray(found if len(names) == 1 else getattr(found, name)) for name in names}
         return Result(self.predictor.task.classes.names, found, **arrays)

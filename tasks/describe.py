@@ -64,9 +64,9 @@ def describe(config: Config) -> dict[str, Any]:
     classes = config["num_classes"] or _known_classes(config)
     with no_initial_values():
         model = build_whole_network(config, classes, pretrained=False) if config.get("head") else backbone
-    costs = {}
+    costs, channels = {}, model.pixels.channels if config.get("head") else backbone.in_channels
     for form, network in (("trained", model.eval()), ("fused", fuse_model(model))):
-        cost = profile(network, size, in_channels=backbone.in_channels)
+        cost = profile(network, size, in_channels=channels)
         costs[form] = vars(cost) | {"operators": dict(cost.operators), "flops": cost.flops}
     return {"taps": taps, "image_size": list(size), "costs": costs}
 

@@ -196,7 +196,8 @@ def _tell_absent(data: VisionDataModule) -> None:
 def _sweep_table(task: VisionTask, sweep: list[tuple[int, dict, float]]) -> tuple[Table, dict[str, int]]:
     """Scores and costs, a row a size; and the multiply-adds of the deployed network by "macs@{size}"."""
     deployed = task.deployable()
-    macs = {f"macs@{side}": profile(deployed, (side, side)).macs for side, _, _ in sweep}
+    channels = deployed.pixels.channels
+    macs = {f"macs@{side}": profile(deployed, (side, side), in_channels=channels).macs for side, _, _ in sweep}
     keys = [key for key in ("val/top1", "val/top5", "val/loss") if key in sweep[0][1]]
     rows = [
         (side, *(scores[key] for key in keys), f"{macs[f'macs@{side}'] / 1e6:.1f}", f"{seconds:.1f}")

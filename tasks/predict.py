@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,13 @@ from tasks.data.evaluated_split import at_split
 from tasks.deploy.backend import load_runtime
 from tasks.deploy.deployed import deployed_task, fixed_settings
 from tasks.files.image_depth import Lost, lost_parts
-from tasks.files.images import decode_image, is_image
+from tasks.files.images import is_image
 from tasks.files.pipeline import LIMIT, WriteBehind, read_ahead
+from tasks.files.pixels import decode_pixels
 from tasks.files.videos import VideoWriter, frame_rate, frames, is_video
 from tasks.files.writing import write_image, write_json
+from tasks.pictures.shown import shown
+from tasks.values.pixel_format import PixelFormat
 
 SUMMARY, RECORD = "predictions.json", "predictions_source.json"
 MADE = ("_overlay.png", "_overlay.mp4", "_classes.png")  # how the names of what is written end
@@ -195,8 +199,9 @@ def _predict(predictor: Predictor, source: Path, files: list[Path], folder: Path
     """
     targets = _names(source, files)
     failures, lost = [], Lost()
+    reading = partial(_read, format=predictor.pixel_format)
     with WriteBehind(threads=LIMIT) as behind, _cores_shared(len(files)):
-        for path, read in track(read_ahead(_read, files), description="predicting", total=len(files), transient=True):
+        for path, read in track(read_ahead(reading, files), description="predicting", total=len(files), transient=True):
             name, target = path.relative_to(source) if source.is_dir() else path.name, targets[path]
             try:
                 if is_video(path):
@@ -215,20 +220,23 @@ def _predict(predictor: Predictor, source: Path, files: list[Path], folder: Path
     return failures, lost
 
 
-def _read(path: Path) -> tuple[np.ndarray, Any] | None:
+def _read(path: Path, format: PixelFormat) -> tuple[np.ndarray, Any] | None:
     """A picture, and what is lost of it; None of a video."""
     if is_video(path):
         return None
     data = path.read_bytes()
-    return decode_image(data, path), lost_parts(data)
+    return decode_pixels(data, path, format), lost_parts(data) if format.is_rgb else ()
 
 
 def _leave(predictor: Predictor, image: np.ndarray, found: Any, name: Path) -> None:
-    write_image(name.with_name(f"{name.name}_overlay.png"), predictor.draw(image, found))
+    write_image(name.with_name(f"{name.name}_overlay.png"), predictor.draw(shown(image, predictor.pixel_format), found))
     predictor.write(found, name)
 
 
 def _video(predictor: Predictor, source: Path, name: str, target: Path) -> None:
+    if not predictor.pixel_format.is_rgb:
+        raise ValueError(f"{source} is a video, which holds RGB; the network takes {predictor.pixel_format}")
+
     def leave(frame: np.ndarray, found: Any) -> None:
         writer.write(predictor.draw(frame, found, whole_legend=True))  # one legend, so that the frames' size stays
 

@@ -66,7 +66,7 @@ def _published(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 
 
 def _stored(stored: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Backbone and head of a checkpoint of ours, with every setting but the weights that they began with."""
+    """Backbone, head and pixels of a checkpoint of ours, with every setting but the weights that they began with."""
     groups = {group: stored["choices"][group] for group in ("task", "backbone", "head") if group in stored["choices"]}
     return groups, dict(_settings(stored))
 
@@ -76,3 +76,4 @@ def _settings(stored: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         for key, value in stored[part].items():
             if not key.startswith("_") and key != "weights":
                 yield f"++{part}.{key}", value
+    yield from ((f"pixels.{key}", value) for key, value in (stored.get("pixels") or {}).items())

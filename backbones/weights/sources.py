@@ -150,7 +150,8 @@ def _pickled(path: Path, known_as: Mapping[str, str]) -> Source:
     ours = "fused" in known  # a checkpoint, or of tools/import_weights.py; others may have keys of these names
     try:
         config = known.get("config") if ours else None
-        mean, std = (_normalization(known, tensors, name) for name in ("mean", "std"))
+        white = 65535 if ((config or {}).get("pixels") or {}).get("bits") == 16 else 255
+        mean, std = (_normalization(known, tensors, name, white) for name in ("mean", "std"))
         preprocessing = dict(known.get("preprocessing") or stored_preprocessing(config) or {}) or None
         node = (config or known).get("backbone") if ours else None
         norm_eps = stored_norm_eps({"backbone": node, "head": (config or {}).get("head")}) if ours else None
@@ -204,9 +205,11 @@ def _published_file(name: str, variant: str | None) -> Enum | None:
     return next((entry for entry in entries if entry.url.rpartition("/")[2] == name), None)
 
 
-def _normalization(known: Mapping[str, Any], tensors: dict[str, Tensor], name: str) -> tuple[float, ...] | None:
-    """Read mean or std as tools/import_weights.py states it, or as a checkpoint's network holds it (for 0..255)."""
+def _normalization(
+    known: Mapping[str, Any], tensors: dict[str, Tensor], name: str, white: int
+) -> tuple[float, ...] | None:
+    """Read mean or std as tools/import_weights.py states it, or as a checkpoint's network holds it (for 0..white)."""
     if isinstance(known.get(name), list | tuple):
         return tuple(map(float, known[name]))
     held = tensors.pop(f"network.{name}", None)
-    return None if held is None else tuple((held.flatten().double() / 255).tolist())
+    return None if held is None else tuple((held.flatten().double() / white).tolist())

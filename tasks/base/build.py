@@ -18,6 +18,7 @@ from tasks.base.task import VisionTask
 from tasks.data.classes import Classes
 from tasks.data.classification import DEFAULT_PREPROCESSING
 from tasks.data.datamodule import VisionDataModule
+from tasks.values.pixel_format import RGB, pixel_format
 from tasks.values.whole_numbers import whole_numbers
 
 Config = DictConfig | Mapping[str, Any]
@@ -40,7 +41,10 @@ def build_data(config: Config, *, any_task: bool = False) -> VisionDataModule:
     if config.get("task") and not any_task:
         _check_kinds(task_class(config), get_object(renamed_target(config["data"]["_target_"])))
     data = make(config["data"], seed=config["seed"])
-    return data if isinstance(data, VisionDataModule) else data(kind=task_kind(config))
+    data = data if isinstance(data, VisionDataModule) else data(kind=task_kind(config))
+    if not (pixels := pixel_format(config)).is_rgb:
+        data.take_pixels(pixels)
+    return data
 
 
 def check_seed(config: Config) -> None:
@@ -65,8 +69,12 @@ def _check_kinds(task: type[VisionTask], data: Any) -> None:
 
 
 def build_backbone(config: Config):
-    """Make the backbone that `config.backbone` describes, without its weights."""
-    return make({key: value for key, value in plain(config["backbone"]).items() if key != "weights"})
+    """Make the backbone that `config.backbone` describes, for the channels of `config.pixels`, without its weights."""
+    node = {key: value for key, value in plain(config["backbone"]).items() if key != "weights"}
+    channels = pixel_format(config).channels
+    if channels != RGB.channels and node.get("in_channels", RGB.channels) == RGB.channels:
+        node["in_channels"] = channels
+    return make(node)
 
 
 def build_task(config: Config, classes: Classes, *, pretrained: bool = True, teacher: bool = False) -> VisionTask:
@@ -82,14 +90,10 @@ def build_task(config: Config, classes: Classes, *, pretrained: bool = True, tea
         ValueError, FileNotFoundError: As raised by what is built.
     """
     network = build_whole_network(config, len(classes), pretrained=pretrained)
-    if network.backbone.in_channels not in (1, 3):
-        raise ValueError(
-            f"backbone.in_channels={network.backbone.in_channels}: the data gives RGB images; set "
-            "backbone.in_channels=3, or 1 for their luminance"
-        )
     parts = {name: make(config[name]) for name in ("optimizer", "scheduler") if config.get(name)}
     if teacher and config.get("distillation"):
         parts["distillation"] = make(config["distillation"])(classes=classes, task=task_class(config))
+        check_same_pixels(network, parts["distillation"].teacher, "the teacher")
     task = make(config["task"])(network, classes, **parts)
     task.config = plain(config)
     return task
@@ -97,14 +101,25 @@ def build_task(config: Config, classes: Classes, *, pretrained: bool = True, tea
 
 def build_whole_network(config: Config, num_classes: int, *, pretrained: bool = True) -> Network:
     """Make the network of `config.backbone` and `config.head`, and load their weights into what the network keeps."""
-    nodes = {part: plain(config[part]) for part in ("backbone", "head")}
-    sources = {part: node.pop("weights", None) for part, node in nodes.items()}
-    network = build_network(make(nodes["backbone"]), make(nodes["head"]), num_classes)
+    sources = {part: plain(config[part]).get("weights") for part in ("backbone", "head")}
+    head = {key: value for key, value in plain(config["head"]).items() if key != "weights"}
+    network = build_network(build_backbone(config), make(head), num_classes, pixel_format(config))
     for part, source in sources.items():
         if pretrained and source is not None:
             load_weights(getattr(network, part), source)
     network.take_normalization()
     return network
+
+
+def check_same_pixels(network: Network, other: Any, name: str) -> None:
+    """Refuse another network that takes other channels or another depth than this one.
+
+    Raises:
+        ValueError: It does.
+    """
+    own, its = network.pixels, getattr(other, "pixels", RGB)
+    if (own.channels, own.bits) != (its.channels, its.bits):
+        raise ValueError(f"{name} takes {its}, pixels.channels={own.channels} pixels.bits={own.bits} gives {own}")
 
 
 def connect(task: VisionTask, data: Any) -> None:

@@ -19,6 +19,7 @@ from tasks.base.task import VisionTask
 from tasks.base.trusted_targets import check_targets
 from tasks.data.classes import Classes
 from tasks.quantization.rounded_layers import with_rounding, without_rounding
+from tasks.values.pixel_format import check_same_format
 
 _recent: dict[tuple[Path, int, int, int], dict[str, Any]] = {}  # at most one, until a task is built from it
 
@@ -72,9 +73,12 @@ def load_task(path: str | Path, config: dict[str, Any] | None = None) -> VisionT
         config: Configuration to build from; default: the checkpoint's own.
 
     Raises:
-        FileNotFoundError, ValueError: As `read_checkpoint`; or the weights do not fit the configuration.
+        FileNotFoundError, ValueError: As `read_checkpoint`; or the weights do not fit the configuration, or its pixels
+            have another format.
     """
     content = read_checkpoint(path)
+    if config:
+        check_same_format(config, content["config"], str(path))
     task = build_task(config or content["config"], classes_of(content), pretrained=False).eval()
     task.network.backbone.preprocessing = stored_preprocessing(content["config"]) or {}
     aware = content["config"].get("qat")

@@ -7,6 +7,24 @@ NO_TASK = "no task is chosen; give task=segmentation"
 
 
 @dataclass
+class PixelSettings:
+    """Format of the images, which a checkpoint keeps.
+
+    Attributes:
+        channels: Channels of the images, 1 to 16. With 3 of 8 bits files are converted to RGB; else files have to hold
+            so many, and are read as they are.
+        bits: Bits of a sample, 8 or 16.
+        mean, std: Normalisation of each channel, in parts of the largest value, as action=stats of tools/data.py prints
+            it; else that of the backbone's weights.
+    """
+
+    channels: int = 3
+    bits: int = 8
+    mean: list[float] | None = None
+    std: list[float] | None = None
+
+
+@dataclass
 class TrainConfig:
     """Settings of a training run; backbone, head and data are described by the signatures of their `_target_`s.
 
@@ -30,6 +48,7 @@ class TrainConfig:
         tensorboard: Write TensorBoard events beside metrics.csv.
         data_variant: End of the names of data sets that are made for a task, as its file says: with "masks", data=coco
             means data=coco_masks where there is one.
+        pixels: Format of the images.
         choices: Which file of each group was chosen; filled in by the tool.
     """
 
@@ -46,6 +65,7 @@ class TrainConfig:
     patience: int | None = None
     tensorboard: bool = True
     data_variant: str | None = None
+    pixels: PixelSettings = field(default_factory=PixelSettings)
     choices: dict[str, Any] = field(default_factory=dict)
     backbone: Any = None
     task: Any = None

@@ -7,24 +7,41 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone
 from heads.base import Head
+from tasks.values.pixel_format import RGB, PixelFormat
 
 
 class Network(nn.Module):
     """Normalisation, backbone and head.
 
-    The normalisation is the backbone's, kept in the checkpoint since it belongs to the weights. A backbone of one
-    channel gets the luminance of RGB images.
+    The normalisation is the pixel format's, else the backbone's, kept in the checkpoint since it belongs to the
+    weights. A backbone of one channel gets the luminance of RGB images.
+
+    Attributes:
+        pixels: Format of the images.
 
     Args:
         backbone: Trimmed here to the taps that the head reads.
         head: Built for this backbone's taps.
+        pixels: Format of the images; None: RGB of 8 bits, or the channels of the backbone.
+
+    Raises:
+        ValueError: The format has other channels than the backbone.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone, head: Head) -> None:
+    def __init__(self, backbone: Backbone, head: Head, pixels: PixelFormat | None = None) -> None:
         super().__init__()
+        channels = backbone.in_channels
+        self.pixels = pixels or (RGB if channels == 1 else PixelFormat(channels))
+        if channels != self.pixels.channels and (channels, self.pixels.channels) != (1, RGB.channels):
+            luminance = ", or 1 for their luminance" if self.pixels.channels == RGB.channels else ""
+            raise ValueError(
+                f"backbone.in_channels={channels}: the images have {self.pixels.channels} channels; set "
+                f"backbone.in_channels={self.pixels.channels}{luminance}, or pixels.channels={channels} for files of "
+                "so many"
+            )
         self.backbone = backbone.keep_taps(tap.name for tap in head.taps)
         self.head = head
         # Plain data: a class's own may be a mapping that cannot be copied, as the network is for EMA and deployment.
@@ -35,15 +52,24 @@ class Network(nn.Module):
         self.take_normalization()
 
     def take_normalization(self) -> None:
-        """Normalise as the backbone's weights want it, once they are loaded."""
+        """Normalise as the pixel format says, else as the backbone's weights want it, once they are loaded.
+
+        Raises:
+            ValueError: The format says it of RGB, and the backbone has one channel.
+        """
         for name in ("mean", "std"):
-            getattr(self, name).copy_(255 * torch.tensor(getattr(self.backbone, name)).reshape(1, -1, 1, 1))
+            values = getattr(self.pixels, name) or getattr(self.backbone, name)
+            if len(values) != self.backbone.in_channels:
+                raise ValueError(
+                    f"pixels.{name} has {len(values)} numbers, backbone.in_channels=1 sees the luminance; leave it out"
+                )
+            getattr(self, name).copy_(self.pixels.white * torch.tensor(values).reshape(1, -1, 1, 1))
 
     def forward(self, images: Tensor, image_size: tuple[int, int] | None = None) -> Tensor | dict[str, Tensor]:
         """Predict.
 
         Args:
-            images: (N, 3, H, W) RGB, or (N, in_channels, H, W), in 0..255, any dtype.
+            images: (N, 3, H, W) RGB in 0..255, or (N, channels, H, W) in the range of `pixels`, any dtype.
             image_size: (H, W) px that predictions refer to; None: that of the images.
         """
         if self.backbone.in_channels == 1 and images.shape[1] == 3:
@@ -56,9 +82,11 @@ class Network(nn.Module):
 HeadFactory = Callable[..., Head]
 
 
-def build_network(backbone: Backbone, head: HeadFactory, num_classes: int) -> Network:
+def build_network(
+    backbone: Backbone, head: HeadFactory, num_classes: int, pixels: PixelFormat | None = None
+) -> Network:
     """Connect a backbone with a head that `head(taps=..., num_classes=...)` makes for it."""
-    return Network(backbone, head(taps=backbone.taps, num_classes=num_classes))
+    return Network(backbone, head(taps=backbone.taps, num_classes=num_classes), pixels)
 
 
 class Deployable(nn.Module):
@@ -75,5 +103,5 @@ class Deployable(nn.Module):
     notes: tuple[str, ...] = ()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(N, 3, H, W) RGB in 0..255, uint8 or float32 -> the outputs."""
+        """(N, C, H, W) pixels as the network takes them, uint8 or float32 -> the outputs."""
         raise NotImplementedError

@@ -13,7 +13,10 @@ from tasks.values.sizes import parse_size
 
 
 class Predictor(ABC):
-    """Run a trained task on single pictures, RGB (H, W, 3) uint8 of any size.
+    """Run a trained task on single pictures of any size, (H, W, C) in the format of its pixels.
+
+    Attributes:
+        pixel_format: That format; where pictures are said to be (H, W, 3) uint8 RGB, it is meant.
 
     Args:
         task: In eval mode.
@@ -27,7 +30,8 @@ class Predictor(ABC):
     fields: tuple[str, ...] = ()  # of a `mobile_dense.Result`: what `find` gives, or if several its attributes
 
     def __init__(self, task: Any, image_size: int | Sequence[int] | None) -> None:
-        self.task, self.image_size = task, None if image_size is None else parse_size(image_size, "image_size")
+        self.task, self.pixel_format = task, task.network.pixels
+        self.image_size = None if image_size is None else parse_size(image_size, "image_size")
 
     @abstractmethod
     def find(self, image: np.ndarray) -> Any:
@@ -35,7 +39,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def draw(self, image: np.ndarray, found: Any, *, whole_legend: bool = False) -> np.ndarray:
-        """Draw what was found over the image; with `whole_legend` the size does not depend on it."""
+        """Draw what was found over the image in RGB; with `whole_legend` the size does not depend on it."""
 
     def write(self, found: Any, name: Path) -> None:
         """Leave files beside the drawn picture; their names begin with `name`."""
@@ -54,6 +58,7 @@ class Predictor(ABC):
         """Return the summary for a terminal: each source with a few words on it."""
 
     def images(self, image: np.ndarray) -> Tensor:
-        """Turn an image into (1, 3, H, W) uint8 on the task's device."""
+        """Turn an image into (1, C, H, W) on the task's device: uint8, or of 16 bits float32."""
         weight = next(self.task.parameters(), torch.empty(0))
-        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(weight.device)
+        images = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(weight.device)
+        return images if self.pixel_format.bits == 8 else images.float()

@@ -22,6 +22,7 @@ from tasks.benchmark.store import Row
 from tasks.data.classes import Classes
 from tasks.deploy.backend import BACKENDS, Runtime
 from tasks.deploy.deployable import make_deployable
+from tasks.values.pixel_format import pixel_format
 from tasks.values.sizes import parse_size
 
 TORCH_RUNTIMES = ("eager", "fused", "channels_last", "compile")
@@ -125,7 +126,7 @@ def make_case(config: Config) -> Case:
         size, network_output, whole_output = task.usual_size, task.outputs[0], task.whole_output
     height, width = _image_size(config, size)
     generator = torch.Generator().manual_seed(config["seed"])
-    shape = (config["batch"], 3, height, width)
+    shape = (config["batch"], pixel_format(config).channels, height, width)
     if config["batch"] < 1:
         raise ValueError(f"batch={config['batch']}: expected at least 1 image")
     if config["dtype"] not in ("uint8", "float32"):
@@ -134,7 +135,7 @@ def make_case(config: Config) -> Case:
     model = task.network if task else build_backbone(config)
     model = copy.deepcopy(model).eval().to(memory_format=torch.contiguous_format)
     if not config["checkpoint"]:
-        _settle(model if task else BackboneDeployable(model), (height, width), generator)
+        _settle(model if task else BackboneDeployable(model), tuple(images.shape[1:]), generator)
         if task:
             task.network.load_state_dict(model.state_dict())
     nodes = {key: plain(config)[key] for key in ("backbone", "head", "task") if config.get(key)}
@@ -180,7 +181,7 @@ def case_deployable(case: Case, output: str) -> Deployable:
 
 def costs_of(model: nn.Module, case: Case) -> dict[str, int]:
     """Count parameters, multiply-adds and memory of one image, by the names in `COSTS`."""
-    channels = 3 if case.task else model.in_channels
+    channels = case.task.network.pixels.channels if case.task else model.in_channels
     found = profile(model, tuple(case.images.shape[-2:]), in_channels=channels)
     return {key: getattr(found, key) for key in COSTS}
 
@@ -213,14 +214,14 @@ def _image_size(config: Config, default: tuple[int, int]) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def _settle(model: nn.Module, size: tuple[int, int], generator: torch.Generator) -> None:
-    """Set BatchNorm statistics from 2 to 16 random images, more for small ones."""
+def _settle(model: nn.Module, size: tuple[int, ...], generator: torch.Generator) -> None:
+    """Set BatchNorm statistics from 2 to 16 random images of (C, H, W), more for small ones."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     before = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
-    count = min(max(2**18 // (size[0] * size[1]), 2), 16)
-    model.train()(torch.randint(0, 256, (count, 3, *size), generator=generator).float())
+    count = min(max(2**18 // (size[1] * size[2]), 2), 16)
+    model.train()(torch.randint(0, 256, (count, *size), generator=generator).float())
     model.eval()
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum

@@ -40,7 +40,7 @@ class ClassificationPredictor(Predictor):
     @torch.inference_mode()
     def find(self, image: np.ndarray) -> Tensor:
         """(K,) float32 probabilities."""
-        middle = self.view.of(Image.fromarray(image))
+        middle = self.view.of(Image.fromarray(image)) if self.pixel_format.is_rgb else self.view.of_channels(image)
         return self.task.predict(self.task(self.images(middle)))[0].cpu()
 
     def draw(self, image: np.ndarray, found: Tensor, *, whole_legend: bool = False) -> np.ndarray:

@@ -25,6 +25,7 @@ from tasks.data.classification import DEFAULT_PREPROCESSING, ClassificationData
 from tasks.data.looks import SplitLooks
 from tasks.files.writing import write_bytes
 from tasks.pictures.confusion import confusion_picture
+from tasks.pictures.shown import shown
 from tasks.values.counted import counted
 from tasks.values.sizes import parse_sides
 
@@ -161,7 +162,7 @@ class ClassificationTask(VisionTask):
         count = len(batch["names"])
         row = []
         for at in np.unique(np.linspace(0, count - 1, min(PICTURED, count)).round().astype(int)).tolist():
-            picture = batch["images"][at].permute(1, 2, 0).cpu().numpy()
+            picture = shown(batch["images"][at].permute(1, 2, 0).cpu().numpy(), self.network.pixels)
             probabilities = outputs["probabilities"][at].cpu().numpy()
             row.append(ClassificationSample(picture, int(batch["labels"][at]), probabilities, batch["names"][at]))
         return [row]

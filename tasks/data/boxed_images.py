@@ -17,7 +17,7 @@ from tasks.data.errors import DataError
 from tasks.data.progressive import Progressive
 from tasks.data.samplers import SampleKey
 from tasks.data.transforms import BoxedImage, DetectionAugmentation, resize_boxed
-from tasks.files.images import read_image
+from tasks.files.pixels import read_pixels
 from tasks.pictures.boxes import draw_boxes, scaled
 from tasks.pictures.colors import WRONG
 from tasks.values.counted import counted
@@ -83,7 +83,7 @@ class DetectionDataset(VisionDataset):
         place = self.indices[index]
         file = self.file(index)
         try:
-            image = read_image(file)
+            image = read_pixels(file, self.pixels)
         except FileNotFoundError as error:
             raise DataError(f"{file} is not there; {self.annotations.source} names it") from error
         except (ValueError, OSError) as error:

@@ -91,7 +91,7 @@ class ClassificationData(VisionDataModule):
         return self.plain_dataset(split)
 
     def plain_dataset(self, split: str) -> ClassificationDataset:
-        return ClassificationDataset(self._opened(split), self._view())
+        return self.formatted(ClassificationDataset(self._opened(split), self._view()))
 
     def label_counts(self, split: str) -> LabelCounts:
         counts = np.bincount(self._opened(split).labels, minlength=len(self.classes))

@@ -3,13 +3,15 @@
 import math
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
 
+from tasks.data.channel_transforms import fill_of, flip_channels, jitter_channels
 from tasks.data.transforms import resize_image
 from tasks.files.images import decode_image, decode_pil, jpeg_size
+from tasks.files.pixels import decode_pixels
+from tasks.values.pixel_format import RGB, PixelFormat
 
 POLICIES = ("autoaugment", "randaugment", "trivialaugment")
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -73,6 +75,7 @@ class ClassAugmentation:
         from torchvision.transforms import InterpolationMode, v2  # takes seconds
 
         self.scale, self.ratio, self.flip = tuple(scale), tuple(ratio), flip
+        self.policy, self.color, self.pixels = policy, color * strength, RGB
         self.changes = []
         if policy == "randaugment":
             magnitude = round(policy_magnitude * strength)
@@ -84,6 +87,18 @@ class ClassAugmentation:
         if color * strength:
             self.changes.append(v2.ColorJitter(*[color * strength] * 3))
         self.erase = v2.RandomErasing(erasing * strength, value=list(fill), inplace=True) if erasing else None
+
+    def take_pixels(self, format: PixelFormat) -> None:
+        """Augment images of another format than RGB of 8 bits: the jitter is then of brightness and contrast alone.
+
+        Raises:
+            ValueError: A policy is set.
+        """
+        if self.policy:
+            raise ValueError(f"data.policy={self.policy} changes RGB of 8 bits, not {format}; set data.policy=null")
+        self.pixels, self.changes = format, []
+        if self.erase:
+            self.erase.value = list(map(float, fill_of(format)))
 
     def __call__(self, data: bytes, name: str, side: int, random: np.random.Generator) -> np.ndarray:
         """Decode a file and augment.
@@ -102,7 +117,9 @@ class ClassAugmentation:
         """
         image = resize_image(self._cropped(data, name, side, random), (side, side))
         if random.random() < self.flip:
-            image = cv2.flip(image, 1)
+            image = flip_channels(image)
+        if not self.pixels.is_rgb:
+            return self._changed(image, random)
         if self.changes or self.erase:
             with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator
                 torch.default_generator.manual_seed(int(random.integers(2**63)))
@@ -115,9 +132,20 @@ class ClassAugmentation:
                     self.erase(torch.from_numpy(image).permute(2, 0, 1))
         return image
 
+    def _changed(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Jitter and erase in any format."""
+        if self.color:
+            image = jitter_channels(image, self.pixels.white, random, brightness=self.color, contrast=self.color)
+        if self.erase:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(int(random.integers(2**63)))
+                values = self.erase(torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1))
+            image = values.permute(1, 2, 0).numpy().astype(image.dtype)
+        return image
+
     def _cropped(self, data: bytes, name: str, side: int, random: np.random.Generator) -> np.ndarray:
         """Decode the crop of an image, at a reduced size where that is enough."""
-        size = jpeg_size(data)
+        size = jpeg_size(data) if self.pixels.is_rgb else None
         if size:
             top, left, height, width = self.crop(size, random)
             reduction = next((factor for factor in (8, 4, 2) if min(height, width) >= factor * side), 1)
@@ -126,7 +154,8 @@ class ClassAugmentation:
                 edges = (top, top + height, left, left + width)
                 top, bottom, left, right = ((edge + reduction // 2) // reduction for edge in edges)
                 return image[top:bottom, left:right]
-        image = decode_image(data, name)  # no JPEG, or one whose header says one thing to PIL and another to OpenCV
+        # No JPEG, or one whose header says one thing to PIL and another to OpenCV.
+        image = decode_pixels(data, name, self.pixels)
         top, left, height, width = self.crop(image.shape[:2], random)
         return image[top : top + height, left : left + width]
 
@@ -165,13 +194,21 @@ class CenterView:
         self.side, self.interpolation = side, interpolation
         self.resized_side = math.floor(side / crop_ratio + 1e-6)  # a ratio from torchvision's 224 of 232 gives 232
 
-    def __call__(self, data: bytes, name: str) -> np.ndarray:
-        """Decode a file's bytes to (side, side, 3) uint8 RGB.
+    def __call__(self, data: bytes, name: str, format: PixelFormat = RGB) -> np.ndarray:
+        """Decode a file's bytes to (side, side, 3) uint8 RGB, or (side, side, C) of another format.
 
         Raises:
-            ValueError: The bytes are no image, or damaged.
+            ValueError: The bytes are no image, or damaged; or as `decode_pixels`.
         """
-        return self.of(decode_pil(data, name))
+        if format.is_rgb:
+            return self.of(decode_pil(data, name))
+        return self.of_channels(decode_pixels(data, name, format))
+
+    def of_channels(self, image: np.ndarray) -> np.ndarray:
+        """Do as `of` with each channel of an image (H, W, C), in floating point."""
+        planes = (Image.fromarray(image[..., channel].astype(np.float32)) for channel in range(image.shape[2]))
+        values = np.stack([self.of(plane) for plane in planes], axis=-1)
+        return values.round().clip(0, np.iinfo(image.dtype).max).astype(image.dtype)
 
     def of(self, image: Image.Image) -> np.ndarray:
         """Resize an image and cut out its centre: (side, side, 3) uint8 RGB, as torchvision does."""

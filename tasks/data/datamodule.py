@@ -20,9 +20,11 @@ from tasks.data.progressive import Progressive
 from tasks.data.samplers import EpochSampler, FixedSampler, ResumedSampler
 from tasks.data.workers import WatchedDataset, WatchedLoader, default_workers, one_thread
 from tasks.files.image_depth import Lost, lost_parts
+from tasks.files.pixels import check_format, decode_pixels
 from tasks.files.visible_files import suffix_counts, visible_files
 from tasks.values.first_process import is_first_process
 from tasks.values.lightning_twin import LightningTwin
+from tasks.values.pixel_format import RGB, PixelFormat
 from tasks.values.sizes import Size, parse_size
 
 SPLITS = ("train", "val")
@@ -41,6 +43,8 @@ class VisionDataModule(LightningTwin):
         content: What it gives, for errors.
         classes: Names and colours.
         image_size: (H, W) px of a training image.
+        pixels: Format of the images.
+        augmentations: Those of training, one for each stage of `progressive`.
 
     Args:
         classes: Names and colours.
@@ -56,6 +60,8 @@ class VisionDataModule(LightningTwin):
     kind: str | None = None
     task: str | None = None
     content = "samples"
+    pixels: PixelFormat = RGB
+    augmentations: Sequence[Any] = ()
 
     def __init__(
         self, classes: Classes, image_size: int | Sequence[int], *, batch_size: int, val_batch_size: int = 1,
@@ -86,8 +92,24 @@ class VisionDataModule(LightningTwin):
         if split not in SPLITS:
             raise ValueError(f"there is no split {split}; expected {' or '.join(SPLITS)}")
         if split not in self._sets:
-            self._sets[split] = self.make_dataset(split)
+            self._sets[split] = self.formatted(self.make_dataset(split))
         return self._sets[split]
+
+    def take_pixels(self, format: PixelFormat) -> None:
+        """Read images in another format than RGB of 8 bits; before a set is opened.
+
+        Raises:
+            ValueError: An augmentation is for RGB alone; the message names its setting.
+        """
+        self.pixels = format
+        for augmentation in self.augmentations:
+            augmentation.take_pixels(format)
+
+    def formatted(self, dataset: VisionDataset) -> Any:
+        """Let a set read images in the format of the data."""
+        if not self.pixels.is_rgb:
+            dataset.pixels = self.pixels
+        return dataset
 
     def make_dataset(self, split: str) -> VisionDataset:
         """Open a split."""
@@ -160,7 +182,7 @@ class VisionDataModule(LightningTwin):
         for split in ("train", "val") if stage == "fit" else ("val",):
             if not len(self.dataset(split)):
                 raise DataError(f"the {split} set holds no samples")
-            self._tell_lost(split)
+            self._tell_lost(split) if self.pixels.is_rgb else self._check_format(split)
         if stage == "fit" and len(self.dataset("train")) < self.batch_size:
             raise DataError(
                 f"batch_size={self.batch_size} is more than the {len(self.dataset('train'))} training images; "
@@ -178,6 +200,23 @@ class VisionDataModule(LightningTwin):
                 lost.add(dataset.file(index), lost_parts(dataset.encoded(index)))
         for line in lost.lines():
             logger.warning("%s: %s; tools/data.py action=check looks at all", split, line)
+
+    def _check_format(self, split: str) -> None:
+        """Look once at the headers of all files of a split, and decode some of them.
+
+        Raises:
+            ValueError: A file has another format, or cannot be decoded.
+        """
+        if split in self._told:
+            return
+        self._told.add(split)
+        dataset = self.dataset(split)
+        for index in range(len(dataset)) if dataset.folders() is not None else ():  # else they lie in shards
+            with suppress(OSError):  # reading it will say so
+                check_format(dataset.file(index), self.pixels)
+        for index in np.unique(np.linspace(0, len(dataset) - 1, LOOKED_AT).round().astype(int)).tolist():
+            with suppress(OSError):
+                decode_pixels(dataset.encoded(index), dataset.file(index), self.pixels)
 
     def go_on(self, epoch: int, batches: int) -> None:
         """Train from the next loader on with what is left of an epoch.
@@ -212,8 +251,10 @@ class VisionDataModule(LightningTwin):
         return self._loader("val", self.val_batch_size, shuffle=False)
 
     def _batch(self, samples: list) -> dict:
-        """Make a batch with the labels of `take_labels`."""
+        """Make a batch with the labels of `take_labels`, and images of 16 bits as float32."""
         batch = self.collate(samples)
+        if not self.pixels.is_rgb and batch["images"].dtype == torch.uint16:
+            batch["images"] = batch["images"].float()  # few operations of torch take uint16
         if self._labels is None:
             return batch
         changed = {key: batch[key] for key in ("labels", "masks") if key in batch}

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from tasks.data.annotations import Annotations
 from tasks.data.classes import Classes
 from tasks.pictures.boxes import scaled
+from tasks.values.pixel_format import RGB, PixelFormat
 
 
 class Inspected(NamedTuple):
@@ -39,10 +40,12 @@ class VisionDataset(Dataset, ABC):
     Attributes:
         augmentations: What training does to samples; empty for samples as an evaluation sees them.
         truth_in_files: Whether counting the classes needs the ground truth of every sample to be read.
+        pixels: Format of the images; where they are said to be (H, W, 3) uint8 RGB, that of this format is meant.
     """
 
     augmentations: Sequence[Any] = ()
     truth_in_files = False
+    pixels: PixelFormat = RGB
 
     @abstractmethod
     def __len__(self) -> int: ...

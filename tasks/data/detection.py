@@ -140,7 +140,7 @@ class DetectionData(VisionDataModule):
 
     def whole_dataset(self, split: str) -> DetectionDataset:
         self.dataset(split)
-        return DetectionDataset(self.annotations(split), self.image_size)
+        return self.formatted(DetectionDataset(self.annotations(split), self.image_size))
 
     def setup(self, stage: str) -> None:
         """Open the sets and check that the image files are there."""

@@ -13,7 +13,7 @@ from tasks.data.dataset import VisionDataset, class_counts
 from tasks.data.errors import DataError
 from tasks.data.progressive import Progressive
 from tasks.data.samplers import SampleKey
-from tasks.files.images import decode_image
+from tasks.files.pixels import decode_pixels
 
 
 class Samples(Protocol):
@@ -68,7 +68,7 @@ class ClassificationDataset(VisionDataset):
                 side = self.progressive.stage(epoch).image_size[0]
                 image = self.augmentations[self.progressive.number(epoch)](data, place, side, random)
             else:
-                image = self.view(data, place)
+                image = self.view(data, place, self.pixels)
         except ValueError as error:
             raise DataError(str(error)) from error
         return {"image": torch.from_numpy(image), "label": self.samples.label(index), "name": self.samples.name(index)}
@@ -76,7 +76,8 @@ class ClassificationDataset(VisionDataset):
     def read(self, index: int) -> tuple[np.ndarray, int]:
         """Image (H, W, 3) RGB as stored, and its label; errors as above."""
         try:
-            return decode_image(self.samples.encoded(index), self.file(index)), self.samples.label(index)
+            image = decode_pixels(self.samples.encoded(index), self.file(index), self.pixels)
+            return image, self.samples.label(index)
         except ValueError as error:
             raise DataError(str(error)) from error
 

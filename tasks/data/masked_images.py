@@ -15,7 +15,8 @@ from tasks.data.mask_formats import lossy_format
 from tasks.data.progressive import Progressive
 from tasks.data.samplers import SampleKey
 from tasks.data.transforms import SegmentationAugmentation
-from tasks.files.images import read_image, read_mask
+from tasks.files.images import read_mask
+from tasks.files.pixels import read_pixels
 from tasks.pictures.sheets import overlay
 from tasks.values.packed_names import PackedNames
 
@@ -95,7 +96,7 @@ class SegmentationDataset(VisionDataset):
         """
         image_file, mask_file = self.pairs[index]
         try:
-            image = read_image(image_file)
+            image = read_pixels(image_file, self.pixels)
         except (ValueError, OSError) as error:
             raise DataError(str(error)) from error
         mask = self.read_labels(index)

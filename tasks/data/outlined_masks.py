@@ -118,7 +118,7 @@ class OutlinedMasks(SegmentationData):
         return self._opened(split, self.augmentations if training else (), self.min_area if training else 0)
 
     def whole_dataset(self, split: str) -> OutlinedDataset:
-        return self._opened(split)
+        return self.formatted(self._opened(split))
 
     def _opened(
         self, split: str, augmentations: Sequence[SegmentationAugmentation] = (), min_area: float = 0

@@ -8,6 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from tasks.data.channel_transforms import add_border, fill_of, flip_channels, jitter_channels, resize_channels
+from tasks.values.pixel_format import PixelFormat
 from tasks.values.sizes import parse_size
 
 BoxedImage = tuple[np.ndarray, np.ndarray, np.ndarray]  # image, boxes, labels
@@ -52,17 +54,23 @@ class SegmentationAugmentation:
         self.crop_size, self.scale = parse_size(crop_size, "crop_size"), tuple(scale)
         self.fill, self.ignore_index = tuple(fill), ignore_index
         A = _albumentations()
-        steps = [A.HorizontalFlip(p=flip)]
+        self.color, self.white = color, 0
+        flips = A.HorizontalFlip(p=flip)
+        steps = [flips]
         if color:
             jitter = {name: (max(0, 1 - color), 1 + color) for name in ("brightness", "contrast", "saturation")}
             steps.append(A.ColorJitter(**jitter, hue=(-color / 10, color / 10), p=0.8))
-        self.after_crop = A.Compose(steps)
+        self.after_crop, self._flips = A.Compose(steps), A.Compose([flips])
+
+    def take_pixels(self, format: PixelFormat) -> None:
+        """Augment images of another format than RGB of 8 bits: the jitter is then of brightness and contrast alone."""
+        self.fill, self.white, self.after_crop = fill_of(format), format.white, self._flips
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Augment an image and its mask.
 
         Args:
-            image: (H, W, 3) uint8 RGB.
+            image: (H, W, 3) uint8 RGB, or of the format of `take_pixels`.
             mask: (H, W) uint8.
             seed: Seed of all random numbers.
 
@@ -76,11 +84,14 @@ class SegmentationAugmentation:
         image = _crop(image, offsets, window, self.fill)
         mask = _crop(mask, offsets, window, self.ignore_index)
         size = self.crop_size[::-1]
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+        image = resize_channels(image, size, cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
         mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
         _share_state(self.after_crop, random)
         result = self.after_crop(image=image, mask=mask)
-        return result["image"], result["mask"]
+        image, mask = result["image"], result["mask"]
+        if self.white and self.color and random.random() < 0.8:
+            image = jitter_channels(image, self.white, random, brightness=self.color, contrast=self.color)
+        return image, mask
 
 
 def _albumentations() -> Any:
@@ -109,14 +120,14 @@ def _crop(picture: np.ndarray, offsets: Sequence[int], window: Sequence[int], fi
     below, behind = height - part.shape[0] - above, width - part.shape[1] - before
     if not (above or before or below or behind):
         return part
-    return cv2.copyMakeBorder(part, above, below, before, behind, cv2.BORDER_CONSTANT, value=fill)
+    return add_border(part, (above, below, before, behind), fill)
 
 
 def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Resize to (H, W) px: bilinearly, but by area below half the size, where bilinear aliases."""
     shrink = [old / new for old, new in zip(image.shape, size, strict=False)]
     averaged = max(shrink) > 2 and min(shrink) >= 1
-    return cv2.resize(image, tuple(size)[::-1], interpolation=cv2.INTER_AREA if averaged else cv2.INTER_LINEAR)
+    return resize_channels(image, tuple(size)[::-1], cv2.INTER_AREA if averaged else cv2.INTER_LINEAR)
 
 
 def resize_boxed(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, size: Sequence[int]) -> BoxedImage:
@@ -175,6 +186,11 @@ class DetectionAugmentation:
         self.zoom_out, self.iou_crop, self.flip, self.mosaic = chances.values()
         self.zoom_range, self.crop_range, self.fill = tuple(zoom_range), tuple(crop_range), tuple(fill)
         self.color, self.recolor = color, _ssd_colors(color) if color else None
+        self.white = 0
+
+    def take_pixels(self, format: PixelFormat) -> None:
+        """Augment images of another format than RGB of 8 bits: the jitter is then of brightness and contrast alone."""
+        self.fill, self.white, self.recolor = fill_of(format), format.white, None
 
     def partners(self, random: np.random.Generator, size: int) -> list[int]:
         """Draw the three of `size` samples that join one in a mosaic; an empty list: no mosaic."""
@@ -197,7 +213,7 @@ class DetectionAugmentation:
         else:
             image, boxes, labels = self._view(samples[0], self._window(samples[0], random), size, random)
         if random.random() < self.flip:
-            image = cv2.flip(image, 1)
+            image = flip_channels(image)
             boxes = np.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], axis=1)
         boxes = boxes.clip(0, np.tile(np.float32(size)[::-1], 2))  # rounding reaches out by a millionth
         wide = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
@@ -233,9 +249,12 @@ class DetectionAugmentation:
         if self.recolor:
             _share_state(self.recolor, random)
             picture = self.recolor(image=picture)["image"]
+        elif self.white and self.color:
+            strengths = {"brightness": self.color / 4, "contrast": self.color}
+            chosen = {name: strength * (random.random() < 0.5) for name, strength in strengths.items()}
+            picture = jitter_channels(picture, self.white, random, **chosen)
         if picture.shape[:2] != tuple(size):
-            border = (y0, size[0] - y1, x0, size[1] - x1)
-            picture = cv2.copyMakeBorder(picture, *border, cv2.BORDER_CONSTANT, value=self.fill)
+            picture = add_border(picture, (y0, size[0] - y1, x0, size[1] - x1), self.fill)
         low, high = np.float32([left, top]), np.float32([right, bottom])
         centers = (boxes[:, :2] + boxes[:, 2:]) / 2
         kept = ((low < centers) & (centers < high)).all(1)
@@ -247,7 +266,7 @@ class DetectionAugmentation:
         """Join four samples around a point, each with a corner there."""
         height, width = size
         x, y = (int(random.uniform(0.25, 0.75) * extent) for extent in (width, height))
-        canvas, found = np.empty((height, width, 3), np.uint8), []
+        canvas, found = np.empty((height, width, samples[0][0].shape[2]), samples[0][0].dtype), []
         for place, sample in enumerate(samples):
             (x0, x1), (y0, y1) = ((0, x), (x, width))[place % 2], ((0, y), (y, height))[place // 2]
             rows, columns = sample[0].shape[:2]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tasks.base.network import Deployable
 from tasks.deploy.manifest import Manifest, read_manifest
+from tasks.values.pixel_format import PixelFormat
 
 # name: module and class; none is imported before it is used, so that each is an optional extra
 BACKENDS = {
@@ -80,7 +81,7 @@ class Runtime(ABC):
         """One call: images of the manifest's shape and dtype -> outputs in the manifest's order."""
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Any number of (N, 3, H, W) RGB images in 0..255, of any dtype -> outputs by name.
+        """Any number of images as in `Manifest.input`, of any dtype -> outputs by name.
 
         Raises:
             ValueError: The images are not of the artifact's size.
@@ -109,7 +110,7 @@ class Backend(ABC):
         name: As in `BACKENDS`.
         file: Name of the artifact's main file.
         precisions: What it can be exported in, the default first.
-        inputs: Types of pixels that it takes, the default first.
+        inputs: Types of pixels that it takes, the default first; of 16 bits it takes float32.
         detections: Forms of detection that it holds well; "nms" where it is not among them only with `export.limit`.
         dynamic: Whether it can take any number of images.
         here: Whether this machine can run the artifact; else it is checked by its structure alone.
@@ -144,6 +145,10 @@ class Backend(ABC):
     @abstractmethod
     def load(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> Runtime:
         """Make an artifact ready to run."""
+
+    def pixel_inputs(self, format: PixelFormat) -> tuple[str, ...]:
+        """Which of `inputs` it takes of a pixel format."""
+        return tuple(kind for kind in self.inputs if kind != "uint8" or format.bits == 8)
 
     def versions(self) -> dict[str, str]:
         """Of the packages that made the artifact."""

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from tasks.base.build import Config, build_task, data_settings, plain, task_class
 from tasks.base.task import VisionTask
 from tasks.deploy.manifest import Manifest
+from tasks.values.pixel_format import check_same_format
 
 logger = logging.getLogger(__name__)
 Run = Callable[[Tensor], Mapping[str, Tensor]]
@@ -29,7 +30,7 @@ class DeployedNetwork(nn.Module):
 
     def __init__(self, run: Run, task: VisionTask, output: str, image_size: Sequence[int]) -> None:
         super().__init__()
-        self.backbone, self.head = task.network.backbone, task.network.head
+        self.backbone, self.head, self.pixels = task.network.backbone, task.network.head, task.network.pixels
         self.from_artifact = task.from_artifact  # bound: the task itself is no part of its network
         self.run, self.output, self.image_size = run, output, tuple(image_size)
 
@@ -66,9 +67,10 @@ def fixed_settings(config: Config, manifest: Manifest) -> None:
         manifest: The certificate.
 
     Raises:
-        ValueError: One differs; the line names it.
+        ValueError: One differs; the line names it, as that of another pixel format.
     """
     given, stored = plain(config), manifest.config
+    check_same_format(given, stored, "the artifact's network")
     parts = [(name, given.get(name), stored.get(name)) for name in ("backbone", "head")]
     inside = task_class(stored).fixed_settings(manifest.output)
     parts.append(("task", *({key: (one.get("task") or {}).get(key) for key in inside} for one in (given, stored))))

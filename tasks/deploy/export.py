@@ -22,6 +22,7 @@ from tasks.deploy.progress import ExportProgress
 from tasks.deploy.quantization_diagnosis import Drop, doctor
 from tasks.detection.deployable import OUTPUTS
 
+LARGEST_FP16 = 65504
 COLUMNS = (
     "format", "precision", "output", "MiB", "difference", "{} of the checkpoint", "eager", "here", "lost",
     "certified by", "artifact",
@@ -153,11 +154,17 @@ def _output(original: Original, format: Backend) -> str:
 def _export_one(format: Backend, output: str, original: Original, target: Path) -> Manifest:
     """One artifact, in a folder that appears whole or not at all."""
     settings = original.settings
-    precision, dtype = settings["precision"], settings["input"] or format.inputs[0]
+    inputs = format.pixel_inputs(original.pixels)
+    precision, dtype = settings["precision"], settings["input"] or inputs[0]
     if precision not in format.precisions:
         raise Unsupported(f"export.precision={precision}: {format.name} has {', '.join(format.precisions)}")
-    if dtype not in format.inputs:
-        raise Unsupported(f"export.input={dtype}: {format.name} takes {', '.join(format.inputs)}")
+    if dtype not in inputs:
+        of = "" if original.pixels.is_rgb else f" of {original.pixels}"
+        raise Unsupported(f"export.input={dtype}: {format.name} takes {', '.join(inputs)}{of}")
+    if precision == "fp16" and original.pixels.white > LARGEST_FP16:
+        raise Unsupported(
+            f"export.precision=fp16 holds no pixel above {LARGEST_FP16}, and these have 16 bits; set fp32"
+        )
     if settings["dynamic_batch"] and not format.dynamic:
         raise Unsupported(f"{format.name} has no dynamic batch; set export.dynamic_batch=false")
     example = original.examples[:1].to(getattr(torch, dtype)).repeat(settings["batch"], 1, 1, 1)

@@ -12,6 +12,7 @@ from tasks.base.trusted_targets import check_targets
 from tasks.data.classes import Classes
 from tasks.files.images import MAX_PIXELS
 from tasks.files.writing import write_json
+from tasks.values.pixel_format import MOST_CHANNELS
 
 FORMAT = 2  # of manifest.json; 1 called the output `form`
 FILE = "manifest.json"
@@ -44,7 +45,7 @@ class Manifest:
         output: What comes out: "logits", "probabilities" of classification; a `tail` of segmentation; "raw", "decoded"
             or "nms" of detection.
         precision: "fp32", "int8", ...
-        input: (N, 3, H, W) RGB in 0..255; the normalisation is inside.
+        input: (N, C, H, W): RGB in 0..255, or what "pixels" of the preprocessing says; the normalisation is inside.
         outputs: In the order of the artifact.
         classes: {"names": [...], "palette": [...], "ids": [...] or None}, and of a detector "thresholds", the scores
             from which on boxes are shown, where the checkpoint has them; the artifact gives those below, too.
@@ -197,7 +198,8 @@ def _check(manifest: Manifest) -> None:
     hashes = manifest.hashes
     _expect(isinstance(hashes, dict) and all(isinstance(v, str) for v in hashes.values()), "hashes", "names to hashes")
     shape = manifest.input.shape
-    _expect(len(shape) == 4 and shape[1] == 3 and shape[0] != 0, "input", "a shape (N, 3, H, W)")
+    fits = len(shape) == 4 and 1 <= shape[1] <= MOST_CHANNELS and shape[0] != 0
+    _expect(fits, "input", f"a shape (N, 3, H, W), or of 1 to {MOST_CHANNELS} channels")
     _expect(min(shape[2:]) > 0 and abs(math.prod(shape)) <= 3 * MAX_PIXELS, "input", f"at most {MAX_PIXELS} px")
     classes = manifest.classes
     names, palette, ids = (classes[key] if key != "ids" else classes.get(key) for key in ("names", "palette", "ids"))

@@ -58,6 +58,7 @@ class Original:
 
     Attributes:
         source: The checkpoint, or the weights.
+        pixels: Format of the images.
         beside: Folder of the checkpoint; of weights one of their own in runs/.
         tell: Told what is being measured.
 
@@ -81,12 +82,19 @@ class Original:
         self.task, implied = self._trained(config)
         self.image_size = size or implied or self._validated_size()
         self.task.check_export(self.image_size)
-        noise = torch.randint(0, 256, (1, 3, *self.image_size), generator=torch.Generator().manual_seed(0))
-        self.examples = torch.cat([*self._seen(), noise.to(torch.uint8)])
+        self.pixels = self.task.network.pixels
+        shape, white = (1, self.pixels.channels, *self.image_size), self.pixels.white
+        noise = torch.randint(0, white + 1, shape, generator=torch.Generator().manual_seed(0))
+        self.examples = torch.cat([*self._seen(), noise.to(getattr(torch, self.dtype))])
         self._models: dict[str, Deployable] = {}
         self._references: dict[str, Mapping[str, Tensor]] = {}
         self._kept: dict[int | None, KeptBatches] = {}
         self._metrics: dict[str, dict[str, float]] = {}
+
+    @property
+    def dtype(self) -> str:
+        """Type of the pixels in memory, "uint8" or "float32": torch computes little with uint16."""
+        return "uint8" if self.pixels.bits == 8 else "float32"
 
     def _measure_nothing(self) -> None:
         """Set `export.evaluate` to false, and say so."""
@@ -110,7 +118,7 @@ class Original:
         if self.settings["evaluate"] or self.settings["doctor"]:
             return self.images("val", PARITY_IMAGES)
         folder = self.settings.get("calibration_source")
-        return folder_images(folder, PARITY_IMAGES, self.image_size) if folder else []
+        return folder_images(folder, PARITY_IMAGES, self.image_size, self.pixels) if folder else []
 
     @cached_property
     def data(self) -> VisionDataModule:
@@ -145,7 +153,7 @@ class Original:
         """Read images of a split as in `data_images`; in place of training images those of `calibration_source`."""
         folder = self.settings.get("calibration_source")
         if folder and split == "train":
-            return folder_images(folder, count, self.image_size)
+            return folder_images(folder, count, self.image_size, self.pixels)
         return data_images(lambda: self.data, split, count, self.image_size)
 
     def checkpoint_metric(self) -> dict[str, float]:
@@ -162,7 +170,7 @@ class Original:
         if output not in self._metrics:
             self.tell("scoring the network in eager mode")
             run = eager(self.model(output))
-            self._metrics[output] = self.measure(run, self.certificate(output, None, "uint8", Exported({})))
+            self._metrics[output] = self.measure(run, self.certificate(output, None, self.dtype, Exported({})))
         return self._metrics[output]
 
     def measure(self, run: Run, manifest: Manifest) -> dict[str, float]:
@@ -296,15 +304,16 @@ class Original:
         known = self.task.classes
         thresholds = {"thresholds": list(known.thresholds)} if known.thresholds else {}
         hashes = {"checkpoint": sha256(self.source)} if self.source.is_file() else {}
-        inside = {key: (getattr(self.task.network, key).flatten() / 255).tolist() for key in ("mean", "std")}
+        white = self.pixels.white
+        inside = {key: (getattr(self.task.network, key).flatten() / white).tolist() for key in ("mean", "std")}
         return Manifest(
             backend=format.name if format else "eager", artifact=format.file if format else "", kind=self.task.kind,
             output=output, precision=settings["precision"],
-            input=TensorSpec("images", (batch, 3, *self.image_size), dtype), outputs=outputs,
+            input=TensorSpec("images", (batch, self.pixels.channels, *self.image_size), dtype), outputs=outputs,
             classes={"names": list(known.names), "palette": [list(color) for color in known.palette],
                      "ids": list(known.ids) if known.ids else None, **thresholds},
             config=stored, settings=settings,
-            preprocessing={"pixels": "RGB, 0 to 255", "resize": self.task.resizing, **self.task.preprocessing(),
+            preprocessing={"pixels": self.pixels.described, "resize": self.task.resizing, **self.task.preprocessing(),
                            "inside": inside},
             anchors=self.task.decoding(output, self.image_size), hashes=hashes,
             versions=format.versions() if format else {}, operators=exported.operators, delegated=exported.delegated,

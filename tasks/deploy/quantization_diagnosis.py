@@ -94,7 +94,7 @@ def doctor(original: Original, exports: Mapping[str, Drop], folder: Path) -> lis
         folder: Where to.
     """
     settings, output = original.settings, original.task.outputs[0]
-    manifest = original.certificate(output, None, "uint8", Exported({}))
+    manifest = original.certificate(output, None, original.dtype, Exported({}))
     name = original.task.monitor
     metric = (lambda run: original.measure(run, manifest)[name]) if settings["evaluate"] else None
     calibration = original.images("train", settings["calibration_images"])

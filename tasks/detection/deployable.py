@@ -69,7 +69,8 @@ class DetectionDeployable(Deployable):
         self.network, self.output, self.image_size, self.limit = network, output, image_size, limit
         if output == "raw":
             with torch.no_grad():
-                self.outputs = tuple(network(torch.zeros(1, 3, *image_size, device=network.mean.device)))
+                shape = (1, network.pixels.channels, *image_size)
+                self.outputs = tuple(network(torch.zeros(shape, device=network.mean.device)))
             return
         self.outputs = ("boxes", "scores") if output == "decoded" else ("boxes", "scores", "labels")
         self.notes = (f"looks at the {limit} best only (export.limit=): of more, the last are missing",)

@@ -37,6 +37,7 @@ from tasks.detection.results import DetectionResults, GroundTruth
 from tasks.detection.ssd_losses import MultiboxLoss, SigmoidFocalLoss
 from tasks.detection.truth_scores import evaluate_truth
 from tasks.files.writing import write_json
+from tasks.pictures.shown import shown
 from tasks.values.counted import counted
 from tasks.values.sizes import parse_size
 
@@ -213,7 +214,7 @@ class DetectionTask(VisionTask):
         columns = (batch["images"], batch["image_sizes"], batch["boxes"], batch["labels"], outputs["detections"],
                    batch["names"])  # fmt: skip
         for image, size, boxes, labels, found, name in ([column[place] for column in columns] for place in places):
-            picture = cv2.resize(image.permute(1, 2, 0).cpu().numpy(), size[::-1])
+            picture = cv2.resize(shown(image.permute(1, 2, 0).cpu().numpy(), self.network.pixels), size[::-1])
             factor = np.tile(np.divide(size[::-1], (width, height)), 2)
             there = (labels >= 0).cpu().numpy()
             arrays = (found.boxes, found.labels, found.scores)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tasks.files.image_headers import CHANNELS, PNG, TIFF, tiff_numbers, without_texts
+from tasks.files.image_headers import CHANNELS, GREYS, PHOTOMETRIC, PNG, TIFF, tiff_numbers, without_texts
 from tasks.files.images import decode_as
 
 FEW_LEVELS = 128  # of 256, up to which a picture is told to be flat
@@ -18,9 +18,10 @@ _GAP = rb"\s(?:\s*#[^\n]*\n)*\s*"
 _PNM_LARGEST = re.compile(rb"P[2356]" + _GAP + rb"\d+" + _GAP + rb"\d+" + _GAP + rb"(\d+)\s")  # the value of white
 _LOST = {
     "levels": "hold more than 8 bits a sample and are left with few of 256 levels, so they look dark or flat; scale "
-              "their values to the whole range and save them in 8 bits",
-    "alpha": "hold transparency, which is dropped: what is beneath it is seen",
-    "channels": "hold channels besides RGB, which are dropped",
+              "their values to the whole range and save them in 8 bits, or keep all by pixels.channels= pixels.bits=16",
+    "depth": "hold more than 8 bits a sample, of which 8 are kept; pixels.channels= pixels.bits=16 keeps all",
+    "alpha": "hold transparency, which is dropped: what is beneath it is seen; pixels.channels= keeps it",
+    "channels": "hold channels besides RGB, which are dropped; pixels.channels= keeps them",
     "pages": "hold several pages or frames, of which the first is taken",
 }  # fmt: skip
 
@@ -67,8 +68,9 @@ def lost_parts(data: bytes) -> Iterator[tuple[str, str]]:
         return
     if data.startswith(PNG) and data[24] <= 8 and not clear:
         return
-    channels = tiff_numbers(data).get(CHANNELS, (1,))[0] if data.startswith(TIFF) else 1
-    if channels > 1 and not (channels == 3 or (channels == 4 and (clear or mode == "CMYK"))):
+    tags = tiff_numbers(data) if data.startswith(TIFF) else {}
+    channels, greys = tags.get(CHANNELS, (1,))[0], tags.get(PHOTOMETRIC, (1,))[0] in GREYS
+    if channels > 1 and not ((channels == 3 and not greys) or (channels == 4 and (clear or mode == "CMYK"))):
         yield "channels", f"{channels} of them"
     try:
         stored, seen = (decode_as("", data, flags) for flags in (cv2.IMREAD_UNCHANGED, cv2.IMREAD_COLOR))
@@ -79,6 +81,8 @@ def lost_parts(data: bytes) -> Iterator[tuple[str, str]]:
     deep = stored.dtype != np.uint8 or largest < 255
     if deep and levels <= FEW_LEVELS and stored.min() < stored.max():
         yield "levels", f"values {stored.min()} to {stored.max()} in {8 * stored.dtype.itemsize} bits, {levels} levels"
+    elif stored.dtype != np.uint8 and stored.min() < stored.max():
+        yield "depth", f"{8 * stored.dtype.itemsize} bits"
     if clear and stored.ndim == 3 and stored.shape[2] == 4:
         share = float((stored[..., 3] < np.iinfo(stored.dtype).max).mean())
         if share:

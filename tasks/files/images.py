@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from tasks.files.image_headers import not_decoded, stated_pixels, without_texts
+from tasks.files.image_headers import HEIGHT, ORIENTATION, WIDTH, not_decoded, stated_pixels, tiff_pages, without_texts
+from tasks.files.tiff_channels import is_multichannel
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif",
@@ -19,7 +20,6 @@ IMAGE_SUFFIXES = (
 MAX_PIXELS = 178_956_970  # of an image; more is refused unread, as by Pillow. 13 times a 4K picture, 0.5 GB in memory
 _REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
             8: cv2.IMREAD_REDUCED_COLOR_8}  # fmt: skip
-_ORIENTATION = 274  # EXIF's tag; 5 to 8 swap height and width
 logger = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # from half of what is refused
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors here name the file, OpenCV's lines do not
@@ -80,7 +80,7 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
         return None
     try:
         with Image.open(BytesIO(data)) as image:
-            turned = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) >= 5
+            turned = "exif" in image.info and image.getexif().get(ORIENTATION, 1) >= 5  # 5 to 8 swap height and width
             return image.size if turned else image.size[::-1]
     except Exception:  # PIL raises whatever comes up in a damaged file
         return None
@@ -94,9 +94,12 @@ def image_size(path: str | Path) -> tuple[int, int]:
         ValueError: As `read_image`.
     """
     with suppress(Exception), Image.open(path) as image:  # PIL raises whatever comes up in a damaged file
-        if image.getexif().get(_ORIENTATION, 1) == 1:
+        if image.getexif().get(ORIENTATION, 1) == 1:
             return image.size[::-1]
-    return read_image(path).shape[:2]
+    data = Path(path).read_bytes()
+    if is_multichannel(pages := tiff_pages(BytesIO(data), most=2)):
+        return pages[0][HEIGHT][0], pages[0][WIDTH][0]
+    return decode_image(data, path).shape[:2]
 
 
 def decode_pil(data: bytes, name: str | Path) -> Image.Image:
@@ -109,7 +112,7 @@ def decode_pil(data: bytes, name: str | Path) -> Image.Image:
         with Image.open(BytesIO(without_texts(data))) as image:
             if image.mode[0] not in "IF":
                 image.load()
-                upright = ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) > 1 else image
+                upright = ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) > 1 else image
                 return upright.convert("RGB")
     except UnidentifiedImageError:
         pass  # a TIFF that OpenCV alone knows

@@ -20,7 +20,7 @@ from tasks.inspection.crops import CropSettings, crop_table, write_crops
 from tasks.inspection.duplicates import find_duplicates, unnamed_images
 from tasks.inspection.ground_truth import truth_score
 from tasks.inspection.preview import augmented_sheet, check_sheet
-from tasks.inspection.stats import measure_split, stats_tables, weight_overrides
+from tasks.inspection.stats import measure_split, pixel_overrides, stats_tables, weight_overrides
 from tasks.values.counted import counted
 
 ACTIONS = ("check", "stats", "preview", "shards", "crops", "convert", "split")
@@ -153,6 +153,9 @@ def _stats(config: Config, data: VisionDataModule) -> tuple[Outcome, None]:
     split = "train" if "train" in content else next(iter(content))
     task = task_of(data)
     content["class_weights"] = weight_overrides(content[split]) if task and task.class_weighted else {}
+    if not data.pixels.is_rgb:
+        content["pixels"] = pixel_overrides(content[split])
+        hints.append(f"{content['pixels']}   # normalisation by {split}")
     hints += [f"{text}   # {rule.replace('_', ' ')} of {split}" for rule, text in content["class_weights"].items()]
     return Outcome(content, tables, hints=hints), None
 

@@ -19,6 +19,7 @@ from tasks.data.dataset import VisionDataset
 from tasks.data.errors import DataError
 from tasks.data.looks import Look, SplitLooks
 from tasks.files.image_depth import Lost, lost_parts
+from tasks.pictures.shown import shown
 
 QUEUED = 4096  # samples that wait at once
 
@@ -97,9 +98,10 @@ def _look(dataset: VisionDataset, index: int) -> tuple[Look, np.ndarray | None]:
         return Look([str(error), *problems], [], True), None
     seen = dataset.inspected(index, image, *truth)
     digest = hashlib.blake2b(content, digest_size=16).digest()
+    lost = tuple(lost_parts(content)) if dataset.pixels.is_rgb else ()
     found = Look(
-        [*problems, *seen.problems], [*seen.warnings], seen.annotated, image.shape[:2], digest, shades(image),
-        tuple(lost_parts(content)),
+        [*problems, *seen.problems], [*seen.warnings], seen.annotated, image.shape[:2], digest,
+        shades(shown(image, dataset.pixels)), lost,
     )  # fmt: skip
     return found, seen.pixels
 

@@ -10,10 +10,12 @@ import numpy as np
 from tasks.data.datamodule import VisionDataModule
 from tasks.data.errors import DataError
 from tasks.data.looks import SplitLooks
-from tasks.files.images import read_image
+from tasks.files.pixels import read_pixels
 from tasks.pictures.boxes import scaled
 from tasks.pictures.colors import WRONG
 from tasks.pictures.sheets import sheet
+from tasks.pictures.shown import shown
+from tasks.values.pixel_format import RGB, PixelFormat
 
 SIDE = 320  # px, longest side of a picture on a sheet
 CAPTION = 90  # characters of a caption
@@ -46,7 +48,7 @@ def augmented_sheet(
             sample = dataset[(epoch, index)]
             truth = dataset.truth_of(sample)
             present |= dataset.labels_in(*truth)
-            cells.append(dataset.draw(data.classes, SIDE, sample["image"].numpy(), *truth))
+            cells.append(dataset.draw(data.classes, SIDE, shown(sample["image"].numpy(), data.pixels), *truth))
             label = dataset.image_class(index)
             caption = f"{sample['name']}  {'' if label is None else data.classes.names[label]}"
         rows.append((_of_one_size(cells), caption[-CAPTION:]))
@@ -82,9 +84,10 @@ def check_sheet(
         try:
             image, *truth = dataset.read(index)
         except DataError:
-            image, drawn = _opened(dataset.file(index)), dataset.raw_truth(index)
+            image, drawn = _opened(dataset.file(index), data.pixels), dataset.raw_truth(index)
             drawn = _opened(dataset.truth_file(index)) if drawn is None else drawn
         else:
+            image = shown(image, data.pixels)
             drawn, labels = dataset.draw(data.classes, SIDE, image, *truth), dataset.labels_in(*truth)
             dataset.mark_flaws(drawn, index, image.shape[:2])
         present |= labels
@@ -118,10 +121,10 @@ def _size(data: VisionDataModule, dataset, split: str, epoch: int) -> Sequence[i
     return tuple(image.shape[:2])
 
 
-def _opened(file: str | Path) -> np.ndarray:
+def _opened(file: str | Path, format: PixelFormat = RGB) -> np.ndarray:
     """An image, if that much can be read."""
     try:
-        return read_image(file)
+        return shown(read_pixels(file, format), format)
     except (ValueError, OSError):
         picture = np.full((SIDE // 2, SIDE, 3), 225, np.uint8)
         place = (70, SIDE // 4)

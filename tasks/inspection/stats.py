@@ -24,8 +24,8 @@ def measure_split(data: VisionDataModule, split: str) -> dict[str, Any]:
 
     Returns:
         {"images", "unit" ("px", "boxes", "images"), "classes": {name: {unit: number, "images": number}},
-        "image_sizes": {"HxW": number}, "pixels": {"images", "mean", "std"} of RGB in 0..1 over a sample}, of masks
-        "ignored" px, and of boxes "boxes": as `box_statistics`.
+        "image_sizes": {"HxW": number}, "pixels": {"images", "mean", "std"} of each channel in 0..1 over a sample}, of
+        masks "ignored" px, and of boxes "boxes": as `box_statistics`.
 
     Raises:
         DataError: As raised by the data.
@@ -39,8 +39,8 @@ def measure_split(data: VisionDataModule, split: str) -> dict[str, Any]:
     def look(number: int) -> tuple:
         image, *truth = dataset.read(chosen[number])
         counts = dataset.inspected(chosen[number], image, *truth).pixels if masks else None
-        pixels = image.reshape(-1, 3) if number % measured == 0 or not masks else None
-        sums = (0, 0.0, 0.0) if pixels is None else _sums(pixels)
+        pixels = image.reshape(-1, image.shape[2]) if number % measured == 0 or not masks else None
+        sums = (0, 0.0, 0.0) if pixels is None else _sums(pixels, data.pixels.white)
         return image.shape[:2], counts, sums
 
     sizes, rows, sums = zip(*each(look, len(chosen), f"measuring {split}"), strict=True)
@@ -51,7 +51,9 @@ def measure_split(data: VisionDataModule, split: str) -> dict[str, Any]:
     counted_sizes = Counter(dataset.image_sizes() or sizes).most_common()
     report["image_sizes"] = {f"{h}x{w}": n for (h, w), n in counted_sizes}
     deviation = np.sqrt(np.maximum(squares / number - mean**2, 0))
-    report["pixels"] = {"images": sampled, "mean": np.round(mean, 4).tolist(), "std": np.round(deviation, 4).tolist()}
+    digits = 4 if data.pixels.is_rgb else 6  # sensors may use a small part of 16 bits
+    values = {"mean": np.round(mean, digits).tolist(), "std": np.round(deviation, digits).tolist()}
+    report["pixels"] = {"images": sampled, **values}
     return report
 
 
@@ -85,6 +87,11 @@ def weight_overrides(report: dict[str, Any]) -> dict[str, str]:
             for rule, values in class_weights(report).items()}  # fmt: skip
 
 
+def pixel_overrides(report: dict[str, Any]) -> str:
+    """Write mean and std of the channels as overrides to paste."""
+    return " ".join(f"pixels.{key}=[{','.join(f'{v:g}' for v in report['pixels'][key])}]" for key in ("mean", "std"))
+
+
 def stats_tables(split: str, report: dict[str, Any]) -> list[Table]:
     """Lay a report of `measure_split` out in tables."""
     unit = report["unit"]
@@ -102,8 +109,10 @@ def stats_tables(split: str, report: dict[str, Any]) -> list[Table]:
     pixels = report["pixels"]
     seen = counted(pixels["images"], "image")
     general += [
-        (f"{key} of RGB in 0..1, {seen}", ", ".join(f"{v:.3f}" for v in pixels[key])) for key in ("mean", "std")
-    ]
+        (f"{key} of {'RGB' if len(pixels[key]) == 3 else 'each channel'} in 0..1, {seen}",
+         ", ".join(f"{v:.3f}" for v in pixels[key]))
+        for key in ("mean", "std")
+    ]  # fmt: skip
     for key, value in report.get("boxes", {}).items():
         text = ", ".join(f"{k}: {v:.3g}" if isinstance(v, float) else f"{k}: {v}" for k, v in value.items()) if (
             isinstance(value, dict)) else value  # fmt: skip
@@ -114,8 +123,8 @@ def stats_tables(split: str, report: dict[str, Any]) -> list[Table]:
     return [*tables, (f"{split} in numbers", ("what", "value"), [(key, str(value)) for key, value in general])]
 
 
-def _sums(pixels: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """Number of pixels, sum and sum of squares of RGB in 0..1, from counts of the 256 values."""
-    counts = np.stack([np.bincount(pixels[:, channel], minlength=256) for channel in range(3)])
-    values = np.arange(256) / 255
+def _sums(pixels: np.ndarray, white: int) -> tuple[int, np.ndarray, np.ndarray]:
+    """Number of pixels, sum and sum of squares of each channel in 0..1, from counts of the values."""
+    counts = np.stack([np.bincount(pixels[:, channel], minlength=white + 1) for channel in range(pixels.shape[1])])
+    values = np.arange(white + 1) / white
     return len(pixels), counts @ values, counts @ values**2

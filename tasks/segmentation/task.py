@@ -19,6 +19,7 @@ from tasks.data.masked_images import IGNORE_INDEX
 from tasks.data.segmentation import SegmentationData
 from tasks.files.writing import write_bytes, write_confusion
 from tasks.pictures.confusion import confusion_picture
+from tasks.pictures.shown import shown
 from tasks.segmentation.blending import blended
 from tasks.segmentation.boundary_iou import BoundaryIoU
 from tasks.segmentation.confusion_matrix import ConfusionMatrix, predicted_classes
@@ -184,7 +185,7 @@ class SegmentationTask(VisionTask):
             image, mask, predicted = batch["images"][place], batch["masks"][place], outputs["predicted"][place]
             confusion = ConfusionMatrix(len(self.classes))
             confusion.update(predicted[None], mask[None])
-            picture = image.permute(1, 2, 0).cpu().numpy()
+            picture = shown(image.permute(1, 2, 0).cpu().numpy(), self.network.pixels)
             caption = f"{batch['names'][place]}  mIoU {confusion.scores().miou:.3f}"
             samples.append((picture, mask.cpu().numpy(), predicted.cpu().numpy(), caption))
         return samples

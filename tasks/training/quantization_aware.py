@@ -7,6 +7,7 @@ import lightning as L
 import torch
 
 from backbones.blocks.fusion import fuse_model
+from tasks.base.build import check_same_pixels
 from tasks.base.task import VisionTask
 from tasks.data.datamodule import VisionDataModule
 from tasks.quantization.rounded_layers import rounded_layers, with_rounding
@@ -62,6 +63,8 @@ class QuantizationAware(L.Callback):
                 f"qat.checkpoint={self.checkpoint} knows the classes {', '.join(source.classes.names[:4])}..., not "
                 f"{', '.join(task.classes.names[:4])}...; give the data that it was trained with"
             )
+        if source is not None:
+            check_same_pixels(task.network, source.network, f"qat.checkpoint={self.checkpoint}")
         trained = None if source is None else fuse_model(source.network.eval())
         try:
             task.network = with_rounding(task.network, self.keep_float, trained)

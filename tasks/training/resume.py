@@ -11,6 +11,7 @@ from tasks.base.checkpoint import classes_of, read_checkpoint
 from tasks.base.checkpoint_files import LAST, last_good
 from tasks.data.classes import Classes
 from tasks.data.datamodule import VisionDataModule
+from tasks.values.pixel_format import check_same_format
 
 SAME = ("task", "backbone", "head", "data")  # groups of a configuration that stay when a run goes on
 logger = logging.getLogger(__name__)
@@ -115,8 +116,9 @@ def _reached(config: Config, resumed: dict[str, Any]) -> str | None:
 
 
 def check_resumable(config: Config, resumed: dict[str, Any]) -> None:
-    """Raise `ValueError` where nothing is left to do, or where later checkpoints would be overwritten."""
+    """Raise `ValueError` where nothing is left to do, later checkpoints would be overwritten, or pixels are others."""
     path = Path(config["checkpoint"]).expanduser()
+    check_same_format(config, resumed["config"], str(path))
     if resumed["fused"]:
         raise ValueError(
             f"{path} is fused: its branches and norms are merged into single convolutions, which cannot be trained on; "

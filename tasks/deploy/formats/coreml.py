@@ -32,6 +32,7 @@ from tasks.deploy.formats.program import exported_program  # noqa: E402
 from tasks.deploy.formats.silence import silenced  # noqa: E402
 from tasks.deploy.manifest import Manifest  # noqa: E402
 from tasks.detection.deployable import DetectionDeployable  # noqa: E402
+from tasks.values.pixel_format import PixelFormat  # noqa: E402
 
 INPUT = "images"
 PACKAGE = "model.mlpackage"
@@ -54,6 +55,9 @@ class CoreMLBackend(Backend):
     detections = ("raw", "decoded", "nms")
     here = sys.platform == "darwin"
     target = "iOS16"
+
+    def pixel_inputs(self, format: PixelFormat) -> tuple[str, ...]:
+        return self.inputs if format.is_rgb else ("float32",)
 
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
         if example.dtype == torch.uint8 and len(example) != 1:
