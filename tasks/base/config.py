@@ -16,12 +16,14 @@ class PixelSettings:
         bits: Bits of a sample, 8 or 16.
         mean, std: Normalisation of each channel, in parts of the largest value, as action=stats of tools/data.py prints
             it; else that of the backbone's weights.
+        shown: Three channels, from 1, that pictures show as red, green and blue, or one for grey; else the first.
     """
 
     channels: int = 3
     bits: int = 8
     mean: list[float] | None = None
     std: list[float] | None = None
+    shown: list[int] | None = None
 
 
 @dataclass

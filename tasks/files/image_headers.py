@@ -91,6 +91,8 @@ def tiff_pages(file: BinaryIO, most: int = MOST_PAGES) -> list[Tags]:
                 values = value if isinstance(value, tuple) else (value,)
                 if values and all(isinstance(number, int) for number in values):
                     found[tag] = values
+            if not found.keys() >= {WIDTH, HEIGHT}:
+                break  # damaged, of which PIL only warns
             pages.append(found)
     return pages
 

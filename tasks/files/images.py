@@ -22,6 +22,7 @@ _REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_RE
             8: cv2.IMREAD_REDUCED_COLOR_8}  # fmt: skip
 logger = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # from half of what is refused
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)  # TIFFs that it does not know are decoded here
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors here name the file, OpenCV's lines do not
 
 

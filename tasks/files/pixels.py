@@ -51,8 +51,8 @@ def check_format(path: str | Path, format: PixelFormat) -> None:
 def _check(name: str | Path, found: PixelFormat, format: PixelFormat) -> None:
     if (found.channels, found.bits) != (format.channels, format.bits):
         raise ValueError(
-            f"{name} holds {found}; pixels.channels={format.channels} pixels.bits={format.bits} expects {format}: "
-            "write it like the others, or remove it"
+            f"{name} holds {found}, not {format} as set: write it like the other files, or if all are like it, set "
+            f"pixels.channels={found.channels} pixels.bits={found.bits}"
         )
 
 

@@ -9,7 +9,7 @@ _LOOKED_AT = 1 << 18  # px that quantiles are taken from
 
 
 def shown(image: np.ndarray, format: PixelFormat = RGB) -> np.ndarray:
-    """Make a picture of an image: its first three channels as red, green and blue; of one or two the first as grey.
+    """Make a picture of an image, of the channels that the format names.
 
     Channels of 16 bits are stretched, each by itself, since sensors rarely use the whole range.
 
@@ -25,8 +25,11 @@ def shown(image: np.ndarray, format: PixelFormat = RGB) -> np.ndarray:
     """
     if format.is_rgb:
         return image
-    picture = np.ascontiguousarray(image[..., :3] if image.shape[2] > 2 else image[..., [0, 0, 0]])
-    return picture if format.bits == 8 else np.stack([_stretched(picture[..., k]) for k in range(3)], axis=-1)
+    channels = format.shown or ((1, 2, 3) if format.channels > 2 else (1,))
+    picture = image[..., [channel - 1 for channel in channels]]
+    if format.bits > 8:
+        picture = np.stack([_stretched(picture[..., place]) for place in range(len(channels))], axis=-1)
+    return np.ascontiguousarray(np.broadcast_to(picture, (*image.shape[:2], 3)))
 
 
 def _stretched(channel: np.ndarray) -> np.ndarray:

@@ -20,9 +20,9 @@ class PixelFormat:
         channels: Number of channels, in the order of the files.
         bits: 8 or 16 a sample, unsigned.
         mean, std: Of each channel, in parts of the largest value; None: as the backbone's weights want it.
+        shown: Channels, from 1, that pictures show as red, green and blue, or the one they show as grey; None: the
+            first three, or of one or two channels the first.
 
-    >>> PixelFormat(8, 16)
-    PixelFormat(channels=8, bits=16, mean=None, std=None)
     >>> str(PixelFormat(8, 16)), PixelFormat(8, 16).white, PixelFormat().is_rgb
     ('8 channels of 16 bits', 65535, True)
     """
@@ -31,6 +31,7 @@ class PixelFormat:
     bits: int = 8
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    shown: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
         return f"{self.channels} channel{'s' * (self.channels > 1)} of {self.bits} bits"
@@ -63,7 +64,7 @@ def pixel_format(config: Mapping[str, Any]) -> PixelFormat:
     """Read the format from `config.pixels`; RGB of 8 bits where the configuration has no such node.
 
     >>> pixel_format({"pixels": {"channels": 2, "mean": [0.1, 0.2], "std": [0.1, 0.1]}})
-    PixelFormat(channels=2, bits=8, mean=(0.1, 0.2), std=(0.1, 0.1))
+    PixelFormat(channels=2, bits=8, mean=(0.1, 0.2), std=(0.1, 0.1), shown=None)
 
     Raises:
         ValueError: A setting is out of its range.
@@ -76,7 +77,10 @@ def pixel_format(config: Mapping[str, Any]) -> PixelFormat:
         raise ValueError(f"pixels.bits={bits}: expected 8 or 16")
     if ("mean" in node) != ("std" in node):
         raise ValueError("pixels.mean and pixels.std belong together; tools/data.py action=stats prints both")
-    return PixelFormat(channels, bits, *(_numbers(key, node.get(key), channels) for key in ("mean", "std")))
+    shown = tuple(node["shown"]) if "shown" in node else None
+    if shown and (len(shown) not in (1, 3) or not all(1 <= channel <= channels for channel in shown)):
+        raise ValueError(f"pixels.shown={_written(shown)}: expected one or three channels, from 1 to {channels}")
+    return PixelFormat(channels, bits, *(_numbers(key, node.get(key), channels) for key in ("mean", "std")), shown)
 
 
 def check_same_format(config: Mapping[str, Any], stored: Mapping[str, Any], source: str) -> None:
