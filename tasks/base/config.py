@@ -3,27 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from tasks.values.pixel_format import PixelSettings
+
 NO_TASK = "no task is chosen; give task=segmentation"
-
-
-@dataclass
-class PixelSettings:
-    """Format of the images, which a checkpoint keeps.
-
-    Attributes:
-        channels: Channels of the images, 1 to 16. With 3 of 8 bits files are converted to RGB; else files have to hold
-            so many, and are read as they are.
-        bits: Bits of a sample, 8 or 16.
-        mean, std: Normalisation of each channel, in parts of the largest value, as action=stats of tools/data.py prints
-            it; else that of the backbone's weights.
-        shown: Three channels, from 1, that pictures show as red, green and blue, or one for grey; else the first.
-    """
-
-    channels: int = 3
-    bits: int = 8
-    mean: list[float] | None = None
-    std: list[float] | None = None
-    shown: list[int] | None = None
 
 
 @dataclass

@@ -9,6 +9,26 @@ MOST_CHANNELS = 16
 WHITE = {8: 255, 16: 65535}  # largest value of a sample, by its bits
 
 
+@dataclass
+class PixelSettings:
+    """Format of the images, which a checkpoint keeps.
+
+    Attributes:
+        channels: Channels of the images, 1 to 16. With 3 of 8 bits files are converted to RGB; else files have to hold
+            so many, and are read as they are.
+        bits: Bits of a sample, 8 or 16.
+        mean, std: Normalisation of each channel, in parts of the largest value, as action=stats of tools/data.py prints
+            it; else that of the backbone's weights.
+        shown: Three channels, from 1, that pictures show as red, green and blue, or one for grey; else the first.
+    """
+
+    channels: int = 3
+    bits: int = 8
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    shown: list[int] | None = None
+
+
 @dataclass(frozen=True)
 class PixelFormat:
     """Channels and depth of images, and their normalisation.

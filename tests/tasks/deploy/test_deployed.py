@@ -66,7 +66,7 @@ def test_what_does_not_reach_into_the_artifact_is_taken(caplog, size):
 
 
 def network(outputs: dict, kind: str, output: str, size=(1, 2), seen: list | None = None) -> DeployedNetwork:
-    built = SimpleNamespace(backbone=torch.nn.Identity(), head=torch.nn.Identity())
+    built = SimpleNamespace(backbone=torch.nn.Identity(), head=torch.nn.Identity(), pixels=RGB)
     cls = TASKS[kind]
     task = SimpleNamespace(network=built, from_artifact=partial(cls.from_artifact, cls.__new__(cls)))
 
