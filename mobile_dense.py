@@ -14,7 +14,7 @@ for _name in ("backbones", "heads", "tasks", "tools"):  # names that other packa
 import numpy as np
 from omegaconf import DictConfig
 
-from tasks.base.config import ExportSettings
+from tasks.base.export_settings import ExportSettings
 from tasks.base.predictor import Predictor
 from tasks.deploy.manifest import FILE
 from tasks.files.pixels import read_pixels
