@@ -1,5 +1,6 @@
 """From a command line to a configuration: Hydra's, or a checkpoint's own; bad input fails in a line or two."""
 
+import math
 import os
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from tools.composition import CONF, help_text, planned, with_choices
 from tools.messages import PEER_LOST, message
 from tools.settings_help import settings_help
 from tools.stored_config import forget_config
+from tools.tables import Result, print_table, sweep_table
 
 OmegaConf.register_new_resolver("settings", settings_help, replace=True)  # ${settings:train} in conf/train.yaml
 EXPECTED = (
@@ -92,23 +94,24 @@ class Jobs:
 
     def __init__(self, name: str, job: Callable[[DictConfig], Any], left_out: list[str]) -> None:
         self.name, self.job, self.left_out = name, job, left_out
-        self.begun, self.failed = 0, []
+        self.results: list[Result] = []
 
     def __call__(self, config: DictConfig) -> Any:
         """Called by Hydra for each job. Where one of a sweep fails, Hydra begins the next one."""
         if not self.is_sweep():
             return guarded(lambda: self.job(self.with_choices(config)))
-        self.begun += 1
         words = list(HydraConfig.get().overrides.task)
         try:
-            return self.job(self.with_choices(self.of_its_checkpoint(config, words)))
+            score = self.job(self.with_choices(self.of_its_checkpoint(config, words)))
         except Exception as error:
-            self.failed.append(" ".join(words))
-            tell(error, f"error in {self.failed[-1]}")
+            self.results.append(Result(words, math.nan, message(error)))
+            tell(error, f"error in {' '.join(words)}")
             raise
+        self.results.append(Result(words, math.nan if score is None else score))
+        return score
 
     def end(self, run: Callable[[], None]) -> None:
-        """Run all jobs.
+        """Run all jobs; those of a sweep end with a table.
 
         Raises:
             ValueError: Some jobs of a sweep failed.
@@ -116,11 +119,15 @@ class Jobs:
         try:
             run()
         except Exception as error:
-            if not self.failed or os.environ.get("MOBILE_DENSE_TRACEBACK"):
+            failed = [" ".join(result.words) for result in self.results if result.failure]
+            if not failed or os.environ.get("MOBILE_DENSE_TRACEBACK"):
                 raise
             raise ValueError(
-                f"{len(self.failed)} of {counted(self.begun, 'job')} failed: {'; '.join(self.failed)}"
+                f"{len(failed)} of {counted(len(self.results), 'job')} failed: {'; '.join(failed)}"
             ) from error
+        finally:
+            if self.results:
+                print_table(*sweep_table(self.results))
 
     def is_sweep(self) -> bool:
         return HydraConfig.get().mode is not None and HydraConfig.get().mode.name == "MULTIRUN"

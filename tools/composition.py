@@ -38,7 +38,10 @@ def planned(tool: str, words: Sequence[str]) -> tuple[str, list[str], list[str]]
     """
     schema = f"{tool}_schema"
     ConfigStore.instance().store(schema, SCHEMAS[schema])
-    words = [f"++{word}" if tool == "train" and word.startswith(OPEN) else word for word in renamed_words(tool, words)]
+    words = [
+        f"++{word}" if tool in ("train", "tune") and word.startswith(OPEN) else word
+        for word in renamed_words(tool, words)
+    ]
     line = CommandLine([*words])
     values = line.values()
     _check_groups(values)

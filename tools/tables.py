@@ -4,12 +4,14 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from tasks.values.counted import counted
 from tasks.values.first_process import is_first_process
 
 # field of a network's profile: label, unit, divisor
@@ -52,6 +54,36 @@ def _cell(value: object) -> str:
 def print_scores(scores: Mapping[str, float], title: str = "scores") -> None:
     """Print metrics, one a line."""
     print_table(title, ("metric", "value"), list(scores.items()))
+
+
+class Result(NamedTuple):
+    """How a job of a sweep has ended.
+
+    Attributes:
+        words: Its overrides.
+        score: What its tool returned; NaN for nothing.
+        failure: Message of its error; None of one that did not fail.
+    """
+
+    words: list[str]
+    score: float
+    failure: str | None = None
+
+
+def sweep_table(results: Sequence[Result]) -> tuple[str, tuple[str, ...], list[tuple[object, ...]]]:
+    """Make the table of a sweep: title, columns and rows. What all jobs share is in the title.
+
+    >>> sweep_table([Result(["a=1", "b=1"], 0.5), Result(["a=1", "b=2"], math.nan, "no 2")])
+    ('sweep of 2 jobs: a=1', ('overrides', 'score', 'status'), [('b=1', 0.5, 'done'), ('b=2', nan, 'failed: no 2')])
+    """
+    shared = [word for word in results[0].words if all(word in result.words for result in results)]
+    shared = shared if len(results) > 1 else []
+    rows: list[tuple[object, ...]] = []
+    for result in results:
+        own = " ".join(word for word in result.words if word not in shared)
+        rows.append((own, float(result.score), f"failed: {result.failure}" if result.failure else "done"))
+    title = f"sweep of {counted(len(results), 'job')}{': ' * bool(shared)}{' '.join(shared)}"
+    return title, ("overrides", "score", "status"), rows
 
 
 def cost_cells(costs: Mapping[str, int], fields: Iterable[str], digits: int = 3) -> list[str]:

@@ -66,6 +66,21 @@ class TrainConfig:
 
 
 @dataclass
+class TuneConfig(TrainConfig):
+    """A search for hyperparameters; all other settings are those of each training.
+
+    Attributes:
+        search: What is searched, by setting: ranges such as [1e-4, 1e-1, log], [0, 0.3, float] and [1, 64, int, log],
+            or lists of choices such as [8, 16, 32] and [sgd, adamw].
+        trials: Trainings in all; the same command with a higher number goes on.
+        output_dir: Folder of the study and its runs, where a killed search goes on; else runs/tune-{task}-{backbone}.
+    """
+
+    search: Any = None
+    trials: int = 20
+
+
+@dataclass
 class EvaluateConfig(TrainConfig):
     """An evaluation of a checkpoint, all that is not given being the checkpoint's own; of published weights, by
     `task` and `weights`, or `backbone.weights` and `head.weights`; or of anybody's detections.
@@ -337,6 +352,7 @@ class BenchmarkConfig(TrainConfig):
 
 SCHEMAS = {
     "train_schema": TrainConfig,
+    "tune_schema": TuneConfig,
     "evaluate_schema": EvaluateConfig,
     "predict_schema": PredictConfig,
     "describe_schema": DescribeConfig,

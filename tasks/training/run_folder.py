@@ -64,7 +64,7 @@ def run_folder(config: Config) -> Iterator[Path]:
         name = "-".join(label(config, group) for group in ("task", "backbone"))
         folder, made = _numbered(Path("runs") / name)
     try:
-        with _locked(folder) if rank_zero_only.rank == 0 else nullcontext():
+        with locked(folder) if rank_zero_only.rank == 0 else nullcontext():
             os.environ[RUN_FOLDER] = str(folder.resolve())
             yield folder
     finally:
@@ -120,7 +120,7 @@ def _numbered(path: Path) -> tuple[Path, list[Path]]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold a lock on a folder; the system releases it when this process ends, however it ends.
 
     It is a POSIX record lock. Unlike `flock` it works over NFS and is not inherited by forked loader processes, which

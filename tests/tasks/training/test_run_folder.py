@@ -15,9 +15,9 @@ from tests.conftest import ROOT
 HOLD = """
 import os, sys, time
 sys.path.insert(0, {root!r})
-from tasks.training.run_folder import _locked
+from tasks.training.run_folder import locked
 from pathlib import Path
-with _locked(Path({folder!r})):
+with locked(Path({folder!r})):
     if os.fork():  # as a loader process that outlives a killed run
         print("held", os.getpid(), flush=True)
     time.sleep(60)
