@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 import mobile_dense
 from tasks.files.images import read_image, read_mask
+from tasks.values.pixel_format import RGB
 from tests.conftest import ROOT
 from tests.tasks.classification.test_task import write_folders
 from tests.tasks.conftest import NAMES, write_masks
@@ -95,7 +97,7 @@ def test_errors_are_those_of_the_tools(words, settings, message, tmp_path, monke
 )
 def test_what_is_no_image_is_refused(image):
     with pytest.raises(ValueError, match=r"expected an image as \(H, W, 3\) uint8 in RGB, got"):
-        mobile_dense.Model(Path(), None).predict(image)
+        mobile_dense.Model(Path(), SimpleNamespace(pixel_format=RGB)).predict(image)
 
 
 def test_a_hydra_program_around_goes_on(tmp_path):

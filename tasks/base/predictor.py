@@ -9,14 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tasks.values.pixel_format import RGB, PixelFormat
 from tasks.values.sizes import parse_size
 
 
 class Predictor(ABC):
     """Run a trained task on single pictures of any size, (H, W, C) in the format of its pixels.
-
-    Attributes:
-        pixel_format: That format; where pictures are said to be (H, W, 3) uint8 RGB, it is meant.
 
     Args:
         task: In eval mode.
@@ -30,8 +28,12 @@ class Predictor(ABC):
     fields: tuple[str, ...] = ()  # of a `mobile_dense.Result`: what `find` gives, or if several its attributes
 
     def __init__(self, task: Any, image_size: int | Sequence[int] | None) -> None:
-        self.task, self.pixel_format = task, task.network.pixels
-        self.image_size = None if image_size is None else parse_size(image_size, "image_size")
+        self.task, self.image_size = task, None if image_size is None else parse_size(image_size, "image_size")
+
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """Format of the pictures: RGB of 8 bits, or what the network was trained on."""
+        return getattr(getattr(self.task, "network", None), "pixels", RGB)
 
     @abstractmethod
     def find(self, image: np.ndarray) -> Any:

@@ -93,7 +93,7 @@ def test_an_artifact_predicts_and_scores_the_same(runs, run_tool, tmp_path):
         masks = [cv2.imread(str(tmp_path / output / f"{name}_classes.png")) for output in "pq"]
         assert (masks[0] != masks[1]).mean() < 1e-3
     assert cv2.imread(str(tmp_path / "p" / "000_overlay.png")).std() > 20  # the colours are seen
-    with pytest.raises(ValueError, match="pixels.bits=8: .* was trained with 16, which stays"):
+    with pytest.raises(ValueError, match=r"pixels.bits=8: .* was trained with 16, which stays"):
         evaluate(composed_of(runs / "segmentation", bits=8))
 
 

@@ -97,6 +97,6 @@ def test_a_classifier_sees_all_channels():
         view = CenterView(24, 0.8, interpolation)
         apart = np.abs(view.of_channels(rgb).astype(int) - view.of(Image.fromarray(rgb)))
         assert apart.max() <= most and apart.mean() < 0.3
-    with pytest.raises(ValueError, match="data.policy=randaugment changes RGB of 8 bits, not 8 channels of 16 bits"):
+    with pytest.raises(ValueError, match=r"data.policy=randaugment changes RGB of 8 bits, not 8 channels of 16 bits"):
         ClassAugmentation(policy="randaugment").take_pixels(FORMAT)
     assert np.array_equal(decode_pixels(data, "a.tif", FORMAT), NOISE)

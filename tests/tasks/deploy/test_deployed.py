@@ -12,6 +12,7 @@ from tasks.deploy.deployed import DeployedNetwork, fixed_settings
 from tasks.deploy.manifest import Manifest
 from tasks.detection.task import DetectionTask
 from tasks.segmentation.task import SegmentationTask
+from tasks.values.pixel_format import RGB
 
 TASKS = {task.kind: task for task in (ClassificationTask, DetectionTask, SegmentationTask)}
 
