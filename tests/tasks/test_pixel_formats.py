@@ -20,23 +20,12 @@ from tasks.inspection.actions import run_action
 from tasks.training.fit import fit
 from tasks.values.pixel_format import PixelFormat
 from tests.tasks.conftest import composed
-from tests.tasks.files.written_tiffs import encode_tiff
+from tests.tasks.files.written_tiffs import deepen, encode_tiff
 from tests.tasks.test_predict import PARTS
 
 FORMAT = PixelFormat(8, 16)
 STATED = ["pixels.channels=8", "pixels.bits=16"]
 QUICK = ["backbone=mnv1_025", "data.batch_size=2", "data.num_workers=0", "trainer.accelerator=cpu", "tensorboard=false"]
-
-
-def deepen(root) -> None:
-    """Turn the PNGs of a set into TIFFs, their colours in channels 8, 2 and 5 of a sensor of 12 bits."""
-    for path in [path for path in root.rglob("*.png") if "masks" not in path.parts]:
-        pixels = np.full((*cv2.imread(str(path)).shape[:2], 8), 700, np.uint16)
-        pixels[..., [7, 1, 4]] += cv2.imread(str(path)).astype(np.uint16)[..., ::-1] * 12
-        path.with_suffix(".tif").write_bytes(encode_tiff(pixels, deflate=True, differences=True))
-        path.unlink()
-    for path in root.rglob("*.json"):
-        path.write_text(path.read_text().replace(".png", ".tif"))
 
 
 @pytest.fixture(scope="module")

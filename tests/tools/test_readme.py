@@ -26,6 +26,7 @@ from tests.tasks.data.written_formats import (
     write_yolo,
 )  # fmt: skip
 from tests.tasks.detection.test_task import write_shapes
+from tests.tasks.files.written_tiffs import deepen
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)
@@ -114,6 +115,8 @@ def test_the_readme_has_commands():
 def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatch):
     """In their order, since later ones use what earlier ones leave."""
     write_masks(tmp_path / "my_data", train=8, size=(64, 64))
+    write_masks(tmp_path / "bands", train=8, size=(64, 64))
+    deepen(tmp_path / "bands")
     write_camvid(tmp_path / "camvid")
     write_exports(tmp_path)
     write_shapes(tmp_path / "coco", train=16)
