@@ -96,7 +96,7 @@ class ClassAugmentation:
         """
         if self.policy:
             raise ValueError(f"data.policy={self.policy} changes RGB of 8 bits, not {format}; set data.policy=null")
-        self.pixels, self.changes = format, []
+        self.pixels = format
         if self.erase:
             self.erase.value = list(map(float, fill_of(format)))
 

@@ -22,6 +22,7 @@ from tasks.values.pixel_format import PixelFormat
 from tests.tasks.conftest import composed
 from tests.tasks.files.written_tiffs import deepen, encode_tiff
 from tests.tasks.test_predict import PARTS
+from tools.cli import composed as command_line
 
 FORMAT = PixelFormat(8, 16)
 STATED = ["pixels.channels=8", "pixels.bits=16"]
@@ -36,11 +37,11 @@ def runs(tmp_path_factory):
         patch.delenv("MOBILE_DENSE_RUN", raising=False)
         write(root / "data" / kind)
         deepen(root / "data" / kind)
-        fit(composed(
-            "train", f"task={kind}", *QUICK, *settings, f"data.root={root / 'data' / kind}", *STATED,
+        fit(command_line("train", [
+            f"task={kind}", *QUICK, *settings, f"data.root={root / 'data' / kind}", *STATED,
             f"pixels.mean=[{','.join(['0.02'] * 8)}]", f"pixels.std=[{','.join(['0.02'] * 8)}]",
             "trainer.max_epochs=1", "trainer.limit_train_batches=1", "data.color=0.2", f"output_dir={root / kind}",
-        ))  # fmt: skip
+        ]))  # fmt: skip
     patch.undo()
     return root
 
@@ -75,13 +76,18 @@ def test_an_artifact_predicts_and_scores_the_same(runs, run_tool, tmp_path):
     metric = manifest["metric"]
     assert metric["runtime"] == pytest.approx(metric["checkpoint"], abs=1e-4)
     source = runs / "data" / "segmentation" / "val" / "images"
-    for origin, output in ((checkpoint, "p"), (f"artifact={folder}", "q")):
-        status, _, err = run_tool(f"tools/predict.py {origin} source={source} output_dir={output} pixels.shown=[8,2,5]")
+    for origin, output, shown in (
+        (checkpoint, "p", "[8,2,5]"), (f"artifact={folder}", "q", "[8,2,5]"), (checkpoint, "r", "[1,3,4]"),
+    ):  # fmt: skip
+        status, _, err = run_tool(
+            f"tools/predict.py {origin} source={source} output_dir={output} opacity=0 pixels.shown={shown}"
+        )
         assert status == 0, err
     for name in ("000", "002"):
         masks = [cv2.imread(str(tmp_path / output / f"{name}_classes.png")) for output in "pq"]
         assert (masks[0] != masks[1]).mean() < 1e-3
-    assert cv2.imread(str(tmp_path / "p" / "000_overlay.png")).std() > 20  # the colours are seen
+    drawn = [cv2.imread(str(tmp_path / output / "000_overlay.png"))[:96].std(axis=(0, 1)).min() for output in "pr"]
+    assert drawn[0] > 20 and drawn[1] == 0, drawn  # channels 1, 3 and 4 are all the same
     with pytest.raises(ValueError, match=r"pixels.bits=8: .* was trained with 16, which stays"):
         evaluate(composed_of(runs / "segmentation", bits=8))
 
@@ -106,6 +112,17 @@ def composed_of(folder, **pixels):
     own = {"checkpoint": str(folder / "best.ckpt"), "output_dir": None, "overwrite": False, "artifact": None,
            "predictions": None, "evaluator": "pycocotools"}  # fmt: skip
     return stored | own | {"pixels": stored["pixels"] | pixels}
+
+
+def test_weights_bring_their_format_and_normalisation(runs):
+    path = runs / "classification" / "best.ckpt"
+    own, image = load_task(path).network, next((runs / "data" / "classification").rglob("*.tif"))
+    found = mobile_dense.load(weights=path).predict(image)
+    assert np.array_equal(found.probabilities, mobile_dense.load(path).predict(image).probabilities)
+    config = composed("train", "task=segmentation", "backbone=mnv1_025", *STATED, f"backbone.weights={path}")
+    network = build_whole_network(config, 2)
+    torch.testing.assert_close(network.mean, own.mean)
+    torch.testing.assert_close(network.std, own.std)
 
 
 def test_statistics_are_those_of_the_channels_and_become_a_line_to_paste(runs, tmp_path):
