@@ -50,19 +50,21 @@ class DetectionDataset(VisionDataset):
         return len(self.indices)
 
     def __getitem__(self, key: SampleKey | tuple[int, int, Size]) -> dict:
-        """Return the sample (epoch, index) at the epoch's size, or (epoch, index, (H, W)) at that size.
+        """Return the sample (epoch, index) or (epoch, index, copy), at the epoch's size or at that of (..., (H, W)).
 
         Returns:
             {"image": (H, W, 3) uint8 RGB, "boxes": (M, 4) float32 xyxy px of this image, "labels": (M,) int64,
             "image_id": number, "image_size": (H, W) px of the file, "name": file name}.
         """
-        epoch, index, *size = key
+        epoch, index, *more = key
+        size = [one for one in more if not isinstance(one, int)]
+        copy = [one for one in more if isinstance(one, int)]
         sample = self.read(index)
         original_size = sample[0].shape[:2]
         if self.augmentations:
             size = size[0] if size else self.progressive.stage(epoch).image_size
             augmentation = self.augmentations[self.progressive.number(epoch)]
-            random = np.random.default_rng(np.random.SeedSequence((self.seed, epoch, index)))
+            random = np.random.default_rng(np.random.SeedSequence((self.seed, epoch, index, *copy)))
             others = augmentation.partners(random, len(self))
             image, boxes, labels = augmentation([sample, *map(self.read, others)], size, random)
         else:

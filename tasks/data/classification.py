@@ -29,6 +29,7 @@ class ClassificationData(VisionDataModule):
         crop_ratio, interpolation: As in `CenterView`. None: the weights' own (`take_preprocessing`), else 0.875 and
             "bilinear".
         repeats: Copies of a sample in an epoch, each augmented differently, as in `EpochSampler`.
+        sampling, repeat_threshold: As in `VisionDataModule`.
         progressive: As in `VisionDataModule`, of square images; the strength is that of `ClassAugmentation`.
         augmentation: As in `ClassAugmentation`.
 
@@ -44,7 +45,8 @@ class ClassificationData(VisionDataModule):
     def __init__(
         self, classes: Classes, *, image_size: int | Sequence[int] = 224, crop_ratio: float | None = None,
         interpolation: str | None = None, repeats: int = 1, batch_size: int = 128, val_batch_size: int = 128,
-        num_workers: int | None = None, progressive: Mapping[str, Any] | None = None, seed: int = 0, **augmentation,
+        num_workers: int | None = None, progressive: Mapping[str, Any] | None = None, seed: int = 0,
+        sampling: str | None = None, repeat_threshold: float = 0.001, **augmentation,
     ) -> None:  # fmt: skip
         sides = parse_sides(image_size, "data.image_size")
         if repeats < 1:
@@ -57,6 +59,7 @@ class ClassificationData(VisionDataModule):
         for stage in self.progressive.stages:
             parse_side(stage.image_size, "data.progressive.image_size")
         self.crop_ratio, self.interpolation, self.repeats = crop_ratio, interpolation, repeats
+        self.sampling, self.repeat_threshold = sampling, repeat_threshold
         self.augmentations = [
             ClassAugmentation(**augmentation, strength=stage.strength) for stage in self.progressive.stages
         ]
@@ -107,7 +110,13 @@ class ClassificationData(VisionDataModule):
         return CenterView(self.image_size[0], **{k: v or DEFAULT_PREPROCESSING[k] for k, v in given.items()})
 
     def make_sampler(self, size: int, *, shuffle: bool) -> EpochSampler:
-        return EpochSampler(size, shuffle=shuffle, seed=self.seed, repeats=self.repeats if shuffle else 1)
+        if not shuffle:
+            return super().make_sampler(size, shuffle=False)
+        return EpochSampler(size, shuffle=True, seed=self.seed, repeats=self.repeats, draws=self.draws())
+
+    def occurrences(self) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.asarray(self._opened("train").labels)
+        return np.arange(len(labels)), labels
 
     def collate(self, samples: list[dict]) -> dict:
         """Make {"images": (N, 3, H, W) uint8 in channels_last memory, "labels": (N,) int64, "names": N file names}."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from tasks.data.balance import expected_draws
 from tasks.data.classes import Classes
 from tasks.data.dataset import VisionDataset
 from tasks.data.errors import DataError
@@ -45,6 +46,7 @@ class VisionDataModule(LightningTwin):
         image_size: (H, W) px of a training image.
         pixels: Format of the images.
         augmentations: Those of training, one for each stage of `progressive`.
+        sampling, repeat_threshold: How often an epoch draws each training image, as in `expected_draws`; None: once.
 
     Args:
         classes: Names and colours.
@@ -62,6 +64,8 @@ class VisionDataModule(LightningTwin):
     content = "samples"
     pixels: PixelFormat = RGB
     augmentations: Sequence[Any] = ()
+    sampling: str | None = None
+    repeat_threshold: float = 0.001
 
     def __init__(
         self, classes: Classes, image_size: int | Sequence[int], *, batch_size: int, val_batch_size: int = 1,
@@ -175,7 +179,22 @@ class VisionDataModule(LightningTwin):
 
     def make_sampler(self, size: int, *, shuffle: bool) -> EpochSampler:
         """Make the sampler of `size` samples, for training (shuffled) or validation."""
-        return EpochSampler(size, shuffle=shuffle, seed=self.seed)
+        return EpochSampler(size, shuffle=shuffle, seed=self.seed, draws=self.draws() if shuffle else None)
+
+    def draws(self) -> np.ndarray | None:
+        """Compute how often an epoch draws each training sample, as `sampling` says; None: each once.
+
+        Raises:
+            ValueError: As in `expected_draws`.
+        """
+        if self.sampling is None:
+            return None
+        size = len(self.dataset("train"))
+        return expected_draws(self.sampling, *self.occurrences(), size, self.repeat_threshold)
+
+    def occurrences(self) -> tuple[np.ndarray, np.ndarray]:
+        """List the objects of the training set: index of the sample and class, (P,) each."""
+        raise NotImplementedError
 
     def setup(self, stage: str) -> None:
         """Open the sets first of all, so that missing files are reported at once."""

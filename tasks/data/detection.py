@@ -31,7 +31,7 @@ def numbered_classes(names: Sequence[str], ids: Sequence[int]) -> Classes:
 
 
 class MultiscaleSampler(EpochSampler):
-    """Yield (epoch, index, (H, W)), one size a batch, drawn from seed, epoch and number of the batch.
+    """Yield the keys of `EpochSampler` with (H, W) at their end, one size a batch, by seed, epoch and batch.
 
     Args:
         options: As in `EpochSampler`.
@@ -43,11 +43,11 @@ class MultiscaleSampler(EpochSampler):
         super().__init__(size, **options)
         self.batch_size, self.image_sizes = batch_size, image_sizes
 
-    def __iter__(self) -> Iterator[tuple[int, int, Size]]:
+    def __iter__(self) -> Iterator[tuple]:
         random = np.random.default_rng((self.seed, self.epoch))
         draws = random.integers(len(self.image_sizes), size=-(-len(self) // self.batch_size))
-        for number, (epoch, index) in enumerate(super().__iter__()):
-            yield epoch, index, self.image_sizes[draws[number // self.batch_size]]
+        for number, key in enumerate(super().__iter__()):
+            yield *key, self.image_sizes[draws[number // self.batch_size]]
 
 
 class DetectionData(VisionDataModule):
@@ -59,6 +59,7 @@ class DetectionData(VisionDataModule):
         multiscale: Sizes from which each training batch draws one instead, each (H, W) or the side of a square.
         keep_empty: Train on images without boxes, too; an evaluation always counts them.
         progressive: As in `VisionDataModule`; the strength scales `color` and `mosaic`.
+        sampling, repeat_threshold: As in `VisionDataModule`.
         augmentation: As in `DetectionAugmentation`.
     """
 
@@ -72,7 +73,7 @@ class DetectionData(VisionDataModule):
         self, classes: Classes, *, image_size: int | Sequence[int] = IMAGE_SIZE,
         multiscale: Sequence[int | Sequence[int]] | None = None, keep_empty: bool = True, batch_size: int = 16,
         val_batch_size: int = 16, num_workers: int | None = None, progressive: Mapping[str, Any] | None = None,
-        seed: int = 0, **augmentation,
+        seed: int = 0, sampling: str | None = None, repeat_threshold: float = 0.001, **augmentation,
     ) -> None:  # fmt: skip
         super().__init__(
             classes, image_size, batch_size=batch_size, val_batch_size=val_batch_size, num_workers=num_workers,
@@ -84,6 +85,7 @@ class DetectionData(VisionDataModule):
                 "data.multiscale and data.progressive.image_size both set the size of training images; give one of them"
             )
         self.multiscale, self.keep_empty = sizes, keep_empty
+        self.sampling, self.repeat_threshold = sampling, repeat_threshold
         self.augmentation = DetectionAugmentation(**augmentation)
         self.augmentations = [
             DetectionAugmentation(**augmentation | {
@@ -195,6 +197,12 @@ class DetectionData(VisionDataModule):
             + ("are they parts of the image's sides? expected px" if parts else "points, or slips of a hand?"),
         )]  # fmt: skip
 
+    def occurrences(self) -> tuple[np.ndarray, np.ndarray]:
+        annotations, kept = self.annotations("train"), self.dataset("train").indices
+        images = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
+        trained = annotations.trained & np.isin(images, kept)
+        return np.searchsorted(kept, images[trained]), annotations.labels[trained]
+
     def set_image_size(self, image_size: int | Sequence[int]) -> None:
         self.image_size = parse_size(image_size, "image_size")
         self._sets.pop("val", None)
@@ -203,8 +211,9 @@ class DetectionData(VisionDataModule):
         if not shuffle or not self.multiscale:
             return super().make_sampler(size, shuffle=shuffle)
         return MultiscaleSampler(
-            size, batch_size=self.batch_size, image_sizes=self.multiscale, shuffle=shuffle, seed=self.seed
-        )
+            size, batch_size=self.batch_size, image_sizes=self.multiscale, shuffle=shuffle, seed=self.seed,
+            draws=self.draws(),
+        )  # fmt: skip
 
     def collate(self, samples: list[dict]) -> dict:
         """Pad the boxes to the longest list, M of at least 1.

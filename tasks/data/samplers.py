@@ -24,6 +24,8 @@ class EpochSampler(Sampler[SampleKey]):
         seed: Seed of the order.
         repeats: Above 1, each drawn sample comes so many times in a row (on different ranks, where there are several),
             as (epoch, index, copy). The epoch keeps its length, with fewer different samples.
+        draws: How often an epoch draws each sample on average, (size,) positive numbers: 1.3 is once, and in three of
+            ten epochs twice. A sample's draws in an epoch are different copies. None: each once.
 
     >>> sampler = EpochSampler(4, shuffle=True, seed=0)
     >>> sorted(sampler)
@@ -32,8 +34,11 @@ class EpochSampler(Sampler[SampleKey]):
     Source of repeats: Berman et al. 2019, "MultiGrain", section 3.2; Hoffer et al. 2020, "Augment Your Batch".
     """
 
-    def __init__(self, size: int, *, shuffle: bool, seed: int, repeats: int = 1) -> None:
+    def __init__(
+        self, size: int, *, shuffle: bool, seed: int, repeats: int = 1, draws: np.ndarray | None = None
+    ) -> None:
         self.size, self.shuffle, self.seed, self.repeats, self.epoch = size, shuffle, seed, repeats, 0
+        self.draws, self.total = draws, size if draws is None else round(float(draws.sum()))
         in_group = distributed.is_available() and distributed.is_initialized()
         self.rank = distributed.get_rank() if in_group else 0
         self.ranks = distributed.get_world_size() if in_group else 1
@@ -43,21 +48,39 @@ class EpochSampler(Sampler[SampleKey]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[SampleKey]:
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(self.size, generator=generator).numpy()
-            places = np.arange(self.rank, self.size - self.size % self.ranks, self.ranks)
-            indices = order[places // self.repeats].tolist()
-            if self.repeats > 1:
-                copies = (places % self.repeats).tolist()
-                return ((self.epoch, index, copy) for index, copy in zip(indices, copies, strict=True))
-        else:
-            indices = range(self.rank, self.size, self.ranks)
-        return ((self.epoch, index) for index in indices)
+        if not self.shuffle:
+            return ((self.epoch, index) for index in range(self.rank, self.size, self.ranks))
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order, draw = torch.randperm(self.size, generator=generator).numpy(), None
+        if self.draws is not None:
+            order, draw = self._drawn(order, generator)
+        places = np.arange(self.rank, self.total - self.total % self.ranks, self.ranks)
+        indices = order[places // self.repeats].tolist()
+        if self.repeats == 1 and draw is None:
+            return ((self.epoch, index) for index in indices)
+        copies = places % self.repeats
+        if draw is not None:
+            copies += self.repeats * draw[places // self.repeats]
+        return ((self.epoch, index, copy) for index, copy in zip(indices, copies.tolist(), strict=True))
 
     def __len__(self) -> int:
-        total = self.size - self.size % self.ranks if self.shuffle else self.size
+        total = self.total - self.total % self.ranks if self.shuffle else self.size
         return len(range(self.rank, total, self.ranks))
+
+    def _drawn(self, order: np.ndarray, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Draw samples as often as `draws` says, `total` in all: floor or ceiling of each, by systematic sampling.
+
+        Returns:
+            Indices in a drawn order, and the number of each among the draws of its sample, from 0.
+        """
+        ends = np.cumsum(self.draws[order])
+        ends *= self.total / ends[-1]
+        ends[-1] = self.total
+        start = torch.rand(1, generator=generator, dtype=torch.float64).item()
+        counts = np.diff(np.floor(ends + start).astype(np.int64), prepend=0)
+        draw = np.arange(self.total) - np.repeat(np.cumsum(counts) - counts, counts)
+        mixed = torch.randperm(self.total, generator=generator).numpy()
+        return np.repeat(order, counts)[mixed], draw[mixed]
 
 
 class FixedSampler(EpochSampler, SequentialSampler):

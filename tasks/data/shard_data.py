@@ -195,6 +195,8 @@ class ShardData(ClassificationData):
     def make_sampler(self, size: int, *, shuffle: bool) -> EpochSampler:
         if self.order == "samples":
             return super().make_sampler(size, shuffle=shuffle)
+        if self.sampling:
+            raise ValueError(f"data.sampling={self.sampling} draws from all samples: set data.order=samples")
         samples, repeats = self.dataset("train" if shuffle else "val").samples, self.repeats if shuffle else 1
         return ShardSampler(samples, window=self.window, shuffle=shuffle, seed=self.seed, repeats=repeats)
 
