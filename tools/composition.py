@@ -18,7 +18,7 @@ from tools.stored_config import SOURCES, store_config, stored_choice
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
-OPEN = ("logger.", "callbacks.")  # take names of the user's own
+OPEN = ("logger", "callbacks")  # groups of which any number is chosen, and that take entries of the user's own
 GROUPS = tuple(sorted(path.name for path in CONF.iterdir() if path.is_dir()))
 
 
@@ -38,10 +38,9 @@ def planned(tool: str, words: Sequence[str]) -> tuple[str, list[str], list[str]]
     """
     schema = f"{tool}_schema"
     ConfigStore.instance().store(schema, SCHEMAS[schema])
-    words = [
-        f"++{word}" if tool in ("train", "tune") and word.startswith(OPEN) else word
-        for word in renamed_words(tool, words)
-    ]
+    words = renamed_words(tool, words)
+    if tool in ("train", "tune"):
+        words = [_of_open_group(word) for word in words]
     line = CommandLine([*words])
     values = line.values()
     _check_groups(values)
@@ -86,6 +85,14 @@ def suited_data(values: Mapping[str, Any], config_dir: str | None = None) -> str
     variant = OmegaConf.load(file).get("data_variant") if file else None
     name = f"{data}_{variant}"
     return name if name in known else None
+
+
+def _of_open_group(word: str) -> str:
+    """Write a word about a group in `OPEN` as Hydra takes it: "++logger.mine.x=1" adds an entry, [] chooses none."""
+    group, separator, rest = word.partition("." if "." in word.partition("=")[0] else "=")
+    if group not in OPEN:
+        return word
+    return f"{group}=[]" if (separator, rest) == ("=", "null") else f"++{word}" if separator == "." else word
 
 
 def _implied(tool: str, values: Mapping[str, Any]) -> list[str]:

@@ -71,7 +71,9 @@ def chosen(config: Config, group: str) -> dict[str, Any]:
     """
     entries = plain(config).get(group) or {}
     return {
-        name: _made(entry, f"{group}.{name}", f"{group}.{name}._target_=<class>")
+        name: _made(
+            entry, f"{group}.{name}", f"{group}={name} to choose one of ours, or {group}.{name}._target_=<class>"
+        )
         for name, entry in entries.items()
         if entry is not None
     }

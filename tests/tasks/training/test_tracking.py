@@ -151,7 +151,7 @@ def test_what_cannot_be_logged_to_is_said_before_anything_else(small_run, tmp_pa
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match=r"logger=wandb: wandb is not installed; install it: uv pip install wandb"):
         fit(small_run("logger=wandb"))
-    with pytest.raises(ValueError, match=r"logger\.mine: \{'dir': 1\} names no class; expected logger\.mine"):
+    with pytest.raises(ValueError, match=r"logger\.mine: \{'dir': 1\} names no class; expected logger=mine to"):
         fit(small_run("+logger.mine.dir=1"))
     assert not (tmp_path / "run").exists()
 
@@ -162,6 +162,7 @@ def test_callbacks_and_loggers_of_the_users_own_need_no_plus_and_may_change_as_a
     stop += ["callbacks.mine.mode=max", "callbacks.mine.stopping_threshold=0"]
     words = [f"logger.mine={own}", *stop, *SHORT]
     config = small_run()
+    assert composed_in_program("train", ["task=segmentation", "logger=null", "callbacks=null"]).logger == {}
     added = composed_in_program("train", ["task=segmentation", "callbacks=model_summary", *words])
     assert set(added.callbacks) == {"mine", "model_summary"}
     config.callbacks, config.logger, config.trainer.max_epochs = added.callbacks, added.logger, 5
