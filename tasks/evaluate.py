@@ -15,7 +15,7 @@ from tasks.base.checkpoint import load_task, read_checkpoint, store_thresholds, 
 from tasks.base.class_matching import match_classes
 from tasks.base.input_sizes import InputSizes, size_text
 from tasks.base.quiet import quiet
-from tasks.base.result_folders import free_folder, is_of, same_settings
+from tasks.base.result_folders import EVALUATION, free_folder, is_of, same_settings
 from tasks.base.run_folders import needed_checkpoint, one_source, output_folder, weights_folder
 from tasks.base.tables import Table
 from tasks.base.task import VisionTask
@@ -33,7 +33,6 @@ from tasks.files.writing import write_json
 from tasks.training.callbacks import PredictionSheet
 from tasks.training.trainer_settings import evaluation_settings
 
-RECORD = "evaluation.json"
 logger = logging.getLogger(__name__)
 
 
@@ -180,8 +179,8 @@ def _validate(
         seen_at = ("evaluated", ("images", "input size (H x W) [px]"), [(result["images"], result["input_size"])])
         tables = [*tables, seen_at]
     result = renamed(result, evaluated_split(task.config["data"]))
-    write_json(folder / RECORD, {**result, **settings})
-    logger.info("written: %s", folder / RECORD)
+    write_json(folder / EVALUATION, {**result, **settings})
+    logger.info("written: %s", folder / EVALUATION)
     return result, tables
 
 
@@ -225,8 +224,8 @@ def evaluate_predictions(config: Config) -> tuple[dict[str, float | str], list[T
     result, tables = score_report(scores, analyse_errors(truth, results), folder, data)
     result = renamed(result | {"images": scores.images}, evaluated_split(plain(config["data"])))
     told = {"notes": list(scores.notes), "box_forms": box_form_shares(results, sizes)}
-    write_json(folder / RECORD, {**result, **told, **settings})
-    logger.info("written: %s", folder / RECORD)
+    write_json(folder / EVALUATION, {**result, **told, **settings})
+    logger.info("written: %s", folder / EVALUATION)
     return result, tables
 
 
@@ -248,7 +247,7 @@ def _evaluation_folder(config: Config, beside: Path, settings: Mapping[str, Any]
     if config["output_dir"]:
         folder = Path(config["output_dir"]).expanduser()
         kept = (folder / "manifest.json").is_file() or any(folder.glob("*.ckpt"))
-        replaces = (folder / RECORD).is_file() and not is_of(folder / RECORD, settings)
+        replaces = (folder / EVALUATION).is_file() and not is_of(folder / EVALUATION, settings)
         if kept and replaces and not config["overwrite"]:
             raise ValueError(
                 f"{folder} holds the evaluation of something else, or with other settings; give another output_dir=, "
@@ -256,7 +255,7 @@ def _evaluation_folder(config: Config, beside: Path, settings: Mapping[str, Any]
             )
         return folder
     if config.get("split") == "test":
-        return free_folder(beside / "evaluation-test", beside / "evaluation-test", RECORD, settings)
+        return free_folder(beside / "evaluation-test", beside / "evaluation-test", EVALUATION, settings)
     if own:
-        return free_folder(beside, beside / "evaluation", RECORD, settings)
-    return free_folder(beside / "evaluation-2", beside / "evaluation", RECORD, settings)
+        return free_folder(beside, beside / "evaluation", EVALUATION, settings)
+    return free_folder(beside / "evaluation-2", beside / "evaluation", EVALUATION, settings)

@@ -177,6 +177,26 @@ class ImportWeightsConfig(TrainConfig):
 
 
 @dataclass
+class CompareConfig:
+    """A comparison of two evaluations on the same images.
+
+    Attributes:
+        a, b: Folders that tools/evaluate.py left, or their evaluation.json.
+        samples: Draws of the images, for the interval of the difference.
+        seed: Of the draws.
+        output_json: JSON file for the numbers.
+        choices: Which file of each group was chosen; filled in by the tool.
+    """
+
+    a: str | None = None
+    b: str | None = None
+    samples: int = 1000
+    seed: int = 0
+    output_json: str | None = None
+    choices: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class DataConfig(TrainConfig):
     """A look at a data set, or another form of it.
 
@@ -356,6 +376,7 @@ SCHEMAS = {
     "evaluate_schema": EvaluateConfig,
     "predict_schema": PredictConfig,
     "describe_schema": DescribeConfig,
+    "compare_schema": CompareConfig,
     "data_schema": DataConfig,
     "doctor_schema": DoctorConfig,
     "import_weights_schema": ImportWeightsConfig,

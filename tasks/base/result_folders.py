@@ -7,6 +7,7 @@ from typing import Any
 
 from tasks.base.renamed_targets import with_renamed_targets
 
+EVALUATION = "evaluation.json"  # what an evaluation tells, and of what it is
 LOADING = {"batch_size", "val_batch_size", "num_workers", "cache", "cache_size"}  # of data: no score depends on them
 SCORED = {"checkpoint", "artifact", "predictions"}  # by their paths, from whatever folder
 

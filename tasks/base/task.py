@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from backbones.blocks.fusion import fuse_model
+from tasks.base.image_scores import ImageScores
 from tasks.base.network import Deployable, Network
 from tasks.base.outcome import Outcome
 from tasks.base.predictor import Predictor
@@ -87,6 +88,20 @@ class VisionTask(TrainingSteps):
             Metrics unrounded (what is logged is float32), and tables that say more than they.
         """
         return {}, []
+
+    @classmethod
+    def image_scores(cls, folder: Path, record: Mapping[str, Any]) -> ImageScores:
+        """Read an evaluation's score as a function of its images.
+
+        Args:
+            folder: What `report` left there.
+            record: Content of its evaluation.json.
+
+        Raises:
+            ValueError: The task keeps no scores of images.
+            FileNotFoundError: A file is not there.
+        """
+        raise ValueError(f"evaluations of {cls.kind} keep no scores of images, so that they cannot be compared")
 
     def score_boundaries(self) -> None:
         """Let validations compute boundary IoU, which `report` tells.

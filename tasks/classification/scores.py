@@ -1,5 +1,6 @@
 """Classification scores: accuracies, overall and of each class, and confusions."""
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from tasks.base.image_scores import ImageScores
 from tasks.base.tables import Table
 from tasks.files.writing import write_csv
 
@@ -131,6 +133,22 @@ class ClassResults:
                 for name, label, guess, top, own in rows
             ),
         )
+
+
+def read_image_scores(path: Path) -> ImageScores:
+    """Read top-1 of a file that `ClassResults.write` left, for any choice of its images.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    right = np.array([row["true"] == row["guess"] for row in rows])
+
+    def top1(times: np.ndarray) -> float:
+        return float(np.average(right, weights=times)) if times.any() else float("nan")
+
+    return ImageScores("val/top1", [row["name"] for row in rows], top1)
 
 
 def score_tables(scores: ClassScores, class_names: Sequence[str]) -> list[Table]:

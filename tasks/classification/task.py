@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backbones.weights.sources import stored_preprocessing
+from tasks.base.image_scores import ImageScores
 from tasks.base.network import Network
 from tasks.base.processes import shared_count
 from tasks.base.tables import Table
@@ -19,7 +20,7 @@ from tasks.classification.deployable import ClassificationDeployable
 from tasks.classification.mixing import Mixing
 from tasks.classification.pictures import ClassificationSample, classification_sheet
 from tasks.classification.predictor import ClassificationPredictor
-from tasks.classification.scores import ClassResults, ClassScores, score_tables, write_classes
+from tasks.classification.scores import ClassResults, ClassScores, read_image_scores, score_tables, write_classes
 from tasks.data.classes import Classes
 from tasks.data.classification import DEFAULT_PREPROCESSING, ClassificationData
 from tasks.data.looks import SplitLooks
@@ -180,6 +181,10 @@ class ClassificationTask(VisionTask):
         write_classes(folder / "per_class.csv", self.scores, names)
         self.results.write(folder / "predictions.csv", names)
         return self.scores.to_dict(), score_tables(self.scores, names)
+
+    @classmethod
+    def image_scores(cls, folder: Path, record: Mapping[str, Any]) -> ImageScores:
+        return read_image_scores(folder / "predictions.csv")
 
     @classmethod
     def image_size_of(cls, data: Mapping[str, Any]) -> tuple[int, int]:

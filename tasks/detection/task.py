@@ -13,6 +13,7 @@ from torch import Tensor
 
 from heads.nms import Detections, select_detections
 from heads.static_nms import default_limit, select_from_decoded, unpadded
+from tasks.base.image_scores import ImageScores
 from tasks.base.network import Network
 from tasks.base.outcome import Outcome
 from tasks.base.stored_sizes import stored_image_size
@@ -31,6 +32,7 @@ from tasks.detection.deployable import OPTIONS, OUTPUTS, SELECTION, DetectionDep
 from tasks.detection.error_analysis import ErrorAnalysis, analyse_errors
 from tasks.detection.error_report import write_errors
 from tasks.detection.gfl_loss import GFLLoss
+from tasks.detection.image_matches import read_image_scores
 from tasks.detection.pictures import DetectionSample, detection_sheet, precision_recall_picture
 from tasks.detection.predictor import DetectionPredictor
 from tasks.detection.results import DetectionResults, GroundTruth
@@ -239,6 +241,10 @@ class DetectionTask(VisionTask):
         known = {number: one.threshold for number, one in zip(numbers, self.analysis.thresholds, strict=True)}
         ordered = [known.get(number, math.nan) for number in self.category_ids.tolist()]
         return [None if math.isnan(one) else one for one in ordered]
+
+    @classmethod
+    def image_scores(cls, folder: Path, record: Mapping[str, Any]) -> ImageScores:
+        return read_image_scores(folder, record)
 
     @classmethod
     def image_size_of(cls, data: Mapping[str, Any]) -> tuple[int, int]:

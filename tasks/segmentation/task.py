@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tasks.base.image_scores import ImageScores
 from tasks.base.network import Network
 from tasks.base.tables import Table
 from tasks.base.task import VisionTask
@@ -24,6 +25,7 @@ from tasks.segmentation.blending import blended
 from tasks.segmentation.boundary_iou import BoundaryIoU
 from tasks.segmentation.confusion_matrix import ConfusionMatrix, predicted_classes
 from tasks.segmentation.deployable import SegmentationDeployable
+from tasks.segmentation.image_counts import ImageCounts, read_image_counts
 from tasks.segmentation.loss import SegmentationLoss
 from tasks.segmentation.pictures import segmentation_sheet
 from tasks.segmentation.predictor import SegmentationPredictor
@@ -74,6 +76,7 @@ class SegmentationTask(VisionTask):
         self.tiling = Tiling(tile, tile_overlap)
         self.confusion = ConfusionMatrix(len(classes), ignore_index=IGNORE_INDEX)
         self.boundaries: BoundaryIoU | None = None
+        self.image_counts: ImageCounts | None = None  # of an evaluation
 
     def loss(self, raw: Tensor, batch: dict) -> dict[str, Tensor]:
         return self.criterion(raw, batch["masks"])
@@ -122,6 +125,7 @@ class SegmentationTask(VisionTask):
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
         self.confusion.reset()
+        self.image_counts = ImageCounts() if self.trainer.state.fn == "validate" else None
         if self.boundaries:
             self.boundaries = BoundaryIoU(len(self.classes), IGNORE_INDEX)
         self.validation_loss = torch.zeros(2)  # sum over images, number of images
@@ -134,12 +138,15 @@ class SegmentationTask(VisionTask):
         self.validation_loss += torch.tensor([loss * len(masks), len(masks)])
         predicted = predicted_classes(logits) if logits.is_floating_point() else logits.to(torch.uint8)
         self.confusion.update(predicted, masks)
+        if self.image_counts is not None:
+            self.image_counts.update(batch["names"], predicted, masks, len(self.classes))
         if self.boundaries:
             self.boundaries.update(predicted, masks)
         return {"predicted": predicted}
 
     def on_validation_epoch_end(self) -> None:
         self.confusion.matrix = self._summed(self.confusion.matrix)
+        self.image_counts = self._merged(self.image_counts)
         total, images = self._summed(self.validation_loss)
         self.validated_images = int(images)
         self.log("val/loss", total / images)
@@ -154,18 +161,24 @@ class SegmentationTask(VisionTask):
         self.boundaries = BoundaryIoU(len(self.classes), IGNORE_INDEX)
 
     def report(self, folder: Path) -> tuple[dict[str, float], list[Table]]:
-        """Leave confusion.png and confusion.csv; tell boundary IoU where it was asked for."""
+        """Leave confusion.png, confusion.csv and image_counts.npz; tell boundary IoU where it was asked for."""
         matrix, names = self.confusion.matrix.numpy(), self.classes.names
         title = (
             f"{int(matrix.sum()):,} px, {self.confusion.scores().pixel_accuracy:.1%} right; in percent of each class"
         )
         write_bytes(folder / "confusion.png", confusion_picture(matrix, names, title=title, percent=True))
         write_confusion(folder / "confusion.csv", matrix, names)
+        if self.image_counts is not None:
+            self.image_counts.write(folder)
         if not self.boundaries:
             return {}, []
         iou = self.boundaries.iou()
         each = {f"val/boundary_IoU/{name}": value for name, value in zip(names, iou.tolist(), strict=True)}
         return {"val/boundary_mIoU": iou.nanmean().item(), **each}, []
+
+    @classmethod
+    def image_scores(cls, folder: Path, record: Mapping[str, Any]) -> ImageScores:
+        return read_image_counts(folder)
 
     @classmethod
     def score_truth(
