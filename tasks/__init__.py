@@ -8,5 +8,6 @@ A room uses only what stands below it; `make lint` holds that. From the top:
     detection, segmentation, classification, training, import_weights
     base                                            what every task shares: contract, network, building, checkpoints
     data, quantization
-    files, pictures, demo, values                   know nothing of networks
+    files, pictures, demo                           know nothing of networks
+    values                                          sizes, formats of pixels, numbers in words
 """
