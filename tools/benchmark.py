@@ -11,10 +11,10 @@ from tools.cli import main
 from tools.command_line import CommandLine
 from tools.composition import offered
 from tools.starting import loading
-from tools.tables import print_table
+from tools.tables import numbers, print_table
 
 
-def report(config: DictConfig) -> None:
+def report(config: DictConfig) -> float | None:
     with loading("torch"):
         from tasks.benchmark.benchmark import benchmark
         from tasks.benchmark.sweep import request_of, run_as_process, sweep
@@ -27,6 +27,7 @@ def report(config: DictConfig) -> None:
         tables = benchmark(config)
     for table in tables:
         print_table(*table)
+    return min(numbers(tables[0], "ms"), default=None) if tables else None
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tools.tables import print_table
 SHOWN = 10  # problems and warnings on the terminal; all are in the JSON
 
 
-def report(config: DictConfig) -> None:
+def report(config: DictConfig) -> int:
     with loading("torch"):
         from tasks.files.writing import write_json
         from tasks.inspection.actions import run_action
@@ -37,6 +37,7 @@ def report(config: DictConfig) -> None:
         raise ValueError(
             f"{counted(len(outcome.problems), 'problem')}; {outcome.folder / 'report.json'} has all of them"
         )
+    return len(outcome.warnings)
 
 
 if __name__ == "__main__":

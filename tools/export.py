@@ -9,10 +9,10 @@ from omegaconf import DictConfig
 
 from tools.cli import main
 from tools.starting import loading
-from tools.tables import print_table
+from tools.tables import numbers, print_table
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> float | None:
     with loading("torch", "lightning"):
         from tasks.deploy.export import export
     tables, failures = export(config)
@@ -20,6 +20,7 @@ def run(config: DictConfig) -> None:
         print_table(*table)
     if failures:
         raise ValueError("; ".join(failures))
+    return min(numbers(tables[0], "here"), default=None)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from tools.starting import loading
 from tools.tables import print_table
 
 
-def report(config: DictConfig) -> None:
+def report(config: DictConfig) -> float | None:
     with loading("torch"):
         from tasks.files.writing import write_json
         from tasks.import_weights import import_weights
@@ -31,6 +31,7 @@ def report(config: DictConfig) -> None:
     print_table(f"{result['source']} -> {config.output}", ("", "value"), rows)
     if config.output_json:
         write_json(Path(config.output_json).expanduser(), result)
+    return error
 
 
 if __name__ == "__main__":

@@ -56,6 +56,17 @@ def print_scores(scores: Mapping[str, float], title: str = "scores") -> None:
     print_table(title, ("metric", "value"), list(scores.items()))
 
 
+def numbers(table: Sequence, column: str) -> list[float]:
+    """List the numbers under a heading of a (title, columns, rows); none where it has no such column.
+
+    >>> numbers(("", ("format", "here"), [("onnx", "0.4100"), ("litert", "-")]), "here")
+    [0.41]
+    """
+    _, columns, rows = table
+    cells = [str(row[columns.index(column)]) for row in rows] if column in columns else []
+    return [float(cell) for cell in cells if cell.replace(".", "", 1).isdigit()]
+
+
 class Result(NamedTuple):
     """How a job of a sweep has ended.
 
