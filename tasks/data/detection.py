@@ -58,7 +58,7 @@ class DetectionData(VisionDataModule):
         image_size: (H, W) px that images are resized to, ignoring their aspect ratio, or the side of a square.
         multiscale: Sizes from which each training batch draws one instead, each (H, W) or the side of a square.
         keep_empty: Train on images without boxes, too; an evaluation always counts them.
-        progressive: As in `VisionDataModule`; the strength scales `color` and `mosaic`.
+        progressive: As in `VisionDataModule`; the strength scales `color`, `mosaic` and `mixup`.
         sampling, repeat_threshold: As in `VisionDataModule`.
         augmentation: As in `DetectionAugmentation`.
     """
@@ -89,7 +89,7 @@ class DetectionData(VisionDataModule):
         self.augmentation = DetectionAugmentation(**augmentation)
         self.augmentations = [
             DetectionAugmentation(**augmentation | {
-                key: getattr(self.augmentation, key) * stage.strength for key in ("color", "mosaic")
+                key: getattr(self.augmentation, key) * stage.strength for key in ("color", "mosaic", "mixup")
             })
             for stage in self.progressive.stages
         ]  # fmt: skip

@@ -137,7 +137,7 @@ def resize_boxed(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, size:
 
 
 class DetectionAugmentation:
-    """SSD's augmentation of images with boxes: zoom-out, IoU crop, flip, resize, colour jitter; or a mosaic of four.
+    """SSD's augmentation of images with boxes: zoom-out, IoU crop, flip, resize, colour jitter; a mosaic, or MixUp.
 
     Zoom-out and crop are drawn first, as one window into the image. The visible part is resized once, and colours
     change last, so no pixel outside is touched. A box is kept, clipped to the window, if its centre is inside and it
@@ -153,13 +153,16 @@ class DetectionAugmentation:
             is applied with probability 1/2, in SSD's order, as is a shuffle of channels. 0: no jitter.
         mosaic: Probability that three other samples join a sample around a point, each at its own scale, in place of
             zoom-out and crop.
+        mixup: Probability that another sample, seen through its own zoom-out and crop, is blended with one that is in
+            no mosaic; by a share near 1/2, with the boxes of both.
         fill: RGB of the canvas.
 
     Raises:
         ValueError: A probability or a range is invalid.
 
     Source: Liu et al. 2016, "SSD: Single Shot MultiBox Detector", sections 2.2 and 3.6; numbers as in torchvision.
-    Mosaic: Bochkovskiy et al. 2020, "YOLOv4", section 3.3.
+    Mosaic: Bochkovskiy et al. 2020, "YOLOv4", section 3.3. MixUp: Zhang et al. 2019, "Bag of Freebies for Training
+    Object Detection Neural Networks", section 3.1, but with YOLOv5's share, Beta(32, 32), and without weights of boxes.
     """
 
     def __init__(
@@ -172,9 +175,10 @@ class DetectionAugmentation:
         flip: float = 0.5,
         color: float = 0.5,
         mosaic: float = 0.0,
+        mixup: float = 0.0,
         fill: Sequence[int] = (124, 116, 104),
     ) -> None:
-        chances = {"zoom_out": zoom_out, "iou_crop": iou_crop, "flip": flip, "mosaic": mosaic}
+        chances = {"zoom_out": zoom_out, "iou_crop": iou_crop, "flip": flip, "mosaic": mosaic, "mixup": mixup}
         for name, value in chances.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"data.{name}={value}: expected a probability, 0 to 1")
@@ -183,7 +187,7 @@ class DetectionAugmentation:
                 raise ValueError(f"data.{name}=[{low}, {high}]: expected two factors from {limits[0]} to {limits[1]}")
         if not 0 <= color <= 1:
             raise ValueError(f"data.color={color}: expected a strength, 0 to 1")
-        self.zoom_out, self.iou_crop, self.flip, self.mosaic = chances.values()
+        self.zoom_out, self.iou_crop, self.flip, self.mosaic, self.mixup = chances.values()
         self.zoom_range, self.crop_range, self.fill = tuple(zoom_range), tuple(crop_range), tuple(fill)
         self.color, self.recolor = color, _ssd_colors(color) if color else None
         self.white = 0
@@ -193,25 +197,29 @@ class DetectionAugmentation:
         self.fill, self.white, self.recolor = fill_of(format), format.white, None
 
     def partners(self, random: np.random.Generator, size: int) -> list[int]:
-        """Draw the three of `size` samples that join one in a mosaic; an empty list: no mosaic."""
-        return random.integers(size, size=3).tolist() if random.random() < self.mosaic else []
+        """Draw the three of `size` samples that join one in a mosaic, or the one for MixUp; an empty list: neither."""
+        count = 3 if random.random() < self.mosaic else 0
+        if not count and self.mixup:  # without MixUp nothing more is drawn
+            count = int(random.random() < self.mixup)
+        return random.integers(size, size=count).tolist() if count else []
 
     def __call__(self, samples: Sequence[BoxedImage], size: Sequence[int], random: np.random.Generator) -> BoxedImage:
-        """Augment a sample, or join four to a mosaic.
+        """Augment a sample, join four to a mosaic, or blend two.
 
         Args:
-            samples: One sample, or four for a mosaic: image (H, W, 3) uint8 RGB, boxes (M, 4) float32 xyxy px and
-                labels (M,).
+            samples: One sample, four for a mosaic, or two for MixUp: image (H, W, 3) uint8 RGB, boxes (M, 4) float32
+                xyxy px and labels (M,).
             size: (H, W) px of the result.
             random: Generator of all random numbers.
 
         Returns:
             Image, boxes and labels of the result.
         """
-        if len(samples) > 1:
+        if len(samples) == 4:
             image, boxes, labels = self._join(samples, size, random)
         else:
-            image, boxes, labels = self._view(samples[0], self._window(samples[0], random), size, random)
+            views = [self._view(sample, self._window(sample, random), size, random) for sample in samples]
+            image, boxes, labels = views[0] if len(views) == 1 else _blended(*views, random.beta(32, 32))
         if random.random() < self.flip:
             image = flip_channels(image)
             boxes = np.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], axis=1)
@@ -278,6 +286,12 @@ class DetectionAugmentation:
             found.append((boxes + np.float32([x0, y0, x0, y0]), labels))
         boxes, labels = zip(*found, strict=True)
         return canvas, np.concatenate(boxes), np.concatenate(labels)
+
+
+def _blended(one: BoxedImage, other: BoxedImage, share: float) -> BoxedImage:
+    """Blend two samples of one size; `share` is the first one's."""
+    image = cv2.addWeighted(one[0], share, other[0], 1 - share, 0).reshape(one[0].shape)
+    return image, np.concatenate([one[1], other[1]]), np.concatenate([one[2], other[2]])
 
 
 def iou_crop(boxes: np.ndarray, size: tuple[int, int], sides: Sequence[float], random: np.random.Generator) -> Window:

@@ -274,6 +274,33 @@ def test_as_many_mosaics_as_asked_for():
     assert {index for partners in drawn for index in partners} == set(range(10))
 
 
+def test_mixup_blends_two_of_half_weight_each_and_keeps_the_boxes_of_both():
+    plain = {"zoom_out": 0, "iou_crop": 0, "flip": 0, "color": 0}
+    samples = [(np.full((50, 80, 3), level, np.uint8), np.float32([[8, 5, 40, 30]]), np.array([label]))
+               for label, level in enumerate((0, 200))]  # fmt: skip
+    shares = []
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        image, boxes, labels = DetectionAugmentation(mixup=1, **plain)(samples, (100, 160), random)
+        assert image.shape == (100, 160, 3) and image.dtype == np.uint8 and np.ptp(image) == 0
+        np.testing.assert_allclose(boxes, [[16, 10, 80, 60]] * 2)
+        assert labels.tolist() == [0, 1]
+        shares.append(image[0, 0, 0] / 200)
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.02) and np.std(shares) == pytest.approx(0.062, abs=0.01)
+    deep = [
+        (np.full((50, 80, 1), level, np.uint16), *sample[1:]) for level, sample in zip((0, 60000), samples, strict=True)
+    ]
+    image = DetectionAugmentation(mixup=1, **plain)(deep, (50, 80), np.random.default_rng(0))[0]
+    assert image.shape == (50, 80, 1) and image.dtype == np.uint16 and 20000 < image.min() == image.max() < 40000
+
+
+def test_mixup_is_of_what_is_in_no_mosaic():
+    random, augmentation = np.random.default_rng(0), DetectionAugmentation(mosaic=0.4, mixup=0.5)
+    counts = [len(augmentation.partners(random, 10)) for _ in range(2000)]
+    shares = [np.mean(np.equal(counts, number)) for number in (3, 1, 0)]
+    np.testing.assert_allclose(shares, [0.4, 0.3, 0.3], atol=0.04)
+
+
 @pytest.mark.parametrize(("window", "size", "seen"), [
     ((-2, 5), 10, ((0, 5), (3, 10))),  # 10/7 px each: it begins at 2.9
     ((-2, 7), 9, ((0, 5), (2, 7))),
@@ -331,6 +358,7 @@ def test_a_generator_decides_everything():
     [
         ({"zoom_out": 1.5}, r"data\.zoom_out=1\.5: expected a probability"),
         ({"mosaic": -0.1}, r"data\.mosaic=-0\.1"),
+        ({"mixup": 1.1}, r"data\.mixup=1\.1"),
         ({"zoom_range": (0.5, 2)}, r"data\.zoom_range=\[0\.5, 2\]: expected two factors from 1"),
         ({"crop_range": (0.8, 0.3)}, r"data\.crop_range=\[0\.8, 0\.3\]"),
         ({"color": 2}, r"data\.color=2: expected a strength"),
