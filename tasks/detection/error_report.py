@@ -15,6 +15,7 @@ from tasks.detection.tide import MEANINGS, TideErrors
 from tasks.files.writing import write_bytes, write_confusion, write_json
 from tasks.pictures.charts import SMALL, panel
 from tasks.pictures.confusion import confusion_picture
+from tasks.pictures.shown import shown
 from tasks.values.counted import counted
 
 SHOWN = 10  # rows of the tables of confusions and label errors
@@ -52,7 +53,7 @@ def _reader(data: DetectionData):
 
     def read(image_id: int) -> np.ndarray | None:
         try:
-            return dataset.read(places[image_id])[0] if image_id in places else None
+            return shown(dataset.read(places[image_id])[0], data.pixels) if image_id in places else None
         except DataError:
             return None
 

@@ -13,6 +13,7 @@ from tasks.detection.error_analysis import analyse_errors
 from tasks.detection.error_report import write_errors
 from tasks.detection.error_sheets import ANNOTATED, FOUND, MISSED
 from tasks.detection.results import DetectionResults, GroundTruth
+from tasks.values.pixel_format import PixelFormat
 from tests.tasks.detection.test_task import write_shapes
 
 SHEETS = ("false_positives.png", "misses.png", "label_errors.png")
@@ -76,3 +77,16 @@ def test_without_images_or_errors_there_are_no_sheets_not_even_earlier_ones(shap
         write_errors(analysis, tmp_path, CocoData(str(tmp_path / "data")))
         assert (tmp_path / "misses.png").exists() == (gone == "000.png"), "the others can be read"
         assert not (tmp_path / "label_errors.png").exists() and (tmp_path / "errors.png").exists()
+
+
+def test_images_of_four_channels_are_shown_as_the_format_says(shapes, tmp_path):
+    shutil.copytree(shapes, tmp_path / "data")
+    for file in (tmp_path / "data/val2017").iterdir():
+        image = cv2.imread(str(file))
+        cv2.imwrite(str(file), np.dstack([image, np.full(image.shape[:2], 60, np.uint8)]))
+    data = CocoData(str(tmp_path / "data"))
+    data.take_pixels(PixelFormat(4, shown=(4,)))
+    truth, results = GroundTruth.from_coco(data.ground_truth("val")), DetectionResults()
+    results.add(int(truth.images[0]), [[5.0, 5, 40, 40]], [0.9], [18])
+    write_errors(analyse_errors(truth, results), tmp_path, data)
+    assert pixels(tmp_path / "misses.png", (60, 60, 60)) > 10_000, "the fourth channel, in grey"
