@@ -17,6 +17,7 @@ from tasks.base.input_sizes import InputSizes, size_text
 from tasks.base.quiet import quiet
 from tasks.base.result_folders import EVALUATION, free_folder, is_of, same_settings
 from tasks.base.run_folders import needed_checkpoint, one_source, output_folder, weights_folder
+from tasks.base.run_page import write_report
 from tasks.base.tables import Table
 from tasks.base.task import VisionTask
 from tasks.benchmark.costs import profile
@@ -41,10 +42,10 @@ def evaluate(config: Config) -> tuple[dict[str, float | str], list[Table]]:
 
     A task leaves evaluation.png as well; for detection detections.json, precision_recall.png and the files of
     `write_errors`; for segmentation confusion.png and confusion.csv; for classification confusion.png, per_class.csv
-    and predictions.csv. They go to `output_dir`, else beside checkpoint or artifact, or for weights to
-    runs/evaluation-{task}-{backbone}; for `predictions` beside the file, without the first two. An evaluation on other
-    data or with other settings than the training's goes to evaluation-2, -3 ... in that folder, of `split` "test" to
-    evaluation-test.
+    and predictions.csv. All are shown on one page, report.html. They go to `output_dir`, else beside checkpoint or
+    artifact, or for weights to runs/evaluation-{task}-{backbone}; for `predictions` beside the file, without the first
+    two. An evaluation on other data or with other settings than the training's goes to evaluation-2, -3 ... in that
+    folder, of `split` "test" to evaluation-test.
 
     Args:
         config: As stored in the checkpoint, with what the command line changed; or with `predictions` and `data`; or
@@ -180,6 +181,7 @@ def _validate(
         tables = [*tables, seen_at]
     result = renamed(result, evaluated_split(task.config["data"]))
     write_json(folder / EVALUATION, {**result, **settings})
+    write_report(folder)
     logger.info("written: %s", folder / EVALUATION)
     return result, tables
 
@@ -225,6 +227,7 @@ def evaluate_predictions(config: Config) -> tuple[dict[str, float | str], list[T
     result = renamed(result | {"images": scores.images}, evaluated_split(plain(config["data"])))
     told = {"notes": list(scores.notes), "box_forms": box_form_shares(results, sizes)}
     write_json(folder / EVALUATION, {**result, **told, **settings})
+    write_report(folder)
     logger.info("written: %s", folder / EVALUATION)
     return result, tables
 

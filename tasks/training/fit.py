@@ -18,6 +18,7 @@ from tasks.base.checkpoint import average_checkpoints, load_task, read_checkpoin
 from tasks.base.checkpoint_files import LAST
 from tasks.base.quiet import quiet
 from tasks.base.renamed_targets import with_renamed_targets
+from tasks.base.run_page import write_report
 from tasks.base.task import VisionTask
 from tasks.base.trusted_targets import check_own_targets
 from tasks.data.datamodule import VisionDataModule
@@ -38,9 +39,10 @@ def fit(config: Config) -> dict[str, float]:
     """Train, validate after each epoch, and write the run's folder.
 
     The folder holds config.yaml, best.ckpt, last.ckpt, previous.ckpt (the one before last.ckpt), metrics.csv,
-    metrics.json, curves.png and predictions.png; with `weights` also weights.json, which lists what was carried; with
-    `average_best` also averaged.ckpt and, in to_average/, the checkpoints it is the mean of. With trainer.max_epochs=0
-    it holds the network that a training would start with, as best.ckpt and last.ckpt.
+    metrics.json, curves.png, predictions.png and, once the training ends, report.html, which shows all of it; with
+    `weights` also weights.json, which lists what was carried; with `average_best` also averaged.ckpt and, in
+    to_average/, the checkpoints it is the mean of. With trainer.max_epochs=0 it holds the network that a training would
+    start with, as best.ckpt and last.ckpt.
 
     Args:
         config: As composed from conf/train.yaml, or as stored in the checkpoint to go on from.
@@ -121,6 +123,7 @@ def _fit(config: Config, folder: Path, loggers: Mapping[str, Logger], settings: 
         result["seconds"] = round(time.perf_counter() - began, 1)
         if trainer.is_global_zero:
             write_json(folder / "metrics.json", result)
+            write_report(folder)
     return result
 
 

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from tasks.base.build import Config, label
 from tasks.base.checkpoint_files import LAST, PREVIOUS, remove_leftovers
 from tasks.base.finite_check import FILE as NOT_FINITE
+from tasks.base.run_page import REPORT
 from tasks.training.tracking import IDS
 
 try:
@@ -27,7 +28,7 @@ except ImportError:  # Windows
 
 RUN_FILES = (
     "best.ckpt", LAST, PREVIOUS, "averaged.ckpt", "metrics.csv", "metrics.json", "curves.png", "predictions.png",
-    "config.yaml", "weights.json", IDS, NOT_FINITE,
+    "config.yaml", "weights.json", REPORT, IDS, NOT_FINITE,
 )  # fmt: skip
 RUN_FOLDERS = ("to_average", "tensorboard")
 LOCK = ".run.lock"

@@ -98,12 +98,16 @@ def test_doubts_stand_beside_the_score_of_foreign_boxes(detector, run_tool, tmp_
 def test_detections_of_a_run_do_not_replace_its_evaluation(detector, run_tool, tmp_path):
     shutil.copytree(detector / "run", tmp_path / "run")
     assert run_tool("tools/evaluate.py checkpoint=run/best.ckpt")[0] == 0
+    page = (tmp_path / "run/report.html").read_text()
+    assert all(f">{part}</h2>" in page for part in ("Curves", "Predictions", "Errors", "Configuration"))
+    assert "training, best" in page and "errors by TIDE" in page
     own = (tmp_path / "run/evaluation.json").read_bytes()
     command = f"tools/evaluate.py predictions=run/detections.json data=coco data.root={detector / 'data'}"
     for _ in range(2):
         assert run_tool(command)[0] == 0
     assert (tmp_path / "run/evaluation.json").read_bytes() == own
     assert evaluation(tmp_path / "run/evaluation-2")["val/mAP"] == evaluation(tmp_path / "run")["val/mAP"]
+    assert "errors by TIDE" in (tmp_path / "run/evaluation-2/report.html").read_text()
     assert not (tmp_path / "run/evaluation-3").exists()
 
 

@@ -124,6 +124,7 @@ def test_a_run_leaves_its_files_and_learns(small_run, masks_root, tmp_path):
         "metrics.json",
         "curves.png",
         "predictions.png",
+        "report.html",
     ):
         assert (run / name).stat().st_size > 0, name
     assert any((run / "tensorboard").iterdir())

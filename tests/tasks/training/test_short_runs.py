@@ -6,7 +6,16 @@ from tasks.data.samplers import FixedSampler, ResumedSampler
 from tasks.training.fit import fit
 from tasks.training.trainer_settings import checked_trainer
 
-LEFT = {"best.ckpt", "last.ckpt", "metrics.csv", "metrics.json", "curves.png", "predictions.png", "config.yaml"}
+LEFT = {
+    "best.ckpt",
+    "last.ckpt",
+    "metrics.csv",
+    "metrics.json",
+    "curves.png",
+    "predictions.png",
+    "config.yaml",
+    "report.html",
+}
 
 
 def left(run) -> set[str]:
