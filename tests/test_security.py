@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 import zipfile
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 import torch
@@ -311,7 +311,11 @@ def test_a_stored_configuration_builds_nothing_else(target, monkeypatch):
 
 
 def test_every_target_of_the_configurations_is_known():
+    """But where a run is logged to: no file says that, since it may come from anybody."""
     for path in (ROOT / "conf").rglob("*.yaml"):
         for line in path.read_text().splitlines():
             if "_target_:" in line:
-                check_targets({"_target_": line.split("_target_:")[1].split("#")[0].split(",")[0].strip(" }")}, path)
+                config = {"_target_": line.split("_target_:")[1].split("#")[0].split(",")[0].strip(" }")}
+                refused = pytest.raises(ValueError, match="is no part of this toolkit")
+                with refused if path.parent.name == "logger" else nullcontext():
+                    check_targets(config, path)
