@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 logger = logging.getLogger(__name__)
-FILES = ("config.yaml", "metrics.json", "metrics.csv", "curves.png", "predictions.png")
+FILES = ("config.yaml", "metrics.json", "metrics.csv", "curves.png", "predictions.png", "report.html")
 
 
 class Tracker(Logger):

@@ -47,7 +47,15 @@ def test_a_run_and_its_resumption_are_read_back_from_mlflow_trackio_and_tensorbo
     assert (found.info.status, found.info.run_name) == ("FINISHED", "run")
     assert found.data.params["optimizer.lr"] == str(small_run().optimizer.lr)
     files = {entry.path for entry in client.list_artifacts(ids["mlflow"])}
-    assert files == {"config.yaml", "metrics.json", "metrics.csv", "curves.png", "predictions.png", "best.ckpt"}
+    assert files == {
+        "config.yaml",
+        "metrics.json",
+        "metrics.csv",
+        "curves.png",
+        "predictions.png",
+        "report.html",
+        "best.ckpt",
+    }
     stored = client.download_artifacts(ids["mlflow"], "predictions.png")
     assert (run / "predictions.png").read_bytes() == Path(stored).read_bytes()
 
