@@ -4,6 +4,7 @@ import base64
 import json
 import os
 from html.parser import HTMLParser
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -98,10 +99,18 @@ def test_what_is_missing_or_broken_is_left_out(folder, broken):
     assert broken is not None or not titles
 
 
-def test_a_page_that_cannot_be_written_is_a_warning(folder, caplog):
-    (folder / "report.html").mkdir()
+def test_a_page_that_cannot_be_written_is_a_warning_and_the_earlier_one_stays(folder, caplog, monkeypatch):
+    shown(folder)
+    earlier = (folder / "report.html").read_bytes()
+
+    def full(self, target):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    (folder / "curves.png").unlink()
     write_report(folder)
-    assert "report.html cannot be written" in caplog.text and not list(folder.glob(".*"))
+    assert "report.html cannot be written: No space left" in caplog.text and not list(folder.glob(".*"))
+    assert (folder / "report.html").read_bytes() == earlier
 
 
 def test_charts_are_embedded_as_they_are_and_large_sheets_smaller(folder):
