@@ -152,7 +152,7 @@ def _classes(files: _Files) -> str:
         for key, value in values.items():
             columns.setdefault(key, {})[name] = value
     names = [*dict.fromkeys(name for scores in columns.values() for name in scores)]
-    return _merged("classes", "class", names, columns)
+    return _merged("each class", "class", names, columns)
 
 
 def _per_class(files: _Files) -> str:
@@ -211,18 +211,19 @@ def _certificate(files: _Files) -> str:
     for key in ("certified", "notes"):
         said[key] = "; ".join(map(str, manifest.get(key) or ())) or None
     for key in ("metric", "measured_on", "preprocessing", "versions", "hashes"):
-        said |= {f"{key}: {name}": _plain(value) for name, value in (manifest.get(key) or {}).items()}
+        said |= {f"{key}: {name}": value for name, value in (manifest.get(key) or {}).items() if value != {}}
     for output, differences in ((manifest.get("parity") or {}).get("outputs") or {}).items():
         said |= {f"parity: {output}, {name}": value for name, value in differences.items()}
     if not manifest:
         return ""
     rest = {key: value for key, value in manifest.items() if key not in _LONG}
-    rows = [(key, value if isinstance(value, str) else _plain(value)) for key, value in said.items()]
+    rows = [(key, _plain(value)) for key, value in said.items()]
     return table("", ("what", "value"), rows) + long_text("manifest.json, in short", to_json(rest, indent=2))
 
 
 def _plain(value: Any) -> Any:
-    return to_json(value) if isinstance(value, dict | list | float) else value
+    """Format what a cell of mixed contents shows."""
+    return f"{value:.6g}" if isinstance(value, float) else to_json(value) if isinstance(value, dict | list) else value
 
 
 def _configuration(files: _Files) -> str:

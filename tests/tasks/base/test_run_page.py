@@ -153,6 +153,6 @@ def test_an_artifact_shows_its_certificate(folder):
     assert "Certificate" not in shown(folder).titles, "it is another folder's"
     page = shown(artifact)
     assert page.titles == ["Certificate", "Configuration"]
-    for text in ("outputs; val/mAP", "5eed", "0.0009765625", "0.000244140625", "task detection"):
+    for text in ("outputs; val/mAP", "5eed", "0.000976562", "0.000244141", "task detection"):
         assert text in page.text
     assert "7654321" not in page.text and page.text.count(EVIL) == 2 and "script" not in page.tags
