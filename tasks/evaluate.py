@@ -138,6 +138,7 @@ def _validate(
         stored: Configuration that it was trained with: with its settings the evaluation is its own.
     """
     task.evaluator = config["evaluator"]
+    task.keep_image_scores()
     if config.get("boundary_iou"):
         task.score_boundaries()
     connect(task, data)

@@ -89,6 +89,9 @@ class VisionTask(TrainingSteps):
         """
         return {}, []
 
+    def keep_image_scores(self) -> None:
+        """Let validations keep of each image what `image_scores` needs, which `report` leaves."""
+
     @classmethod
     def image_scores(cls, folder: Path, record: Mapping[str, Any]) -> ImageScores:
         """Read an evaluation's score as a function of its images.

@@ -125,7 +125,8 @@ class SegmentationTask(VisionTask):
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
         self.confusion.reset()
-        self.image_counts = ImageCounts() if self.trainer.state.fn == "validate" else None
+        if self.image_counts is not None:
+            self.keep_image_scores()
         if self.boundaries:
             self.boundaries = BoundaryIoU(len(self.classes), IGNORE_INDEX)
         self.validation_loss = torch.zeros(2)  # sum over images, number of images
@@ -146,7 +147,8 @@ class SegmentationTask(VisionTask):
 
     def on_validation_epoch_end(self) -> None:
         self.confusion.matrix = self._summed(self.confusion.matrix)
-        self.image_counts = self._merged(self.image_counts)
+        if self.image_counts is not None:
+            self.image_counts = self._merged(self.image_counts)
         total, images = self._summed(self.validation_loss)
         self.validated_images = int(images)
         self.log("val/loss", total / images)
@@ -156,6 +158,9 @@ class SegmentationTask(VisionTask):
         self.log_dict({f"val/IoU/{name}": iou for name, iou in zip(self.classes.names, scores.iou, strict=True)})
         if self.boundaries:
             self.boundaries.counts = self._summed(self.boundaries.counts)
+
+    def keep_image_scores(self) -> None:
+        self.image_counts = ImageCounts()
 
     def score_boundaries(self) -> None:
         self.boundaries = BoundaryIoU(len(self.classes), IGNORE_INDEX)

@@ -149,7 +149,7 @@ def test_what_is_prescribed_heals_the_artifact(format, tmp_path):
 
 
 def test_the_simulation_is_nearer_to_int8_than_the_network_is(tmp_path):
-    model, images = Small("plain"), pictures(seed=9)
+    model, images = Small("classification"), pictures(seed=9)
     simulated = SimulatedInt8(model, [pictures(seed=seed) for seed in range(4)])
     options = {"precision": "int8", "calibration": [pictures(seed=seed) for seed in range(4)]}
     _, manifest = exported(OnnxBackend(), model, images, tmp_path, **options)

@@ -25,6 +25,6 @@ def run(jobs: list[dict]) -> None:
 
 if __name__ == "__main__":
     settings = LaunchConfig(
-        1, 1, 2, run_id="two", rdzv_endpoint="localhost:0", rdzv_backend="c10d", start_method="fork"
+        1, 1, 2, run_id="two", rdzv_endpoint="localhost:0", rdzv_backend="c10d", start_method="fork", max_restarts=0
     )
     elastic_launch(settings, run)(json.loads(Path(sys.argv[1]).read_text()))

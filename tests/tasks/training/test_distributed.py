@@ -114,6 +114,11 @@ def test_two_processes_score_exactly_as_one(task, folder, two):
     judged = [key for key in one if key.startswith("val/") and key != "val/loss"]  # a sum in another order
     assert len(judged) > 3 and {key: one[key] for key in judged} == {key: both[key] for key in judged}
     assert both["val/loss"] == pytest.approx(one["val/loss"], rel=1e-5)
+    counts = [path / f"scores-{task}" / "image_counts.npz" for path in (folder / "one", two)]
+    assert counts[0].exists() == counts[1].exists() == (task == "segmentation")
+    if counts[0].exists():
+        with np.load(counts[0]) as ours, np.load(counts[1]) as theirs:
+            assert all(np.array_equal(ours[key], theirs[key]) for key in ("names", "counts"))
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def test_what_is_kept_and_what_it_reads_stays_in_float(tmp_path):
             OnnxBackend(), model, pictures(), folder, precision="int8", calibration=CALIBRATION, keep_float=keep_float
         )
         graphs.append(onnx.load(folder / "model.onnx").graph)
-    assert told.notes[0] == "9 of 12 convolutions and matrix products are int8"
+    assert told.notes[0] == "5 of 8 convolutions and matrix products are int8"
     assert told.operators["Clip"] > 0  # of what is kept; elsewhere the range of int8 cuts
     before, after = (sum(node.op_type == "DequantizeLinear" for node in graph.node) for graph in graphs)
     assert after < before - 3
@@ -63,7 +63,7 @@ def test_what_is_kept_and_what_it_reads_stays_in_float(tmp_path):
 def test_a_list_of_modules_is_kept_though_it_is_never_called(tmp_path):
     options = {"precision": "int8", "calibration": CALIBRATION, "keep_float": ("network.backbone.layers",)}
     told, _ = exported(OnnxBackend(), Small("plain"), pictures(), tmp_path, **options)
-    assert told.notes[0] == "1 of 12 convolutions and matrix products are int8"
+    assert told.notes[0] == "1 of 8 convolutions and matrix products are int8"
 
 
 def test_weights_are_int8_a_channel_and_activations_bytes(tmp_path):
