@@ -43,9 +43,9 @@ def image_scores(truth: GroundTruth, results: DetectionResults) -> ImageScores:
     With every image once it is `evaluate_boxes`' AP, and with an image twice that of a set that holds it twice.
     """
     parts: list[_ClassMatches] = []
+    owners = np.searchsorted(truth.images, truth.image_ids)
     for iou in IOUS.tolist():
         matches = match_boxes(truth, results, iou=iou)
-        owners = np.searchsorted(truth.images, truth.image_ids)
         for label in range(len(truth.categories)):
             kept = (matches.labels == label) & (matches.kinds != IGNORED)
             there = matches.counted & (matches.box_labels == label)

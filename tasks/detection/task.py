@@ -187,9 +187,10 @@ class DetectionTask(VisionTask):
                 "task.tile: tiles are cut out of the image files, which loaders alone do not have; set null"
             )
         dataset = data.dataset("val")
-        places = {number: index for index, number in enumerate(dataset.annotations.image_ids[dataset.indices].tolist())}
+        ids = dataset.annotations.image_ids[dataset.indices]
         predictor = self.predictor({"image_size": input_size, "min_score": None})
-        return [predictor.find(dataset.read(places[int(number)])[0]) for number in image_ids]
+        places = [int(np.flatnonzero(ids == int(number))[0]) for number in image_ids]
+        return [predictor.find(dataset.read(place)[0]) for place in places]
 
     def on_validation_epoch_end(self) -> None:
         self.results = self._merged(self.results)

@@ -25,7 +25,8 @@ def blended(run: Callable[[Tensor, tuple[int, int]], Tensor], images: Tensor, ti
         found = run(images[place], (bottom - top, right - left))
         weight = tent((bottom - top, right - left)).to(found.device)
         if total is None:
-            total = found.new_zeros((*found.shape[:-2], *images.shape[-2:]))
+            kind = torch.promote_types(found.dtype, torch.float32) if found.is_floating_point() else found.dtype
+            total = found.new_zeros((*found.shape[:-2], *images.shape[-2:]), dtype=kind)
         if found.is_floating_point():
             total[place] += found * weight
             weights[place] += weight

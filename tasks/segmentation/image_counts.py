@@ -27,18 +27,18 @@ class ImageCounts:
         self.names: list[str] = []
         self.counts: list[np.ndarray] = []
 
-    def update(self, names: Sequence[str], predicted: Tensor, masks: Tensor, num_classes: int) -> None:
-        """Add a batch.
+    def update(self, names: Sequence[str], predicted: Tensor, masks: Tensor, confusion: ConfusionMatrix) -> None:
+        """Add a batch, and count it in the matrix of the whole set, image by image.
 
         Args:
             names: Of the images.
             predicted, masks: As in `ConfusionMatrix.update`.
-            num_classes: K.
+            confusion: Of the whole set.
         """
         for name, *image in zip(names, predicted, masks, strict=True):
-            confusion = ConfusionMatrix(num_classes)
+            before = confusion.matrix.clone()
             confusion.update(*(plane[None] for plane in image))
-            matrix = confusion.matrix
+            matrix = confusion.matrix - before
             self.names.append(name)
             self.counts.append(torch.stack([matrix.diag(), matrix.sum(1), matrix.sum(0)]).numpy())
 

@@ -138,9 +138,10 @@ class SegmentationTask(VisionTask):
         loss = sum(self.loss(logits, batch).values()).item() if logits.is_floating_point() else float("nan")
         self.validation_loss += torch.tensor([loss * len(masks), len(masks)])
         predicted = predicted_classes(logits) if logits.is_floating_point() else logits.to(torch.uint8)
-        self.confusion.update(predicted, masks)
-        if self.image_counts is not None:
-            self.image_counts.update(batch["names"], predicted, masks, len(self.classes))
+        if self.image_counts is None:
+            self.confusion.update(predicted, masks)
+        else:
+            self.image_counts.update(batch["names"], predicted, masks, self.confusion)
         if self.boundaries:
             self.boundaries.update(predicted, masks)
         return {"predicted": predicted}

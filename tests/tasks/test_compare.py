@@ -73,14 +73,15 @@ def test_an_image_that_counts_twice_is_as_if_it_were_there_twice(seed):
 
 
 def test_a_segmenters_images_are_counted_one_by_one(tmp_path):
-    random, counts = torch.Generator().manual_seed(0), ImageCounts()
+    random, counts, whole = torch.Generator().manual_seed(0), ImageCounts(), ConfusionMatrix(3)
     batches = [torch.randint(0, 4, (2, 2, 9, 9), generator=random, dtype=torch.uint8) for _ in range(3)]
     for number, (predicted, masks) in enumerate(batches):
         masks[masks == 3] = 255
-        counts.update([f"{number}{place}" for place in "ba"], predicted.clamp(max=2), masks, 3)
+        counts.update([f"{number}{place}" for place in "ba"], predicted.clamp(max=2), masks, whole)
     counts.write(tmp_path)
     scores = read_image_counts(tmp_path)
     assert scores.images == ["0a", "0b", "1a", "1b", "2a", "2b"]
+    assert scores.score(np.ones(6, int)) == pytest.approx(whole.scores().miou, abs=1e-12)
     for times in ([1] * 6, [0, 3, 1, 0, 2, 1]):
         confusion = ConfusionMatrix(3)
         for name, count in zip(scores.images, times, strict=True):
