@@ -36,8 +36,9 @@ def describe_zoo(image_size: int | Sequence[int], configs: Mapping[str, Config])
             backbone = build_backbone({"backbone": config}).eval()
         family = sys.modules[type(backbone).__module__]
         row = {"backbone": name, "family": family.__name__.rpartition(".")[2]}
-        for form, network in (("trained", backbone), ("fused", fuse_model(backbone))):
-            cost = profile(network, size, in_channels=backbone.in_channels)
+        forms = {"trained": backbone, "fused": fuse_model(backbone)}
+        for form, network in forms.items():
+            cost = profile(network.to("meta"), size, in_channels=backbone.in_channels)  # there it needs no copy
             row[form] = {key: getattr(cost, key) for key in ZOO_COSTS}
         variant = getattr(family, "VARIANTS", {}).get(name)
         rows.append(row | {"published": asdict(variant.published) if variant else None})

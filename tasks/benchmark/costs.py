@@ -7,6 +7,7 @@ size.
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -155,21 +156,33 @@ def _run(model: nn.Module, image_size, batch_size=1, in_channels=3, dtype=torch.
     torch.backends.mha.set_fastpath_enabled(False)  # it would hide nn.MultiheadAttention in one operator
     try:
         with torch.inference_mode(False), torch.no_grad():  # else operators are undivided, graphs hold tensors
-            memo: dict[int, Any] = {
-                id(t): torch.empty_like(t, dtype=dtype if t.is_floating_point() else t.dtype, device="meta")
-                for t in [*model.parameters(), *model.buffers()]
-            }
             images = torch.empty(batch_size, in_channels, *image_size, dtype=dtype, device="meta")
-            shapes = copy_module(model, memo).eval()
-            trace = _Trace(images)
+            shapes = _without_data(model, dtype)
+            trace, hooks = _Trace(images), []
             for name, module in shapes.named_modules():
-                module.register_forward_pre_hook(lambda *_, name=name: trace.modules.append(name), prepend=True)
-                module.register_forward_hook(trace.leave)
-            with trace:
-                trace.use(tensors_of(shapes(images)))  # results last to the end
+                hooks.append(module.register_forward_pre_hook(partial(trace.enter, name), prepend=True))
+                hooks.append(module.register_forward_hook(trace.leave))
+            try:
+                with trace:
+                    trace.use(tensors_of(shapes(images)))  # results last to the end
+            finally:
+                for hook in hooks:
+                    hook.remove()
             return trace
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+def _without_data(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Copy the model to the meta device in eval mode; one that is so already is taken as it is."""
+    tensors = [*model.parameters(), *model.buffers()]
+    wanted = {id(t): dtype if t.is_floating_point() else t.dtype for t in tensors}
+    if not any(module.training for module in model.modules()) and all(
+        t.is_meta and t.dtype == wanted[id(t)] for t in tensors
+    ):
+        return model
+    memo: dict[int, Any] = {id(t): torch.empty_like(t, dtype=wanted[id(t)], device="meta") for t in tensors}
+    return copy_module(model, memo).eval()
 
 
 class _Trace(TorchDispatchMode):
@@ -189,12 +202,16 @@ class _Trace(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         return False  # else torch imports its compiler, 4 s of CPU, to keep it out of this class
 
+    def enter(self, name: str, *_) -> None:
+        self.modules.append(name)
+
     def leave(self, module: nn.Module, args: tuple, output: object) -> None:
         self.shapes[self.modules.pop()] = tuple(output.shape) if isinstance(output, Tensor) else None
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         op, kwargs = func.overloadpacket, dict(kwargs or {})
-        args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))  # those that no module owns
+        if not all(t.is_meta for t in tensors_of((args, kwargs))):  # some that no module owns
+            args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
         if "device" in kwargs:  # a tensor made by the model, or moved
             kwargs["device"] = torch.device("meta")
         outputs = outputs_of(func, args, kwargs)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 aten = torch.ops.aten
 
@@ -38,7 +37,10 @@ def outputs_of(operator, args: tuple, kwargs: dict) -> object:
 
 def tensors_of(tree: object) -> list[Tensor]:
     """List the tensors in nested sequences and dicts."""
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    if isinstance(tree, Tensor):
+        return [tree]
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (tuple, list)) else ()
+    return [leaf for part in parts for leaf in tensors_of(part)]
 
 
 def _windows(

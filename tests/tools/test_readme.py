@@ -32,8 +32,8 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)
 COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 EXPORTS = re.findall(r"^\| .* \| `(python .*?)` \|$", README.split("### Bring your own data")[1].split("```")[0], re.M)
-SHORT = " trainer.accelerator=cpu trainer.limit_train_batches=2 trainer.limit_val_batches=2"
-FEW = " data.num_train=12 data.num_val=4 data.num_objects=[48,24]"  # of the demo data
+SHORT = " trainer.accelerator=cpu trainer.limit_train_batches=1 trainer.limit_val_batches=1"
+FEW = " data.num_train=4 data.num_val=2 data.num_objects=[48,24]"  # of the demo data
 
 
 def write_camvid(root) -> None:
@@ -135,8 +135,9 @@ def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatc
         line = re.sub(r"max_epochs=\d+", f"max_epochs={epochs}", words[0]).replace("min_side=48", "min_side=8")
         if "train.py" in line:
             line += FEW if not re.search("data=|experiment=| checkpoint=", line) else ""
-            line += " data.batch_size=4" if " checkpoint=" not in line else ""
+            line += " data.batch_size=2" if " checkpoint=" not in line else ""
             line += SHORT + ("" if "max_epochs" in line else " trainer.max_epochs=1")
+            line += " data.crop_size=[64,64]" if "data=masks" in line and "crop_size" not in line else ""
             line += " qat.batches=1" if "qat" in line else ""
             line += " trainer.check_val_every_n_epoch=1" if "raccoon" in line else ""  # which leaves best.ckpt
         line += " formats=false" if "doctor.py" in line else ""
