@@ -8,7 +8,7 @@ DEMO ?=
 # Bytecode is written even where the environment forbids it: without it each process compiles all that it imports.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup test test-all test-lowest lint demo
+.PHONY: setup test test-long test-all test-lowest lint demo
 
 setup: $(VENV)/installed
 
@@ -19,9 +19,13 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[export,shards,timm,track,tune,test,dev]'
 	@touch $@
 
-# All but what is marked slow; make test-all runs that as well.
+# Each behaviour once, in minutes. Whole runs, converters and the README's commands follow in test-long, which CI runs
+# too; repetitions with further networks in test-all alone.
 test: setup
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow and not long"
+
+test-long: setup
+	$(BIN)/python -m pytest -n auto -m "long and not slow"
 
 test-all: setup
 	$(BIN)/python -m pytest -n auto

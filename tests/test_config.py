@@ -73,6 +73,7 @@ def test_every_file_can_be_chosen():
     assert {path.stem for path in CONF.glob("*.yaml")} <= tools | {"tool"}
 
 
+@pytest.mark.long
 def test_every_head_is_for_a_task():
     for path in (CONF / "head").glob("*.yaml"):
         config = composed("train", "task=segmentation", f"head={path.stem}")
@@ -120,6 +121,7 @@ def tiny_teacher(data, folder):
     return folder / "teacher" / "last.ckpt"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_takes_a_step(experiment, tmp_path, monkeypatch):
     monkeypatch.delenv("MOBILE_DENSE_RUN", raising=False)

@@ -48,6 +48,7 @@ def own_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.long
 def test_the_example_runs_from_a_folder_of_its_own(own_folder, run_tool, monkeypatch):
     for command in COMMANDS:
         if "all=true" in command or "sweep" in command:

@@ -5,9 +5,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 
+@pytest.mark.long
 def test_training_steps_are_timed_beside_the_peers(tmp_path):
     file = tmp_path / "steps.json"
     short = {"device": "cpu", "tasks": "segmentation", "types": "float32", "scale": 0.1, "batch": 2, "runs": 1}

@@ -26,6 +26,7 @@ MASKS = {"task": "segmentation", "data": "masks", "data.root": "data", "data.cla
          "data.crop_size": (32, 32), "backbone": "mnv3_small"}  # fmt: skip
 
 
+@pytest.mark.long
 def test_segmentation_is_that_of_the_tools(run_tool, tmp_path):
     write_masks(tmp_path / "data")
     run = mobile_dense.train(trainer=CPU, **MASKS | QUICK)
@@ -52,6 +53,7 @@ def test_segmentation_is_that_of_the_tools(run_tool, tmp_path):
         model.export("pt2", output_dir="exported", evaluate=False)
 
 
+@pytest.mark.long
 def test_boxes_and_classes_are_those_of_the_tools(run_tool, tmp_path):
     write_shapes(tmp_path / "boxes", train=4, val=2)
     write_folders(tmp_path / "classes", train=4, val=1)
@@ -119,6 +121,7 @@ def test_a_foreign_package_of_one_of_our_names_is_named(place, tmp_path):
     assert f"ImportError: {name} is {tmp_path / place}, and hides {ROOT / name}; rename it" in done.stderr
 
 
+@pytest.mark.long
 def test_the_readme_from_python(tmp_path, monkeypatch):
     (code,) = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.S)
     monkeypatch.chdir(tmp_path)

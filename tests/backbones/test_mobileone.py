@@ -39,6 +39,7 @@ def test_every_tap_equals_timm(variant, tmp_path):
         assert worst_error(factory, reference(variant), PLACES, tmp_path, dtype) <= bound
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", ["mobileone_s0", "mobileone_s4"])
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_dilated_taps_equal_timms_dilated_the_same(variant, output_stride, tmp_path, monkeypatch):
@@ -58,6 +59,7 @@ def test_counts_with_the_classifier(variant):
     published_numbers(mobileone, variant)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", ["mobileone_s0", "mobileone_s4"])
 @pytest.mark.parametrize(
     "output_stride", [pytest.param(8, marks=pytest.mark.slow), pytest.param(16, marks=pytest.mark.slow), 32]

@@ -75,6 +75,7 @@ def test_counts_with_the_classifier(variant):
     published_numbers(repvit, variant)
 
 
+@pytest.mark.long
 @small
 @pytest.mark.parametrize(
     "output_stride", [pytest.param(8, marks=pytest.mark.slow), pytest.param(16, marks=pytest.mark.slow), 32]

@@ -44,6 +44,7 @@ def test_every_tap_equals_torchvision(variant, output_stride, dtype, bound, tmp_
         assert relative_error(actual[tap], features) <= bound, tap
 
 
+@pytest.mark.long
 @each_variant
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_dilated_maps_contain_the_undilated_ones(variant, output_stride):
@@ -69,6 +70,7 @@ def test_parameters_and_multiply_adds_are_torchvisions(variant):
     assert (cost.macs + 1000 * last) / 1e9 == pytest.approx(meta["_ops"], abs=0.0006)
 
 
+@pytest.mark.long
 @each_variant
 @pytest.mark.parametrize("width", [0.25, 0.5, 1.5])
 def test_width_scales_every_count(variant, width):

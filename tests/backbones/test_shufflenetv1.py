@@ -71,6 +71,7 @@ def authors_taps(state: dict[str, torch.Tensor], groups: int, images: torch.Tens
     return taps
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("groups", "width"), [(3, 0.5), (3, 1.0), (3, 1.5), (3, 2.0), (8, 0.5), (8, 1.0), (8, 1.5)])
 @precisions
 def test_every_tap_equals_the_authors_network(groups, width, dtype, bound, tmp_path):

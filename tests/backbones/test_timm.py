@@ -72,6 +72,7 @@ def test_maps_that_come_out_too_small_repeat_their_borders():
 FINAL = {"efficientnet_lite0": 1280, "rexnet_100": 1280, "fastvit_t8": 768}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FINAL)
 def test_final_is_what_timms_classifier_pools(name, tmp_path):
     torch.manual_seed(0)
@@ -114,6 +115,7 @@ LEFT = {"mobilenetv3_large_100": 0, "efficientnet_lite0": 0, "legacy_xception": 
 LEFT |= {"poolformer_s12": 0, "repvit_m0_9": 0, "mobileone_s0": 0}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LEFT)
 def test_fused_equals_unfused(name):
     torch.manual_seed(0)

@@ -108,6 +108,7 @@ def test_the_whole_network_equals_the_reference(name, tmp_path):
             assert relative_error(head(backbone(images), (96, 64)), oracle(images)) <= bound
 
 
+@pytest.mark.long
 @each_classifier
 def test_parameters_and_dropout_are_the_references(name):
     with torch.device("meta"):

@@ -14,6 +14,7 @@ from tests.heads.test_lraspp import HEADS, head_config
 SIZE = 33, 49  # px: odd, and still several px at stride 32, so that norms have something to norm by
 
 
+@pytest.mark.long
 @each_backbone
 @each_stride
 def test_a_training_step_reaches_every_parameter(config, output_stride):

@@ -37,6 +37,7 @@ def backbone():
     return mobilenet_v2(width=0.35).eval()
 
 
+@pytest.mark.long
 @each_backbone
 def test_it_fits_every_backbone(config):
     head = preset()(build(config).taps, 5)
@@ -149,6 +150,7 @@ class Detector(nn.Module):
         return self.network.head.decode(self.network(images), size)
 
 
+@pytest.mark.long
 def test_it_exports_with_its_decoding(backbone):
     detector = Detector(randomised(build_network(mobilenet_v2(width=0.35), preset(), 3)))
     for conv in (*detector.network.head.classifiers, *detector.network.head.regressors):

@@ -95,6 +95,7 @@ def test_doubts_stand_beside_the_score_of_foreign_boxes(detector, run_tool, tmp_
     assert content["box_forms"]["outside_image"] > 0
 
 
+@pytest.mark.long
 def test_detections_of_a_run_do_not_replace_its_evaluation(detector, run_tool, tmp_path):
     shutil.copytree(detector / "run", tmp_path / "run")
     assert run_tool("tools/evaluate.py checkpoint=run/best.ckpt")[0] == 0
@@ -133,6 +134,7 @@ def test_one_thing_is_scored(given):
         evaluate({"checkpoint": None, "artifact": None, "predictions": None} | given)
 
 
+@pytest.mark.long
 def test_predictions_that_name_files_and_categories_find_them(detector, run_tool, tmp_path):
     status, _, err = run_tool(
         f"tools/predict.py checkpoint={detector / 'run'}/best.ckpt source={detector / 'data/val2017'} output_dir=p"

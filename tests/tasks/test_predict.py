@@ -48,6 +48,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", PARTS)
 def test_no_training_data_are_needed(orphans, photos, run_tool, tmp_path, kind):
     checkpoint = f"checkpoint={orphans / kind}/best.ckpt"

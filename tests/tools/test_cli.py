@@ -240,6 +240,7 @@ def test_describe_writes_the_same_numbers_as_json(run_tool, tmp_path):
     assert "3.222" in out and "2,086" in out, "torchvision's published counts of its LR-ASPP"
 
 
+@pytest.mark.long
 def test_foreign_weights_become_a_file_of_ours(run_tool, tmp_path):
     import timm
     import torch
@@ -271,6 +272,7 @@ def test_foreign_weights_become_a_file_of_ours(run_tool, tmp_path):
     assert torch.equal(network.backbone.layers[0].conv.weight, oracle.features[0][0].weight)
 
 
+@pytest.mark.long
 def test_a_fused_checkpoint_evaluates_and_is_not_trained_on(run_tool, tmp_path):
     write_masks(tmp_path / "data")
     assert run_tool(f"{MASKS}{QUICK} backbone=mobileone_s0 backbone.width=0.25 output_dir=run")[0] == 0
@@ -302,6 +304,7 @@ def test_help_lists_the_choices(run_tool):
     assert {"mnv3_large", "mobileone_s0"} <= set(choices.removeprefix("backbone: ").split(", "))
 
 
+@pytest.mark.long
 def test_jobs_of_a_sweep_go_by_their_own_checkpoints_and_outlive_one_another(run_tool, tmp_path):
     write_masks(tmp_path / "data")
     for backbone in ("mnv3_small", "mnv1_025"):

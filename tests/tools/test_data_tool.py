@@ -29,6 +29,7 @@ TRAIN = (
 )
 
 
+@pytest.mark.long
 def test_boxes_become_crops_shards_and_the_same_training(run_tool, tmp_path):
     write_coco(tmp_path, BOXES, {1: "cat", 2: "dog"})
     status, out, err = run_tool(

@@ -67,6 +67,7 @@ def loss_by_torchvision(checkpoint, data, side: int, interpolation: str) -> floa
     return F.cross_entropy(logits, torch.tensor(labels), label_smoothing=task.label_smoothing).item()
 
 
+@pytest.mark.long
 @pytest.mark.data
 @pytest.mark.parametrize("entry", list(MobileNet_V2_Weights), ids=lambda entry: entry.name)
 def test_published_weights_give_what_torchvisions_model_and_transforms_give(run_tool, tmp_path, real_data, entry):
@@ -111,6 +112,7 @@ def ambiguous(entry, label: int) -> list[str]:
     return [f"{entry.meta['categories'][label]} ({synsets()[label]})"]
 
 
+@pytest.mark.long
 def test_a_checkpoint_is_scored_at_every_size_asked_for(run_tool, trained, tmp_path):
     command = f"tools/evaluate.py checkpoint={trained}/mobileone_s0.ckpt{CPU}"
     status, out, err = run_tool(f"{command} data.image_size=[32,48] output_dir=sweep")
@@ -131,6 +133,7 @@ def test_a_checkpoint_is_scored_at_every_size_asked_for(run_tool, trained, tmp_p
     assert "most frequent confusions" in out and "classes, the worst first" in out
 
 
+@pytest.mark.long
 def test_a_checkpoint_keeps_its_preprocessing_on_other_data(run_tool, trained, tmp_path):
     data = read_checkpoint(trained / "mobileone_s0.ckpt")["config"]["data"]
     assert (data["crop_ratio"], data["interpolation"]) == (0.875, "bicubic"), "what was left open is settled"
@@ -145,6 +148,7 @@ def test_a_checkpoint_keeps_its_preprocessing_on_other_data(run_tool, trained, t
         assert scores(tmp_path / folder)["val/loss"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["mobileone_s0", "repvit_m0_6"])
 def test_a_fused_classifier_scores_the_same(run_tool, trained, tmp_path, name):
     content = torch.load(trained / f"{name}.ckpt", weights_only=True)
@@ -162,6 +166,7 @@ def test_a_fused_classifier_scores_the_same(run_tool, trained, tmp_path, name):
     assert scores(tmp_path / "fused")["val/top1"] == scores(tmp_path / "run")["val/top1"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["mobileone_s0", "repvit_m0_6"])
 def test_a_detector_takes_the_trunk_and_leaves_the_classifier(run_tool, trained, tmp_path, name):
     write_shapes(tmp_path / "shapes", train=2, val=1)
@@ -182,6 +187,7 @@ def test_a_detector_takes_the_trunk_and_leaves_the_classifier(run_tool, trained,
     assert len(trunk) > 50 and not any(key in before for key in after if key.startswith("network.head."))
 
 
+@pytest.mark.long
 def test_pictures_and_videos_are_classified_as_in_the_validation(run_tool, trained, tmp_path):
     content = torch.load(trained / "mobileone_s0.ckpt", weights_only=True)
     task = load_task(trained / "mobileone_s0.ckpt")

@@ -99,6 +99,7 @@ def write_exports(root) -> None:
         (lists / f"{split}.txt").write_text(f"{split}\n")
 
 
+@pytest.mark.long
 def test_each_export_of_the_table_is_read_by_its_command(run_tool, tmp_path):
     write_exports(tmp_path)
     assert len(EXPORTS) == 10
@@ -112,6 +113,7 @@ def test_the_readme_has_commands():
     assert all(command.split()[0] in ("make", "python") for command in COMMANDS)
 
 
+@pytest.mark.long
 def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatch):
     """In their order, since later ones use what earlier ones leave."""
     write_masks(tmp_path / "my_data", train=8, size=(64, 64))
@@ -154,6 +156,7 @@ def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatc
     assert list((run / "predictions").glob("**/*_classes.png"))
 
 
+@pytest.mark.long
 def test_the_zoo_of_the_readme_is_described(run_tool):
     (command,) = (command for command in COMMANDS if "all=true" in command)
     status, out, err = run_tool(command.removeprefix("python "))

@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from tests.tasks.conftest import NAMES, write_masks
 
 
+@pytest.mark.long
 def test_the_test_split_has_its_own_scores_and_folders(run_tool, tmp_path):
     write_masks(tmp_path / "data", train=4, val=3)
     write_masks(tmp_path / "other", train=1, val=2)

@@ -59,6 +59,7 @@ def test_help_a_misspelt_key_and_a_missing_file_need_nothing_heavy():
         assert found[1] == {"hydra"}, words
 
 
+@pytest.mark.long
 def test_prediction_and_description_load_torch_alone(tmp_path):
     cv2.imwrite(str(tmp_path / "x.png"), np.zeros((64, 64, 3), np.uint8))
     commands = []

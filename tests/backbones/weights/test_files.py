@@ -147,6 +147,7 @@ def test_functions_are_not_called_wherever_they_stand(name, zipped, oracle, tmp_
         assert not marker.exists()
 
 
+@pytest.mark.long
 def test_a_message_names_what_the_file_has(tmp_path):
     torch.save(timm.create_model("vgg11_bn").state_dict(), tmp_path / "vgg.pth")
     with pytest.raises(ValueError, match=r"none of its \d+ names is one of mobilenet_v3_small's.*features\.0\.weight"):

@@ -56,6 +56,7 @@ def renumbered(root, target, ids: dict[int, int]) -> None:
         file.write_text(json.dumps(content))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("ids", "engine"),
     [({18: 2, 44: 1}, "pycocotools"), ({18: -1, 44: -7}, "fast"), ({18: 2**62, 44: 2**53 + 1}, "fast")],
@@ -75,6 +76,7 @@ def test_a_detector_scores_alike_whatever_the_ids(trained, run_tool, tmp_path, i
     assert {one["category_id"] for one in written} <= set(ids.values())
 
 
+@pytest.mark.long
 def test_weights_of_a_checkpoint_know_its_classes(trained, run_tool, tmp_path):
     root, run = trained
     renumbered(root, tmp_path / "other", {18: 2, 44: 1})

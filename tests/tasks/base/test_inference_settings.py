@@ -35,6 +35,7 @@ def test_precision_stays_where_the_machine_has_it(monkeypatch):
         assert inference_settings({"precision": asked})["precision"] == left
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_a_cluster_is_evaluated_here(small_run, run_tool, tmp_path):
     fit(small_run("trainer.max_epochs=1"))
     content = torch.load(tmp_path / "run" / "best.ckpt", weights_only=True)

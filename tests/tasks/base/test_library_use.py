@@ -142,6 +142,7 @@ def test_overfitting_trains_on_the_same_samples_again_and_again(small_run):
     assert np.array_equal(*(next(iter(data.train_dataloader()))["images"] for _ in range(2)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("overrides", "steps", "validated"),
     [

@@ -75,6 +75,7 @@ def test_other_names_stay(target):
     assert with_renamed_targets(nested) == nested
 
 
+@pytest.mark.long
 def test_an_old_checkpoint_and_an_old_artifact_are_read_and_resumed(small_run, tmp_path):
     old = "task._target_=tasks.segmentation.SegmentationTask"  # in a configuration of a user's own
     fit(small_run("trainer.max_epochs=1", "trainer.limit_train_batches=2", old))

@@ -101,6 +101,7 @@ def test_a_table_says_that_others_disturbed_it():
     assert "disturbed" not in comparison([row(others_running=0), row(others_running=9, stored=True)])[0]
 
 
+@pytest.mark.long
 def test_forms_of_one_network_compute_the_same():
     case = make_case(composed("benchmark", "backbone=mobileone_s0", "backbone.width=0.25", "image_size=64",
                               "task=detection", "num_classes=3", "seed=2"))  # fmt: skip
@@ -123,6 +124,7 @@ def test_end_to_end_is_the_tasks_own_prediction():
     assert (case.output, subject.output) == ("nms", "predictions")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("output", ["decoded", "raw"])
 def test_the_whole_way_through_a_runtime_ends_at_the_same_detections(output, tmp_path, monkeypatch):
     """What the graph leaves open is done after it, and timed with it."""
@@ -144,6 +146,7 @@ def test_random_networks_do_not_fade():
     assert not case.model.training
 
 
+@pytest.mark.long
 def test_one_run_times_all_runtimes_side_by_side(tmp_path):
     keys = (
         *QUICK,
@@ -225,6 +228,7 @@ def test_bad_settings_are_named(override, message, tmp_path):
         benchmark(composed("benchmark", *QUICK, "runtimes=[eager]", f"output_dir={tmp_path}", override))
 
 
+@pytest.mark.long
 def test_peak_memory_is_what_a_process_grows_by():
     found = peak_memory(nn.Upsample(scale_factor=64), torch.zeros(1, 1, 64, 64)) / 2**20
     assert 60 < found < 80, "64 MiB come out"

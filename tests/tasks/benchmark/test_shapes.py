@@ -85,6 +85,7 @@ def test_what_does_not_fit_is_refused_by_torch(call, message):
         call(torch.empty(1, 8, 6, 6))
 
 
+@pytest.mark.long
 def test_networks_are_described_without_torchs_compiler():
     lines = """
 import sys

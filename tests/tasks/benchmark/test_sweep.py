@@ -139,6 +139,7 @@ def test_a_process_that_fails_says_why_in_a_line(tmp_path):
     assert run([]) == "ended with status -6"
 
 
+@pytest.mark.long
 def test_the_zoo_takes_every_backbone_with_its_own_classifier(tmp_path):
     calls = []
     sweep(composed("benchmark", f"output_dir={tmp_path}", "sweep=zoo"), BACKBONES, runner(calls, fail="mnv1"))

@@ -50,6 +50,7 @@ def rows(folder) -> list[dict]:
         return [{key: value for key, value in row.items() if key != "train/data_wait"} for row in csv.DictReader(file)]
 
 
+@pytest.mark.long
 def test_the_recipe_is_seen_in_the_log_and_survives_a_stop(recipe, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     fit(recipe(f"output_dir={whole}"))

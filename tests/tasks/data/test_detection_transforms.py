@@ -153,6 +153,7 @@ def test_the_crop_is_what_ssd_defines():
     assert min(least) > 0
 
 
+@pytest.mark.long
 def test_crops_are_spread_as_torchvisions():
     boxes, size = np.array([[30, 40, 250, 200], [100, 20, 180, 90]], np.float32), (240, 320)
     reference = v2.RandomIoUCrop(sampler_options=list(MIN_OVERLAPS))

@@ -108,6 +108,7 @@ def test_the_tool_checks_every_file(root, run_tool):
     assert status == 1 and "train/cat/a.jpeg cannot be decoded" in out and "1 problem;" in error
 
 
+@pytest.mark.long
 def test_demo_data_is_topped_up_where_it_was_drawn_for_less(tmp_path):
     options = {"root": str(tmp_path / "demo"), "num_train": 8, "num_val": 8}
     small = {"classification": OPTIONS}

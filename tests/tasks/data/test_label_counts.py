@@ -208,6 +208,7 @@ DATA = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", DATA)
 def test_every_pair_of_a_task_and_other_data_is_refused_in_a_line(tmp_path, task):
     for kind, choices in DATA.items():

@@ -126,6 +126,7 @@ def test_other_vector_instructions_give_the_same_bytes(tmp_path):
     assert files(tmp_path / "plain") == files(draw(tmp_path / "here", 5))
 
 
+@pytest.mark.long
 def test_a_picture_depends_only_on_seed_split_and_number(demo, tmp_path):
     few, many = files(draw(tmp_path / "few")), files(demo)
     pictures = [name for name in few if not name.endswith(".json")]

@@ -121,6 +121,7 @@ def test_low_resolution_leaves_out_the_last_upsampling(head):
     assert counts["low"] == counts["argmax_low"] == counts["logits"] - 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("head", [
     "ssdlite_tv", "gfl_lite", *(pytest.param(head, marks=pytest.mark.slow) for head in ("ssdlite_tf", "ssdlite_mmdet"))
 ])  # fmt: skip
@@ -175,6 +176,7 @@ def test_a_copy_has_its_own_anchors():
         assert not torch.equal(model(pictures(1))[0], twin(pictures(1))[0])
 
 
+@pytest.mark.long
 def test_every_number_of_images_goes_through_one_program():
     model, images = (
         make_deployable(task_of("detection", "gfl_lite"), output="nms", image_size=SIZE, limit=60),
@@ -189,6 +191,7 @@ def test_every_number_of_images_goes_through_one_program():
             assert all(torch.equal(a, b) for a, b in zip(program.module()(some), model(some), strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("head", "output"), [("ssdlite_tv", "nms"), pytest.param("gfl_lite", "decoded", marks=pytest.mark.slow)]
 )
@@ -204,6 +207,7 @@ def test_onnx_runtime_finds_the_same(head, output, tmp_path):
     assert_same_sets(finish(*outputs), finish(*model(images)), 1e-3)
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_onnx_runtime_gives_classes_as_bytes(tmp_path):
     model, images = make_deployable(task_of("segmentation", "lraspp"), output="argmax_low"), pictures(1)

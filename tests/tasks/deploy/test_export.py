@@ -97,6 +97,7 @@ def broken_backends():
         yield
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "output"), [("classification", "logits"), ("detection", "nms")])
 def test_a_checkpoint_becomes_artifacts_that_score_as_it_does(runs, run_tool, tmp_path, kind, output):
     checkpoint = runs / kind / "last.ckpt"
@@ -167,6 +168,7 @@ def test_pictures_go_through_an_artifact(runs, run_tool, tmp_path):
             assert np.allclose([box["bbox"] for box in ours[:5]], [box["bbox"] for box in theirs[:5]], atol=0.05)
 
 
+@pytest.mark.long
 def test_what_computes_something_else_is_refused_and_leaves_nothing(runs, run_tool, tmp_path, broken_backends):
     checkpoint = runs / "classification" / "last.ckpt"
     command = f"tools/export.py checkpoint={checkpoint} output_dir=out"
@@ -184,6 +186,7 @@ def test_what_computes_something_else_is_refused_and_leaves_nothing(runs, run_to
     assert run_tool(f"{lossy} export.max_drop=1")[0] == 0
 
 
+@pytest.mark.long
 def test_the_doctors_override_keeps_the_metric(runs, run_tool, tmp_path, broken_backends):
     command = f"tools/export.py checkpoint={runs}/classification/last.ckpt output_dir=out export.calibration_images=4"
     formats = "export.formats=[curable,pt2] export.max_drop=0.05"  # pt2 has no int8

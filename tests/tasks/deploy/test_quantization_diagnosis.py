@@ -133,6 +133,7 @@ def test_damage_is_found_and_explained():
     assert found.override == f"export.precision=int8 'export.keep_float=[{HURT},{BEFORE}]'"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "format", [OnnxBackend, *(pytest.param(one, marks=pytest.mark.slow) for one in (ExecuTorchBackend, LiteRTBackend))]
 )
@@ -148,6 +149,7 @@ def test_what_is_prescribed_heals_the_artifact(format, tmp_path):
     assert ratios[0] < 15 and ratios[1] > 20
 
 
+@pytest.mark.long
 def test_the_simulation_is_nearer_to_int8_than_the_network_is(tmp_path):
     model, images = Small("classification"), pictures(seed=9)
     simulated = SimulatedInt8(model, [pictures(seed=seed) for seed in range(4)])
@@ -230,6 +232,7 @@ def test_artifacts_that_lose_nothing_need_nothing():
     assert found.keep_float == found.short == () and len(found.steps) == 1 and found.layers[0].name == HURT
 
 
+@pytest.mark.long
 def test_the_number_of_blocks_is_doubled_and_then_halved_in_on():
     model = Patient(blocks=12)
     found = diagnose(model, CALIBRATION, EXAMPLES, min_sqnr=1000)  # never enough

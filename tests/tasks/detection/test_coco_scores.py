@@ -167,6 +167,7 @@ def test_ground_truth_as_predictions_gives_one(real_data, name, engine):
     assert set(ones.values()) == {1.0} and len(ones) >= 8
 
 
+@pytest.mark.long
 @pytest.mark.data
 @pytest.mark.parametrize("engine", ["fast", pytest.param("pycocotools", marks=pytest.mark.slow)])
 def test_ground_truth_of_val2017_as_predictions(real_data, engine):

@@ -156,6 +156,7 @@ def test_a_batch_equals_its_images_and_padding_changes_nothing(head, raw, batch)
         torch.testing.assert_close(value, joined / totals.sum().clamp(min=1.0))
 
 
+@pytest.mark.long
 def test_it_learns_pictures_by_heart(head, batch):
     """The box of 4x3 px in the second too, which overlaps its first predictions by a two-hundredth."""
     features = {tap.name: torch.randn(3, tap.channels, SIZE[0] // tap.stride, SIZE[1] // tap.stride) for tap in TAPS}

@@ -15,6 +15,7 @@ def test_the_room_of_a_task_is_small():
     assert len((HERE / "regression.py").read_text().splitlines()) < 150
 
 
+@pytest.mark.long
 def test_a_fourth_task_goes_through_every_tool(run_tool, tmp_path, monkeypatch):
     monkeypatch.setenv("MOBILE_DENSE_TRUSTED", "tests")
     chosen = f"--config-dir={HERE / 'conf'} task=regression backbone=snv2_050"

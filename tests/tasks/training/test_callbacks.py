@@ -22,6 +22,7 @@ from tasks.training.weight_averaging import EMA
 from tests.tasks.training.test_recipes import column
 
 
+@pytest.mark.long
 def test_the_average_is_logged_once_an_epoch(small_run, tmp_path):
     fit(small_run("ema_decay=0.9", "trainer.max_epochs=3"))
     run = tmp_path / "run"

@@ -95,6 +95,7 @@ def two(folder):
     return folder / "two"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", TASKS)
 def test_two_processes_train_to_the_weights_of_one(task, folder, two):
     """Uneven halves of a batch, in boxes, labelled pixels and class weights: the loss is that of the whole batch."""

@@ -50,6 +50,7 @@ def teacher(small_run, tmp_path):
     return tmp_path / "teacher" / "last.ckpt"
 
 
+@pytest.mark.long
 def test_a_resumed_run_with_every_part_of_a_recipe_is_the_undisturbed_one(small_run, tmp_path, monkeypatch, teacher):
     overrides = ["final_weight_decay=0.001", "average_best=2", "distillation=soft", f"distillation.teacher={teacher}"]
     overrides += ["ema_decay=0.9", "task.freeze=c2", "task.freeze_epochs=3", "scheduler=staircase"]
@@ -62,6 +63,7 @@ def test_a_resumed_run_with_every_part_of_a_recipe_is_the_undisturbed_one(small_
     assert {"train/distillation", "ema/distance", "lr-RMSprop/pg1-weight_decay"} <= rows(tmp_path / "broken")[0].keys()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -246,6 +248,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_images_named(small_run):
         fit(small_run("optimizer=sgd", "optimizer.lr=1e30", "scheduler.warmup=0", "trainer.max_epochs=3"))
 
 
+@pytest.mark.long
 def test_a_longer_run_follows_the_new_schedule_and_settings(small_run, tmp_path):
     run = tmp_path / "run"
     fit(small_run("trainer.max_epochs=2", "scheduler.warmup=0"))
@@ -271,6 +274,7 @@ def test_a_run_that_has_ended_is_not_trained_on_nor_rewound(small_run, tmp_path)
     assert before == {name: (run / name).read_bytes() for name in before}
 
 
+@pytest.mark.long
 def test_a_moved_run_remembers_its_best(small_run, tmp_path):
     fit(small_run("trainer.max_epochs=1"))
     content = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)

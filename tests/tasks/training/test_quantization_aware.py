@@ -189,6 +189,7 @@ def trained(small_run, tmp_path):
     return tmp_path / "float" / "last.ckpt"
 
 
+@pytest.mark.long
 def test_a_run_stops_and_goes_on_as_the_undisturbed_one_and_leaves_a_plain_network(
     small_run, trained, tmp_path, monkeypatch
 ):
@@ -216,6 +217,7 @@ def test_a_run_stops_and_goes_on_as_the_undisturbed_one_and_leaves_a_plain_netwo
         assert relative(again.network(images), plain.network(images)) < 1e-5  # another memory format
 
 
+@pytest.mark.long
 def test_another_network_and_frozen_parts_are_refused(small_run, trained):
     with pytest.raises(ValueError, match="is of another network"):
         fit(small_run("qat=int8", f"qat.checkpoint={trained}", "backbone=mnv2_035", "overwrite=true"))
@@ -231,6 +233,7 @@ def test_classes_in_another_order_are_refused():
         QuantizationAware("x.ckpt").prepare(built, source)
 
 
+@pytest.mark.long
 def test_what_is_rounded_in_training_is_what_the_export_rounds(tmp_path):
     torch.manual_seed(2)
     built, pictures = task_of("mnv1_025", "classification"), Pictures(4, 96)
@@ -249,6 +252,7 @@ def test_what_is_rounded_in_training_is_what_the_export_rounds(tmp_path):
         assert signal_to_noise(found, rounded) > signal_to_noise(found, model(images)[0]) + 10
 
 
+@pytest.mark.long
 def test_training_wins_back_what_rounding_lost():
     """One channel much larger than the others takes all levels of a range, as in re-parameterised kernels."""
     torch.manual_seed(0)

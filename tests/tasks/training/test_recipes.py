@@ -59,6 +59,7 @@ def test_weight_decay_that_cannot_anneal(small_run):
         fit(config)
 
 
+@pytest.mark.long
 def test_the_best_checkpoints_are_averaged_in_float64_and_validated(small_run, tmp_path):
     scores = ["trainer.max_epochs=5", "average_best=3", "optimizer.lr=0.02"]
     result = fit(small_run(*scores))
@@ -91,6 +92,7 @@ def test_averaging_takes_two_or_more(small_run):
         fit(small_run("average_best=1"))
 
 
+@pytest.mark.long
 def test_the_average_goes_on_in_another_folder_with_fewer(small_run, tmp_path):
     fit(small_run("trainer.max_epochs=3", "average_best=3"))
     last, other = tmp_path / "run" / "last.ckpt", tmp_path / "other"

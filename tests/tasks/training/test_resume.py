@@ -263,6 +263,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_batch_kept(small_run, tmp_path
     assert torch.load(tmp_path / "run" / "not_finite.pt", weights_only=True)["step"] == 1
 
 
+@pytest.mark.long
 def test_the_determinism_switch_holds(small_run, tmp_path):
     def weights(name: str, *overrides: str) -> dict:
         fit(

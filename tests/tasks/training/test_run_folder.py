@@ -47,6 +47,7 @@ def holder(tmp_path):
     process.wait()
 
 
+@pytest.mark.long
 def test_a_second_process_is_refused_and_a_killed_one_holds_nothing(tmp_path, holder):
     message = rf"run belongs to a run that is going on \(process {holder.pid} on .*output_dir="
     with pytest.raises(ValueError, match=message), run_folder(config(tmp_path / "run")):

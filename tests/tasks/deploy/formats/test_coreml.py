@@ -23,9 +23,11 @@ def unpacked(folder):
     ("head", "output", "dtype", "taken", "given"),
     [
         ("linear", "logits", torch.uint8, "image", {"logits": ("float32", (1, 7))}),
-        ("lraspp", "argmax", torch.float32, "float32", {"classes": ("int32", (1, *SIZE))}),
-        ("ssdlite_tv", "raw", torch.uint8, "image",
-         {"box_deltas": ("float32", (1, 324, 4)), "class_logits": ("float32", (1, 324, 8))}),
+        pytest.param("lraspp", "argmax", torch.float32, "float32", {"classes": ("int32", (1, *SIZE))},
+                     marks=pytest.mark.long),
+        pytest.param("ssdlite_tv", "raw", torch.uint8, "image",
+                     {"box_deltas": ("float32", (1, 324, 4)), "class_logits": ("float32", (1, 324, 8))},
+                     marks=pytest.mark.long),
     ],
 )  # fmt: skip
 def test_a_package_takes_and_gives_what_the_network_does(head, output, dtype, taken, given, tmp_path, capfd):
@@ -39,6 +41,7 @@ def test_a_package_takes_and_gives_what_the_network_does(head, output, dtype, ta
     assert operators == told.operators and operators["conv"] >= convolutions and "const" not in operators
 
 
+@pytest.mark.long
 def test_half_precision_halves_the_weights_and_the_target_is_kept(tmp_path):
     sizes = {}
     for precision in CoreMLBackend.precisions:
@@ -51,6 +54,7 @@ def test_half_precision_halves_the_weights_and_the_target_is_kept(tmp_path):
     assert sizes["fp16"] < 0.6 * sizes["fp32"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_on_a_mac_pixels_go_in_and_outputs_come_out_in_order(dtype, tmp_path, monkeypatch):
     format, model = CoreMLBackend(), Small("shallow", "ssdlite_tv", "raw")
@@ -74,6 +78,7 @@ def test_on_a_mac_pixels_go_in_and_outputs_come_out_in_order(dtype, tmp_path, mo
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 def test_elsewhere_running_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     manifest, *_ = exported(CoreMLBackend(), Small("shallow", "linear"), tmp_path)

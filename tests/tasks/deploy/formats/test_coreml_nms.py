@@ -34,6 +34,7 @@ def artifact(model, tmp_path_factory):
     return folder, told
 
 
+@pytest.mark.long
 def test_the_package_is_a_pipeline_that_core_ml_tools_loads_and_wires(model, artifact):
     folder, told = artifact
     features, operators = describe_package(folder / "model.mlpackage")

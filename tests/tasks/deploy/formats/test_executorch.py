@@ -21,7 +21,7 @@ UINT8 = "outside XNNPACK, in plain C++: 1 dim_order_ops._to_dim_order_copy"
         ("classification", pictures(dtype=torch.uint8)),
         pytest.param("repvit", pictures(), marks=pytest.mark.slow),
         pytest.param("lraspp", pictures(2), marks=pytest.mark.slow),
-        ("ssdlite", pictures(size=96)),
+        pytest.param("ssdlite", pictures(size=96), marks=pytest.mark.long),
     ],
 )
 def test_artifact_computes_what_eager_does_inside_xnnpack(name, images, tmp_path, capfd):
@@ -52,6 +52,7 @@ def test_hard_sigmoid_stays_exact_where_it_is_rewritten():
     torch.testing.assert_close(program.module()(values), nn.functional.hardsigmoid(values), rtol=0, atol=1e-7)
 
 
+@pytest.mark.long
 def test_every_runtime_gets_its_threads(tmp_path):
     model, images = Small("plain"), pictures()
     _, manifest = exported(BACKEND, model, images, tmp_path)
@@ -62,6 +63,7 @@ def test_every_runtime_gets_its_threads(tmp_path):
         assert portable_lib._threadpool_get_thread_count() == runtime.threads
 
 
+@pytest.mark.long
 def test_int8_of_all_layers_stays_close(tmp_path):
     model, images = Small("plain"), pictures()
     calibration = [pictures(seed=seed) for seed in range(4)]
@@ -140,6 +142,7 @@ def test_int8_says_what_it_needs(options, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_what_cannot_be_held_or_run_is_named(tmp_path, capfd):
     with pytest.raises(ValueError, match=r"ExecuTorch cannot hold the network .*svd"):
         exported(BACKEND, Unsupported("plain"), pictures(), tmp_path)

@@ -19,7 +19,7 @@ BACKEND = LiteRTBackend()
         ("classification", pictures(dtype=torch.uint8)),
         pytest.param("repvit", pictures(), marks=pytest.mark.slow),
         pytest.param("lraspp", pictures(2), marks=pytest.mark.slow),
-        ("ssdlite", pictures(size=96)),
+        pytest.param("ssdlite", pictures(size=96), marks=pytest.mark.long),
     ],
 )
 def test_artifact_computes_what_eager_does(name, images, tmp_path, capfd):
@@ -58,6 +58,7 @@ class Types(Small):
         return logits.argmax(1), logits.argmax(1).to(torch.uint8), logits.topk(3).indices
 
 
+@pytest.mark.long
 def test_outputs_come_in_order_and_type(tmp_path):
     model, images = Types(), pictures(2)
     _, manifest = exported(BACKEND, model, images, tmp_path)
@@ -81,6 +82,7 @@ def test_int8_merges_levels_without_clipping_any(tmp_path):
     assert "int8 in the file, with scale and zero point: class_logits, box_deltas" in told.notes[1]
 
 
+@pytest.mark.long
 def test_int8_keeps_in_float_what_it_is_told(tmp_path):
     model, images = Small("plain"), pictures()
     options = {"precision": "int8", "calibration": [pictures(seed=seed) for seed in range(4)]}
@@ -110,6 +112,7 @@ class Unsupported(Small):
         return (torch.linalg.svd(images.mean(1))[1],)
 
 
+@pytest.mark.long
 def test_what_cannot_be_held_quantized_or_run_is_named(tmp_path, capfd):
     with pytest.raises(ValueError, match=r"LiteRT cannot hold the network .*svd"):
         exported(BACKEND, Unsupported("plain"), pictures(), tmp_path)

@@ -71,13 +71,15 @@ def exported(format, model, folder, *, dtype=torch.float32, precision="fp32", co
 @pytest.mark.parametrize(
     ("backbone", "head", "output"),
     [
-        ("mnv3_small", "mnv3_small_classifier", "logits"),  # squeeze-and-excite, h-swish, global pooling
+        pytest.param(  # squeeze-and-excite, h-swish, global pooling
+            "mnv3_small", "mnv3_small_classifier", "logits", marks=pytest.mark.long
+        ),
         ("mnv3_small", "lraspp", "logits"),  # windows of pooling, bilinear resizing
         pytest.param(
             "mnv2_035", "raspp", "logits", marks=pytest.mark.slow
         ),  # one pooled value spread over the features
-        ("mnv3_small", "ssdlite_tv", "raw"),
-        ("snv2_050", "linear", "logits"),  # channels shuffled
+        pytest.param("mnv3_small", "ssdlite_tv", "raw", marks=pytest.mark.long),
+        pytest.param("snv2_050", "linear", "logits", marks=pytest.mark.long),  # channels shuffled
         pytest.param("snv1_g8_025", "linear", "logits", marks=pytest.mark.slow),
         pytest.param("repvit_m0_6", "repvit_classifier", "logits", marks=pytest.mark.slow),  # GELU
     ],
@@ -98,6 +100,7 @@ def test_outputs_are_eagers(backbone, head, output, tmp_path, capfd):
         assert relative_error(found[name], tensor) < 1e-4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("output", ["argmax", "argmax_low"])
 def test_classes_come_from_operators_that_ncnn_has(output, tmp_path):
     format = NcnnBackend()
@@ -108,6 +111,7 @@ def test_classes_come_from_operators_that_ncnn_has(output, tmp_path):
     assert (found != expected["classes"]).float().mean() < 1e-4
 
 
+@pytest.mark.long
 def test_half_precision_is_smaller_and_nearly_the_same(tmp_path):
     format, model = NcnnBackend(), Small("shallow", "linear")
     sizes, found = {}, {}
@@ -128,6 +132,7 @@ def test_threads_are_those_asked_for(tmp_path):
     assert [format.load(tmp_path, manifest, threads=count).net.opt.num_threads for count in (1, 2)] == [1, 2]
 
 
+@pytest.mark.long
 def test_what_pnnx_leaves_untranslated_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"ncnn has no torch\.topk \(1x\); export\.detections=raw"):
         exported(NcnnBackend(), Small("shallow", "ssdlite_tv", "topk"), tmp_path)

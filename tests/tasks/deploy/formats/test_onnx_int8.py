@@ -37,6 +37,7 @@ def test_int8_is_close_to_eager(name, tmp_path, capfd):
         assert 20 < signal_to_noise(found[output], expected.detach()) < 80
 
 
+@pytest.mark.long
 def test_what_is_kept_and_what_it_reads_stays_in_float(tmp_path):
     model, kept = Small("plain"), ("network.backbone.layers.3", "network.head")
     graphs = []
@@ -133,6 +134,7 @@ def test_sessions_have_the_entry_where_sums_overflow(tmp_path, monkeypatch):
         assert OnnxBackend().session("fp32") == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reduce_range", [False, True])
 def test_a_reduced_range_overflows_on_no_processor(reduce_range, tmp_path):
     """The two largest weights of a channel may meet in a pair, as kernels order them differently."""
@@ -154,6 +156,7 @@ def test_a_reduced_range_overflows_on_no_processor(reduce_range, tmp_path):
     assert told.notes[1] == (onnx_backend.SAFE if reduce_range else onnx_backend.UNSAFE)
 
 
+@pytest.mark.long
 def test_a_batch_of_any_size(tmp_path):
     format, model = OnnxBackend(), Small("plain")
     options = {"precision": "int8", "calibration": CALIBRATION, "dynamic_batch": True}
@@ -187,6 +190,7 @@ def test_calibration_that_does_not_fit_is_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 @pytest.mark.data
 def test_imagenet_weights_name_photographs_alike(real_data, tmp_path):
     weights = real_data / "weights" / "mobilenet_v2-b0353104.pth"
