@@ -14,9 +14,8 @@ from tests.heads.test_lraspp import HEADS, head_config
 SIZE = 33, 49  # px: odd, and still several px at stride 32, so that norms have something to norm by
 
 
-@pytest.mark.long
 @each_backbone
-@each_stride
+@pytest.mark.parametrize("output_stride", [8, *(pytest.param(stride, marks=pytest.mark.slow) for stride in (16, 32))])
 def test_a_training_step_reaches_every_parameter(config, output_stride):
     backbone = copy.deepcopy(built(config, output_stride))
     torch.manual_seed(0)  # a squeeze of six ReLUs is born dead now and then

@@ -55,7 +55,7 @@ def test_half_precision_halves_the_weights_and_the_target_is_kept(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.uint8, pytest.param(torch.float32, marks=pytest.mark.slow)])
 def test_on_a_mac_pixels_go_in_and_outputs_come_out_in_order(dtype, tmp_path, monkeypatch):
     format, model = CoreMLBackend(), Small("shallow", "ssdlite_tv", "raw")
     manifest, images, expected, _ = exported(format, model, tmp_path, dtype=dtype)

@@ -72,7 +72,7 @@ def exported(format, model, folder, *, dtype=torch.float32, precision="fp32", co
     ("backbone", "head", "output"),
     [
         pytest.param(  # squeeze-and-excite, h-swish, global pooling
-            "mnv3_small", "mnv3_small_classifier", "logits", marks=pytest.mark.long
+            "mnv3_small", "mnv3_small_classifier", "logits", marks=pytest.mark.slow
         ),
         ("mnv3_small", "lraspp", "logits"),  # windows of pooling, bilinear resizing
         pytest.param(
@@ -101,7 +101,7 @@ def test_outputs_are_eagers(backbone, head, output, tmp_path, capfd):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("output", ["argmax", "argmax_low"])
+@pytest.mark.parametrize("output", ["argmax", pytest.param("argmax_low", marks=pytest.mark.slow)])
 def test_classes_come_from_operators_that_ncnn_has(output, tmp_path):
     format = NcnnBackend()
     manifest, images, expected, _ = exported(format, Small("mnv3_small", "lraspp", output), tmp_path)
