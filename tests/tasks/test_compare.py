@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.compare import compare
+from tasks.base.image_scores import ImageScores
+from tasks.compare import _differences, compare
 from tasks.detection.coco_scores import evaluate_boxes
 from tasks.detection.image_matches import image_scores
 from tasks.detection.results import DetectionResults, GroundTruth
@@ -16,6 +17,7 @@ from tasks.segmentation.image_counts import ImageCounts, read_image_counts
 from tests.tasks.conftest import composed
 from tests.tasks.detection.test_task import write_shapes
 
+SEGMENTATION = "tasks.segmentation.task.SegmentationTask"
 SETTINGS = {"samples": 400, "seed": 0, "output_json": None}
 
 
@@ -106,7 +108,7 @@ def classified(folder, right, names=None) -> str:
 
 def test_the_interval_is_that_of_theory(tmp_path):
     random = np.random.default_rng(1)
-    first, second = random.random((2, 2000)) < np.array([[0.7], [0.73]])
+    first, second = random.random((2, 2000)) < np.array([[0.7], [0.76]])
     a, b = classified(tmp_path / "a", first), classified(tmp_path / "b", second)
     result, (table,) = compare({"a": a, "b": b, **SETTINGS, "samples": 2000, "output_json": str(tmp_path / "c.json")})
     change = second.astype(float) - first
@@ -115,8 +117,9 @@ def test_the_interval_is_that_of_theory(tmp_path):
     assert result["high"] - result["low"] == pytest.approx(width, rel=0.08)
     assert result["low"] < result["difference"] < result["high"]
     assert json.loads((tmp_path / "c.json").read_text())["low"] == result["low"]
-    assert table[2][-1][1].startswith("b is better" if result["low"] > 0 else "may be chance")
-    turned, _ = compare({"a": b, "b": a, **SETTINGS, "samples": 2000})
+    assert table[2][-1][1].startswith("b is better") and result["low"] > 0
+    turned, (table,) = compare({"a": b, "b": a, **SETTINGS, "samples": 2000})
+    assert table[2][-1][1].startswith("a is better") and turned["high"] < 0
     assert (turned["low"], turned["high"]) == pytest.approx((-result["high"], -result["low"]))
     same, (table,) = compare({"a": a, "b": a, **SETTINGS})
     assert same["difference"] == same["low"] == same["high"] == 0 and "may be chance" in table[2][-1][1]
@@ -130,6 +133,13 @@ def test_the_order_of_the_images_does_not_count(tmp_path):
     assert result["low"] == result["high"] == 0 and result["a"] == 0.75
 
 
+def test_draws_without_a_score_are_left_out():
+    """One of two images is unlabelled: a quarter of the draws hold nothing that could be scored."""
+    first, second = (ImageScores("val/mIoU", "ab", lambda times, s=s: s if times[0] else np.nan) for s in (0.5, 0.75))
+    drawn = _differences(first, second, 400, 0)
+    assert 200 < len(drawn) < 400 and set(drawn) == {0.25}
+
+
 def test_what_cannot_be_compared_is_said(tmp_path):
     a = classified(tmp_path / "a", [True, False])
     part = classified(tmp_path / "part", [True, False])
@@ -137,13 +147,22 @@ def test_what_cannot_be_compared_is_said(tmp_path):
     (tmp_path / "part" / "evaluation.json").write_text(json.dumps(record | {"limit_val_batches": 1}))
     stale = classified(tmp_path / "stale", [True, False])
     (tmp_path / "stale" / "evaluation.json").write_text(json.dumps(record | {"val/top1": 0.9}))
+    (found := tmp_path / "found").mkdir()
+    (found / "evaluation.json").write_text(json.dumps({"val/mIoU": 0.5, "task": {"_target_": SEGMENTATION}}))
+    counts = ImageCounts()
+    counts.update(["0.png", "1.png"], *torch.zeros(2, 2, 3, 3, dtype=torch.uint8), ConfusionMatrix(3))
+    counts.write(found)
+    twice = [classified(tmp_path / name, [True] * 2, ["0.png"] * 2) for name in ("once more", "twice more")]
+    with pytest.raises(ValueError, match="some name is there twice"):
+        compare({"a": twice[0], "b": twice[1], **SETTINGS})
     boxes = tmp_path / "boxes" / "evaluation.json"
     boxes.parent.mkdir()
-    boxes.write_text(json.dumps({"task": {"_target_": "tasks.segmentation.task.SegmentationTask"}}))
+    boxes.write_text(json.dumps({"task": {"_target_": SEGMENTATION}}))
     for b, message in {
         "": "give a=<folder", str(tmp_path / "none"): "no evaluation.json at", part: "is of a part of the images",
         classified(tmp_path / "more", [True] * 3): "a= is of 2 images, b= of 3, and 2.png is in one of them alone",
         classified(tmp_path / "twice", [True] * 2, ["0.png"] * 2): "1.png is in one of them",
+        str(found): "a= is scored by val/top1, b= by val/mIoU",
         stale: "b= was scored 0.9000 and has 0.5000 now", str(boxes): "evaluate again to compare",
     }.items():  # fmt: skip
         with pytest.raises((ValueError, FileNotFoundError), match=message):

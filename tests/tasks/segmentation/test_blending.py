@@ -31,6 +31,16 @@ def test_where_tiles_differ_the_nearer_middle_weighs_more():
     number = iter([7, 8])
     found = blended(lambda x, _: torch.full((1, *x.shape[-2:]), next(number)), images, tiles)
     assert found.flatten().tolist() == [7, 7, 7, 8, 8, 8]
+    number = iter([7, 8, 9])  # the third is nowhere nearer its middle than the first two were
+    found = blended(lambda x, _: torch.full((1, *x.shape[-2:]), next(number)), images, [*tiles, (0, 1, 1, 3)])
+    assert found.flatten().tolist() == [7, 7, 7, 8, 8, 8]
+
+
+def test_half_precision_is_added_up_in_single():
+    images, tiles = torch.zeros(1, 3, 1, 4), [(0, 0, 1, 4)] * 2
+    number = iter([2048.0, 2050.0])  # their sum, 4098, is no half float
+    found = blended(lambda x, _: torch.full((1, 1, *x.shape[-2:]), next(number)).half(), images, tiles)
+    assert found.dtype == torch.float32 and set(found.flatten().tolist()) == {2049.0}
 
 
 def test_the_tent_is_highest_in_the_middle():
