@@ -5,6 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from sahi.postprocess.combine import NMSPostprocess
+from sahi.prediction import ObjectPrediction
+from sahi.slicing import get_slice_bboxes
 
 from heads.nms import Detections
 from tasks.base.tiles import Tiling
@@ -46,6 +49,32 @@ def test_every_object_is_found_once_and_whole(seed):
         assert rows == sorted(zip(objects.round(6).tolist(), labels.tolist(), strict=True))
         assert (found.scores.diff() <= 0).all()
     assert len(merged(views, size, iou_threshold=0.5, max_detections=4)) == 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scenes_are_found_as_sahi_finds_them(seed):
+    """Its slices, its merging by the smaller box's share: small objects that stand apart come out the same."""
+    size, random = (400, 600), np.random.default_rng(seed)
+    corners = (40 * random.permutation(np.stack(np.mgrid[:15, :10], -1).reshape(-1, 2))[:40] + 2).astype(float)
+    objects = np.concatenate([corners, corners + random.uniform(10, 36, (40, 2))], axis=1)
+    labels = random.integers(0, 2, 40)
+    places = [
+        (top, left, bottom, right) for left, top, right, bottom in get_slice_bboxes(*size, 150, 180, None, 0.3, 0.3)
+    ]
+    views = [(place, seen(objects, labels, place)) for place in places]
+    rows = [
+        ObjectPrediction(
+            bbox=(box + np.array([left, top] * 2)).tolist(), category_id=int(label), category_name="",
+            score=float(score), full_shape=list(size),
+        )
+        for (top, left, _, _), found in views
+        for box, score, label in zip(found.boxes.numpy(), found.scores, found.labels, strict=True)
+    ]  # fmt: skip
+    theirs = NMSPostprocess(match_threshold=0.5, match_metric="IOS", class_agnostic=False)(rows)
+    found = merged(views, size, iou_threshold=0.5, max_detections=100)
+    ours = zip(found.boxes.round(decimals=6).tolist(), found.labels.tolist(), strict=True)
+    assert sorted(ours) == sorted((np.round(one.bbox.to_xyxy(), 6).tolist(), one.category.id) for one in theirs)
+    assert len(found) == 40 < len(rows)
 
 
 def test_objects_of_one_view_and_of_other_classes_leave_each_other_alone():
