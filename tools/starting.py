@@ -3,9 +3,10 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
-from tasks.base.machine import prepare_threads
+from tasks.base.machine import limit_threads
+from tasks.base.thread_waiting import adapt_waiting
 from tasks.values.first_process import is_first_process
 
 
@@ -13,18 +14,24 @@ from tasks.values.first_process import is_first_process
 def loading(*packages: str) -> Iterator[None]:
     """Name packages on stderr while the block imports them; say nothing where they are loaded already.
 
-    On a terminal the line is wiped away at the end.
+    Torch's threads are suited to this machine: their number before it is loaded, how they wait from then on.
 
     Args:
         packages: Names of those that take long, "torch".
     """
     missing = [name for name in packages if name not in sys.modules]
     if "torch" in missing:
-        prepare_threads(os.environ)
-    if not missing or not is_first_process():
+        limit_threads(os.environ)
+    with _told(missing) if missing and is_first_process() else nullcontext():
         yield
-        return
-    text, terminal = f"loading {' and '.join(missing)} ...", sys.stderr.isatty()
+    if "torch" in missing:
+        adapt_waiting(os.environ)
+
+
+@contextmanager
+def _told(packages: list[str]) -> Iterator[None]:
+    """On a terminal the line is wiped away at the end."""
+    text, terminal = f"loading {' and '.join(packages)} ...", sys.stderr.isatty()
     print(text, end="" if terminal else "\n", file=sys.stderr, flush=True)
     try:
         yield

@@ -12,7 +12,6 @@ CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 STAT = Path("/proc/stat")
 LOOKS, PAUSE = 5, 0.004  # at what runs; seconds between two
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # variables of thread pools
 
 
 def allowed_cores(cgroups: Path | None = None, membership: Path | None = None) -> int:
@@ -64,22 +63,17 @@ def is_busy(stat: Path = STAT) -> bool:
     return others_running(stat) + allowed_cores() > (os.cpu_count() or 1)
 
 
-def prepare_threads(environment: MutableMapping[str, str], stat: Path = STAT) -> None:
-    """Suit torch's pool of threads to this machine, before torch is loaded; what the user has set stays.
+def limit_threads(environment: MutableMapping[str, str]) -> None:
+    """Give torch's pool no more threads than this process may use cores, before torch is loaded.
 
-    Without a setting the pool has a thread for every core of the machine, however few this process may use. Threads
-    that wait for each other spin, which is quicker on free cores. On busy ones they keep the thread that is waited for
-    from running: there they sleep at once.
+    Without a setting it has one for every core of the machine. What the user has set stays.
 
     Args:
         environment: Variables of this process.
-        stat: File that tells how many threads run.
     """
     cores = allowed_cores()
     if "OMP_NUM_THREADS" not in environment and cores < _affinity():
         environment["OMP_NUM_THREADS"] = str(cores)
-    if not {*WAITING} & {*environment} and is_busy(stat):
-        environment["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def _affinity() -> int:

@@ -1,4 +1,4 @@
-"""Threads suit the machine: none spins beside other busy programs, and none is more than the cores allowed."""
+"""Threads suit the machine: others that run are counted, and none is more than the cores allowed."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tasks.base import machine
-from tasks.base.machine import is_busy, others_running, prepare_threads
+from tasks.base.machine import is_busy, limit_threads, others_running
 from tools import starting
 
 
@@ -30,27 +30,22 @@ def test_threads_of_others_are_counted(running, tmp_path):
     assert [is_busy(running(count)) for count in (1, 3, 4)] == [False, False, True]
 
 
-def test_they_wait_asleep_on_a_busy_machine_alone_and_where_the_user_set_nothing(running):
-    free, busy, own = {}, {}, {"GOMP_SPINCOUNT": "7"}
-    prepare_threads(free, running(2))
-    prepare_threads(busy, running(5))
-    prepare_threads(own, running(5))
-    assert free == {} and busy == {"OMP_WAIT_POLICY": "PASSIVE"} and own == {"GOMP_SPINCOUNT": "7"}
-
-
 def test_a_pool_is_no_larger_than_the_cores_allowed(running, monkeypatch):
     monkeypatch.setattr(machine, "_affinity", lambda: 4)
     given, unset = {"OMP_NUM_THREADS": "3"}, {}
-    prepare_threads(given, running(1))
-    prepare_threads(unset, running(1))
+    limit_threads(given)
+    limit_threads(unset)
     assert given == {"OMP_NUM_THREADS": "3"} and unset == {"OMP_NUM_THREADS": "2"}
 
 
-def test_it_is_done_before_torch_is_loaded_and_not_after(monkeypatch):
+def test_their_number_is_set_before_torch_is_loaded_and_their_waiting_after(monkeypatch):
     asked = []
-    monkeypatch.setattr(starting, "prepare_threads", asked.append)
+    monkeypatch.setattr(starting, "limit_threads", lambda environment: asked.append("number"))
+    monkeypatch.setattr(starting, "adapt_waiting", lambda environment: asked.append("waiting"))
     with starting.loading("torch"):
-        assert not asked
+        pass
+    assert not asked
     monkeypatch.delitem(sys.modules, "torch")
     with starting.loading("torch"):
-        assert asked == [os.environ]
+        assert asked == ["number"]
+    assert asked == ["number", "waiting"]
