@@ -6,12 +6,14 @@ import re
 from collections.abc import MutableMapping
 from pathlib import Path
 from statistics import median_low
-from time import sleep
+from time import perf_counter, sleep
 
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 STAT = Path("/proc/stat")
+THREADS = Path("/proc/self/task")
 LOOKS, PAUSE = 5, 0.004  # at what runs; seconds between two
+LEAST = 0.1  # cores used, below which lost time is not judged
 
 
 def allowed_cores(cgroups: Path | None = None, membership: Path | None = None) -> int:
@@ -61,6 +63,37 @@ def others_running(stat: Path = STAT) -> int:
 def is_busy(stat: Path = STAT) -> bool:
     """Tell whether other programs leave this process fewer cores than it may use, as far as the system tells."""
     return others_running(stat) + allowed_cores() > (os.cpu_count() or 1)
+
+
+class LostTime:
+    """Measure how long the threads of this process waited for a core, as a share of the time they had work.
+
+    Args:
+        threads: Folder of the system that has a folder a thread, each with a file schedstat: ns run, ns waited.
+    """
+
+    def __init__(self, threads: Path = THREADS) -> None:
+        self.threads = threads
+        self._before, self._at = self._times(), perf_counter()
+
+    def share(self) -> float:
+        """Compute the share since the last look; 0 where the process hardly worked, or the system does not tell."""
+        now, at = self._times(), perf_counter()
+        pairs = [(now[thread], self._before[thread]) for thread in now.keys() & self._before.keys()]
+        ran, waited = (sum(later[place] - earlier[place] for later, earlier in pairs) for place in (0, 1))
+        enough = ran + waited >= LEAST * 1e9 * (at - self._at)
+        self._before, self._at = now, at
+        return waited / (ran + waited) if enough and ran + waited else 0.0
+
+    def _times(self) -> dict[str, tuple[int, int]]:
+        found = {}
+        for file in self.threads.glob("*/schedstat"):
+            try:
+                ran, waited = file.read_text().split()[:2]
+            except (OSError, ValueError):  # a thread that has just ended
+                continue
+            found[file.parent.name] = int(ran), int(waited)
+        return found
 
 
 def limit_threads(environment: MutableMapping[str, str]) -> None:

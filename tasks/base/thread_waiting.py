@@ -5,47 +5,13 @@ import os
 import threading
 import time
 from collections.abc import MutableMapping
-from pathlib import Path
 from typing import Any
 
-from tasks.base.machine import allowed_cores, is_busy
+from tasks.base.machine import LostTime, allowed_cores, is_busy
 
-THREADS = Path("/proc/self/task")
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # with which a user chooses
 INTERVAL = 1.0  # s between two looks
-FREE = 10  # looks in a row without a busy one after which the cores count as free
-LEAST = 0.1  # cores used, below which nothing is judged
-
-
-class LostTime:
-    """Measure how long the threads of this process waited for a core, as a share of the time they had work.
-
-    Args:
-        threads: Folder of the system that has a folder a thread, each with a file schedstat: ns run, ns waited.
-    """
-
-    def __init__(self, threads: Path = THREADS) -> None:
-        self.threads = threads
-        self._before, self._at = self._times(), time.perf_counter()
-
-    def share(self) -> float:
-        """Compute the share since the last look; 0 where the process hardly worked, or the system does not tell."""
-        now, at = self._times(), time.perf_counter()
-        pairs = [(now[thread], self._before[thread]) for thread in now.keys() & self._before.keys()]
-        ran, waited = (sum(later[place] - earlier[place] for later, earlier in pairs) for place in (0, 1))
-        enough = ran + waited >= LEAST * 1e9 * (at - self._at)
-        self._before, self._at = now, at
-        return waited / (ran + waited) if enough and ran + waited else 0.0
-
-    def _times(self) -> dict[str, tuple[int, int]]:
-        found = {}
-        for file in self.threads.glob("*/schedstat"):
-            try:
-                ran, waited = file.read_text().split()[:2]
-            except (OSError, ValueError):  # a thread that has just ended
-                continue
-            found[file.parent.name] = int(ran), int(waited)
-        return found
+FREE = 5  # looks in a row without a busy one after which the cores count as free
 
 
 class Sleep:
@@ -76,7 +42,7 @@ class Sleep:
 
 
 class Waiting:
-    """How threads wait now: spinning, or from the first busy look to the tenth free one in a row asleep.
+    """How threads wait now: spinning, or from the first busy look to the fifth free one in a row asleep.
 
     A look is busy where half the time is lost that one busy program would take from threads on all cores.
 

@@ -136,6 +136,7 @@ def comparison(rows: Sequence[Row]) -> Table:
             ratio = "-" if apart else f"{reference['ms']['trimmed'] / ms['trimmed']:.2f}x"
             note = [f"other {' and '.join(apart)}"] * bool(apart) + ["from the store"] * bool(row.get("stored"))
             note += row.get("notes", ())
+            note += [f"disturbed in {counted(ms['disturbed'], 'round')}"] if ms.get("disturbed") else []
         numbers = [f"{ms[key]:.2f}" if ms.get(key) is not None else "-" for key in STATISTICS]
         sizes = [f"{row[key] / 2**20:.1f}" if ms and row.get(key) else "-" for key in ("size", "peak_memory")]
         names = [row[key] for key in (*(("network",) if several else ()), "runtime", "precision", "output")]
@@ -145,7 +146,9 @@ def comparison(rows: Sequence[Row]) -> Table:
     network = "" if several else f"{reference['network']}, "
     title = f"{network}{reference['work']}, {size} px, batch {batch}, threads {reference['threads']}, {where}"
     if busy := max((row.get("others_running", 0) for row in rows if not row.get("stored")), default=0):
-        title += f"; disturbed, as {counted(busy, 'thread')} of other programs ran: time it again on free cores"
+        title += f"; {counted(busy, 'thread')} of other programs ran"
+    if any((row.get("ms") or {}).get("disturbed") for row in rows):
+        title += "; what is marked as disturbed stayed so when it was measured again: time it on free cores"
     return title, columns, lines
 
 

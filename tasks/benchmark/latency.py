@@ -1,14 +1,18 @@
-"""Time calls: warm-up, rounds over all candidates, trimmed mean."""
+"""Time calls: warm-up, rounds over all candidates, disturbed ones again, trimmed mean."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from tasks.base.machine import LostTime
+
 WORDS = 24  # of an error, in a table
+DISTURBED = 0.05  # share of a round's time that other programs took, from which on it is measured again
+REPEATS = 2  # that it is measured again, at most
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Latency:
     Attributes:
         trimmed: Mean without the lowest and highest share `trim`; comparisons use it.
         count: Number of timed calls.
+        disturbed: Rounds that other programs disturbed, however often they were measured.
     """
 
     trimmed: float
@@ -58,6 +63,7 @@ class Latency:
     max: float
     mean: float
     count: int
+    disturbed: int = 0
 
 
 def summarize(milliseconds: Sequence[float], trim: float = 0.1) -> Latency:
@@ -88,6 +94,9 @@ def measure(
 ) -> dict[str, Latency | str]:
     """Time several functions, each in turn in every round.
 
+    A round in which the threads of this process waited for a core for more than `DISTURBED` of their time is measured
+    again after all others, at most `REPEATS` times; the least disturbed counts.
+
     Args:
         subjects: {name: function to time}.
         protocol: Number of calls and rounds.
@@ -97,24 +106,27 @@ def measure(
     Returns:
         {name: its times, or the error as a line of text}; the other subjects are timed all the same.
     """
-    times: dict[str, list[float]] = {name: [] for name in subjects}
+    rounds: dict[tuple[int, str], tuple[float, list[float]]] = {}  # share of lost time, and times in ms
     failed: dict[str, str] = {}
     runs: dict[str, int] = {}
+    turns = [(step, name) for step in range(protocol.rounds) for name in subjects]
     with torch_threads(threads), torch.inference_mode():
-        for step in range(protocol.rounds):
-            for place, (name, call) in enumerate(subjects.items()):
+        for _ in range(1 + REPEATS):
+            for place, (step, name) in enumerate(turns):
                 if name in failed:
                     continue
                 if progress:
-                    progress(name, (step * len(subjects) + place) / (protocol.rounds * len(subjects)))
+                    progress(name, place / len(turns))
                 try:
-                    if step == 0:
-                        runs[name] = _warm_up(call, protocol)
-                    call()
-                    times[name] += _timed(call, runs[name])
+                    if name not in runs:
+                        runs[name] = _warm_up(subjects[name], protocol)
+                    found = _round(subjects[name], runs[name])
                 except Exception as error:
                     failed[name] = in_words(error)
-    return {name: failed.get(name) or summarize(times[name], protocol.trim) for name in subjects}
+                else:
+                    rounds[step, name] = min(found, rounds.get((step, name), found))
+            turns = [(step, name) for step, name in turns if name not in failed and rounds[step, name][0] > DISTURBED]
+    return {name: failed.get(name) or _latency(name, rounds, protocol) for name in subjects}
 
 
 @contextmanager
@@ -149,6 +161,20 @@ def _warm_up(call: Callable[[], object], protocol: Protocol) -> int:
         return protocol.runs
     allowed = protocol.max_seconds / protocol.rounds / max(min(spent[1:]), 1e-9)
     return min(protocol.runs, max(3, int(allowed)))
+
+
+def _round(call: Callable[[], object], runs: int) -> tuple[float, list[float]]:
+    """Time calls after one more; returns the share of lost time and the times, ms."""
+    call()
+    lost = LostTime()
+    times = _timed(call, runs)
+    return lost.share(), times
+
+
+def _latency(name: str, rounds: Mapping[tuple[int, str], tuple[float, list[float]]], protocol: Protocol) -> Latency:
+    own = [found for (_, of), found in rounds.items() if of == name]
+    latency = summarize([time for _, times in own for time in times], protocol.trim)
+    return replace(latency, disturbed=sum(lost > DISTURBED for lost, _ in own))
 
 
 def _timed(call: Callable[[], object], runs: int) -> list[float]:

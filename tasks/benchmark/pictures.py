@@ -44,10 +44,11 @@ def draw_bars(rows: Sequence[Mapping[str, Any]], picture: Path) -> None:
         if ms.get("min") is not None and ms.get("p90") is not None:
             axes.plot([ms["min"], ms["p90"]], [place, place], color=INK, linewidth=1.2)
             end = max(end, ms["p90"])
-        axes.text(end + longest / 80, place, f"{ms['trimmed']:.2f} ms", va="center", color=INK, fontsize=9)
+        text = f"{ms['trimmed']:.2f} ms" + ", disturbed" * bool(ms.get("disturbed"))
+        axes.text(end + longest / 80, place, text, va="center", color=INK, fontsize=9)
     axes.set_yticks(range(len(timed)), names)
     axes.set_ylim(len(timed) - 0.4, -0.6)
-    axes.set_xlim(0, 1.14 * longest)
+    axes.set_xlim(0, (1.25 if any(row["ms"].get("disturbed") for row in timed) else 1.14) * longest)
     first = timed[0]
     size = "x".join(map(str, first["image_size"]))
     title = "Latency" if several else first["network"]

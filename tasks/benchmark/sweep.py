@@ -250,9 +250,9 @@ def _cell(row: Mapping[str, Any] | None, reference: Mapping[str, Any]) -> str:
         return "-"
     if not row.get("ms"):
         return "failed"
-    return f"{row['ms']['trimmed']:.2f}" + (
-        f" (other {' and '.join(apart)})" if (apart := differing(row, reference)) else ""
-    )
+    apart = differing(row, reference)
+    remarks = [f"other {' and '.join(apart)}"] * bool(apart) + ["disturbed"] * bool(row["ms"].get("disturbed"))
+    return f"{row['ms']['trimmed']:.2f}" + (f" ({', '.join(remarks)})" if remarks else "")
 
 
 def _gain(cells: Mapping[tuple[str, str], Row]) -> str:

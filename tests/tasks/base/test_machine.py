@@ -2,11 +2,12 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
 from tasks.base import machine
-from tasks.base.machine import is_busy, limit_threads, others_running
+from tasks.base.machine import LostTime, is_busy, limit_threads, others_running
 from tools import starting
 
 
@@ -28,6 +29,25 @@ def test_threads_of_others_are_counted(running, tmp_path):
     assert [others_running(running(count)) for count in (1, 3, 8)] == [0, 2, 7]
     assert others_running(tmp_path / "nothing") == 0
     assert [is_busy(running(count)) for count in (1, 3, 4)] == [False, False, True]
+
+
+def write_times(folder: Path, **threads: tuple[int, int]) -> None:
+    """Let threads have run and waited so long, s."""
+    for name, (ran, waited) in threads.items():
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / "schedstat").write_text(f"{ran * 10**9} {waited * 10**9} 7\n")
+
+
+def test_lost_time_is_that_of_threads_which_were_there_all_along(tmp_path):
+    write_times(tmp_path, a=(100, 7), ended=(5, 5))
+    lost = LostTime(tmp_path)
+    assert lost.share() == 0.0
+    (tmp_path / "ended" / "schedstat").unlink()
+    write_times(tmp_path, a=(103, 8), new=(50, 50))
+    assert lost.share() == pytest.approx(1 / 4)
+    write_times(tmp_path, a=(103, 8), new=(52, 56))
+    assert lost.share() == pytest.approx(6 / 8)
+    assert LostTime(tmp_path / "nothing").share() == 0.0
 
 
 def test_a_pool_is_no_larger_than_the_cores_allowed(running, monkeypatch):

@@ -6,9 +6,23 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.benchmark import latency
 from tasks.benchmark.latency import Protocol, in_words, measure, summarize
 
 QUICK = {"warmup": 2, "rounds": 3, "runs": 4, "trim": 0.25, "max_seconds": None}
+
+
+@pytest.fixture(autouse=True)
+def lost(monkeypatch):
+    """Shares of lost time of the rounds to come; then the machine is free."""
+    shares: list[float] = []
+
+    class Scripted:
+        def share(self) -> float:
+            return shares.pop(0) if shares else 0.0
+
+    monkeypatch.setattr(latency, "LostTime", Scripted)
+    return shares
 
 
 def test_statistics_are_numpys_and_outliers_do_not_move_the_trimmed_mean():
@@ -38,6 +52,18 @@ def test_rounds_alternate_and_what_warms_up_is_not_counted():
     assert order == "ababab"
     assert found["b"].count == 12 and found["b"].max < 40
     assert calls.count("a") == 12 + 3 + 2, "timed, one before each round, two to warm up"
+
+
+def test_a_disturbed_round_is_measured_again_after_the_others_and_the_least_disturbed_counts(lost):
+    calls = []
+    lost += [0.0, 0.5, 0.2, 0.05]  # the rounds a, b, a, b
+    lost += [0.3, 0.0]  # b's first and a's second again
+    lost += [0.4]  # b's first for the last time, worse than before
+    found = measure({name: lambda name=name: calls.append(name) for name in "ab"}, Protocol(2, 2, 3, 0.0, None))
+    order = "".join(name for name, before in zip(calls, [None, *calls], strict=False) if name != before)
+    assert order == "abab" + "ab" and not lost, "b's second round and the first one again follow each other"
+    assert (found["a"].disturbed, found["b"].disturbed) == (0, 1)
+    assert found["a"].count == found["b"].count == 6
 
 
 @pytest.mark.parametrize(("warmup", "before"), [(0, 2), (1, 2), (2, 2), (5, 5), (9, 9)])
