@@ -19,6 +19,10 @@ from tools.stored_config import SOURCES, store_config, stored_choice
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 OPEN = ("logger", "callbacks")  # groups of which any number is chosen, and that take entries of the user's own
+TRAINER = (  # settings of Lightning's Trainer that conf/trainer leaves at its own values
+    "fast_dev_run", "overfit_batches", "val_check_interval", "min_epochs", "min_steps", "max_time", "benchmark",
+    "gradient_clip_algorithm", "detect_anomaly", "profiler", "reload_dataloaders_every_n_epochs", "plugins",
+)  # fmt: skip
 GROUPS = tuple(sorted(path.name for path in CONF.iterdir() if path.is_dir()))
 
 
@@ -40,7 +44,7 @@ def planned(tool: str, words: Sequence[str]) -> tuple[str, list[str], list[str]]
     ConfigStore.instance().store(schema, SCHEMAS[schema])
     words = renamed_words(tool, words)
     if tool in ("train", "tune"):
-        words = [_of_open_group(word) for word in words]
+        words = [_of_trainer(_of_open_group(word)) for word in words]
     line = CommandLine([*words])
     values = line.values()
     _check_groups(values)
@@ -93,6 +97,14 @@ def _of_open_group(word: str) -> str:
     if group not in OPEN:
         return word
     return f"{group}=[]" if (separator, rest) == ("=", "null") else f"++{word}" if separator == "." else word
+
+
+def _of_trainer(word: str) -> str:
+    """Write a word about a setting in `TRAINER`, or one with "+", as Hydra takes it: "++trainer.overfit_batches=1"."""
+    key = word.partition("=")[0].lstrip("+")
+    group, _, name = key.partition(".")
+    added = word[0] == "+" or name.partition(".")[0] in TRAINER
+    return f"++{word.lstrip('+')}" if group == "trainer" and added else word
 
 
 def _implied(tool: str, values: Mapping[str, Any]) -> list[str]:

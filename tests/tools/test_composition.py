@@ -1,5 +1,8 @@
 """Which variant of a data set a command line means, and old keys."""
 
+import inspect
+
+import lightning as L
 import pytest
 
 from tools import composition
@@ -56,3 +59,12 @@ def test_the_task_of_a_checkpoint_decides_too(monkeypatch):
 @pytest.mark.parametrize("word", ["form=nms", "++form=nms", "output=nms"])
 def test_the_output_that_is_timed_is_taken_by_its_old_key_too(word):
     assert composed("benchmark", ["task=detection", word]).output == "nms"
+
+
+def test_settings_of_lightnings_trainer_need_no_plus_and_may_have_it():
+    assert {*composition.TRAINER} <= {*inspect.signature(L.Trainer).parameters}
+    words = ["trainer.overfit_batches=1", "+trainer.max_steps=5", "++trainer.max_time=null", "trainer.precision=16"]
+    found = composed("train", ["task=segmentation", *words]).trainer
+    assert (found.overfit_batches, found.max_steps, found.max_time, found.precision) == (1, 5, None, 16)
+    with pytest.raises(ValueError, match="no key max_step in trainer; did you mean max_steps"):
+        composed("train", ["task=segmentation", "trainer.max_step=5"])
