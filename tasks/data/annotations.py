@@ -145,6 +145,14 @@ class Annotations:
         boxes[:, 2:] += boxes[:, :2]
         return boxes.astype(np.float32), self.labels[part][chosen].astype(np.int64)
 
+    def target_outlines(self, index: int) -> list[Any]:
+        """Return the outline of each box of `targets`; None for one without, and where outlines were not read."""
+        part = slice(*self.offsets[index : index + 2])
+        chosen = self.usable[part] & ~self.crowd[part]
+        if not len(self.outlines):
+            return [None] * int(chosen.sum())
+        return [outline for outline, kept in zip(json.loads(self.outlines[index]), chosen, strict=True) if kept]
+
     def flaws(self, index: int) -> list[str]:
         """Describe each box of an image that is invalid or reaches out of the image."""
         found, (height, width), part = [], self.sizes[index], slice(*self.offsets[index : index + 2])

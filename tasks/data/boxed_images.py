@@ -12,6 +12,7 @@ import torch
 from tasks.data.annotations import Annotations
 from tasks.data.box_statistics import box_statistics
 from tasks.data.classes import Classes
+from tasks.data.copy_paste import OutlinedImage, paste_objects
 from tasks.data.dataset import Inspected, VisionDataset
 from tasks.data.errors import DataError
 from tasks.data.progressive import Progressive
@@ -65,6 +66,10 @@ class DetectionDataset(VisionDataset):
             size = size[0] if size else self.progressive.stage(epoch).image_size
             augmentation = self.augmentations[self.progressive.number(epoch)]
             random = np.random.default_rng(np.random.SeedSequence((self.seed, epoch, index, *copy)))
+            if (donor := augmentation.donor(random, len(self))) is not None:
+                own = OutlinedImage(*sample, self.outlines(index))
+                other = OutlinedImage(*self.read(donor), self.outlines(donor))
+                sample = paste_objects(own, other, random, flip=augmentation.flip)
             others = augmentation.partners(random, len(self))
             image, boxes, labels = augmentation([sample, *map(self.read, others)], size, random)
         else:
@@ -98,6 +103,10 @@ class DetectionDataset(VisionDataset):
             )
         boxes, labels = self.annotations.targets(place)
         return image, boxes.clip(0, np.tile(np.float32(image.shape[1::-1]), 2)), labels
+
+    def outlines(self, index: int) -> list[Any]:
+        """The outline of each box that `read` gives, in COCO's form; None where a box has none, or none was read."""
+        return self.annotations.target_outlines(self.indices[index])
 
     def encoded(self, index: int) -> bytes:
         """Read the image file's bytes."""

@@ -20,6 +20,7 @@ from tasks.pictures.colors import distinct_colors
 from tasks.values.sizes import Size, parse_size, parse_sizes
 
 IMAGE_SIZE = (320, 320)  # of what a network sees, where the settings leave it open
+SCALED = ("color", "mosaic", "mixup", "copy_paste")  # of the augmentation, by the strength of a stage
 POINT = 2.0  # px: a thinner box is told of
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class DetectionData(VisionDataModule):
         image_size: (H, W) px that images are resized to, ignoring their aspect ratio, or the side of a square.
         multiscale: Sizes from which each training batch draws one instead, each (H, W) or the side of a square.
         keep_empty: Train on images without boxes, too; an evaluation always counts them.
-        progressive: As in `VisionDataModule`; the strength scales `color`, `mosaic` and `mixup`.
+        progressive: As in `VisionDataModule`; the strength scales `color`, `mosaic`, `mixup` and `copy_paste`.
         sampling, repeat_threshold: As in `VisionDataModule`.
         augmentation: As in `DetectionAugmentation`.
     """
@@ -89,10 +90,11 @@ class DetectionData(VisionDataModule):
         self.augmentation = DetectionAugmentation(**augmentation)
         self.augmentations = [
             DetectionAugmentation(**augmentation | {
-                key: getattr(self.augmentation, key) * stage.strength for key in ("color", "mosaic", "mixup")
+                key: getattr(self.augmentation, key) * stage.strength for key in SCALED
             })
             for stage in self.progressive.stages
         ]  # fmt: skip
+        self.outlined = self.augmentation.copy_paste > 0  # objects are cut out along them
         self._annotations: dict[str, Annotations] = {}
         self._missing: dict[str, np.ndarray] = {}  # images whose files are not there
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from tasks.data.classes import Classes
+from tasks.data.copy_paste import paste_classes
 from tasks.data.dataset import Inspected, VisionDataset, class_counts
 from tasks.data.errors import DataError
 from tasks.data.mask_formats import lossy_format
@@ -72,12 +73,22 @@ class SegmentationDataset(VisionDataset):
         return len(self.pairs)
 
     def __getitem__(self, key: SampleKey) -> dict:
-        """Return {"image": (H, W, 3) uint8 RGB, "mask": (H, W) uint8 labels, "name": file name}."""
-        epoch, index = key
+        """Return the sample (epoch, index) or (epoch, index, copy).
+
+        Returns:
+            {"image": (H, W, 3) uint8 RGB, "mask": (H, W) uint8 labels, "name": file name}.
+        """
+        epoch, index = key[:2]
         image, mask = self.read(index)
         if self.augmentations:
-            seed = int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0])
-            image, mask = self.augmentations[self.progressive.number(epoch)](image, mask, seed)
+            augmentation = self.augmentations[self.progressive.number(epoch)]
+            seed, other_seed = np.random.SeedSequence((self.seed, *key)).generate_state(2).tolist()
+            image, mask = augmentation(image, mask, seed)
+            random = np.random.default_rng(other_seed)
+            if random.random() < augmentation.copy_paste:
+                other = self.read(int(random.integers(len(self))))
+                other = augmentation(*other, int(random.integers(2**32)))
+                image, mask = paste_classes(image, mask, *other, augmentation.pasted, random)
         return {"image": torch.from_numpy(image), "mask": torch.from_numpy(mask), "name": self.pairs[index][0].name}
 
     def encoded(self, index: int) -> bytes:

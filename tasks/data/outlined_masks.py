@@ -138,6 +138,18 @@ class OutlinedMasks(SegmentationData):
             augmentations=augmentations, progressive=self.progressive, seed=self.seed,
         )  # fmt: skip
 
+    def occurrences(self) -> tuple[np.ndarray, np.ndarray]:
+        """As there, of the annotated objects, drawn or covered; no mask is drawn. The background is in every image."""
+        dataset = self.dataset("train")
+        annotations, count = dataset.annotations, len(dataset)
+        owners = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
+        numbers = self.numbers[annotations.labels]
+        drawn = (numbers >= 0) & self._outlined(annotations) & np.isin(owners, dataset.indices)
+        samples, classes = np.searchsorted(dataset.indices, owners[drawn]), numbers[drawn]
+        if self.background:
+            return samples, classes
+        return np.concatenate([np.arange(count), samples]), np.concatenate([np.zeros(count, int), classes])
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
         for split in ("train", "val") if stage == "fit" else ("val",):

@@ -1,6 +1,7 @@
 """Images with class-id masks: the dataset and the data module that every segmentation source goes through."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -52,8 +53,14 @@ class SegmentationData(VisionDataModule):
         classes, batch_size, val_batch_size, num_workers, seed: As in `VisionDataModule`.
         table: Labels by id, from `id_table`.
         crop_size: (H, W) px of a training image, or the side of a square.
-        scale, flip, color: As in `SegmentationAugmentation`.
-        progressive: As in `VisionDataModule`; `image_size` is that of the crop, and the strength scales `color`.
+        scale, flip, color, copy_paste: As in `SegmentationAugmentation`.
+        copy_paste_classes: Names of the classes whose px may be pasted; None: all.
+        sampling, repeat_threshold: As in `VisionDataModule`; all masks are read at the start of a run.
+        progressive: As in `VisionDataModule`; `image_size` is that of the crop, and the strength scales `color` and
+            `copy_paste`.
+
+    Raises:
+        ValueError: A setting is out of range, or `copy_paste_classes` names no class of the data.
     """
 
     kind = "segmentation"
@@ -62,19 +69,29 @@ class SegmentationData(VisionDataModule):
 
     def __init__(
         self, classes: Classes, table: np.ndarray, *, crop_size: int | Sequence[int],
-        scale: Sequence[float] = (0.5, 2.0), flip: float = 0.5, color: float = 0.4, batch_size: int = 8,
-        val_batch_size: int = 1, num_workers: int | None = None, progressive: Mapping[str, Any] | None = None,
-        seed: int = 0,
+        scale: Sequence[float] = (0.5, 2.0), flip: float = 0.5, color: float = 0.4, copy_paste: float = 0.0,
+        copy_paste_classes: Sequence[str] | None = None, batch_size: int = 8, val_batch_size: int = 1,
+        num_workers: int | None = None, progressive: Mapping[str, Any] | None = None, seed: int = 0,
+        sampling: str | None = None, repeat_threshold: float = 0.001,
     ) -> None:  # fmt: skip
         super().__init__(
             classes, parse_size(crop_size, "data.crop_size"), batch_size=batch_size, val_batch_size=val_batch_size,
             num_workers=num_workers, progressive=progressive, seed=seed,
         )  # fmt: skip
-        self.table = table
+        self.table, self.sampling, self.repeat_threshold = table, sampling, repeat_threshold
+        names = classes.names if copy_paste_classes is None else copy_paste_classes
+        if stray := [name for name in names if name not in classes.names]:
+            raise ValueError(
+                f"data.copy_paste_classes: {stray[0]!r} is no class of the data; expected some of "
+                f"{', '.join(classes.names)}"
+            )
         self.augmentations = [
-            SegmentationAugmentation(stage.image_size, scale=scale, flip=flip, color=color * stage.strength)
+            SegmentationAugmentation(
+                stage.image_size, scale=scale, flip=flip, color=color * stage.strength,
+                copy_paste=copy_paste * stage.strength, pasted=[classes.names.index(name) for name in names],
+            )
             for stage in self.progressive.stages
-        ]
+        ]  # fmt: skip
 
     def pairs(self, split: str) -> Pairs:
         """List image and mask file of each sample of a split."""
@@ -105,6 +122,14 @@ class SegmentationData(VisionDataModule):
         passed = f"{share:.0%} of the pixels are 255 or in data.ignore_ids and never count" if share else ""
         remedy = "a class that masks mark by 255 needs another id" if share else ""
         return LabelCounts(pixels[: len(self.classes)], "pixel", where, passed, remedy)
+
+    def occurrences(self) -> tuple[np.ndarray, np.ndarray]:
+        """As there: the classes of which a mask has at least one px. Masks are read by several threads."""
+        dataset = self.dataset("train")
+        with ThreadPoolExecutor() as pool:
+            masks = pool.map(lambda index: sorted(dataset.labels_in(dataset.read_labels(index))), range(len(dataset)))
+            shown = [np.array(labels, np.int64) for labels in masks]
+        return np.repeat(np.arange(len(shown)), [len(labels) for labels in shown]), np.concatenate(shown)
 
     def collate(self, samples: list[dict]) -> dict[str, Tensor | list[str]]:
         """Make {"images": (N, 3, H, W) uint8, channels_last, "masks": (N, H, W) uint8, "names": N file names}."""

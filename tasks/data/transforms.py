@@ -29,11 +29,14 @@ class SegmentationAugmentation:
         scale: Range of the resize factor, uniform in its logarithm.
         flip: Probability of a horizontal flip.
         color: Strength of the jitter of brightness, contrast and saturation; hue gets a tenth of it. 0: no jitter.
+        copy_paste: Probability that px of another sample are pasted onto a sample, both augmented before, as in
+            `paste_classes`; done by who has the other sample.
+        pasted: Labels that may be pasted.
         fill: RGB of padded pixels.
         ignore_index: Mask value of padded pixels.
 
     Raises:
-        ValueError: `crop_size` is not a size, or `scale` not a range of positive factors.
+        ValueError: `crop_size` is not a size, `scale` not a range of positive factors, or a probability out of range.
     """
 
     def __init__(
@@ -43,16 +46,19 @@ class SegmentationAugmentation:
         scale: Sequence[float] = (0.5, 2.0),
         flip: float = 0.5,
         color: float = 0.4,
+        copy_paste: float = 0.0,
+        pasted: Sequence[int] = (),
         fill: Sequence[int] = (124, 116, 104),
         ignore_index: int = 255,
     ) -> None:
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise ValueError(f"scale={list(scale)}: expected two positive factors, the smaller first")
-        for name, value in (("flip", flip), ("color", color)):
+        for name, value in (("flip", flip), ("color", color), ("copy_paste", copy_paste)):
             if not 0 <= value <= 1:
                 raise ValueError(f"data.{name}={value}: expected a number from 0 to 1")
         self.crop_size, self.scale = parse_size(crop_size, "crop_size"), tuple(scale)
         self.fill, self.ignore_index = tuple(fill), ignore_index
+        self.copy_paste, self.pasted = copy_paste, tuple(pasted)
         A = _albumentations()
         self.color, self.white = color, 0
         flips = A.HorizontalFlip(p=flip)
@@ -80,7 +86,7 @@ class SegmentationAugmentation:
         random = np.random.default_rng(seed)
         factor = float(np.exp(random.uniform(*np.log(self.scale))))
         window = [max(1, round(size / factor)) for size in self.crop_size]
-        offsets = [_offset(random, size, extent) for size, extent in zip(window, mask.shape, strict=True)]
+        offsets = [random_offset(random, size, extent) for size, extent in zip(window, mask.shape, strict=True)]
         image = _crop(image, offsets, window, self.fill)
         mask = _crop(mask, offsets, window, self.ignore_index)
         size = self.crop_size[::-1]
@@ -107,8 +113,8 @@ def _share_state(steps: Any, random: np.random.Generator) -> None:
     steps.set_random_state(random, Random(int(random.integers(2**31))))
 
 
-def _offset(random: np.random.Generator, window: int, extent: int) -> int:
-    """Draw where the window begins: inside the image, or so that it contains the image."""
+def random_offset(random: np.random.Generator, window: int, extent: int) -> int:
+    """Draw where a window begins: inside an extent, or so that it contains that; both in px along an axis."""
     low, high = sorted((0, extent - window))
     return int(random.integers(low, high + 1))
 
@@ -155,6 +161,8 @@ class DetectionAugmentation:
             zoom-out and crop.
         mixup: Probability that another sample, seen through its own zoom-out and crop, is blended with one that is in
             no mosaic; by a share near 1/2, with the boxes of both.
+        copy_paste: Probability that objects of another sample are pasted onto a sample, before all else, as in
+            `paste_objects`.
         fill: RGB of the canvas.
 
     Raises:
@@ -176,9 +184,11 @@ class DetectionAugmentation:
         color: float = 0.5,
         mosaic: float = 0.0,
         mixup: float = 0.0,
+        copy_paste: float = 0.0,
         fill: Sequence[int] = (124, 116, 104),
     ) -> None:
-        chances = {"zoom_out": zoom_out, "iou_crop": iou_crop, "flip": flip, "mosaic": mosaic, "mixup": mixup}
+        chances = {"zoom_out": zoom_out, "iou_crop": iou_crop, "flip": flip, "mosaic": mosaic, "mixup": mixup,
+                   "copy_paste": copy_paste}  # fmt: skip
         for name, value in chances.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"data.{name}={value}: expected a probability, 0 to 1")
@@ -187,7 +197,7 @@ class DetectionAugmentation:
                 raise ValueError(f"data.{name}=[{low}, {high}]: expected two factors from {limits[0]} to {limits[1]}")
         if not 0 <= color <= 1:
             raise ValueError(f"data.color={color}: expected a strength, 0 to 1")
-        self.zoom_out, self.iou_crop, self.flip, self.mosaic, self.mixup = chances.values()
+        self.zoom_out, self.iou_crop, self.flip, self.mosaic, self.mixup, self.copy_paste = chances.values()
         self.zoom_range, self.crop_range, self.fill = tuple(zoom_range), tuple(crop_range), tuple(fill)
         self.color, self.recolor = color, _ssd_colors(color) if color else None
         self.white = 0
@@ -195,6 +205,12 @@ class DetectionAugmentation:
     def take_pixels(self, format: PixelFormat) -> None:
         """Augment images of another format than RGB of 8 bits: the jitter is then of brightness and contrast alone."""
         self.fill, self.white, self.recolor = fill_of(format), format.white, None
+
+    def donor(self, random: np.random.Generator, size: int) -> int | None:
+        """Draw the one of `size` samples whose objects are pasted onto a sample; None: none is."""
+        if not self.copy_paste or random.random() >= self.copy_paste:  # without copy-paste nothing is drawn
+            return None
+        return int(random.integers(size))
 
     def partners(self, random: np.random.Generator, size: int) -> list[int]:
         """Draw the three of `size` samples that join one in a mosaic, or the one for MixUp; an empty list: neither."""

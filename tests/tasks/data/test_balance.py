@@ -1,17 +1,23 @@
 """Sampling by class: LVIS's factors, classes as likely, and an order that ranks share and a resumed epoch continues."""
 
+import json
 import math
 from collections import Counter
 
+import cv2
 import numpy as np
 import pytest
 from torch import distributed
 
 from tasks.base.build import build_data
 from tasks.data.balance import expected_draws
+from tasks.data.masks import MaskFolders
+from tasks.data.outlined_masks import CocoMasks
 from tasks.data.samplers import EpochSampler, ResumedSampler
+from tasks.data.segmentation import SegmentationData
 from tests.tasks.classification.test_task import write_folders
-from tests.tasks.conftest import composed
+from tests.tasks.conftest import composed, write_masks
+from tests.tasks.data.test_outlined_masks import PATHS, text
 from tests.tasks.detection.test_task import write_shapes
 
 DRAWS = np.array([1.0, 0.25, 2.5, 1.0, 1.75, 0.5])  # 7 in all
@@ -94,3 +100,52 @@ def test_detection_and_classification_draw_by_their_own_classes(tmp_path):
         config = composed("train", *words, "data.sampling=class_balanced", f"data.{setting}")
         with pytest.raises(ValueError, match=message):
             build_data(config).draws()
+
+
+def test_masks_are_drawn_by_the_classes_of_their_px(tmp_path, monkeypatch):
+    write_masks(tmp_path, train=5, val=1, size=(24, 32))
+    shown = [[0], [0, 1], [0, 1, 255], [2, 255], [255]]
+    for place, labels in enumerate(shown):
+        mask = np.repeat(np.resize(np.uint8(labels), (1, 32)), 24, 0)
+        cv2.imwrite(str(tmp_path / f"train/masks/{place:03}.png"), mask)
+    options = {"crop_size": 16, "batch_size": 1, "num_workers": 0, "repeat_threshold": 0.9}
+    data = MaskFolders(str(tmp_path), ["a", "b", "c"], sampling="repeat_factor", **options)
+    factors = [math.sqrt(0.9 / share) for share in (3 / 5, 2 / 5, 1 / 5)]
+    expected = [factors[0], factors[1], factors[1], factors[2], 1]
+    np.testing.assert_allclose(data.draws(), expected)
+    keys = {}
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "get_rank", lambda rank=rank: rank)
+        keys[rank] = [*data.train_dataloader().sampler]
+    assert len(keys[0]) == len(keys[1]) == round(sum(expected)) // 2 and not {*keys[0]} & {*keys[1]}
+    dataset = data.dataset("train")
+    views = [dataset[key]["image"] for key in ((3, 1, 0), (3, 1, 1), (3, 1, 0))]
+    assert views[0].equal(views[2]) and not views[0].equal(views[1])
+    balanced = MaskFolders(str(tmp_path), ["a", "b", "c"], sampling="class_balanced", **options).draws()
+    np.testing.assert_allclose(balanced, [4 / 9, 10 / 9, 10 / 9, 4 / 3, 1])
+
+
+def test_outlined_masks_are_drawn_by_their_objects_without_being_drawn(tmp_path, monkeypatch):
+    square = [[0, 0, 8, 0, 8, 8, 0, 8]]
+    rows = [(1, 7, square), (2, 9, square), (2, 7, None), (3, 5, square), (4, 7, square), (4, 9, square)]
+    content = {
+        "images": [{"id": k, "file_name": f"{k}.png", "height": 20, "width": 20} for k in range(5)],
+        "annotations": [
+            {"id": k, "image_id": image, "category_id": kind, "bbox": [0, 0, 8, 8], "area": 64, "segmentation": outline}
+            for k, (image, kind, outline) in enumerate(rows)
+        ],
+        "categories": [{"id": i, "name": name} for i, name in ((5, "a"), (7, "b"), (9, "c"))],
+    }  # fmt: skip
+    for split in ("train", "val"):
+        text(tmp_path / f"{split}.json", json.dumps(content))
+    for k in range(5):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"images/{k}.png"), np.zeros((20, 20, 3), np.uint8))
+    for options in ({}, {"min_area": 1, "class_names": ["b", "c"]}, {"background": None}):
+        data = CocoMasks(str(tmp_path), **PATHS, crop_size=16, num_workers=0, overlap="last", **options)
+        found, read = ({*zip(*(part.tolist() for part in pairs), strict=True)} for pairs in (
+            data.occurrences(), SegmentationData.occurrences(data)))  # fmt: skip
+        hidden = {(at, found_class) for at, found_class in found - read if at == len(data.dataset("train")) - 1}
+        assert found - hidden == read and len(hidden) == 1, "the last image's first object lies below its second"

@@ -65,7 +65,7 @@ def test_a_batch_without_any_box_has_one_empty_row(root):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("options", [{}, {"mosaic": 0.5, "multiscale": [32, [48, 32]]}])
+@pytest.mark.parametrize("options", [{}, {"mosaic": 0.5, "multiscale": [32, [48, 32]], "copy_paste": 0.5}])
 def test_an_epoch_depends_on_seed_and_epoch_alone(root, workers, options):
     def epoch(number: int, seed: int = 0, workers: int = 0):
         loader = opened(root, num_workers=workers, seed=seed, **options).train_dataloader()

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from tasks.data.masked_images import IGNORE_INDEX
-from tasks.data.transforms import SegmentationAugmentation, _offset, resize_image
+from tasks.data.transforms import SegmentationAugmentation, random_offset, resize_image
 
 
 def scene(height=96, width=128):
@@ -90,7 +90,7 @@ def test_colors_change_by_the_strength_and_hue_by_a_tenth_of_it():
 @pytest.mark.parametrize(("window", "extent", "offsets"), [(3, 5, {0, 1, 2}), (5, 5, {0}), (5, 3, {-2, -1, 0})])
 def test_a_crop_begins_anywhere_inside_or_around_the_image(window, extent, offsets):
     random = np.random.default_rng(0)
-    assert {_offset(random, window, extent) for _ in range(100)} == offsets
+    assert {random_offset(random, window, extent) for _ in range(100)} == offsets
 
 
 def test_both_directions_of_a_flip_appear():
