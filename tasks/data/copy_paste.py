@@ -106,7 +106,7 @@ def paste_classes(
 
     >>> image, mask = paste_classes(
     ...     np.zeros((1, 3, 1)), np.uint8([[0, 0, 0]]), np.ones((1, 3, 1)), np.uint8([[1, 2, 255]]), [2],
-    ...     np.random.default_rng(1),
+    ...     np.random.default_rng(2),
     ... )
     >>> mask.tolist(), image.ravel().tolist()
     ([[0, 2, 0]], [0.0, 1.0, 0.0])

@@ -9,6 +9,7 @@ import torch
 
 from heads.nms import Detections
 from tasks.base.predictor import Predictor
+from tasks.base.test_time import scaled
 from tasks.data.transforms import resize_image
 from tasks.detection.error_analysis import USUAL_THRESHOLD
 from tasks.detection.tiled import merged
@@ -55,7 +56,9 @@ class DetectionPredictor(Predictor):
 
     @torch.inference_mode()
     def _find(self, image: np.ndarray) -> Detections:
-        raw = self.task(self.images(resize_image(image, self.image_size)))
+        sizes = [scaled(self.image_size, scale) for scale in self.task.tta_scales]
+        views = [self.images(resize_image(image, size)) for size in sizes]
+        raw = self.task.evaluate_views(views, self.image_size)
         (found,) = self.task.predict(raw, [image.shape[:2]], self.image_size)
         return Detections(found.boxes.cpu(), found.scores.cpu(), found.labels.cpu())
 

@@ -19,6 +19,7 @@ from tasks.base.outcome import Outcome
 from tasks.base.stored_sizes import stored_image_size
 from tasks.base.tables import Table
 from tasks.base.task import VisionTask
+from tasks.base.test_time import check_one_size, checked_scales
 from tasks.base.tiles import Tiling
 from tasks.data.classes import Classes
 from tasks.data.datamodule import VisionDataModule
@@ -34,6 +35,7 @@ from tasks.detection.error_report import write_errors
 from tasks.detection.gfl_loss import GFLLoss
 from tasks.detection.image_matches import read_image_scores
 from tasks.detection.pictures import DetectionSample, detection_sheet, precision_recall_picture
+from tasks.detection.pooled_views import decoded, pooled
 from tasks.detection.predictor import DetectionPredictor
 from tasks.detection.results import DetectionResults, GroundTruth
 from tasks.detection.ssd_losses import MultiboxLoss, SigmoidFocalLoss
@@ -56,6 +58,9 @@ class DetectionTask(VisionTask):
         loss: Settings of the head's loss: `MultiboxLoss`, `SigmoidFocalLoss` or `GFLLoss`.
         score_threshold, candidates, iou_threshold, max_detections: As in `select_detections`.
         evaluator: Engine of the validation's scores, as in `evaluate_boxes`.
+        tta_scales: Factors of the network's input size, in evaluation and prediction: the boxes of views of these sizes
+            go through suppression together. Each view is resized from the image file.
+        tta_flip: Take the boxes of each view mirrored, too.
         tile, tile_overlap: As in `Tiling`, in evaluation and prediction, in px of the image files; each tile and the
             whole image are resized to what the network sees, and what they show is merged.
 
@@ -77,7 +82,8 @@ class DetectionTask(VisionTask):
     def __init__(
         self, network: Network, classes: Classes, *, loss: Mapping[str, Any] | None = None,
         score_threshold: float = 0.001, candidates: int = 300, iou_threshold: float = 0.55, max_detections: int = 300,
-        evaluator: str = "fast", tile: int | Sequence[int] | None = None, tile_overlap: float = 0.25, **options,
+        evaluator: str = "fast", tta_scales: Sequence[float] = (1.0,), tta_flip: bool = False,
+        tile: int | Sequence[int] | None = None, tile_overlap: float = 0.25, **options,
     ) -> None:  # fmt: skip
         super().__init__(network, classes, **options)
         try:
@@ -95,6 +101,7 @@ class DetectionTask(VisionTask):
             if value < 1:
                 raise ValueError(f"task.{name}={value}: expected 1 or more")
         self.evaluator, self.tiling = evaluator, Tiling(tile, tile_overlap)
+        self.tta_scales, self.tta_flip = checked_scales(tta_scales), tta_flip
         self.category_ids = np.array(classes.numbers)  # of the results, by label
         self.truth: GroundTruth | None = None  # of the validation set, once it is known
         self.scores: CocoScores | None = None
@@ -172,19 +179,42 @@ class DetectionTask(VisionTask):
         loss = float("nan") if "boxes" in raw else sum(self.loss(raw, batch).values()).item()
         self.validation_loss += torch.tensor([loss * count, count])
         input_size = tuple(batch["images"].shape[-2:])
-        if self.tiling.tile:
-            detections = self._found_in_tiles(batch["image_ids"], input_size)
+        if self.tiling.tile or self.tta_scales != (1.0,):
+            detections = self._found_in_files(batch["image_ids"], input_size)
         else:
+            raw = self.evaluate_views([batch["images"]], input_size, raw)
             detections = self.predict(raw, batch["image_sizes"], input_size)
         for image_id, found in zip(batch["image_ids"], detections, strict=True):
             self.results.add(image_id, found.boxes, found.scores, self.category_ids[found.labels.cpu().numpy()])
         return {"detections": detections}
 
-    def _found_in_tiles(self, image_ids: Sequence[int], input_size: tuple[int, int]) -> list[Detections]:
+    def evaluate_views(
+        self, views: Sequence[Tensor], input_size: tuple[int, int], raw: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Predict views of the same images as one, for `predict`: with test-time augmentation all their boxes.
+
+        Args:
+            views: (N, C, h, w) each, one for each of `tta_scales`.
+            input_size: (H, W) px that boxes refer to.
+            raw: What the network gives for the first view, where that is known.
+        """
+        raw = self(views[0]) if raw is None else raw
+        if len(views) == 1 and not self.tta_flip:
+            return raw
+        found = []
+        for number, view in enumerate(views):
+            size = tuple(view.shape[-2:])
+            for mirrored in (False, True)[: 1 + self.tta_flip]:
+                seen = raw if not (number or mirrored) else self(view.flip(-1) if mirrored else view)
+                found.append((decoded(seen, self.network.head, size, len(self.classes)), size, mirrored))
+        return pooled(found, input_size)
+
+    def _found_in_files(self, image_ids: Sequence[int], input_size: tuple[int, int]) -> list[Detections]:
         """Detections in images as their files hold them, which a batch does not."""
         if not isinstance(data := self.trainer.datamodule, DetectionData):
             raise ValueError(
-                "task.tile: tiles are cut out of the image files, which loaders alone do not have; set null"
+                "task.tile, task.tta_scales: tiles and scaled views are made of the image files, which loaders alone "
+                "do not have; set null and [1.0]"
             )
         dataset = data.dataset("val")
         ids = dataset.annotations.image_ids[dataset.indices]
@@ -285,6 +315,9 @@ class DetectionTask(VisionTask):
 
     def chosen_output(self, settings: Mapping[str, Any], held: Sequence[str]) -> str:
         return held_output(settings["detections"], held, settings["limit"])
+
+    def check_deployed(self) -> None:
+        check_one_size(self.tta_scales)
 
     @classmethod
     def fixed_settings(cls, output: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from tasks.base.image_scores import ImageScores
 from tasks.base.network import Network
 from tasks.base.tables import Table
 from tasks.base.task import VisionTask
+from tasks.base.test_time import check_one_size, checked_scales, scaled
 from tasks.base.tiles import Tiling
 from tasks.data.classes import Classes
 from tasks.data.looks import SplitLooks
@@ -70,9 +71,7 @@ class SegmentationTask(VisionTask):
             ignore_index=IGNORE_INDEX, class_weights=class_weights, label_smoothing=label_smoothing,
             ohem_threshold=ohem_threshold, ohem_min_kept=ohem_min_kept, dice_weight=dice_weight,
         )  # fmt: skip
-        if not tta_scales or min(tta_scales) <= 0:
-            raise ValueError(f"task.tta_scales={list(tta_scales)}: expected positive factors, [1.0] for none")
-        self.tta_scales, self.tta_flip = tuple(tta_scales), tta_flip
+        self.tta_scales, self.tta_flip = checked_scales(tta_scales), tta_flip
         self.tiling = Tiling(tile, tile_overlap)
         self.confusion = ConfusionMatrix(len(classes), ignore_index=IGNORE_INDEX)
         self.boundaries: BoundaryIoU | None = None
@@ -109,13 +108,11 @@ class SegmentationTask(VisionTask):
         """As `evaluate_images`, of whole images."""
         if self.tta_scales == (1.0,) and not self.tta_flip:
             return self.network(images, size)
-        height, width = images.shape[-2:]
         total = 0.0
         for scale in self.tta_scales:
-            view = images
+            view, seen = images, scaled(tuple(images.shape[-2:]), scale)
             if scale != 1.0:
-                scaled = (max(1, round(height * scale)), max(1, round(width * scale)))
-                view = F.interpolate(images.float(), scaled, mode="bilinear", align_corners=False, antialias=True)
+                view = F.interpolate(images.float(), seen, mode="bilinear", align_corners=False, antialias=True)
             total = total + self.network(view, size).softmax(1)
             if self.tta_flip:
                 total = total + self.network(view.flip(-1), size).softmax(1).flip(-1)
@@ -223,8 +220,7 @@ class SegmentationTask(VisionTask):
         return settings["tail"]
 
     def check_deployed(self) -> None:
-        if self.tta_scales != (1.0,):
-            raise ValueError("an artifact has one input size; set task.tta_scales=[1.0]")
+        check_one_size(self.tta_scales)
 
     def from_artifact(self, outputs: dict[str, Tensor], output: str, size: tuple[int, int]) -> Tensor:
         """Logits are brought to the size bilinearly, classes by the nearest."""
