@@ -66,7 +66,7 @@ def test_a_mirrored_picture_gets_the_mirrored_boxes():
         back = torch.stack([96 - other.boxes[:, 2], other.boxes[:, 1], 96 - other.boxes[:, 0], other.boxes[:, 3]], 1)
         rows = [torch.cat([found, one_of.scores[:, None]], 1) for found, one_of in ((one.boxes, one), (back, other))]
         distances = (rows[0][:20, None] - rows[1]).abs().amax(2)
-        assert bool((distances.min(1).values < 1e-2).all()) == same
+        assert (distances.min(1).values.max() < 0.05) == same, "of equal scores either box may win, 0.02 px apart"
 
 
 def test_settings_that_cannot_be_are_named():
