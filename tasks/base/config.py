@@ -215,7 +215,8 @@ class DataConfig(TrainConfig):
         background: Crops of background from each image, or "boxes" for as many as it has boxes cut out.
         overlap: Share that a crop of background and a box may have in common.
         suffix: Format of the crops, .jpg or .png.
-        to: Form that "convert" and "split" write, "coco" or "yolo"; "voc_masks" of masks.
+        to: Form that "convert" and "split" write, "coco" or "yolo", which have each connected region of a mask as an
+            object; or of masks "voc_masks".
         images: "copy" the images, or "link" to them.
         outlines: Write objects as polygons in YOLO's form; COCO's has the outlines anyway.
         val_share, test_share: Shares of the images that "split" gives to val and test.

@@ -49,6 +49,13 @@ def draw_outline(outline: Any, size: Size) -> np.ndarray:
     return hotcoco.mask.decode(hotcoco.mask.merge(hotcoco.mask.frPyObjects(polygons, height, width))).astype(bool)
 
 
+def run_lengths(polygon: np.ndarray, size: Size) -> dict[str, Any]:
+    """Encode a polygon (P, 2) px in an image of (H, W) px as {"size", "counts"}, compressed."""
+    rle = hotcoco.mask.merge(hotcoco.mask.frPyObjects([polygon.astype(float).ravel().tolist()], *size))
+    counts = rle["counts"]
+    return {"size": list(size), "counts": counts if isinstance(counts, str) else counts.decode()}
+
+
 def class_ids(
     objects: Sequence[tuple[int, np.ndarray]], size: Size, *, background: int, overlap: int | None
 ) -> np.ndarray:

@@ -1,25 +1,22 @@
 """Write a data set in another layout, or divided into other splits."""
 
-import os
 import shlex
-import shutil
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from rich.progress import track
 
 from tasks.data.datamodule import SPLITS, VisionDataModule
 from tasks.data.errors import DataError
-from tasks.data.masked_images import IGNORE_INDEX
 from tasks.data.new_folder import new_folder
-from tasks.files.images import image_size
 from tasks.files.writing import to_json, write_bytes
+from tasks.inspection.regions import has_background, object_classes
+from tasks.inspection.rows import Row, named, rows_of, with_regions, with_size, write_image
 from tasks.inspection.stratified import grouped, stratified
 from tasks.inspection.written_boxes import write_coco, write_yolo
 from tasks.inspection.written_masks import write_masks
@@ -36,7 +33,8 @@ class Layout:
         to: "coco": images/{split} and annotations/instances_{split}.json, with all outlines; "yolo": images/{split},
             labels/{split} and data.yaml; "voc_masks": JPEGImages, SegmentationClass and ImageSets/Segmentation.
         images: "copy", or "link" for symbolic links to the files.
-        outlines: Write YOLO's objects as polygons: the outline of one part, else the corners of the box.
+        outlines: Write YOLO's objects as polygons: the outline of one part, else the corners of the box. Those of masks
+            always are.
     """
 
     to: str = "coco"
@@ -73,28 +71,6 @@ class SplitSettings:
             )
 
 
-class Row(NamedTuple):
-    """An image with its ground truth, in COCO's form or as a mask.
-
-    Attributes:
-        file: The image.
-        image: Its entry: id, file_name, height, width.
-        boxes: Entries of its boxes.
-        read_mask: Reads its mask of labels.
-    """
-
-    file: Path
-    image: dict[str, Any]
-    boxes: list[dict[str, Any]]
-    read_mask: Callable[[], np.ndarray] | None = None
-
-    def labels(self, numbers: Mapping[int, int]) -> list[int]:
-        """Labels of its boxes, whose categories are `numbers`, or those that its mask shows."""
-        if self.read_mask is None:
-            return [numbers[box["category_id"]] for box in self.boxes]
-        return np.setdiff1d(self.read_mask(), [IGNORE_INDEX]).tolist()
-
-
 def write_converted(
     data: VisionDataModule, folder: Path, splits: Sequence[str] = SPLITS, layout: Layout = Layout()
 ) -> dict[str, Any]:
@@ -102,17 +78,18 @@ def write_converted(
 
     Boxes are written as annotated, for YOLO rounded to ten digits (1e-6 px in images of 10,000 px), without crowds,
     and clipped to their image. Masks are written px by px, with the data set's labels as ids, 255 where px do not
-    count.
+    count; for COCO and YOLO as `find_regions` finds objects in them. These give the same masks again, but for px of 255
+    in YOLO's form, which become background where there is one.
 
     Args:
-        data: A set of images with boxes; for "voc_masks" one of images with masks.
+        data: A set of images with boxes or masks; for "voc_masks" with masks.
         folder: Folder to make; it appears when all is written.
         splits: "train", "val".
         layout: As in `Layout`.
 
     Returns:
-        {split: {"images", "boxes", "without_boxes", "left_out", "clipped", "outlines_left_out"}}; of masks {split:
-        {"images", "not_counted": share of px}}.
+        {split: {"images", "boxes", "without_boxes", "left_out", "clipped", "outlines_left_out"}}; of masks
+        "not_counted", the share of px that do not count, or "changed", of those that are background from now on.
 
     Raises:
         ValueError: The folder holds files already, or the set has no boxes, or no masks.
@@ -164,7 +141,8 @@ def converted_table(report: Mapping[str, Any]) -> tuple[Sequence[str], list[tupl
     """Lay out what `write_converted` and `write_split` report."""
     keys = {"images": "images", "groups": "groups", "boxes": "boxes", "without_boxes": "images without boxes",
             "left_out": "crowds and invalid boxes left out", "clipped": "boxes clipped",
-            "outlines_left_out": "outlines left out", "not_counted": "share of px not counted"}  # fmt: skip
+            "outlines_left_out": "outlines left out", "not_counted": "share of px not counted",
+            "changed": "share of px, not counted before, now background"}  # fmt: skip
     there = [key for key in keys if any(key in part for part in report.values())]
     return ("split", *(keys[key] for key in there)), [
         (split, *(part.get(key, "-") for key in there)) for split, part in report.items()
@@ -176,94 +154,40 @@ def words_for(layout: Layout, folder: Path, data: VisionDataModule) -> str:
     if layout.to == "voc_masks":
         names = shlex.quote(f"data.class_names={to_json(list(data.classes.names), ensure_ascii=False)}")
         return f"task=segmentation data=voc_masks data.root={folder} {names}"
+    if data.kind == "segmentation":
+        background = "" if has_background(data.classes) else " data.background=null"
+        return f"task=segmentation data={layout.to} data.root={folder}{background}"
     return f"task=detection data={layout.to} data.root={folder}"
-
-
-def rows_of(data: VisionDataModule, split: str, to: str = "coco") -> list[Row]:
-    """Read the images of a split with what a layout holds of them: their boxes, or their masks.
-
-    Raises:
-        ValueError: The set has none.
-        DataError: An image is missing.
-    """
-    data.keep_outlines()
-    dataset = data.whole_dataset(split)
-    files = [Path(dataset.file(index)) for index in range(len(dataset))]
-    if to == "voc_masks":
-        if not files or dataset.read_labels(0) is None:
-            raise ValueError(f"to={to} needs images with masks, not {type(data).__name__}; take task=segmentation")
-        rows = [
-            Row(file, {"id": index, "file_name": dataset.name(index)}, [], partial(dataset.read_labels, index))
-            for index, file in enumerate(files)
-        ]
-    else:
-        annotations = dataset.box_annotations()
-        if annotations is None:
-            raise ValueError(
-                f"to={to} needs images with boxes, not {type(data).__name__}; take task=detection, or to=voc_masks "
-                "for masks"
-            )
-        truth, owned = annotations.coco(data.classes), defaultdict(list)
-        for box in truth["annotations"]:
-            owned[box["image_id"]].append(box)
-        rows = [Row(file, image, owned[image["id"]]) for file, image in zip(files, truth["images"], strict=True)]
-    if missing := [file for file in files if not file.is_file()]:
-        raise DataError(f"{len(missing)} of the {len(files)} images of {split} are missing, the first: {missing[0]}")
-    return rows
 
 
 def _write(data: VisionDataModule, folder: Path, parts: Mapping[str, list[Row]], layout: Layout) -> dict[str, Any]:
     with new_folder(folder) as part:
         if layout.to == "voc_masks":
-            return write_masks(part, parts, data.classes, partial(_write_image, images=layout.images))
+            return write_masks(part, parts, data.classes, partial(write_image, images=layout.images))
+        masked = any(row.read_mask for rows in parts.values() for row in rows)
+        classes = object_classes(data.classes) if masked else data.classes
         report: dict[str, Any] = {}
         for split, rows in parts.items():
-            rows = _named(rows)
-            writing = partial(_write_sized, part / "images" / split, layout.images)
+            rows = named(rows)
+            fill = partial(with_regions, classes=data.classes, polygons=layout.to == "yolo") if masked else with_size
+            writing = partial(_written, part / "images" / split, layout.images, fill)
             with ThreadPoolExecutor() as pool:
                 done = pool.map(writing, rows)
                 rows = list(track(done, f"writing {split}", total=len(rows), transient=True))
-            write = write_coco if layout.to == "coco" else partial(write_yolo, outlines=layout.outlines)
-            counts = write(part, split, rows, data.classes)
+            write = write_coco if layout.to == "coco" else partial(write_yolo, outlines=layout.outlines or masked)
+            counts = write(part, split, rows, classes)
             boxes = sum(len(row.boxes) for row in rows) - counts["left_out"]
             empty = sum(not row.boxes for row in rows)
             report[split] = {"images": len(rows), "boxes": boxes, "without_boxes": empty, **counts}
+            if masked and layout.to == "yolo" and has_background(data.classes):
+                report[split]["changed"] = round(float(np.mean([row.not_counted for row in rows])), 4)
         if layout.to == "yolo":
-            entries = {split: f"images/{split}" for split in parts} | {"names": list(data.classes.names)}
+            entries = {split: f"images/{split}" for split in parts} | {"names": list(classes.names)}
             text = "".join(f"{key}: {to_json(value, ensure_ascii=False)}\n" for key, value in entries.items())
             write_bytes(part / "data.yaml", text.encode())
     return report
 
 
-def _named(rows: list[Row]) -> list[Row]:
-    """Name the images by their paths below the folder that holds them all, and number them anew if ids repeat."""
-    base = Path(os.path.commonpath([row.file.parent for row in rows])) if rows else Path()
-    ids = [row.image["id"] for row in rows]
-    if len(set(ids)) < len(ids):
-        ids = list(range(1, len(ids) + 1))
-    return [
-        Row(row.file, row.image | {"id": number, "file_name": row.file.relative_to(base).as_posix()},
-            [box | {"image_id": number} for box in row.boxes])
-        for number, row in zip(ids, rows, strict=True)
-    ]  # fmt: skip
-
-
-def _write_sized(folder: Path, images: str, row: Row) -> Row:
-    """Copy or link an image, and fill in its size where the annotations do not tell it."""
-    _write_image(row.file, folder / row.image["file_name"], images)
-    if row.image["height"] and row.image["width"]:
-        return row
-    try:
-        height, width = image_size(row.file)
-    except (ValueError, OSError) as error:
-        raise DataError(str(error)) from error
-    return row._replace(image=row.image | {"height": height, "width": width})
-
-
-def _write_image(file: Path, target: Path, images: str) -> None:
-    """Copy or link an image."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if images == "link":
-        target.symlink_to(file.resolve())
-    else:
-        shutil.copyfile(file, target)
+def _written(folder: Path, images: str, fill: Callable[[Row], Row], row: Row) -> Row:
+    write_image(row.file, folder / row.image["file_name"], images)
+    return fill(row)

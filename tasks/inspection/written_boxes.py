@@ -3,19 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from tasks.data.classes import Classes
+from tasks.data.errors import DataError
 from tasks.files.writing import write_bytes, write_json
-
-
-class Row(Protocol):
-    """As `converted.Row`."""
-
-    image: dict[str, Any]
-    boxes: list[dict[str, Any]]
+from tasks.inspection.rows import Row
 
 
 def write_coco(part: Path, split: str, rows: Sequence[Row], classes: Classes) -> Counter:
@@ -30,7 +25,12 @@ def write_coco(part: Path, split: str, rows: Sequence[Row], classes: Classes) ->
 
 
 def write_yolo(part: Path, split: str, rows: Sequence[Row], classes: Classes, *, outlines: bool) -> Counter:
-    """Write YOLO's labels of a split, with `outlines` as polygons; returns how much was left out or clipped."""
+    """Write YOLO's labels of a split, with `outlines` as polygons; returns how much was left out or clipped.
+
+    Raises:
+        DataError: Two images have one name, suffix aside.
+    """
+    owners: dict[Path, Path] = {}
     labels = {number: label for label, number in enumerate(classes.numbers)}
     counts = Counter(left_out=0, clipped=0, outlines_left_out=0)
     for row in rows:
@@ -53,7 +53,10 @@ def write_yolo(part: Path, split: str, rows: Sequence[Row], classes: Classes, *,
                 center, extent = (first + sides / 2, sides) if inside else (corners.mean(0), corners[1] - corners[0])
                 values = [*(center / size), *(extent / size)]
             lines.append(f"{labels[box['category_id']]} {' '.join(f'{value:.10g}' for value in values)}\n")
-        write_bytes((part / "labels" / split / row.image["file_name"]).with_suffix(".txt"), "".join(lines).encode())
+        target = (part / "labels" / split / row.image["file_name"]).with_suffix(".txt")
+        if (other := owners.setdefault(target, row.file)) != row.file:
+            raise DataError(f"{other} and {row.file} would have one label file; names must be unique, suffix aside")
+        write_bytes(target, "".join(lines).encode())
     return counts
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from rich.progress import track
@@ -13,13 +13,7 @@ from tasks.data.classes import Classes
 from tasks.data.errors import DataError
 from tasks.data.masked_images import IGNORE_INDEX
 from tasks.files.writing import write_bytes, write_class_ids
-
-
-class Row(Protocol):
-    """As `converted.Row`."""
-
-    file: Path
-    read_mask: Callable[[], np.ndarray]
+from tasks.inspection.rows import Row
 
 
 def write_masks(

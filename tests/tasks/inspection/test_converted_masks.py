@@ -2,18 +2,24 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as pycocotools_mask
 
+from tasks.data.classes import Classes
 from tasks.data.coco import CocoData
 from tasks.data.errors import DataError
+from tasks.data.folders import FolderData
 from tasks.data.masks import MaskFolders
 from tasks.data.outlined_masks import CocoMasks, CvatMasks, LabelmeMasks, YoloMasks
 from tasks.data.voc_masks import VocMasks
 from tasks.files.images import read_mask
 from tasks.files.writing import write_image
-from tasks.inspection.converted import Layout, SplitSettings, write_converted, write_split
+from tasks.inspection.converted import Layout, SplitSettings, words_for, write_converted, write_split
+from tasks.inspection.regions import find_regions
+from tests.tasks.classification.test_task import write_folders
 from tests.tasks.data.test_described_masks import OPTIONS, write_cvat, write_labelme
 from tests.tasks.data.written_formats import write_yolo
 
@@ -24,6 +30,8 @@ IMAGES = [
     [("dog", [[1.5, 2.5], [40.2, 9.1], [22, 39]])],
     [("cat", [[0, 0], [60, 0], [60, 40], [0, 40]])],
 ]
+OFFICIAL = {f"{split}_images": f"{split}2017" for split in ("train", "val")}
+OFFICIAL |= {f"{split}_json": f"annotations/instances_{split}2017.json" for split in ("train", "val")}
 COCO = {f"{split}_{key}": f"{split}/{key}" for split in ("train", "val") for key in ("images", "json")}
 
 
@@ -81,6 +89,22 @@ def outlines_of_cvat(root) -> CvatMasks:
     return CvatMasks(str(root), **OPTIONS)
 
 
+def blobs(root, first: str = "road") -> MaskFolders:
+    """Noise at the border of a blob in a blob: holes, parts, and px that do not count."""
+    random = np.random.default_rng(1)
+    for split in ("train", "val"):
+        for number in range(3):
+            write_image(root / split / f"images/{number}.png", random.integers(0, 256, (40, 50, 3), np.uint8))
+            field = cv2.GaussianBlur(random.random((40, 50)), (0, 0), 3)
+            ids = np.digitize(field, np.quantile(field, [0.4, 0.5, 0.7, 0.75])).astype(np.uint8)
+            write_image(root / split / f"masks/{number}.png", np.array([0, 255, 1, 0, 2], np.uint8)[ids])
+    return MaskFolders(str(root), class_names=[first, "mud", "grass"], **OPTIONS)
+
+
+def blobs_on_background(root) -> MaskFolders:
+    return blobs(root, "background")
+
+
 SOURCES = [masks_of_ids, outlines_of_coco, outlines_of_yolo, outlines_of_labelme, outlines_of_cvat]
 
 
@@ -106,6 +130,49 @@ def test_masks_are_the_same_px_by_px(tmp_path, source, images):
         assert report[split]["not_counted"] == pytest.approx(share, abs=1e-4) and share > 0
     file = next((tmp_path / "there/JPEGImages").rglob("*.png"))
     assert file.is_symlink() == (images == "link")
+
+
+READERS = {"coco": (CocoMasks, OFFICIAL), "yolo": (YoloMasks, {})}
+
+
+@pytest.mark.parametrize("to", READERS)
+@pytest.mark.parametrize("source", [blobs, blobs_on_background, outlines_of_coco])
+def test_masks_become_objects_and_masks_again(tmp_path, source, to):
+    """Px by px, but for what does not count, which YOLO's form makes background where there is one."""
+    data, (reader, paths) = source(tmp_path / "source"), READERS[to]
+    report = write_converted(data, tmp_path / "there", layout=Layout(to))
+    words = dict(word.split("=") for word in words_for(Layout(to), tmp_path / "there", data).split())
+    given = {key.removeprefix("data."): value for key, value in words.items() if key.startswith("data.")}
+    whole = data.classes.names[0] != "background"
+    assert words["task"] == "segmentation" and words["data"] == to and given.pop("background", "") == "null" * whole
+    found = reader(**given, **paths, **OPTIONS, **({"background": None} if whole else {}))
+    assert found.classes.names == data.classes.names
+    found.setup("fit")
+    for split in ("train", "val"):
+        expected, mine = masks(data, split), masks(found, split)
+        assert expected.keys() == mine.keys() and len(mine) == report[split]["images"]
+        lost = np.mean([(mask == 255).mean() for _, mask in expected.values()])
+        assert lost > 0 and report[split].get("changed", 0) == pytest.approx(
+            lost * (to == "yolo" and not whole), abs=1e-4
+        )
+        for name, (image, mask) in expected.items():
+            kept = mask if to == "coco" or whole else np.where(mask == 255, 0, mask)
+            assert (mine[name][0] == image).all() and (mine[name][1] == kept).all()
+
+
+def test_objects_of_masks_are_their_connected_regions():
+    mask = np.zeros((6, 8), np.uint8)
+    mask[1:4, 1:4], mask[2, 2], mask[4, 4], mask[0, 7], mask[5, 7] = 1, 2, 1, 1, 255
+    first, second, third, *crowds = find_regions(
+        mask, Classes(("background", "a", "b"), ((0, 0, 0),) * 3), polygons=False
+    )
+    assert [(one["category_id"], one["bbox"], one["area"], one["iscrowd"]) for one in (first, second, third)] == [
+        (1, [1, 1, 4, 4], 9, 0), (1, [7, 0, 1, 1], 1, 0), (2, [2, 2, 1, 1], 1, 0),
+    ]  # fmt: skip
+    assert [(one["bbox"], one["iscrowd"]) for one in crowds] == [([7, 5, 1, 1], 1)] * 2
+    drawn = pycocotools_mask.decode(first["segmentation"])
+    assert (drawn == ((mask == 1) & (np.arange(8) < 7))).all()
+    assert find_regions(np.full((3, 3), 255, np.uint8), Classes(("a",), ((0, 0, 0),)), polygons=False) == []
 
 
 def test_masks_have_the_colours_of_the_classes(tmp_path):
@@ -152,8 +219,9 @@ def test_every_class_of_masks_gets_its_share(tmp_path):
 def test_what_cannot_be_written_is_named_and_nothing_is_left(tmp_path):
     data = masks_of_ids(tmp_path / "source")
     folder = tmp_path / "there"
-    with pytest.raises(ValueError, match="to=coco needs images with boxes, not MaskFolders; take task=detection, or"):
-        write_converted(data, folder)
+    write_folders(tmp_path / "folders", train=1, val=1)
+    with pytest.raises(ValueError, match="to=coco needs images with boxes or masks, not FolderData"):
+        write_converted(FolderData(str(tmp_path / "folders"), num_workers=0), folder)
     coco_of(tmp_path / "coco")
     boxes = CocoData(str(tmp_path / "coco"), **COCO, num_workers=0)
     with pytest.raises(ValueError, match="to=voc_masks needs images with masks, not CocoData; take task=segmentation"):
@@ -165,6 +233,8 @@ def test_what_cannot_be_written_is_named_and_nothing_is_left(tmp_path):
     twins = LabelmeMasks(str(tmp_path / "labelme"), **OPTIONS)
     with pytest.raises(DataError, match=r"a\.jpg and .*a\.png would have one mask; names must be unique"):
         write_converted(twins, folder, layout=MASKS)
+    with pytest.raises(DataError, match=r"a\.jpg and .*a\.png would have one label file; names must be unique"):
+        write_converted(twins, folder, layout=Layout("yolo"))
     assert not folder.exists()
 
 
