@@ -1,34 +1,11 @@
 """Non-maximum suppression: detections of each image from boxes and scores at every anchor."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from heads.detections import Detections
+
 PAIRS_AT_ONCE = 2**20  # of boxes whose IoU is computed in one go: some 50 MB
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Detections in one image, best first.
-
-    Attributes:
-        boxes: (D, 4) float32 xyxy, px.
-        scores: (D,) float32 in [0, 1], descending.
-        labels: (D,) int64 class in 0..K - 1.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def resized(self, image_size: tuple[int, int], target_size: tuple[int, int]) -> "Detections":
-        """Scale the boxes from an image of `image_size` to one of `target_size`, both (H, W) px."""
-        height, width = (new / old for new, old in zip(target_size, image_size, strict=True))
-        return Detections(self.boxes * self.boxes.new_tensor([width, height, width, height]), self.scores, self.labels)
 
 
 def select_detections(

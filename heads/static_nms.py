@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from heads.nms import Detections, float32_bound, select_detections
+from heads.detections import Detections
+from heads.nms import float32_bound, select_detections
 
 LOOKED_AT, FEWEST = 4, 300  # best (box, class) pairs for each detection, and in any case
 

@@ -24,7 +24,8 @@ from tasks.benchmark.costs import profile
 from tasks.data.datamodule import VisionDataModule
 from tasks.data.evaluated_split import at_split, evaluated_split, renamed
 from tasks.deploy.backend import load_runtime
-from tasks.deploy.deployed import deployed_task, fixed_settings
+from tasks.deploy.deployed import deployed_task
+from tasks.deploy.fixed_settings import check_fixed_settings
 from tasks.detection.box_forms import box_form_notes, box_form_shares
 from tasks.detection.coco_scores import evaluate_boxes
 from tasks.detection.error_analysis import analyse_errors
@@ -93,7 +94,7 @@ def evaluate_artifact(config: Config) -> tuple[dict[str, float | str], list[Tabl
     """As `evaluate`, of `config.artifact`, through its runtime, at its input size."""
     runtime = load_runtime(config["artifact"], threads=config["threads"])
     stored = runtime.manifest.config
-    fixed_settings(config, runtime.manifest)
+    check_fixed_settings(config, runtime.manifest)
     task, data = deployed_task(runtime, runtime.manifest, config), build_data(config)
     data.set_image_size(runtime.manifest.image_size)
     here = {"accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1}

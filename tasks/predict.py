@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,22 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.progress import track
 
-from tasks.base.build import Config, build_data, plain
-from tasks.base.carrying import trained_task
-from tasks.base.checkpoint import load_task
 from tasks.base.machine import allowed_cores
+from tasks.base.plain_config import Config, plain
 from tasks.base.predictor import Predictor
 from tasks.base.result_folders import free_folder, is_of
 from tasks.base.run_folders import needed_checkpoint, one_source, output_folder
 from tasks.base.tables import Table
-from tasks.base.task import VisionTask
-from tasks.data.datamodule import list_files
 from tasks.data.evaluated_split import at_split
-from tasks.deploy.backend import load_runtime
-from tasks.deploy.deployed import deployed_task, fixed_settings
+from tasks.data.file_lists import list_files
+from tasks.deploy.artifact import array_predictor, artifact_predictor
+from tasks.deploy.manifest import read_manifest
 from tasks.files.image_depth import Lost, lost_parts
 from tasks.files.images import is_image
 from tasks.files.pipeline import LIMIT, WriteBehind, read_ahead
@@ -88,8 +85,33 @@ def build_predictor(config: Config) -> Predictor:
     Raises:
         ValueError, FileNotFoundError: Checkpoint, artifact, weights or a setting is not as it should be.
     """
-    task, settings = _task(config)
-    return task.predictor(settings)
+    if config["artifact"]:
+        return artifact_predictor(config)
+    import torch  # with what follows it takes seconds, which artifacts do not need
+
+    from tasks.base.carrying import trained_task
+    from tasks.base.checkpoint import load_task
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if config["checkpoint"]:
+        return load_task(config["checkpoint"], config).to(device).predictor(config)
+    task, weights = trained_task(config)
+    size = weights.image_size if config["image_size"] is None else config["image_size"]
+    settings = plain(config) | {"image_size": size, "shorter_side": weights.shorter_side}
+    return task.to(device).predictor(settings)
+
+
+def needs_torch(config: Config) -> bool:
+    """Whether `predict` will import torch, which takes seconds.
+
+    Raises:
+        ValueError, FileNotFoundError: As `read_manifest`.
+    """
+    return (
+        not config["artifact"]
+        or config.get("split")
+        or not array_predictor(config, read_manifest(config["artifact"])[1])
+    )
 
 
 def _source(config: Config) -> tuple[Path, list[Path]]:
@@ -110,6 +132,8 @@ def _split(config: Config) -> tuple[Path, list[Path]]:
     Raises:
         ValueError: There is no such split, or its images are no files.
     """
+    from tasks.base.build import build_data  # with torch
+
     settings = plain(config)
     settings["data"] = at_split(settings["data"] or {}, config["split"])
     dataset = build_data(settings).dataset("val")
@@ -175,23 +199,6 @@ def _names(source: Path, files: list[Path]) -> dict[Path, Path]:
     return {path: name.with_suffix("") if stems[path.with_suffix("")] == 1 else name for path, name in names.items()}
 
 
-def _task(config: Config) -> tuple[VisionTask, Config]:
-    """The task, and the configuration with what an artifact fixes or weights imply."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if not config["artifact"] and not config["checkpoint"]:
-        task, weights = trained_task(config)
-        size = weights.image_size if config["image_size"] is None else config["image_size"]
-        return task.to(device), plain(config) | {"image_size": size, "shorter_side": weights.shorter_side}
-    if not config["artifact"]:
-        return load_task(config["checkpoint"], config).to(device), config
-    runtime = load_runtime(config["artifact"], threads=config["threads"])
-    fixed_settings(config, runtime.manifest)
-    task, size = deployed_task(runtime, runtime.manifest, config), runtime.manifest.image_size
-    if config["image_size"] is not None:
-        raise ValueError(f"the artifact sees {size[0]}x{size[1]} px; leave image_size= out")
-    return task, plain(config) | {"image_size": list(size)}
-
-
 def _predict(predictor: Predictor, source: Path, files: list[Path], folder: Path) -> tuple[list[str], Lost]:
     """Look at all files; return what cannot be read, and what is lost of the pictures.
 
@@ -251,6 +258,10 @@ def _video(predictor: Predictor, source: Path, name: str, target: Path) -> None:
 @contextmanager
 def _cores_shared(pictures: int) -> Iterator[None]:
     """Leave a core to reading and writing where there are several pictures: torch's threads would wait for it."""
+    torch = sys.modules.get("torch")
+    if not torch:  # an artifact in NumPy alone
+        yield
+        return
     before = torch.get_num_threads()
     if pictures > 1:
         torch.set_num_threads(max(1, min(before, allowed_cores() - 1)))

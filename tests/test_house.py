@@ -35,7 +35,7 @@ DOORS = {
     "timm": {"backbones/timm_library.py"},
     "webdataset": {"tasks/data/shard_writer.py"},
     "onnx": {"tasks/deploy/formats/onnx.py", "tasks/deploy/formats/onnx_int8.py"},
-    "onnxruntime": {"tasks/deploy/formats/onnx.py", "tasks/deploy/formats/onnx_int8.py"},
+    "onnxruntime": {f"tasks/deploy/formats/{name}.py" for name in ("onnx", "onnx_int8", "onnx_session")},
     "pnnx": {"tasks/deploy/formats/ncnn.py"},
     "executorch": {"tasks/deploy/formats/executorch.py"},
     "torchao": {"tasks/deploy/formats/pt2e_int8.py"},

@@ -24,7 +24,7 @@ def report(config: DictConfig) -> None:
 
 
 def show(config: DictConfig, result: dict) -> dict:
-    from tasks.base.build import label
+    from tasks.base.plain_config import label
 
     taps = [(tap["name"], tap["channels"], tap["stride"], "x".join(map(str, tap["size"]))) for tap in result["taps"]]
     what = " ".join(f"{group}={label(config, group)}" for group in config.choices if group in ("backbone", "head"))

@@ -13,8 +13,11 @@ from tools.tables import print_table
 
 
 def report(config: DictConfig) -> None:
-    with loading("torch"):
-        from tasks.predict import predict
+    from tasks.predict import needs_torch, predict
+
+    if needs_torch(config):
+        with loading("torch"):
+            import torch  # noqa: F401
     _, tables = predict(config)
     for table in tables:
         print_table(*table)

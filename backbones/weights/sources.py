@@ -11,6 +11,7 @@ from torch import Tensor
 
 from backbones.timm_library import import_timm
 from backbones.weights.files import read_pickled
+from backbones.weights.preprocessing import stored_preprocessing
 
 TORCH_EPS = 1e-5  # of a BatchNorm of torch, where nothing else is said
 LIBRARIES = ("torchvision", "timm")
@@ -183,18 +184,6 @@ def stored_norm_eps(config: Mapping[str, Any]) -> dict[str, float | None]:
 def _tensorflow_eps(name: str) -> dict[str, float] | None:
     """Give the eps of networks that timm calls "tf_...", which is TensorFlow's."""
     return {"backbone": 0.001} if name.startswith("tf_") else None
-
-
-def stored_preprocessing(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Read the preprocessing of a classifier's configuration, as in `Backbone`; None for other tasks.
-
-    >>> stored_preprocessing({"data": {"crop_ratio": 0.875, "image_size": 224, "root": "."}})
-    {'crop_ratio': 0.875, 'image_size': 224}
-    """
-    data = (config or {}).get("data") or {}
-    data = data.get("classification") or data  # data=demo holds the options of every task
-    keys = ("crop_ratio", "interpolation", "image_size")
-    return {key: data[key] for key in keys if data.get(key) is not None} if "crop_ratio" in data else None
 
 
 def _published_file(name: str, variant: str | None) -> Enum | None:

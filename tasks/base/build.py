@@ -1,8 +1,6 @@
 """Build backbones, heads, tasks and data from a configuration: the only library file that imports hydra."""
 
-import copy
 import pkgutil
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +11,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from backbones.weights.loading import load_weights
 from tasks.base.config import NO_TASK
 from tasks.base.network import Network, build_network
+from tasks.base.plain_config import Config, data_settings, plain
 from tasks.base.renamed_targets import renamed_target, with_renamed_targets
 from tasks.base.task import VisionTask
 from tasks.data.classes import Classes
@@ -20,8 +19,6 @@ from tasks.data.classification import DEFAULT_PREPROCESSING
 from tasks.data.datamodule import VisionDataModule
 from tasks.values.pixel_format import RGB, pixel_format
 from tasks.values.whole_numbers import whole_numbers
-
-Config = DictConfig | Mapping[str, Any]
 
 
 def build_data(config: Config, *, any_task: bool = False) -> VisionDataModule:
@@ -191,25 +188,6 @@ def task_class(config: Config) -> type[VisionTask]:
 def task_of(data: VisionDataModule) -> type[VisionTask] | None:
     """Get the class of the tasks that a data set is for, whatever is configured; None where it names none."""
     return pkgutil.resolve_name(data.task) if data.task else None
-
-
-def data_settings(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """Get the settings of the data from a plain configuration; of data=demo, which has them by task, those of one."""
-    data = config.get("data") or {}
-    return data[kind] if isinstance(data.get(kind), dict) else data
-
-
-def label(config: Config, group: str) -> str:
-    """Name what a group has chosen, for folders, tables and pictures: "mnv3_large", or "timm-resnet18"."""
-    choice = str((config.get("choices") or {}).get(group, group))
-    name = (config.get(group) or {}).get("name")
-    return choice if name is None else re.sub(r"[/:\s]+", "-", f"{choice}-{name}")
-
-
-def plain(config: Config) -> dict[str, Any]:
-    """Turn a configuration into resolved plain data, fit for a checkpoint or YAML."""
-    found: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else dict(config)
-    return copy.deepcopy(found)
 
 
 def save_config(config: Config, path) -> None:

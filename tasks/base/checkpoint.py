@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backbones.blocks.fusion import fuse_model
-from backbones.weights.sources import stored_preprocessing
+from backbones.weights.preprocessing import stored_preprocessing
 from tasks.base.build import build_task
 from tasks.base.checkpoint_files import load, write_checkpoint
 from tasks.base.checkpoint_paths import checkpoint_path

@@ -3,21 +3,22 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tasks.values.pixel_format import RGB, PixelFormat
 from tasks.values.sizes import parse_size
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Predictor(ABC):
     """Run a trained task on single pictures of any size, (H, W, C) in the format of its pixels.
 
     Args:
-        task: In eval mode.
+        task: In eval mode; of some artifacts a `tasks.deploy.artifact.Artifact`, which has no network.
         image_size: (H, W) px of what the network sees, or the side of a square; None: the picture as it is.
 
     Raises:
@@ -33,7 +34,7 @@ class Predictor(ABC):
     @property
     def pixel_format(self) -> PixelFormat:
         """Format of the pictures: RGB of 8 bits, or what the network was trained on."""
-        return getattr(getattr(self.task, "network", None), "pixels", RGB)
+        return getattr(getattr(self.task, "network", self.task), "pixels", RGB)
 
     @abstractmethod
     def find(self, image: np.ndarray) -> Any:
@@ -59,8 +60,10 @@ class Predictor(ABC):
     def rows(self) -> list[tuple[str, str]]:
         """Return the summary for a terminal: each source with a few words on it."""
 
-    def images(self, image: np.ndarray) -> Tensor:
+    def images(self, image: np.ndarray) -> "Tensor":
         """Turn an image into (1, C, H, W) on the task's device: uint8, or of 16 bits float32."""
+        import torch  # which artifacts in NumPy alone do not need
+
         weight = next(self.task.parameters(), torch.empty(0))
         images = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(weight.device)
         return images if self.pixel_format.bits == 8 else images.float()

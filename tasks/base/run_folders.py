@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tasks.base.build import Config, label
+from tasks.base.plain_config import Config, label
 
 
 def output_folder(config: Config, default: str = "") -> Path:

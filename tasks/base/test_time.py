@@ -1,6 +1,7 @@
 """Scales of test-time augmentation: the views of an image whose predictions are brought together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tasks.values.sizes import Size
 
@@ -34,3 +35,12 @@ def check_one_size(scales: Sequence[float]) -> None:
     """
     if tuple(scales) != (1.0,):
         raise ValueError("an artifact has one input size; set task.tta_scales=[1.0]")
+
+
+def looks_once(task: Mapping[str, Any]) -> bool:
+    """Whether the settings of a task let the network see each image once: whole, as it is, at one size.
+
+    >>> looks_once({"tile": None, "tta_flip": False, "tta_scales": [1.0]}), looks_once({"tile": 512})
+    (True, False)
+    """
+    return not task.get("tile") and not task.get("tta_flip") and tuple(task.get("tta_scales", (1.0,))) == (1.0,)

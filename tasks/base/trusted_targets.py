@@ -4,7 +4,7 @@ A checkpoint and an artifact bring their configuration along, whose `_target_` n
 command line and conf/ are their user's own; a file may be anybody's.
 """
 
-import importlib
+import importlib.util
 import os
 import re
 from collections.abc import Iterator
@@ -74,11 +74,26 @@ def _is_ours(target: str) -> bool:
     if not OURS.fullmatch(target):
         return False
     module, _, name = target.rpartition(".")
+    if _is_defined_in_source(module, name):
+        return True
     try:
         found = getattr(importlib.import_module(module), name, None)
     except ImportError:  # building it says what is missing
         return True
     return found is None or getattr(found, "__module__", None) == module
+
+
+def _is_defined_in_source(module: str, name: str) -> bool:
+    """Tell whether a module's text defines a name by itself, without importing it, which would take seconds with torch.
+
+    False where that cannot be told: the module then has to be asked.
+    """
+    try:
+        spec = importlib.util.find_spec(module)
+        text = Path(spec.origin).read_text("utf-8") if spec and spec.origin else ""
+    except (ImportError, OSError):
+        return False
+    return bool(re.search(rf"^(?:(?:class|def) {name}\b|{name} = factory\()", text, re.MULTILINE))
 
 
 def _package(target: Any) -> str:

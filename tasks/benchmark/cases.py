@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.blocks.fusion import fuse_model
-from tasks.base.build import Config, build_backbone, build_task, label, plain, task_class
+from tasks.base.build import build_backbone, build_task, task_class
 from tasks.base.checkpoint import load_task
 from tasks.base.network import Deployable
+from tasks.base.plain_config import Config, label, plain
 from tasks.base.renamed_targets import first_named
 from tasks.base.task import VisionTask
 from tasks.benchmark.costs import profile

@@ -141,7 +141,7 @@ def profile_onnx(subject, images: Tensor, *, runs: int, threads: int = 1) -> tup
 
     Source: ONNX Runtime, documentation, "Profiling tools".
     """
-    from tasks.deploy.formats.onnx import open_session
+    from tasks.deploy.formats.onnx_session import open_session
 
     manifest = subject.runtime_object.manifest
     path = subject.folder / manifest.artifact

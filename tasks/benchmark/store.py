@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tasks.base.build import Config, label
+from tasks.base.plain_config import Config, label
 from tasks.base.renamed_targets import renamed_keys, renamed_words
 from tasks.deploy.backend import BACKENDS, backend
 from tasks.deploy.manifest import Manifest

@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-from backbones.weights.sources import stored_preprocessing
+from backbones.weights.preprocessing import stored_preprocessing
 from tasks.base.predictor import Predictor
 from tasks.classification.pictures import draw_guesses
-from tasks.classification.scores import TOP
-from tasks.data.classification_transforms import CenterView
+from tasks.data.center_view import CenterView
 from tasks.values.sizes import parse_side
+
+TOLD = 5  # likeliest classes of a picture in the summary
 
 
 class ClassificationPredictor(Predictor):
@@ -31,22 +30,32 @@ class ClassificationPredictor(Predictor):
 
     def __init__(self, task: Any, image_size: int | Sequence[int] | None) -> None:
         super().__init__(task, None)
-        known = task.network.backbone.preprocessing | (stored_preprocessing(task.config) or {})
+        known = self.weights_preprocessing() | (stored_preprocessing(task.config) or {})
         side = parse_side(known.get("image_size") if image_size is None else image_size, "image_size")
         self.view = CenterView(side, **{key: known[key] for key in ("crop_ratio", "interpolation") if key in known})
-        self.total: dict[str, Tensor] = {}  # source -> sum of the probabilities over its frames
+        self.total: dict[str, np.ndarray] = {}  # source -> sum of the probabilities over its frames
         self.frames: dict[str, int] = {}
 
-    @torch.inference_mode()
-    def find(self, image: np.ndarray) -> Tensor:
-        """(K,) float32 probabilities."""
-        middle = self.view.of(Image.fromarray(image)) if self.pixel_format.is_rgb else self.view.of_channels(image)
-        return self.task.predict(self.task(self.images(middle)))[0].cpu()
+    def weights_preprocessing(self) -> dict[str, Any]:
+        """Get the preprocessing that the weights' source states, as in `Backbone`."""
+        return self.task.network.backbone.preprocessing
 
-    def draw(self, image: np.ndarray, found: Tensor, *, whole_legend: bool = False) -> np.ndarray:
-        return draw_guesses(image, found.numpy(), self.task.classes.names)
+    def find(self, image: np.ndarray) -> np.ndarray:
+        """(K,) float32 probabilities, computed in float64, so that every runtime and processor rounds alike."""
+        import torch  # which artifacts in NumPy alone do not need
 
-    def add(self, found: Tensor, source: str, frame: int | None = None) -> None:
+        with torch.inference_mode():
+            logits = self.task(self.images(self.middle(image))).cpu().double()
+            return self.task.predict(logits)[0].numpy()
+
+    def middle(self, image: np.ndarray) -> np.ndarray:
+        """Cut out what the network sees of an image: (side, side, C)."""
+        return self.view.of(Image.fromarray(image)) if self.pixel_format.is_rgb else self.view.of_channels(image)
+
+    def draw(self, image: np.ndarray, found: np.ndarray, *, whole_legend: bool = False) -> np.ndarray:
+        return draw_guesses(image, found, self.task.classes.names)
+
+    def add(self, found: np.ndarray, source: str, frame: int | None = None) -> None:
         self.total[source] = self.total.get(source, 0) + found
         self.frames[source] = self.frames.get(source, 0) + 1
 
@@ -54,9 +63,9 @@ class ClassificationPredictor(Predictor):
         """{source: {class: its probability, of the likeliest five}}; of a video the mean over its frames."""
         found = {}
         for source, total in self.total.items():
-            values, labels = (total / self.frames[source]).topk(min(TOP, len(total)))
-            names = (self.task.classes.names[label] for label in labels.tolist())
-            found[source] = {name: round(value, 6) for name, value in zip(names, values.tolist(), strict=True)}
+            mean, names = total / self.frames[source], self.task.classes.names
+            labels = np.argsort(-mean, kind="stable")[:TOLD]
+            found[source] = {names[label]: round(float(mean[label]), 6) for label in labels}
         return found
 
     def rows(self) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from backbones.weights.sources import stored_preprocessing
+from backbones.weights.preprocessing import stored_preprocessing
 from tasks.base.image_scores import ImageScores
 from tasks.base.network import Network
 from tasks.base.processes import shared_count
@@ -116,8 +116,8 @@ class ClassificationTask(VisionTask):
     def predict(
         self, raw: Tensor, image_sizes: Sequence[tuple[int, int]] = (), input_size: tuple[int, int] | None = None
     ) -> list[Tensor]:
-        """Probability of each class: (K,) float32 for each image; sizes do not matter."""
-        return list(raw.float().softmax(1))
+        """Probability of each class: (K,) float32 for each image, of float64 computed in that; sizes do not matter."""
+        return list((raw if raw.dtype == torch.float64 else raw.float()).softmax(1).float())
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -207,8 +207,9 @@ class ClassificationTask(VisionTask):
             raise ValueError(f"export.image_size={list(image_size)}: a classifier sees a square")
 
     def from_artifact(self, outputs: dict[str, Tensor], output: str, size: tuple[int, int]) -> Tensor:
+        """Logits as they are, of probabilities the logarithm in float64."""
         values = super().from_artifact(outputs, output, size)
-        return values.clamp_min(torch.finfo(values.dtype).tiny).log() if output == "probabilities" else values
+        return values.clamp_min(torch.finfo(values.dtype).tiny).double().log() if output == "probabilities" else values
 
     def preprocessing(self) -> dict[str, Any]:
         known = DEFAULT_PREPROCESSING | self.network.backbone.preprocessing | (stored_preprocessing(self.config) or {})

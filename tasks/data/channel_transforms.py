@@ -8,20 +8,6 @@ import numpy as np
 from backbones.base import IMAGENET_MEAN, spread
 from tasks.values.pixel_format import PixelFormat
 
-_AT_ONCE = 4  # channels that OpenCV resizes by area
-
-
-def resize_channels(image: np.ndarray, size: Sequence[int], interpolation: int) -> np.ndarray:
-    """Resize an image (H, W, C) to (W, H) px by `cv2.resize`, four channels at a time."""
-    size = tuple(size)
-    if image.ndim == 2 or image.shape[2] in (3, 4):
-        return cv2.resize(image, size, interpolation=interpolation)
-    parts = (
-        cv2.resize(np.ascontiguousarray(image[..., first : first + _AT_ONCE]), size, interpolation=interpolation)
-        for first in range(0, image.shape[2], _AT_ONCE)
-    )
-    return np.concatenate([part.reshape(*part.shape[:2], -1) for part in parts], axis=2)
-
 
 def add_border(image: np.ndarray, border: Sequence[int], fill: int | Sequence[int]) -> np.ndarray:
     """Add a border of `fill` to an image: (above, below, before, behind) px."""

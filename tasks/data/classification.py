@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from tasks.data.center_view import CenterView
 from tasks.data.classes import Classes
-from tasks.data.classification_transforms import CenterView, ClassAugmentation
+from tasks.data.classification_transforms import ClassAugmentation
 from tasks.data.datamodule import VisionDataModule
 from tasks.data.label_counts import LabelCounts
 from tasks.data.labelled_images import ClassificationDataset, Samples

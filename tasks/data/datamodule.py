@@ -2,9 +2,8 @@
 
 import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from tasks.data.samplers import EpochSampler, FixedSampler, ResumedSampler
 from tasks.data.workers import WatchedDataset, WatchedLoader, default_workers, one_thread
 from tasks.files.image_depth import Lost, lost_parts
 from tasks.files.pixels import check_format, decode_pixels
-from tasks.files.visible_files import suffix_counts, visible_files
 from tasks.values.first_process import is_first_process
 from tasks.values.lightning_twin import LightningTwin
 from tasks.values.pixel_format import RGB, PixelFormat
@@ -305,32 +303,3 @@ def _whole(name: str, value: float, *, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 or value < least:
         raise ValueError(f"data.{name}={value}: expected a whole number of at least {least}")
     return int(value)
-
-
-def list_files(
-    folder: Path, accept: Callable[[Path], bool], *, what: str, remedy: str = "set data.root",
-    passed: Callable[[Path], bool] = lambda path: False,
-) -> list[Path]:  # fmt: skip
-    """List the accepted files of a folder and its subfolders, sorted, without hidden ones; a warning counts the others.
-
-    Args:
-        folder: Folder to search.
-        accept: Tells whether a file is accepted.
-        what: Name of the expected content, for errors.
-        remedy: Remedy, for errors.
-        passed: Tells of the other files which ones need no warning.
-
-    Raises:
-        DataError: The folder is missing or has no accepted file.
-    """
-    if not folder.is_dir():
-        raise DataError(f"no folder {folder}; expected {what} there ({remedy})")
-    files = visible_files(folder)
-    accepted = [path for path in files if accept(path)]
-    if not accepted:
-        held = f"{suffix_counts(files)} files" if files else "no files"
-        raise DataError(f"{folder} holds {held}; expected {what} there ({remedy})")
-    others = [path for path in set(files) - set(accepted) if not passed(path)]
-    if others:
-        logger.warning("%s: passed over %s", folder, suffix_counts(others))
-    return accepted

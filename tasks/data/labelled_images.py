@@ -7,8 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from tasks.data.center_view import CenterView
 from tasks.data.classes import Classes
-from tasks.data.classification_transforms import CenterView, ClassAugmentation
+from tasks.data.classification_transforms import ClassAugmentation
 from tasks.data.dataset import VisionDataset, class_counts
 from tasks.data.errors import DataError
 from tasks.data.progressive import Progressive

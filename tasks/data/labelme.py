@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks.data.datamodule import list_files
 from tasks.data.described_images import DescribedImage, DescribedImages, DescribedObject, outlined
 from tasks.data.errors import DataError
+from tasks.data.file_lists import list_files
 from tasks.data.split_folders import flat_folder, has_flat_split
 from tasks.data.text_lists import read_text
 from tasks.files.images import is_image

@@ -6,8 +6,8 @@ from pathlib import Path
 from tasks.data.class_names import class_names as read_names
 from tasks.data.classes import Classes
 from tasks.data.color_masks import ColorMasks
-from tasks.data.datamodule import list_files
 from tasks.data.errors import DataError
+from tasks.data.file_lists import list_files
 from tasks.data.masked_images import Pairs, SegmentationDataset
 from tasks.data.segmentation import SegmentationData, id_table
 from tasks.files.images import is_image

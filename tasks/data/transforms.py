@@ -8,7 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from tasks.data.channel_transforms import add_border, fill_of, flip_channels, jitter_channels, resize_channels
+from tasks.data.channel_transforms import add_border, fill_of, flip_channels, jitter_channels
+from tasks.data.resizing import resize_channels, resize_image
 from tasks.values.pixel_format import PixelFormat
 from tasks.values.sizes import parse_size
 
@@ -127,13 +128,6 @@ def _crop(picture: np.ndarray, offsets: Sequence[int], window: Sequence[int], fi
     if not (above or before or below or behind):
         return part
     return add_border(part, (above, below, before, behind), fill)
-
-
-def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Resize to (H, W) px: bilinearly, but by area below half the size, where bilinear aliases."""
-    shrink = [old / new for old, new in zip(image.shape, size, strict=False)]
-    averaged = max(shrink) > 2 and min(shrink) >= 1
-    return resize_channels(image, tuple(size)[::-1], cv2.INTER_AREA if averaged else cv2.INTER_LINEAR)
 
 
 def resize_boxed(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, size: Sequence[int]) -> BoxedImage:

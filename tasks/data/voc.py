@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from tasks.data.class_names import class_names as read_names
-from tasks.data.datamodule import list_files
 from tasks.data.described_images import DescribedImage, DescribedImages, DescribedObject
 from tasks.data.errors import DataError
+from tasks.data.file_lists import list_files
 from tasks.data.plain_xml import read_xml
 from tasks.data.safe_paths import below
 from tasks.data.split_folders import flat_folder, has_flat_split

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.data.datamodule import list_files
 from tasks.data.described_images import DescribedImage, DescribedImages, DescribedObject, outlined
 from tasks.data.errors import DataError
+from tasks.data.file_lists import list_files
 from tasks.data.text_lists import read_lines, read_text
 from tasks.data.yolo_yaml import YoloYaml, moved
 from tasks.files.images import image_size, is_image

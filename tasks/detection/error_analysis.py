@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from tasks.detection.matches import BKG, CLS, HIT, IGNORED, Matches, match_boxes
+from tasks.detection.predictor import USUAL_THRESHOLD
 from tasks.detection.results import DetectionResults, GroundTruth
 from tasks.detection.tide import TideErrors, tide_errors
 
-USUAL_THRESHOLD = 0.3  # of a class without one of its own
 CONFIDENT = 0.5  # least score of a detection that may be right where the annotation is wrong
 BINS = 10  # of scores, of the calibration
 MOST_LISTED = 100  # likely label errors

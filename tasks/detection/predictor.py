@@ -5,15 +5,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
-from heads.nms import Detections
+from heads.detections import Detections
 from tasks.base.predictor import Predictor
 from tasks.base.test_time import scaled
-from tasks.data.transforms import resize_image
-from tasks.detection.error_analysis import USUAL_THRESHOLD
-from tasks.detection.tiled import merged
+from tasks.data.resizing import resize_image
 from tasks.pictures.boxes import draw_boxes
+
+USUAL_THRESHOLD = 0.3  # of a class without one of its own
 
 
 class DetectionPredictor(Predictor):
@@ -35,13 +34,13 @@ class DetectionPredictor(Predictor):
         self.pictures = 0
 
     @cached_property
-    def least(self) -> torch.Tensor:
-        """(K,) least scores that are drawn."""
+    def least(self) -> np.ndarray:
+        """(K,) float32 least scores that are drawn."""
         classes = self.task.classes
         stored = (
             classes.thresholds if self.min_score is None and classes.thresholds else (self.min_score,) * len(classes)
         )
-        return torch.tensor([USUAL_THRESHOLD if one is None else one for one in stored])
+        return np.array([USUAL_THRESHOLD if one is None else one for one in stored], np.float32)
 
     def find(self, image: np.ndarray) -> Detections:
         """With `task.tile` what the whole picture shows and what its tiles show, merged."""
@@ -49,22 +48,27 @@ class DetectionPredictor(Predictor):
         tiles = task.tiling.boxes(size)
         if len(tiles) == 1:
             return self._find(image)
+        from tasks.detection.tiled import merged  # with torch, which artifacts in NumPy alone do not need
+
         views = [
             (place, self._find(image[place[0] : place[2], place[1] : place[3]])) for place in ((0, 0, *size), *tiles)
         ]
         return merged(views, size, **{key: task.selection[key] for key in ("iou_threshold", "max_detections")})
 
-    @torch.inference_mode()
     def _find(self, image: np.ndarray) -> Detections:
+        import torch
+
         sizes = [scaled(self.image_size, scale) for scale in self.task.tta_scales]
-        views = [self.images(resize_image(image, size)) for size in sizes]
-        raw = self.task.evaluate_views(views, self.image_size)
-        (found,) = self.task.predict(raw, [image.shape[:2]], self.image_size)
+        with torch.inference_mode():
+            views = [self.images(resize_image(image, size)) for size in sizes]
+            raw = self.task.evaluate_views(views, self.image_size)
+            (found,) = self.task.predict(raw, [image.shape[:2]], self.image_size)
         return Detections(found.boxes.cpu(), found.scores.cpu(), found.labels.cpu())
 
     def draw(self, image: np.ndarray, found: Detections, *, whole_legend: bool = False) -> np.ndarray:
-        shown = found.scores >= self.least[found.labels]
-        arrays = (values[shown].numpy() for values in (found.boxes, found.labels, found.scores))
+        boxes, labels, scores = map(np.asarray, (found.boxes, found.labels, found.scores))
+        drawn = scores >= self.least[labels]
+        arrays = (values[drawn] for values in (boxes, labels, scores))
         return draw_boxes(image, *arrays, self.task.classes.names, np.array(self.task.classes.palette, np.uint8))
 
     def add(self, found: Detections, source: str, frame: int | None = None) -> None:
@@ -76,7 +80,7 @@ class DetectionPredictor(Predictor):
             name = self.task.classes.names[label]
             box = [round(value, 2) for value in (left, top, right - left, bottom - top)]
             self.entries.append(where | {
-                "category_id": int(self.task.category_ids[label]), "category": name, "bbox": box,
+                "category_id": self.task.classes.numbers[label], "category": name, "bbox": box,
                 "score": round(score, 5),
             })  # fmt: skip
             counts[name] = counts.get(name, 0) + (score >= self.least[label].item())

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heads.nms import Detections, select_detections
+from heads.detections import Detections
+from heads.nms import select_detections
 from heads.static_nms import default_limit, select_from_decoded, unpadded
 from tasks.base.image_scores import ImageScores
 from tasks.base.network import Network

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from heads.nms import Detections
+from heads.detections import Detections
 from tasks.base.tiles import Box
 
 EDGE = 2.0  # px of the picture: a box that is nearer to the edge of its view is taken for cut off

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from heads.nms import Detections
+from heads.detections import Detections
 from tasks.data.detection import DetectionData
 from tasks.data.looks import SplitLooks
 from tasks.detection.coco_scores import CocoScores, evaluate_boxes

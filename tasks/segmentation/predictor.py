@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from tasks.base.predictor import Predictor
 from tasks.files.writing import write_class_ids
@@ -31,14 +29,17 @@ class SegmentationPredictor(Predictor):
         self.opacity, self.shorter_side = opacity, shorter_side
         self.pixels: dict[str, np.ndarray] = {}
 
-    @torch.inference_mode()
     def find(self, image: np.ndarray) -> np.ndarray:
         """(H, W) uint8."""
-        images = self.images(image)
-        if size := self.image_size or self._resized(image.shape[:2]):
-            images = F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
-        logits = self.task.evaluate_images(images, image.shape[:2])
-        return self.task.predict(logits, [image.shape[:2]])[0].cpu().numpy()
+        import torch  # which artifacts in NumPy alone do not need
+        from torch.nn import functional as F
+
+        with torch.inference_mode():
+            images = self.images(image)
+            if size := self.image_size or self._resized(image.shape[:2]):
+                images = F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
+            logits = self.task.evaluate_images(images, image.shape[:2])
+            return self.task.predict(logits, [image.shape[:2]])[0].cpu().numpy()
 
     def draw(self, image: np.ndarray, found: np.ndarray, *, whole_legend: bool = False) -> np.ndarray:
         classes = self.task.classes

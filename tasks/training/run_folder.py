@@ -14,9 +14,9 @@ from pathlib import Path
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
-from tasks.base.build import Config, label
 from tasks.base.checkpoint_files import LAST, PREVIOUS, remove_leftovers
 from tasks.base.finite_check import FILE as NOT_FINITE
+from tasks.base.plain_config import Config, label
 from tasks.base.run_page import REPORT
 from tasks.training.tracking import IDS
 

@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tasks.base.build import Config, label, monitored, plain
+from tasks.base.build import monitored
+from tasks.base.plain_config import Config, label, plain
 from tasks.base.tables import Table
 from tasks.files.writing import write_json
 from tasks.training.run_folder import locked

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from backbones.blocks.fusion import fuse_model
 from backbones.mobilenetv3 import mobilenet_v3_large
 from backbones.weights.loading import load_weights
-from heads.nms import Detections, select_detections
+from heads.detections import Detections
+from heads.nms import select_detections
 from heads.ssdlite import SSDLite
 from tasks.base.network import Network
 from tasks.detection.ssd_losses import MultiboxLoss

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from heads.nms import Detections
+from heads.detections import Detections
 from tasks.data.classes import Classes
 from tasks.deploy.backend import ExportOptions, backend
 from tasks.deploy.deployable import make_deployable

@@ -6,7 +6,8 @@ from torchvision.ops import batched_nms
 
 import heads.nms
 from heads.box_coding import decode
-from heads.nms import Detections, select_detections
+from heads.detections import Detections
+from heads.nms import select_detections
 from tests.heads.ssd_oracle import SETTINGS, postprocess
 from tests.heads.test_anchor_matching import random_boxes
 

@@ -6,7 +6,8 @@ import torchvision
 from torch import Tensor
 
 from heads.box_coding import decode
-from heads.nms import Detections, select_detections
+from heads.detections import Detections
+from heads.nms import select_detections
 from heads.static_nms import StaticNMS, best_anchors, select_from_decoded, unpadded
 from tests.heads.ssd_oracle import SETTINGS, postprocess
 from tests.heads.test_anchor_matching import random_boxes

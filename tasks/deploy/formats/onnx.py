@@ -3,10 +3,8 @@
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime
 import onnxscript
@@ -15,13 +13,12 @@ from torch import Tensor
 
 from tasks.base.network import Deployable
 from tasks.deploy.backend import Backend, Exported, ExportOptions, Runtime
+from tasks.deploy.formats.onnx_session import EXACT, INPUT, open_session, saturates
 from tasks.deploy.formats.program import exported_program
 from tasks.deploy.formats.silence import silenced
 from tasks.deploy.manifest import Manifest
 from tasks.quantization.scope import check_calibration
 
-INPUT = "images"
-EXACT = "session.x64quantprecision"  # "1": sums of int8 products are exact on x86 processors without VNNI too
 SAFE = "weights have 7 bits: sums of int8 products are exact on every processor, without a session entry"
 UNSAFE = (
     "weights have 8 bits: on x86 processors without VNNI ONNX Runtime adds two products in 16 bits, which overflow, so "
@@ -73,58 +70,6 @@ class OnnxRuntime(Runtime):
     def run(self, images: Tensor) -> Sequence[Tensor]:
         names = [output.name for output in self.manifest.outputs]
         return [torch.from_numpy(array) for array in self.session.run(names, {INPUT: images.numpy()})]
-
-
-def open_session(path: Path, *, threads: int, profile: Path | None = None) -> onnxruntime.InferenceSession:
-    """Open a model.
-
-    Args:
-        path: The file.
-        threads: Of a call.
-        profile: Beginning of the name of a JSON trace to write; None: no trace.
-
-    Raises:
-        ValueError: ONNX Runtime cannot run the model.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    if saturates():
-        options.add_session_config_entry(EXACT, "1")
-    if profile is not None:
-        options.enable_profiling, options.profile_file_prefix = True, str(profile)
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ValueError(
-            f"ONNX Runtime cannot run {path} ({(str(error) or type(error).__name__).splitlines()[0]})"
-        ) from error
-
-
-@cache
-def saturates() -> bool:
-    """Whether ONNX Runtime's own setting clips sums of uint8 x int8 products at 16 bits here; tried, once a process.
-
-    x86 processors without VNNI multiply and add pairs by `pmaddubsw`, whose sums end at 32,767.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    model = sum_of_products([127] * 64)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"values": np.full((1, 64), 255, np.uint8)})
-    return int(found[0, 0]) != 64 * 127 * 255
-
-
-def sum_of_products(weights: Sequence[int]) -> onnx.ModelProto:
-    """A model of one integer matrix product: "values" (1, K) uint8 times int8 weights -> (1, 1) int32."""
-    count, tensor = len(weights), onnx.TensorProto
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("MatMulInteger", ["values", "weights"], ["sums"])], "products",
-        [onnx.helper.make_tensor_value_info("values", tensor.UINT8, [1, count])],
-        [onnx.helper.make_tensor_value_info("sums", tensor.INT32, [1, 1])],
-        [onnx.helper.make_tensor("weights", tensor.INT8, [count, 1], weights)],
-    )  # fmt: skip
-    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
 
 
 def write_onnx(model: Deployable, example: Tensor, path: Path, *, dynamic_batch: bool = False) -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tasks.base.build import label, monitored
+from tasks.base.build import monitored
+from tasks.base.plain_config import label
 
 
 @pytest.mark.parametrize(("choice", "name", "expected"), [

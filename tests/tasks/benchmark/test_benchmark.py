@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from heads.nms import Detections
+from heads.detections import Detections
 from tasks.benchmark.benchmark import benchmark, comparison, markdown
 from tasks.benchmark.cases import TORCH_RUNTIMES, make_case, torch_subject
 from tasks.benchmark.exported_cases import export_here, exported_subject, runtime_subject
 from tasks.benchmark.peak_memory import peak_memory
 from tasks.benchmark.store import append_row, differing, identity, newest, read_rows, runtime_versions
-from tasks.deploy.formats.onnx import EXACT
+from tasks.deploy.formats.onnx_session import EXACT
 from tasks.deploy.formats.pt2 import Pt2Backend
 from tasks.deploy.manifest import Manifest, TensorSpec
 from tests.oracles import relative_error

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.data.channel_transforms import add_border, fill_of, jitter_channels, resize_channels
-from tasks.data.classification_transforms import CenterView, ClassAugmentation
+from tasks.data.center_view import CenterView
+from tasks.data.channel_transforms import add_border, fill_of, jitter_channels
+from tasks.data.classification_transforms import ClassAugmentation
+from tasks.data.resizing import resize_channels
 from tasks.data.transforms import DetectionAugmentation, SegmentationAugmentation
 from tasks.files.pixels import decode_pixels
 from tasks.values.pixel_format import PixelFormat

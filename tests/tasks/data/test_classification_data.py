@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.data.center_view import CenterView
 from tasks.data.classification import ClassificationData
-from tasks.data.classification_transforms import CenterView, ClassAugmentation
+from tasks.data.classification_transforms import ClassAugmentation
 from tasks.data.errors import DataError
 from tasks.data.folders import FolderData
 from tasks.data.samplers import EpochSampler

@@ -10,7 +10,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms._presets import ImageClassification
 
-from tasks.data.classification_transforms import CenterView, ClassAugmentation
+from tasks.data.center_view import CenterView
+from tasks.data.classification_transforms import ClassAugmentation
 from tasks.files.images import decode_image, decode_pil, jpeg_size, read_image
 
 

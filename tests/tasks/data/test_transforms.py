@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from tasks.data.masked_images import IGNORE_INDEX
-from tasks.data.transforms import SegmentationAugmentation, random_offset, resize_image
+from tasks.data.resizing import resize_image
+from tasks.data.transforms import SegmentationAugmentation, random_offset
 
 
 def scene(height=96, width=128):

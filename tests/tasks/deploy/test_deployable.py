@@ -12,7 +12,8 @@ from tasks.base.build import build_task
 from tasks.base.task import VisionTask
 from tasks.data.classes import Classes
 from tasks.deploy.deployable import make_deployable
-from tasks.deploy.formats.onnx import open_session, write_onnx
+from tasks.deploy.formats.onnx import write_onnx
+from tasks.deploy.formats.onnx_session import open_session
 from tasks.segmentation.task import SegmentationTask
 from tests.heads.ssd_oracle import coarse_noise
 from tests.oracles import randomised, relative_error

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tasks.classification.task import ClassificationTask
-from tasks.deploy.deployed import DeployedNetwork, fixed_settings
+from tasks.deploy.deployed import DeployedNetwork
+from tasks.deploy.fixed_settings import check_fixed_settings
 from tasks.deploy.manifest import Manifest
 from tasks.detection.task import DetectionTask
 from tasks.segmentation.task import SegmentationTask
@@ -30,7 +31,7 @@ def fixed(output: str, **changes) -> None:
     manifest = Manifest.__new__(Manifest)
     manifest.__dict__ |= {"config": STORED, "output": output, "kind": "detection"}
     given = {key: {**STORED[key], **changes.get(key, {})} for key in STORED}
-    fixed_settings(given, manifest)
+    check_fixed_settings(given, manifest)
 
 
 @pytest.fixture

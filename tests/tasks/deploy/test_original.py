@@ -8,7 +8,8 @@ import torch
 
 from tasks.base.network import Deployable
 from tasks.classification.task import ClassificationTask
-from tasks.deploy.formats.onnx import EXACT, OnnxBackend
+from tasks.deploy.formats.onnx import OnnxBackend
+from tasks.deploy.formats.onnx_session import EXACT
 from tasks.deploy.manifest import Manifest, TensorSpec
 from tasks.deploy.original import Original
 from tasks.detection.task import DetectionTask

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from backbones.mobilenetv3 import mobilenet_v3_small
+from heads.detections import Detections
 from heads.lraspp import LRASPP
-from heads.nms import Detections
 from heads.ssdlite import SSDLite
 from mobile_dense import _config
 from tasks.base.checkpoint import average_checkpoints, load_task, save_fused, store_thresholds

@@ -9,7 +9,7 @@ from sahi.postprocess.combine import NMSPostprocess
 from sahi.prediction import ObjectPrediction
 from sahi.slicing import get_slice_bboxes
 
-from heads.nms import Detections
+from heads.detections import Detections
 from tasks.base.tiles import Tiling
 from tasks.detection.tiled import merged
 from tests.tasks.detection.test_task import run, shapes  # noqa: F401

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.data.datamodule import list_files
 from tasks.data.errors import DataError
+from tasks.data.file_lists import list_files
 from tasks.data.folders import FolderData, image_names
 from tasks.data.imagenet import ImageNetData, synsets
 from tasks.data.masks import MaskFolders

@@ -16,8 +16,10 @@ from tasks.base.build import build_whole_network
 from tasks.classification.deployable import ClassificationDeployable
 from tasks.deploy.backend import ExportOptions
 from tasks.deploy.formats import onnx as onnx_backend
-from tasks.deploy.formats.onnx import EXACT, OnnxBackend, open_session, sum_of_products, write_onnx
+from tasks.deploy.formats import onnx_session
+from tasks.deploy.formats.onnx import OnnxBackend, write_onnx
 from tasks.deploy.formats.onnx_int8 import calibrated_ranges, scopes
+from tasks.deploy.formats.onnx_session import EXACT, PROBE, open_session
 from tests.tasks.conftest import composed
 from tests.tasks.quantization.small_networks import Small, exported, pictures, signal_to_noise
 
@@ -102,20 +104,33 @@ def test_eight_bits_overflow_in_pairs_and_seven_do_not():
         assert added_in_pairs(full, np.array(weights, np.int8)) == clipped
 
 
+def sum_of_products(weights: list[int]) -> onnx.ModelProto:
+    """A model of one integer matrix product: "values" (1, K) uint8 times int8 weights -> (1, 1) int32."""
+    count, tensor = len(weights), onnx.TensorProto
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMulInteger", ["values", "weights"], ["sums"])], "products",
+        [onnx.helper.make_tensor_value_info("values", tensor.UINT8, [1, count])],
+        [onnx.helper.make_tensor_value_info("sums", tensor.INT32, [1, 1])],
+        [onnx.helper.make_tensor("weights", tensor.INT8, [count, 1], weights)],
+    )  # fmt: skip
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+
+
 def test_our_sessions_are_exact_and_the_probe_tells_what_this_processor_does():
     values, weights = np.full((1, 64), 255, np.uint8), np.full(64, 127, np.int8)
     exact, clipped = 255 * 127 * 64, added_in_pairs(values[0], weights)
     model = sum_of_products(weights.tolist()).SerializeToString()
+    assert model == PROBE
     plain = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"values": values})[0]
-    assert plain.item() in (exact, clipped) and onnx_backend.saturates() is (plain.item() == clipped)
+    assert plain.item() in (exact, clipped) and onnx_session.saturates() is (plain.item() == clipped)
 
 
 @pytest.mark.parametrize(("sums", "overflows"), [(255 * 127 * 64, False), (32 * 32_767, True), (0, True)])
 def test_the_probe_trusts_the_exact_sum_alone(sums, overflows, monkeypatch):
     """As a processor with VNNI answers, or one without, whichever this one is."""
     session = SimpleNamespace(run=lambda *_: [np.full((1, 1), sums, np.int32)])
-    monkeypatch.setattr(onnx_backend.onnxruntime, "InferenceSession", lambda *_, **__: session)
-    assert onnx_backend.saturates.__wrapped__() is overflows
+    monkeypatch.setattr(onnx_session.onnxruntime, "InferenceSession", lambda *_, **__: session)
+    assert onnx_session.saturates.__wrapped__() is overflows
 
 
 def test_sessions_have_the_entry_where_sums_overflow(tmp_path, monkeypatch):
@@ -123,7 +138,8 @@ def test_sessions_have_the_entry_where_sums_overflow(tmp_path, monkeypatch):
     feed = {"values": np.full((1, 64), 255, np.uint8)}
     assert open_session(tmp_path / "model.onnx", threads=1).run(None, feed)[0].item() == 255 * 127 * 64
     for overflows in (True, False):
-        monkeypatch.setattr(onnx_backend, "saturates", lambda overflows=overflows: overflows)
+        for module in (onnx_backend, onnx_session):
+            monkeypatch.setattr(module, "saturates", lambda overflows=overflows: overflows)
         options = open_session(tmp_path / "model.onnx", threads=1).get_session_options()
         if overflows:
             assert options.get_session_config_entry(EXACT) == "1"
