@@ -13,11 +13,13 @@ from tasks.base.build import build_task
 from tasks.base.checkpoint_files import write_checkpoint
 from tasks.data.classes import Classes
 from tests.conftest import ROOT
+from tests.tasks.deploy.onnx_artifacts import write_artifact
 from tools.cli import composed
 from tools.starting import loading
 
 TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py") if "\nif __name__" in path.read_text())
-HEAVY = {"torch", "lightning", "torchvision", "albumentations", "torchmetrics", "matplotlib", "scipy", "cv2", "numpy"}
+HEAVY = {"torch", "lightning", "torchvision", "albumentations", "torchmetrics", "matplotlib", "scipy", "cv2", "numpy",
+         "onnx", "onnxruntime"}  # fmt: skip
 THREE = Classes(("a", "b", "c"), ((0, 0, 0),) * 3)
 
 # Runs commands one after the other in a fresh process; writes what each has loaded by its end, and its status.
@@ -74,6 +76,18 @@ def test_prediction_and_description_load_torch_alone(tmp_path):
     for command, (status, loaded, told) in zip(commands, run(commands), strict=True):
         assert status == 0 and loaded == {"torch", "cv2", "numpy", "hydra"}, (command, loaded, told)
         assert command[0] == "describe" or Path(command[4].partition("=")[2], "x_overlay.png").is_file()
+
+
+def test_prediction_through_onnx_loads_no_torch(tmp_path):
+    cv2.imwrite(str(tmp_path / "x.png"), np.zeros((48, 64, 3), np.uint8))
+    commands = []
+    for output in ("logits", "nms", "argmax"):
+        folder = write_artifact(tmp_path / output, output)
+        commands.append(["predict", f"artifact={folder}/model.onnx", f"source={tmp_path / 'x.png'}"])
+    for command, (status, loaded, told) in zip(commands, run(commands), strict=True):
+        assert status == 0 and loaded == {"cv2", "numpy", "hydra", "onnxruntime"}, (command, loaded, told)
+        assert "loading" not in told
+        assert Path(command[1].partition("=")[2]).with_name("predictions").joinpath("x_overlay.png").is_file()
 
 
 @pytest.mark.parametrize(("terminal", "rank", "package"), [(True, "0", "nothere"), (False, "0", "nothere"),
