@@ -15,7 +15,7 @@ from tasks.base.checkpoint import load_task, read_checkpoint, store_thresholds, 
 from tasks.base.class_matching import match_classes
 from tasks.base.input_sizes import InputSizes, size_text
 from tasks.base.quiet import quiet
-from tasks.base.result_folders import EVALUATION, free_folder, is_of, same_settings
+from tasks.base.result_folders import EVALUATION, clear_evaluation, free_folder, is_of, same_settings
 from tasks.base.run_folders import needed_checkpoint, one_source, output_folder, weights_folder
 from tasks.base.run_page import write_report
 from tasks.base.tables import Table
@@ -151,6 +151,7 @@ def _validate(
     data.setup("validate")
     _tell_absent(data)
     folder.mkdir(parents=True, exist_ok=True)
+    _clear_other(folder, settings)
     seen = InputSizes()
     trainer = make(
         evaluation_settings(config["trainer"]), logger=False, enable_checkpointing=False, default_root_dir=str(folder),
@@ -225,6 +226,7 @@ def evaluate_predictions(config: Config) -> tuple[dict[str, float | str], list[T
     settings = {"predictions": str(path), "data": plain(config["data"])}
     folder = _evaluation_folder(config, path.parent, settings, settings)
     folder.mkdir(parents=True, exist_ok=True)
+    _clear_other(folder, settings)
     result, tables = score_report(scores, analyse_errors(truth, results), folder, data)
     result = renamed(result | {"images": scores.images}, evaluated_split(plain(config["data"])))
     told = {"notes": list(scores.notes), "box_forms": box_form_shares(results, sizes)}
@@ -232,6 +234,13 @@ def evaluate_predictions(config: Config) -> tuple[dict[str, float | str], list[T
     write_report(folder)
     logger.info("written: %s", folder / EVALUATION)
     return result, tables
+
+
+@rank_zero_only
+def _clear_other(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Delete the files of an evaluation of something else, of which some would stay beside the new ones."""
+    if not is_of(folder / EVALUATION, settings):
+        clear_evaluation(folder, settings.get("predictions"))
 
 
 def _evaluation_folder(config: Config, beside: Path, settings: Mapping[str, Any], stored: Mapping[str, Any]) -> Path:

@@ -24,7 +24,7 @@ class TrainConfig:
         checkpoint_every_steps: Write last.ckpt within epochs too, after so many steps of the optimiser each time;
             else after epochs, and at SIGTERM or Ctrl-C.
         output_dir: Folder of the run; else runs/{task}-{backbone}, numbered where that is taken.
-        overwrite: Allow `output_dir` to hold an earlier run, which is then replaced.
+        overwrite: Allow `output_dir` to hold an earlier run, which is then replaced; evaluations of it go, too.
         ema_decay: Decay of the exponential moving average of the weights, 0.9998 say; else no average.
         final_weight_decay: Weight decay at the run's end, reached along half a cosine; else it is constant.
         average_best: Number of best checkpoints whose weights are averaged at the run's end; else none are.

@@ -8,17 +8,20 @@ from typing import Any
 from tasks.base.renamed_targets import with_renamed_targets
 
 EVALUATION = "evaluation.json"  # what an evaluation tells, and of what it is
+REPORT = "report.html"
+EVALUATION_FILES = (  # what an evaluation leaves besides, whatever the task
+    "evaluation.png", "detections.json", "precision_recall.png", "errors.json", "errors.png", "confusion.csv",
+    "confusion.png", "false_positives.png", "misses.png", "label_errors.png", "per_class.csv", "predictions.csv",
+    "image_counts.npz", REPORT, EVALUATION,
+)  # fmt: skip
 LOADING = {"batch_size", "val_batch_size", "num_workers", "cache", "cache_size"}  # of data: no score depends on them
 SCORED = {"checkpoint", "artifact", "predictions"}  # by their paths, from whatever folder
 
 
 def is_of(file: Path, origin: Mapping[str, Any]) -> bool:
     """Tell whether a JSON file of results comes from the same source and settings as `origin` states."""
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return False
-    known = {key: content.get(key) for key in origin} if isinstance(content, dict) else None
+    content = _content(file)
+    known = {key: content.get(key) for key in origin} if content else None
     return same_settings(with_renamed_targets(known), origin)
 
 
@@ -40,6 +43,41 @@ def free_folder(first: Path, others: Path, record: str, origin: Mapping[str, Any
         number += 1
         folder = others.with_name(f"{others.name}-{number}")
     return folder
+
+
+def clear_evaluation(folder: Path, given: str | Path | None = None) -> None:
+    """Delete the files that an evaluation left in a folder; without evaluation.json nothing.
+
+    Other files stay, and so do detections that the evaluation was given.
+
+    Args:
+        folder: It need not be there.
+        given: File that is still to be read, too.
+    """
+    if not (folder / EVALUATION).is_file():
+        return
+    read = {Path(str(file)).name for file in (given, _content(folder / EVALUATION).get("predictions")) if file}
+    for name in EVALUATION_FILES:  # the one that marks them last
+        if name not in read:
+            (folder / name).unlink(missing_ok=True)
+
+
+def evaluated_elsewhere(folder: Path) -> str | None:
+    """Tell what the evaluation in a folder is of, where that is nothing in the folder; None where it is, or is gone."""
+    content = _content(folder / EVALUATION)
+    if weights := content.get("weights") or content.get("head.weights"):
+        return str(weights)
+    source = next((str(content[key]) for key in sorted(SCORED) if content.get(key)), None)
+    path = Path(source).expanduser().resolve() if source else folder
+    return source if path.exists() and folder.resolve() not in (path, *path.parents) else None
+
+
+def _content(file: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _bare(settings: Any) -> Any:

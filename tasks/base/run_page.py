@@ -13,11 +13,10 @@ from urllib.parse import quote
 
 from omegaconf import OmegaConf
 
-from tasks.base.result_folders import EVALUATION
+from tasks.base.result_folders import EVALUATION, EVALUATION_FILES, REPORT, evaluated_elsewhere
 from tasks.files.html_page import cards, long_text, page, paragraph, picture, table
 from tasks.files.writing import to_json, write_bytes
 
-REPORT = "report.html"
 _LONG = ("config", "anchors", "operators", "delegated")  # of a manifest
 logger = logging.getLogger(__name__)
 
@@ -59,12 +58,17 @@ class _Files:
         return _json(self.folder / "metrics.json")
 
     @cached_property
+    def other(self) -> str | None:
+        """What a training's folder has an evaluation of that is not of this training; None in most."""
+        return evaluated_elsewhere(self.folder) if self.training else None
+
+    @cached_property
     def evaluation(self) -> dict[str, Any]:
-        return _json(self.folder / EVALUATION)
+        return _json(self.here(EVALUATION))
 
     @cached_property
     def errors(self) -> dict[str, Any]:
-        return _json(self.folder / "errors.json")
+        return _json(self.here("errors.json"))
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -86,6 +90,10 @@ class _Files:
         source = self.evaluation.get("checkpoint") or self.evaluation.get("artifact")
         path = Path(source).expanduser() if source else None
         return path if path is None or path.is_dir() else path.parent
+
+    def here(self, name: str) -> Path:
+        """A file of this folder; one that is not there in place of those of an evaluation of something else."""
+        return self.folder / "left out" / name if self.other and name in EVALUATION_FILES else self.folder / name
 
     def place(self, name: str) -> Path:
         """A file of this folder, else of the one of what was evaluated."""
@@ -156,7 +164,7 @@ def _classes(files: _Files) -> str:
 
 
 def _per_class(files: _Files) -> str:
-    if not (path := files.folder / "per_class.csv").is_file():
+    if not (path := files.here("per_class.csv")).is_file():
         return ""
     with path.open(encoding="utf-8", newline="") as file:
         head, *rows = csv.reader(file)
@@ -181,6 +189,8 @@ def _evaluated(files: _Files) -> str:
 
 def _age(files: _Files) -> str:
     """Say where the training has gone on since the evaluation; link the page of what was evaluated elsewhere."""
+    if files.other:
+        return paragraph(f"{EVALUATION} in this folder is of {files.other}, not of this training, and is not shown.")
     if not files.evaluation:
         return ""
     if files.training:
@@ -195,7 +205,7 @@ def _age(files: _Files) -> str:
 
 
 def _pictures(captions: Mapping[str, str]) -> _Part:
-    return lambda files: "".join(picture(files.folder / name, f"{name}: {text}") for name, text in captions.items())
+    return lambda files: "".join(picture(files.here(name), f"{name}: {text}") for name, text in captions.items())
 
 
 def _errors(files: _Files) -> str:

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from tasks.base.checkpoint_files import LAST, PREVIOUS, remove_leftovers
 from tasks.base.finite_check import FILE as NOT_FINITE
 from tasks.base.plain_config import Config, label
-from tasks.base.run_page import REPORT
+from tasks.base.result_folders import EVALUATION, REPORT, clear_evaluation
 from tasks.training.tracking import IDS
 
 try:
@@ -75,26 +75,43 @@ def run_folder(config: Config) -> Iterator[Path]:
 
 
 def check_free(folder: Path, config: Config) -> None:
-    """Check that a folder holds no run other than the resumed one, unless `overwrite` is set.
+    """Check that a folder holds no run other than the resumed one, and no evaluation, unless `overwrite` is set.
 
     Raises:
-        ValueError: The folder holds another run.
+        ValueError: The folder holds another run, or an evaluation of something else than the run to come.
     """
-    if not INHERITED and not config["overwrite"] and not _goes_on(folder, config) and any(folder.glob("*.ckpt")):
+    if INHERITED or config["overwrite"] or _goes_on(folder, config):
+        return
+    if any(folder.glob("*.ckpt")):
         raise ValueError(
             f"{folder} holds a run already; resume it with checkpoint={folder / LAST}, choose another output_dir=, or "
             "replace it with overwrite=true"
         )
+    if (folder / EVALUATION).is_file():
+        raise ValueError(
+            f"{folder} holds the evaluation of something else; choose another output_dir=, or replace it with "
+            "overwrite=true"
+        )
 
 
 def clear(folder: Path, config: Config) -> None:
-    """Delete unfinished files of killed processes, and with `overwrite` the files of an earlier run."""
+    """Delete unfinished files of killed processes, and with `overwrite` what a run and evaluations of it have left.
+
+    Evaluations are those in the folder and in evaluation-2, -test ... below it, without which their folders go, too.
+    Other files stay, and so do predictions and artifacts, which say what they are of.
+    """
     remove_leftovers(folder, RUN_FILES)
     if config["overwrite"] and not _goes_on(folder, config):
         for name in RUN_FILES:
             (folder / name).unlink(missing_ok=True)
         for name in RUN_FOLDERS:
             shutil.rmtree(folder / name, ignore_errors=True)
+        clear_evaluation(folder)
+        for part in folder.glob("evaluation-*"):
+            if part.is_dir() and (part / EVALUATION).is_file():
+                clear_evaluation(part)
+                with suppress(OSError):  # it holds something of the user's own
+                    part.rmdir()
 
 
 def _goes_on(folder: Path, config: Config) -> bool:

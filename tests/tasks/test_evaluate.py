@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.evaluate import _evaluation_folder, evaluate
+from tasks.base.result_folders import EVALUATION_FILES
+from tasks.evaluate import _clear_other, _evaluation_folder, evaluate
 from tasks.training.fit import fit
 from tests.tasks.conftest import composed
 from tests.tasks.detection.test_task import QUICK, write_shapes
@@ -63,6 +64,19 @@ def test_output_dir_is_taken_unless_it_is_anothers_own(folder_of, tmp_path):
     assert folder_of(data={"root": "other"}, output_dir="run", overwrite=True) == "run"
 
 
+def test_of_an_evaluation_of_something_else_nothing_stays_beside_the_new_one(folder_of, tmp_path):
+    settings = {"checkpoint": "run/best.ckpt", "data": DATA, "task": TASK}
+    for place, (changed, kept) in enumerate(((settings, True), ({"predictions": "detections.json"}, False))):
+        folder = Path(folder_of(output_dir=f"e{place}"))
+        for name in ("errors.png", "detections.json", "notes.txt"):
+            (folder / name).touch()
+        _clear_other(folder, changed)
+        assert (folder / "errors.png").exists() == (folder / "evaluation.json").exists() == kept
+        assert (folder / "detections.json").exists() and (folder / "notes.txt").exists(), (
+            "what is given, and the user's"
+        )
+
+
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
     """A data set and a short run on it."""
@@ -102,6 +116,8 @@ def test_detections_of_a_run_do_not_replace_its_evaluation(detector, run_tool, t
     page = (tmp_path / "run/report.html").read_text()
     assert all(f">{part}</h2>" in page for part in ("Curves", "Predictions", "Errors", "Configuration"))
     assert "training, best" in page and "errors by TIDE" in page
+    left = {path.name for path in (tmp_path / "run").iterdir()} - {path.name for path in (detector / "run").iterdir()}
+    assert "evaluation.json" in left < {*EVALUATION_FILES}
     own = (tmp_path / "run/evaluation.json").read_bytes()
     command = f"tools/evaluate.py predictions=run/detections.json data=coco data.root={detector / 'data'}"
     for _ in range(2):

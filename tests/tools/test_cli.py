@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from tasks.base.build import build_whole_network
 from tasks.base.checkpoint import read_checkpoint, save_fused
+from tasks.base.result_folders import EVALUATION_FILES
 from tasks.describe import describe_zoo
 from tasks.files.images import read_mask
 from tasks.training.fit import fit
@@ -159,6 +160,7 @@ def test_train_resume_evaluate_predict(run_tool, tmp_path):
     assert 0 < sum(int(count) for row in rows[1:] for count in row.split(",")[1:]) <= 3 * 48 * 64, "some are ignored"
     assert scores["images"] == 3 and scores["input_size"] == "48x64"
     assert scores["data"]["root"] == "data" and scores["task"]["tta_flip"]
+    assert {path.name for path in (tmp_path / "evaluation").iterdir()} <= {*EVALUATION_FILES}
     assert (tmp_path / "evaluation/evaluation.png").is_file()
     write_masks(tmp_path / "other")
     names = "data.class_names=[background,disc,pole]"

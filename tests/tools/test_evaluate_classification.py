@@ -15,6 +15,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from tasks.base.checkpoint import load_task, read_checkpoint, save_fused
+from tasks.base.result_folders import EVALUATION_FILES
 from tasks.files.videos import VideoWriter, frames
 from tasks.training.fit import fit
 from tests.oracles import randomised
@@ -198,6 +199,7 @@ def test_pictures_and_videos_are_classified_as_in_the_validation(run_tool, train
     torch.save(content, tmp_path / "run.ckpt")
     checkpoint = "checkpoint=run.ckpt"
     assert run_tool(f"tools/evaluate.py {checkpoint} output_dir=e{CPU}")[0] == 0
+    assert {path.name for path in (tmp_path / "e").iterdir()} <= {*EVALUATION_FILES}
     status, out, err = run_tool(f"tools/predict.py {checkpoint} source={trained}/data/val output_dir=p")
     assert status == 0, out + err
     found = json.loads((tmp_path / "p/predictions.json").read_text())

@@ -76,6 +76,27 @@ def test_names_stay_text_and_nothing_is_fetched(folder):
         assert value in page.text
 
 
+@pytest.mark.parametrize(
+    "source", [{"checkpoint": "other/best.ckpt"}, {"artifact": "other"}, {"weights": "torchvision"}]
+)
+def test_an_evaluation_of_something_else_has_no_part_in_the_page_of_a_training(folder, monkeypatch, source):
+    monkeypatch.chdir(folder.parent)
+    for name in ("other/best.ckpt", f"{folder.name}/best.ckpt"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    record = json.loads((folder / "evaluation.json").read_text())
+    own = dict(record, checkpoint=f"{folder.name}/best.ckpt")
+    del record["checkpoint"]
+    for content, there in ((own, True), (record | source, False)):
+        (folder / "evaluation.json").write_text(json.dumps(content))
+        page = shown(folder)
+        assert ("Errors" in page.titles) == there and ("1,234" in page.text) == there and "0.3125" in page.text
+        assert ("77" in page.text) == there and ("evaluation.png" in page.text) == there
+    assert f"is of {next(iter(source.values()))}, not of this training" in page.text
+    (folder / "metrics.json").unlink()
+    assert "1,234" in shown(folder).text, "an evaluation alone is shown, whatever it is of"
+
+
 def test_a_name_that_utf_8_does_not_know_is_shown(folder):
     (folder / "metrics.json").write_text('{"val/AP/a\\ud800b": 0.5}')
     assert "a?b" in shown(folder).text

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from tasks.base.result_folders import EVALUATION_FILES
 from tasks.training import run_folder as module
-from tasks.training.run_folder import check_free, run_folder
+from tasks.training.run_folder import check_free, clear, run_folder
 from tests.conftest import ROOT
 
 HOLD = """
@@ -114,3 +115,33 @@ def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch, caplo
     with run_folder(config(tmp_path / "run")):
         pass
     assert "file system without locks" in caplog.text
+
+
+def test_a_new_run_leaves_no_evaluation_of_an_earlier_one_and_what_a_user_made(tmp_path):
+    run, mine = (
+        tmp_path / "run",
+        ("notes.txt", "evaluation-2/notes.txt", "mine/evaluation.json", "export/manifest.json"),
+    )
+    below = ("evaluation-2/evaluation.json", "evaluation-2/errors.png", "evaluation-test/evaluation.json")
+    ours = (*EVALUATION_FILES, *below, "evaluation-test/report.html", "best.ckpt", "metrics.json")
+    for name in (*ours, *mine):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("{}")
+    clear(run, config(run))
+    assert (run / "evaluation.png").is_file(), "without overwrite nothing goes"
+    clear(run, config(run, checkpoint=str(run / "last.ckpt"), overwrite=True))
+    assert (run / "evaluation.png").is_file(), "a run that goes on keeps it"
+    clear(run, config(run, overwrite=True))
+    assert {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} == {*mine}
+    assert not (run / "evaluation-test").exists()
+
+
+def test_an_evaluation_of_something_else_is_no_place_for_a_run(tmp_path):
+    (tmp_path / "evaluation.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds the evaluation of something else; choose another output_dir=, or rep"):
+        check_free(tmp_path, config(tmp_path))
+    check_free(tmp_path, config(tmp_path, overwrite=True))
+    (tmp_path / "detections.json").write_text("[]")
+    (tmp_path / "evaluation.json").write_text('{"predictions": "elsewhere/detections.json"}')
+    clear(tmp_path, config(tmp_path, overwrite=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["detections.json"], "which the evaluation was given"
