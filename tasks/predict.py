@@ -4,11 +4,11 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.progress import track
@@ -32,7 +32,11 @@ from tasks.files.writing import write_image, write_json
 from tasks.pictures.shown import shown
 from tasks.values.pixel_format import PixelFormat
 
+if TYPE_CHECKING:
+    from tasks.data.datamodule import VisionDataModule
+
 SUMMARY, RECORD = "predictions.json", "predictions_source.json"
+SUBMISSION = "submission"  # folder of what a benchmark takes
 MADE = ("_overlay.png", "_overlay.mp4", "_classes.png")  # how the names of what is written end
 logger = logging.getLogger(__name__)
 
@@ -44,11 +48,12 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
     runs/weights-{task}-{backbone}; predictions-2, -3 ... where that holds those
     of another source): {name}_overlay.png (or .mp4) with what was found drawn over the picture; for segmentation
     {name}_classes.png, an indexed PNG whose pixels are class ids and which is shown in the classes' colours (images
-    only); and predictions.json: each class's share, detections in COCO's results form, or the likeliest classes.
+    only); and predictions.json: each class's share, detections in COCO's results form, or the likeliest classes. Of a
+    split with a benchmark for masks also submission/, which it takes. With `overlays` false nothing is drawn.
 
     Args:
-        config: As stored in the checkpoint, with `source` or `split`, `opacity`, `min_score`, `image_size`; or with
-            `weights`.
+        config: As stored in the checkpoint, with `source` or `split`, `overlays`, `opacity`, `min_score`, `image_size`;
+            or with `weights`.
 
     Returns:
         The folder, and the summary as a table.
@@ -67,10 +72,13 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
     split = config.get("split")
     if bool(config["source"]) == bool(split):
         raise ValueError("give source=<image, folder or video>, or split=val or test for images of the data")
-    source, files = _split(config) if split else _source(config)
+    source, files, data = _split(config) if split else (*_source(config), None)
     predictor = build_predictor(config)
+    if data is not None:
+        predictor.take_split(data, [str(path.relative_to(source)) for path in files])
     folder = _folder(config, source, files)
-    failures, lost = _predict(predictor, source, files, folder)
+    leave = partial(_leave, predictor, folder, overlays=config.get("overlays", True), submits=data is not None)
+    failures, lost = _predict(predictor, source, files, folder, leave)
     for line in lost.lines():
         logger.warning("%s", line)
     write_json(folder / SUMMARY, predictor.summary())
@@ -107,11 +115,7 @@ def needs_torch(config: Config) -> bool:
     Raises:
         ValueError, FileNotFoundError: As `read_manifest`.
     """
-    return (
-        not config["artifact"]
-        or config.get("split")
-        or not array_predictor(config, read_manifest(config["artifact"])[1])
-    )
+    return not config["artifact"] or not array_predictor(config, read_manifest(config["artifact"])[1])
 
 
 def _source(config: Config) -> tuple[Path, list[Path]]:
@@ -126,8 +130,8 @@ def _source(config: Config) -> tuple[Path, list[Path]]:
     return source, _files(source)
 
 
-def _split(config: Config) -> tuple[Path, list[Path]]:
-    """The folder and the images of a split of the data.
+def _split(config: Config) -> "tuple[Path, list[Path], VisionDataModule]":
+    """The folder and the images of a split of the data, and the data, whose validation split it is.
 
     Raises:
         ValueError: There is no such split, or its images are no files.
@@ -136,11 +140,9 @@ def _split(config: Config) -> tuple[Path, list[Path]]:
 
     settings = plain(config)
     settings["data"] = at_split(settings["data"] or {}, config["split"])
-    dataset = build_data(settings).dataset("val")
-    if dataset.folders() is None:
-        raise ValueError(f"split={config['split']}: the data's images are no files of their own; give source=")
-    files = [Path(dataset.file(index)) for index in range(len(dataset))]
-    return Path(os.path.commonpath([file.parent for file in files])), files
+    data = build_data(settings)
+    files = data.images("val")
+    return Path(os.path.commonpath([file.parent for file in files])), files, data
 
 
 def _files(source: Path) -> list[Path]:
@@ -161,7 +163,8 @@ def _is_made(path: Path, source: Path) -> bool:
     """Whether a file below the source is a prediction: it is called like one, and a folder above it is marked so."""
     above = [source.joinpath(*part.parts) for part in path.relative_to(source).parents]
     marked = any((folder / name).is_file() for folder in above for name in (RECORD, SUMMARY))
-    return path.name.endswith(MADE) and marked
+    named = path.name.endswith(MADE) or SUBMISSION in path.relative_to(source).parts
+    return named and marked
 
 
 def _folder(config: Config, source: Path, files: list[Path]) -> Path:
@@ -182,7 +185,9 @@ def _folder(config: Config, source: Path, files: list[Path]) -> Path:
         raise ValueError(
             f"{folder} holds the predictions of another source; give another output_dir=, or overwrite=true"
         )
-    targets = [Path(f"{folder / name}{end}") for name in _names(source, files).values() for end in MADE]
+    names = _names(source, files).values()
+    targets = [Path(f"{folder / name}{end}") for name in names for end in MADE]
+    targets += [folder / SUBMISSION / f"{name}.png" for name in names if split]
     if is_of(folder / RECORD, origin) or config["overwrite"]:
         pictures = {path.resolve() for path in files}
         targets = [target for target in targets if target.resolve() in pictures]
@@ -199,7 +204,9 @@ def _names(source: Path, files: list[Path]) -> dict[Path, Path]:
     return {path: name.with_suffix("") if stems[path.with_suffix("")] == 1 else name for path, name in names.items()}
 
 
-def _predict(predictor: Predictor, source: Path, files: list[Path], folder: Path) -> tuple[list[str], Lost]:
+def _predict(
+    predictor: Predictor, source: Path, files: list[Path], folder: Path, leave: Callable
+) -> tuple[list[str], Lost]:
     """Look at all files; return what cannot be read, and what is lost of the pictures.
 
     Pictures are read ahead of the network, drawn and written behind it.
@@ -223,7 +230,7 @@ def _predict(predictor: Predictor, source: Path, files: list[Path], folder: Path
             lost.add(path, without)
             found = predictor.find(image)
             predictor.add(found, str(name))
-            behind.submit(_leave, predictor, image, found, folder / target)
+            behind.submit(leave, image, found, target)
     return failures, lost
 
 
@@ -235,9 +242,16 @@ def _read(path: Path, format: PixelFormat) -> tuple[np.ndarray, Any] | None:
     return decode_pixels(data, path, format), lost_parts(data) if format.is_rgb else ()
 
 
-def _leave(predictor: Predictor, image: np.ndarray, found: Any, name: Path) -> None:
-    write_image(name.with_name(f"{name.name}_overlay.png"), predictor.draw(shown(image, predictor.pixel_format), found))
-    predictor.write(found, name)
+def _leave(
+    predictor: Predictor, folder: Path, image: np.ndarray, found: Any, name: Path, *, overlays: bool, submits: bool
+) -> None:
+    """Write the files of a picture, whose names begin with `name`."""
+    if overlays:
+        drawn = predictor.draw(shown(image, predictor.pixel_format), found)
+        write_image(folder / f"{name}_overlay.png", drawn)
+    predictor.write(found, folder / name)
+    if submits:
+        predictor.submit(found, folder / SUBMISSION / name)
 
 
 def _video(predictor: Predictor, source: Path, name: str, target: Path) -> None:

@@ -1,7 +1,11 @@
 """Match the classes of a trained task with those of data that number them otherwise."""
 
+import logging
+
 from tasks.base.task import VisionTask
 from tasks.data.datamodule import VisionDataModule
+
+logger = logging.getLogger(__name__)
 
 
 def match_classes(task: VisionTask, data: VisionDataModule) -> None:
@@ -23,6 +27,18 @@ def match_classes(task: VisionTask, data: VisionDataModule) -> None:
         data.take_labels([known.index(name) for name in found])
     if data.classes.ids:
         task.take_ids([data.classes.ids[found.index(name)] for name in known])
+
+
+def known_places(task: VisionTask, data: VisionDataModule) -> list[int] | None:
+    """Find the place of each of a task's classes among those of data, by name; None where one is missing or repeats."""
+    known, found = (tuple(map(str, classes.names)) for classes in (task.classes, data.classes))
+    if len({*found}) < len(found) or not {*known} <= {*found}:
+        logger.warning(
+            "the data has other classes than the network, so results are not numbered as the data is: %s",
+            _some([name for name in known if found.count(name) != 1]),
+        )
+        return None
+    return [found.index(name) for name in known]
 
 
 def _some(names) -> str:

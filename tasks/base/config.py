@@ -116,10 +116,12 @@ class PredictConfig(TrainConfig):
 
     Attributes:
         source: An image, a video, or a folder of images and videos.
-        split: "val" or "test": the images of that split of the data, in place of a source.
+        split: "val" or "test": the images of that split of the data, in place of a source; their ground truth need not
+            be there. Results are numbered as the data set's, and submission/ has the masks that its benchmark takes.
         output_dir: Folder of the pictures; else predictions/ beside the checkpoint, or predictions-2, -3 ... where that
             holds those of another source.
         overwrite: Allow `output_dir` to hold the predictions of another source.
+        overlays: Leave what was found drawn over the pictures, which is most of the time and disk.
         opacity: Opacity of the colours over the picture, 0 to 1.
         min_score: Boxes of lower score are not drawn; the JSON holds them all. Else the thresholds that
             tools/evaluate.py store_thresholds=true stored, or 0.3.
@@ -135,6 +137,7 @@ class PredictConfig(TrainConfig):
 
     source: str | None = None
     split: str | None = None
+    overlays: bool = True
     opacity: float = 0.5
     min_score: float | None = None
     image_size: Any = None

@@ -13,6 +13,8 @@ from tasks.values.sizes import parse_size
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tasks.data.datamodule import VisionDataModule
+
 
 class Predictor(ABC):
     """Run a trained task on single pictures of any size, (H, W, C) in the format of its pixels.
@@ -46,6 +48,24 @@ class Predictor(ABC):
 
     def write(self, found: Any, name: Path) -> None:
         """Leave files beside the drawn picture; their names begin with `name`."""
+        return
+
+    def take_split(self, data: "VisionDataModule", names: Sequence[str]) -> None:
+        """Number results as a data set does, whose validation images the pictures are.
+
+        Args:
+            data: The data set.
+            names: Of its images, as `add` gets them.
+        """
+        return
+
+    def submit(self, found: Any, name: Path) -> None:
+        """Leave a file as the benchmark of the data set takes it, if it takes one an image.
+
+        Args:
+            found: As `find` gives it.
+            name: File to write, without suffix.
+        """
         return
 
     @abstractmethod

@@ -9,12 +9,15 @@ from pathlib import Path
 
 from tasks.data.class_names import class_names as read_names
 from tasks.data.classes import Classes, Color
+from tasks.data.datamodule import list_files
 from tasks.data.masked_images import Pairs
 from tasks.data.masks import paired_files
 from tasks.data.segmentation import SegmentationData, id_table
+from tasks.data.split_folders import FOLDERS, split_folder
+from tasks.data.submission import Submission
+from tasks.files.images import is_image
 
 TABLE = Path(__file__).with_name("ade20k_classes.txt")  # red, green, blue, name: one line a class, from id 1 on
-FOLDERS = {"train": "training", "val": "validation"}
 
 
 def ade20k_classes() -> dict[str, Color]:
@@ -34,6 +37,7 @@ class Ade20kData(SegmentationData):
 
     Args:
         root: Folder of the data set, such as ADEChallengeData2016.
+        train, val: Names of the splits' folders, or others that mean the same: "val" for "validation".
         class_names: Classes to keep, in this order; the others are ignored. None: all 150.
         options: As in `SegmentationData`.
 
@@ -42,7 +46,9 @@ class Ade20kData(SegmentationData):
         DataError: A folder is missing, or an image or mask has no other (when the set is opened).
     """
 
-    def __init__(self, root: str, *, class_names: Sequence[str] | None = None, **options) -> None:
+    def __init__(
+        self, root: str, *, train: str = "train", val: str = "val", class_names: Sequence[str] | None = None, **options
+    ) -> None:
         known = ade20k_classes()
         names = tuple(known) if class_names is None else read_names(class_names, known)
         unknown = [name for name in names if name not in known] if names else ["an empty list"]
@@ -52,7 +58,17 @@ class Ade20kData(SegmentationData):
         ids = {numbers[name]: label for label, name in enumerate(names)}
         table = id_table(ids, ignored=[number for number in range(151) if number not in ids])
         super().__init__(Classes(names, tuple(known[name] for name in names)), table, **options)
-        self.root = Path(root).expanduser()
+        self.root, self.splits = Path(root).expanduser(), {"train": train, "val": val}
+        self.submission = Submission(tuple(ids))
+
+    def images(self, split: str) -> list[Path]:
+        return list_files(self._folder("images", split), is_image, what="images")
 
     def pairs(self, split: str) -> Pairs:
-        return paired_files(*(self.root / kind / FOLDERS[split] for kind in ("images", "annotations")))
+        return paired_files(*(self._folder(kind, split) for kind in ("images", "annotations")))
+
+    def _folder(self, kind: str, split: str) -> Path:
+        """Find the folder of a split's images or annotations, as ADE20K or others call it."""
+        name, parent = self.splits[split], self.root / kind
+        found = split_folder(parent, name) if parent.is_dir() else None
+        return found or parent / FOLDERS.get(name, (name,))[-1]

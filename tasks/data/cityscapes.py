@@ -12,6 +12,7 @@ from tasks.data.errors import DataError
 from tasks.data.file_lists import list_files
 from tasks.data.masked_images import Pairs
 from tasks.data.segmentation import SegmentationData, id_table
+from tasks.data.submission import Submission
 
 # name: (label id in the files, RGB); in the order of the train ids
 EVALUATED: dict[str, tuple[int, Color]] = {
@@ -35,6 +36,7 @@ EVALUATED: dict[str, tuple[int, Color]] = {
     "motorcycle": (32, (0, 0, 230)),
     "bicycle": (33, (119, 11, 32)),
 }
+SUFFIX = "_leftImg8bit.png"
 LABEL_IDS = (*range(34), -1)  # every id that the data set defines
 
 
@@ -43,6 +45,7 @@ class CityscapesData(SegmentationData):
 
     Args:
         root: Folder of the data set.
+        train, val: Names of the splits' folders.
         class_names: Evaluated classes to keep, in this order; the others are ignored. None: all 19.
         options: As in `SegmentationData`.
 
@@ -51,7 +54,9 @@ class CityscapesData(SegmentationData):
         DataError: Folders or label files are missing (when the set is opened).
     """
 
-    def __init__(self, root: str, *, class_names: Sequence[str] | None = None, **options) -> None:
+    def __init__(
+        self, root: str, *, train: str = "train", val: str = "val", class_names: Sequence[str] | None = None, **options
+    ) -> None:
         names = tuple(EVALUATED) if class_names is None else read_names(class_names, EVALUATED)
         unknown = [name for name in names if name not in EVALUATED] if names else ["an empty list"]
         if unknown:
@@ -61,17 +66,22 @@ class CityscapesData(SegmentationData):
         ids = {EVALUATED[name][0]: label for label, name in enumerate(names)}
         table = id_table(ids, ignored=[identifier for identifier in LABEL_IDS if identifier not in ids])
         super().__init__(Classes(names, tuple(EVALUATED[name][1] for name in names)), table, **options)
-        self.root = Path(root).expanduser()
+        self.root, self.splits = Path(root).expanduser(), {"train": train, "val": val}
+        self.submission = Submission(tuple(ids))
+
+    def images(self, split: str) -> list[Path]:
+        folder = self.root / "leftImg8bit" / self.splits[split]
+        return list_files(folder, lambda path: path.name.endswith(SUFFIX), what=f"city folders with *{SUFFIX}")
 
     def pairs(self, split: str) -> Pairs:
-        suffix = "_leftImg8bit.png"
-        folder = self.root / "leftImg8bit" / split
-        images = list_files(folder, lambda path: path.name.endswith(suffix), what=f"city folders with *{suffix}")
         pairs = []
-        for image in images:
-            name = image.name.removesuffix(suffix) + "_gtFine_labelIds.png"
-            pairs.append((image, self.root / "gtFine" / split / image.parent.name / name))
+        for image in self.images(split):
+            name = image.name.removesuffix(SUFFIX) + "_gtFine_labelIds.png"
+            pairs.append((image, self.root / "gtFine" / self.splits[split] / image.parent.name / name))
         missing = [mask for _, mask in pairs if not mask.is_file()]
         if missing:
-            raise DataError(f"{len(missing)} of {len(pairs)} images have no labels, the first: {missing[0]}")
+            raise DataError(
+                f"{len(missing)} of {len(pairs)} images have no labels, the first: {missing[0]}; predictions of images "
+                f"without: tools/predict.py split={self.splits[split]}"
+            )
         return pairs

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tasks.data.annotations import Annotations
 from tasks.data.class_names import class_names as read_names
-from tasks.data.coco_json import Content, check_names, flatten, read_categories, read_json, unused_parents
+from tasks.data.coco_json import Content, check_names, flatten, is_listing, read_categories, read_json, unused_parents
 from tasks.data.coco_layouts import OFFICIAL, find_layout
 from tasks.data.datamodule import SPLITS
 from tasks.data.detection import DetectionData, numbered_classes
@@ -19,7 +19,8 @@ class CocoData(DetectionData):
     """Read one folder of images and one JSON file ("images", "annotations", "categories") for each split.
 
     Labels are 0..K-1 in order of the category ids, which `classes.ids` keeps. A category is left out if it is the
-    "supercategory" of others and has no annotation in either split.
+    "supercategory" of others and has no annotation in either split. The validation file may lack "annotations", as that
+    of COCO's test set: then its images can be predicted, not evaluated.
 
     Args:
         root: Folder to which the other paths are relative.
@@ -59,7 +60,9 @@ class CocoData(DetectionData):
                 f"neither {self.files['train']} nor {self.files['val']} is there; expected COCO annotations "
                 "(set data.root, data.train_json, data.val_json)"
             )
-        content = read_json(self.files[first])
+        content = read_json(self.files[first], listing=first == "val")
+        self.unannotated = is_listing(content)  # the validation set
+        content.setdefault("annotations", [])
         categories = read_categories(content, self.files[first])
         chosen = read_names(class_names, categories.values()) if class_names is not None else None
         for name in chosen or ():
@@ -74,6 +77,25 @@ class CocoData(DetectionData):
         super().__init__(numbered_classes([self.categories[i] for i in kept], kept), **options)
         self._annotations[first] = self._flatten(content, first)
 
+    def annotations(self, split: str) -> Annotations:
+        if split == "val" and self.unannotated:
+            raise DataError(
+                f"{self.files[split]} lists images without annotations, so there is nothing to judge by; predictions "
+                "of these images: tools/predict.py split=test"
+            )
+        return super().annotations(split)
+
+    def listed(self, split: str) -> Annotations:
+        if split != "val" or not self.unannotated:
+            return super().listed(split)
+        annotations, _, missing = super().annotations(split).located()
+        if len(missing):
+            raise DataError(
+                f"{annotations.source}: {len(missing)} of the {len(annotations)} images are not in "
+                f"{annotations.folder}, the first: {annotations.name(missing[0])}; put them there"
+            )
+        return annotations
+
     def read_annotations(self, split: str) -> Annotations:
         if split not in SPLITS:
             raise ValueError(f"there is no split {split}; expected {' or '.join(SPLITS)}")
@@ -82,7 +104,8 @@ class CocoData(DetectionData):
                 f"no file {self.files[split]}; expected COCO annotations there (set data.root, data.{split}_json), or "
                 "make the split from images that are there: tools/data.py action=split splits=[train]"
             )
-        content = self._contents.pop(split, None) or read_json(self.files[split])
+        content = self._contents.pop(split, None) or read_json(self.files[split], listing=split == "val")
+        content.setdefault("annotations", [])
         categories = read_categories(content, self.files[split])
         spare = unused_parents(content, self.files[split], categories) - self.categories.keys()
         categories = {i: name for i, name in categories.items() if i not in spare}

@@ -15,8 +15,12 @@ from tasks.data.errors import DataError
 Content = dict[str, list[dict]]
 
 
-def read_json(file: Path) -> Content:
+def read_json(file: Path, *, listing: bool = False) -> Content:
     """Read an annotation file.
+
+    Args:
+        file: The file.
+        listing: It may be a mere list of images, without "annotations", as of COCO's own test set.
 
     Raises:
         DataError: The file is missing, not JSON, or lacks "images", "annotations" or "categories".
@@ -31,12 +35,17 @@ def read_json(file: Path) -> Content:
         raise DataError(f"{file} is no JSON: {error}") from error
     if isinstance(content, dict) and "annotations" in content and content["annotations"] is None:
         content["annotations"] = []  # as Go writes an empty list
-    for key in ("images", "annotations", "categories"):
+    for key in ("images", *(() if listing and is_listing(content) else ("annotations",)), "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise DataError(
                 f"{file} has no list {key!r}; expected the lists images, annotations and categories of COCO"
             )
     return content
+
+
+def is_listing(content: Any) -> bool:
+    """Tell whether a file's content lists images without annotations."""
+    return isinstance(content, dict) and "annotations" not in content
 
 
 def read_categories(content: Content, file: Path) -> dict[int, str]:

@@ -13,7 +13,8 @@ OFFICIAL = {
 def find_layout(base: Path, images: str, annotations: str) -> tuple[Path, Path]:
     """Find the folder of images and the annotation file of a split.
 
-    Settings that differ from COCO's own names are taken as they are. Else, where COCO's file is not there, those of
+    Settings that differ from COCO's own names are taken as they are. Else, where COCO's file is not there, the lists of
+    its test images (image_info_test-dev2017.json), and those of
     Roboflow (train/_annotations.coco.json beside the images) and CVAT (annotations/instances_default.json, images/)
     are looked for, with train, val, valid or test as the split's name.
 
@@ -30,6 +31,8 @@ def find_layout(base: Path, images: str, annotations: str) -> tuple[Path, Path]:
 
 def _found(base: Path, split: str) -> Iterator[tuple[Path, Path]]:
     """Yield the layouts that are there: folder of images, annotation file."""
+    for part in ("test-dev", "test") if split == "test" else ():
+        yield from _pairs(base, f"annotations/image_info_{part}2017.json", ["test2017"])
     for name in FOLDERS[split]:
         yield from _pairs(base, f"{name}/_annotations.coco.json", [name])
         for file in (f"annotations/instances_{name}.json", f"annotations/{name}.json", f"{name}.json"):

@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tasks.data.errors import DataError
 from tasks.data.label_counts import Finding, LabelCounts
 from tasks.data.progressive import Progressive
 from tasks.data.samplers import EpochSampler, FixedSampler, ResumedSampler
+from tasks.data.submission import Submission
 from tasks.data.workers import WatchedDataset, WatchedLoader, default_workers, one_thread
 from tasks.files.image_depth import Lost, lost_parts
 from tasks.files.pixels import check_format, decode_pixels
@@ -44,6 +46,7 @@ class VisionDataModule(LightningTwin):
         image_size: (H, W) px of a training image.
         pixels: Format of the images.
         augmentations: Those of training, one for each stage of `progressive`.
+        submission: How the benchmark of the data takes predicted masks; None: it has none.
         sampling, repeat_threshold: How often an epoch draws each training image, as in `expected_draws`; None: once.
 
     Args:
@@ -62,6 +65,7 @@ class VisionDataModule(LightningTwin):
     content = "samples"
     pixels: PixelFormat = RGB
     augmentations: Sequence[Any] = ()
+    submission: Submission | None = None
     sampling: str | None = None
     repeat_threshold: float = 0.001
 
@@ -130,6 +134,21 @@ class VisionDataModule(LightningTwin):
             DataError: As the data module does on opening a split.
         """
         return self.plain_dataset(split)
+
+    def images(self, split: str) -> list[Path]:
+        """List the image files of a split, whose ground truth need not be there.
+
+        Raises:
+            DataError: The images are no files of their own, or as the data module does on opening a split.
+        """
+        dataset = self.dataset(split)
+        if dataset.folders() is None:
+            raise DataError("the data's images are no files of their own; give source=")
+        return [Path(dataset.file(index)) for index in range(len(dataset))]
+
+    def image_ids(self, split: str) -> Sequence[int] | None:
+        """Return the data set's own number of each of `images`; None where it has none."""
+        return None
 
     def keep_outlines(self) -> None:
         """Let the sets hold the outlines of objects too, where there are any."""

@@ -146,6 +146,17 @@ class DetectionData(VisionDataModule):
         self.dataset(split)
         return self.formatted(DetectionDataset(self.annotations(split), self.image_size))
 
+    def listed(self, split: str) -> Annotations:
+        """Return the annotations of a split, whose boxes need not be there, with file names as on disk."""
+        return self.dataset(split).annotations
+
+    def images(self, split: str) -> list[Path]:
+        annotations = self.listed(split)
+        return [annotations.folder / name for name in annotations.names]
+
+    def image_ids(self, split: str) -> Sequence[int]:
+        return self.listed(split).image_ids.tolist()
+
     def setup(self, stage: str) -> None:
         """Open the sets and check that the image files are there."""
         super().setup(stage)

@@ -66,6 +66,10 @@ class MaskFolders(SegmentationData):
         self.mask_suffix = str(Path(ending).with_suffix("")) if is_image(ending) else ending
         self.folders = {"train": (train_images, train_masks), "val": (val_images, val_masks)}
 
+    def images(self, split: str) -> list[Path]:
+        files = list_files(self.root / Path(self.folders[split][0]).expanduser(), is_image, what="images")
+        return [file for file in files if not (self.mask_suffix and file.stem.endswith(self.mask_suffix))]
+
     def pairs(self, split: str) -> Pairs:
         folders = (self.root / Path(folder).expanduser() for folder in self.folders[split])
         return paired_files(*folders, mask_suffix=self.mask_suffix)

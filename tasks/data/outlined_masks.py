@@ -162,6 +162,9 @@ class OutlinedMasks(SegmentationData):
         text = f"{split}: {(~outlined).sum()} of {len(outlined)} objects have no outline and are not in the masks"
         return [Finding(logging.WARNING, text)]
 
+    def images(self, split: str) -> list[Path]:
+        return self.source.images(split)
+
     def notes(self) -> list[Finding]:
         return self.source.notes()
 

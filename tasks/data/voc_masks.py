@@ -3,7 +3,7 @@
 Source: Everingham et al. 2010, "The Pascal Visual Object Classes (VOC) Challenge"; the development kits' own layout.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from tasks.data.masked_images import Pairs
 from tasks.data.named_files import find_named
 from tasks.data.safe_paths import below
 from tasks.data.segmentation import SegmentationData, id_table
+from tasks.data.submission import Submission
 from tasks.data.text_lists import read_lines
 from tasks.data.voc import VOC_CLASSES
 
@@ -50,11 +51,21 @@ class VocMasks(SegmentationData):
         colors = tuple(tuple(color) for color in voc_palette(len(names)))
         super().__init__(Classes(names, colors), id_table({k: k for k in range(len(names))}), **options)
         self.root, self.masks = Path(root).expanduser(), masks
+        self.submission = Submission(range(len(names)), indexed=True)
         sets = {"train": train_sets, "val": val_sets}
         self.sets = {split: (entries,) if isinstance(entries, str) else entries for split, entries in sets.items()}
 
+    def images(self, split: str) -> list[Path]:
+        return [image for folder, stems, names in self._listed(split)
+                for image in _files(folder / "JPEGImages", stems, ".jpg", names)]  # fmt: skip
+
     def pairs(self, split: str) -> Pairs:
-        found = []
+        masks = [mask for folder, stems, names in self._listed(split)
+                 for mask in _files(folder / self.masks, stems, ".png", names)]  # fmt: skip
+        return list(zip(self.images(split), masks, strict=True))
+
+    def _listed(self, split: str) -> Iterator[tuple[Path, list[str], Path]]:
+        """Yield the folder, the stems and the list of each set of a split."""
         for entry in self.sets[split]:
             prefix, _, name = entry.rpartition("/")
             folder = self.root / prefix
@@ -63,10 +74,7 @@ class VocMasks(SegmentationData):
                 raise DataError(
                     f"no file {names}; expected the names of images there (set data.root, data.{split}_sets)"
                 )
-            stems = [below(line.replace("\\", "/"), names) for line in read_lines(names)]
-            images = _files(folder / "JPEGImages", stems, ".jpg", names)
-            found += zip(images, _files(folder / self.masks, stems, ".png", names), strict=True)
-        return found
+            yield folder, [below(line.replace("\\", "/"), names) for line in read_lines(names)], names
 
 
 def _files(folder: Path, stems: Sequence[str], suffix: str, names: Path) -> list[Path]:

@@ -55,6 +55,8 @@ class Artifact:
 
 def array_predictor(config: Config, manifest: Manifest) -> type[Predictor] | None:
     """Choose the class of predictors that needs no torch; None where the artifact or a setting of the task needs it."""
+    if config.get("split"):  # the data set, which numbers images and classes, needs torch
+        return None
     task = plain(config)["task"]
     name = PREDICTORS.get(task["_target_"])
     if manifest.backend != "onnx" or manifest.batch not in (-1, 1) or task != manifest.config["task"] or name is None:

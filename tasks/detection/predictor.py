@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from tasks.base.predictor import Predictor
 from tasks.base.test_time import scaled
 from tasks.data.resizing import resize_image
 from tasks.pictures.boxes import draw_boxes
+
+if TYPE_CHECKING:
+    from tasks.data.datamodule import VisionDataModule
 
 USUAL_THRESHOLD = 0.3  # of a class without one of its own
 
@@ -32,6 +35,7 @@ class DetectionPredictor(Predictor):
         self.entries: list[dict[str, Any]] = []
         self.sources: dict[str, dict[str, int]] = {}  # source -> class -> boxes that are drawn
         self.pictures = 0
+        self.image_ids: dict[str, int] = {}  # by source, of images of a data set
 
     @cached_property
     def least(self) -> np.ndarray:
@@ -71,10 +75,19 @@ class DetectionPredictor(Predictor):
         arrays = (values[drawn] for values in (boxes, labels, scores))
         return draw_boxes(image, *arrays, self.task.classes.names, np.array(self.task.classes.palette, np.uint8))
 
+    def take_split(self, data: "VisionDataModule", names: Sequence[str]) -> None:
+        from tasks.base.class_matching import known_places  # with torch
+
+        places, ids = known_places(self.task, data), data.image_ids("val")
+        if places is not None and ids is not None:
+            self.task.take_ids([data.classes.numbers[place] for place in places])
+            self.image_ids = dict(zip(names, ids, strict=True))
+
     def add(self, found: Detections, source: str, frame: int | None = None) -> None:
         self.pictures += 1
         counts = self.sources.setdefault(source, {})
-        where = {"image_id": self.pictures, "file_name": source} | ({} if frame is None else {"frame": frame})
+        where = {"image_id": self.image_ids.get(source, self.pictures), "file_name": source}
+        where |= {} if frame is None else {"frame": frame}
         columns = (found.boxes.tolist(), found.scores.tolist(), found.labels.tolist())
         for (left, top, right, bottom), score, label in zip(*columns, strict=True):
             name = self.task.classes.names[label]
@@ -86,7 +99,10 @@ class DetectionPredictor(Predictor):
             counts[name] = counts.get(name, 0) + (score >= self.least[label].item())
 
     def summary(self) -> list[dict[str, Any]]:
-        """COCO's results form, with the file and the category's name in each entry; image ids count the pictures."""
+        """COCO's results form, with the file and the category's name in each entry.
+
+        Image ids count the pictures, or are those of the data set that `take_split` got.
+        """
         return self.entries
 
     def rows(self) -> list[tuple[str, str]]:

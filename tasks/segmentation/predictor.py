@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tasks.base.predictor import Predictor
-from tasks.files.writing import write_class_ids
+from tasks.data.submission import Submission
+from tasks.files.writing import write_class_ids, write_image
 from tasks.pictures.sheets import overlay, with_legend
+
+if TYPE_CHECKING:
+    from tasks.data.datamodule import VisionDataModule
 
 
 class SegmentationPredictor(Predictor):
@@ -28,6 +32,7 @@ class SegmentationPredictor(Predictor):
         super().__init__(task, image_size)
         self.opacity, self.shorter_side = opacity, shorter_side
         self.pixels: dict[str, np.ndarray] = {}
+        self.submission: Submission | None = None
 
     def find(self, image: np.ndarray) -> np.ndarray:
         """(H, W) uint8."""
@@ -49,6 +54,18 @@ class SegmentationPredictor(Predictor):
 
     def write(self, found: np.ndarray, name: Path) -> None:
         write_class_ids(name.with_name(f"{name.name}_classes.png"), found, self.task.classes.palette)
+
+    def take_split(self, data: "VisionDataModule", names: Sequence[str]) -> None:
+        from tasks.base.class_matching import known_places  # with torch
+
+        if data.submission and (places := known_places(self.task, data)) is not None:
+            self.submission = data.submission._replace(ids=[data.submission.ids[place] for place in places])
+
+    def submit(self, found: np.ndarray, name: Path) -> None:
+        if self.submission is None:
+            return
+        ids, file = np.array(self.submission.ids, np.uint8)[found], name.with_name(f"{name.name}.png")
+        write_class_ids(file, ids, self.task.classes.palette) if self.submission.indexed else write_image(file, ids)
 
     def add(self, found: np.ndarray, source: str, frame: int | None = None) -> None:
         counts = np.bincount(found.ravel(), minlength=len(self.task.classes))

@@ -99,6 +99,18 @@ def write_exports(root) -> None:
         (lists / f"{split}.txt").write_text(f"{split}\n")
 
 
+def write_test_images(root) -> None:
+    """Images without ground truth, as Cityscapes and COCO publish them for their servers."""
+    image = np.zeros((64, 128, 3), np.uint8)
+    (root / "cityscapes/leftImg8bit/test/bonn").mkdir(parents=True)
+    cv2.imwrite(str(root / "cityscapes/leftImg8bit/test/bonn/bonn_000000_000019_leftImg8bit.png"), image)
+    (root / "coco/test2017").mkdir()
+    cv2.imwrite(str(root / "coco/test2017/1.jpg"), image)
+    content = json.loads((root / "coco/annotations/instances_val2017.json").read_text())
+    content = {"images": [{"id": 7, "file_name": "1.jpg"}], "categories": content["categories"]}
+    (root / "coco/annotations/image_info_test-dev2017.json").write_text(json.dumps(content))
+
+
 @pytest.mark.long
 def test_each_export_of_the_table_is_read_by_its_command(run_tool, tmp_path):
     write_exports(tmp_path)
@@ -122,6 +134,7 @@ def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatc
     write_camvid(tmp_path / "camvid")
     write_exports(tmp_path)
     write_shapes(tmp_path / "coco", train=16)
+    write_test_images(tmp_path)
     write_raccoon(tmp_path / "raccoon")
     write_folders(tmp_path / "pets", train=8, size=(200, 240))
     write_imagenet(tmp_path / "imagenet")
@@ -154,6 +167,10 @@ def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatc
         assert (run / name).exists(), f"the README promises {name}"
     assert (run / "evaluation.json").is_file()
     assert list((run / "predictions").glob("**/*_classes.png"))
+    assert list((run / "predictions-test").glob("submission/*.png"))
+    assert {
+        one["image_id"] for one in json.loads((tmp_path / "runs/coco/predictions-test/predictions.json").read_text())
+    } <= {7}
 
 
 @pytest.mark.long
