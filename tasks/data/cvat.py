@@ -10,17 +10,28 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from tasks.data.described_images import DescribedImage, DescribedImages, DescribedObject, outlined
+from tasks.data.described_images import (
+    DescribedImage,
+    DescribedImages,
+    DescribedObject,
+    ellipse,
+    outlined,
+    outlined_mask,
+    turned,
+)
 from tasks.data.errors import DataError
 from tasks.data.plain_xml import read_xml
 from tasks.data.safe_paths import below
 from tasks.data.split_folders import FOLDERS, no_split, split_folder
+from tasks.files.images import MAX_PIXELS
 
 FILE = "annotations.xml"
 
 
 class CvatData(DescribedImages):
-    """Read CVAT's files; boxes, of polygons and ellipses those around them. Lines, points and tags are left out.
+    """Read CVAT's files; boxes, of other shapes those around them.
+
+    Lines, points, cuboids, skeletons and tags are left out.
 
     Args:
         root: Folder with train/annotations.xml and val/annotations.xml (or valid); or with one annotations.xml, whose
@@ -105,14 +116,22 @@ def _described_object(shape: ElementTree.Element) -> DescribedObject | None:
         return None
     if not name:
         raise ValueError(f"a {shape.tag} has no label")
+    angle = math.radians(_number(shape, "rotation", 0.0))
     if shape.tag == "box":
         left, top, right, bottom = (_number(shape, key) for key in ("xtl", "ytl", "xbr", "ybr"))
-        return DescribedObject(name, _turned([left, top, right - left, bottom - top], shape))
+        if not angle:
+            return DescribedObject(name, [left, top, right - left, bottom - top], solid=True)
+        center = np.array([left + right, top + bottom]) / 2
+        corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+        return outlined(name, turned(corners - center, angle) + center)
     if shape.tag == "mask":
-        return DescribedObject(name, [_number(shape, key) for key in ("left", "top", "width", "height")])
+        return outlined_mask(name, _mask(shape), [_number(shape, key) for key in ("left", "top")])
     if shape.tag == "ellipse":
         x, y, wide, high = (_number(shape, key) for key in ("cx", "cy", "rx", "ry"))
-        return DescribedObject(name, _turned([x - wide, y - high, 2 * wide, 2 * high], shape))
+        half = [math.hypot(wide * math.cos(angle), high * math.sin(angle)),
+                math.hypot(wide * math.sin(angle), high * math.cos(angle))]  # fmt: skip
+        box = [x - half[0], y - half[1], 2 * half[0], 2 * half[1]]
+        return DescribedObject(name, box, outline=ellipse([x, y], [wide, high], angle))
     try:
         corners = shape.get("points", "").split(";")
         points = np.array([[float(value) for value in corner.split(",")] for corner in corners])
@@ -123,16 +142,23 @@ def _described_object(shape: ElementTree.Element) -> DescribedObject | None:
     return outlined(name, points)
 
 
-def _turned(box: list[float], shape: ElementTree.Element) -> list[float]:
-    """Return the box around a box or ellipse that is turned about its center by `rotation` degrees."""
-    angle = math.radians(_number(shape, "rotation", 0.0))
-    if not angle:
-        return box
-    left, top, width, height = box
-    x, y, cosine, sine = left + width / 2, top + height / 2, abs(math.cos(angle)), abs(math.sin(angle))
-    combine = math.hypot if shape.tag == "ellipse" else lambda a, b: a + b
-    wide, high = combine(width * cosine, height * sine), combine(width * sine, height * cosine)
-    return [x - wide / 2, y - high / 2, wide, high]
+def _mask(shape: ElementTree.Element) -> np.ndarray:
+    """Decode a mask's run lengths, row by row, of px outside and inside in turn: (height, width) bool.
+
+    Raises:
+        ValueError: They are no numbers, or more or fewer than the px.
+    """
+    size = int(_number(shape, "height")), int(_number(shape, "width"))
+    try:
+        counts = [int(word) for word in (shape.get("rle") or "").split(",")]
+    except ValueError:
+        counts = [-1]
+    if min(counts) < 0 or min(size) < 0 or not size[0] * size[1] == sum(counts) <= MAX_PIXELS:
+        raise ValueError(
+            f"a mask {shape.get('label')!r} has rle={shape.get('rle')!r:.60}; expected run lengths of "
+            f"{size[1]}x{size[0]} px"
+        )
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size)
 
 
 def _number(entry: ElementTree.Element, key: str, default: float | None = None) -> float:

@@ -1,6 +1,7 @@
 """Images whose objects are described one by one, with class names: the base of readers of annotation tools' files."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +14,9 @@ from tasks.data.class_names import class_names as read_names
 from tasks.data.datamodule import SPLITS
 from tasks.data.detection import DetectionData, numbered_classes
 from tasks.data.errors import DataError
+from tasks.data.traced_outlines import traced
 
+CORNERS = 64  # of the polygon that stands for an ellipse
 logger = logging.getLogger(__name__)
 
 
@@ -25,22 +28,27 @@ class DescribedObject(NamedTuple):
         box: Left, top, width, height px.
         difficult: As VOC marks objects that are not counted.
         outline: (P, 2) x, y px of its polygon; None where it has only a box.
+        solid: The box is all of the object, a rectangle, not just around it.
     """
 
     name: str
     box: Sequence[float]
     difficult: bool = False
     outline: np.ndarray | None = None
+    solid: bool = False
 
     @property
     def area(self) -> float:
         """Area of the outline where there is one, else of the box, px."""
         return self.box[2] * self.box[3] if self.outline is None else polygon_area(self.outline)
 
-    @property
-    def polygons(self) -> list[list[float]] | None:
-        """The outline in COCO's form, [[x, y, x, y, ...]]; None where there is none."""
-        return None if self.outline is None else [self.outline.ravel().tolist()]
+    def polygons(self, *, filled: bool) -> list[list[float]] | None:
+        """Return the outline in COCO's form, [[x, y, x, y, ...]], if `filled` of a rectangle too; None without."""
+        if self.outline is not None:
+            return [self.outline.ravel().tolist()]
+        left, top, width, height = self.box
+        right, bottom = left + width, top + height
+        return [[left, top, right, top, right, bottom, left, bottom]] if filled and self.solid else None
 
 
 class DescribedImage(NamedTuple):
@@ -79,6 +87,34 @@ def outlined(name: str, outline: np.ndarray) -> DescribedObject:
     return DescribedObject(name, [*first.tolist(), *(outline.max(0) - first).tolist()], outline=outline)
 
 
+def outlined_mask(name: str, mask: np.ndarray, corner: Sequence[float]) -> DescribedObject:
+    """Describe an object by its mask (H, W) bool, whose left upper corner lies at `corner`, x and y px of the image.
+
+    Raises:
+        ValueError: No px is of the object.
+    """
+    if not mask.any():
+        raise ValueError(f"a mask {name!r} has no px; expected those of an object")
+    return outlined(name, traced(mask) + np.array(corner, float))
+
+
+def ellipse(center: Sequence[float], radii: Sequence[float], angle: float = 0.0) -> np.ndarray:
+    """Make the polygon (P, 2) that stands for an ellipse, which is turned by radians.
+
+    Args:
+        center, radii: x and y, px.
+        angle: From x towards y.
+    """
+    turns = np.arange(CORNERS) * (2 * np.pi / CORNERS)
+    return turned(np.stack([np.cos(turns), np.sin(turns)], 1) * radii, angle) + center
+
+
+def turned(points: np.ndarray, angle: float) -> np.ndarray:
+    """Turn points (P, 2) about the origin by radians, from x towards y."""
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return points @ np.array([[cosine, sine], [-sine, cosine]])
+
+
 class DescribedImages(DetectionData):
     """Data module over `DescribedImage`s, which a subclass reads in `describe`.
 
@@ -95,6 +131,7 @@ class DescribedImages(DetectionData):
         DataError: No object has a class (where `known` is None), or a file is invalid.
     """
 
+    filled = False  # whether rectangles have an outline, for masks
     strict = ""  # whose classes all objects must be of, such as "VOC"; empty: objects of others are left out
 
     def __init__(
@@ -142,7 +179,8 @@ class DescribedImages(DetectionData):
         for place, image in enumerate(images):
             for found in image.objects:
                 if found.name in labels:
-                    rows.append((place, found.box, labels[found.name], found.difficult, found.area, found.polygons))
+                    outline = found.polygons(filled=self.filled)
+                    rows.append((place, found.box, labels[found.name], found.difficult, found.area, outline))
                 elif self.strict:
                     raise DataError(
                         f"{image.source} has an object {found.name!r}, no class of {self.strict}; name your own "

@@ -3,6 +3,7 @@
 Source: Wada, "labelme: Image Polygonal Annotation with Python"; the form is that of its own files, of versions 3 to 5.
 """
 
+import base64
 import json
 import logging
 import math
@@ -12,24 +13,34 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import cv2
 import numpy as np
 
-from tasks.data.described_images import DescribedImage, DescribedImages, DescribedObject, outlined
+from tasks.data.described_images import (
+    DescribedImage,
+    DescribedImages,
+    DescribedObject,
+    ellipse,
+    outlined,
+    outlined_mask,
+)
 from tasks.data.errors import DataError
 from tasks.data.file_lists import list_files
 from tasks.data.split_folders import flat_folder, has_flat_split
 from tasks.data.text_lists import read_text
 from tasks.files.images import is_image
 
-FEWEST = {"rectangle": 2, "circle": 2, "line": 2, "linestrip": 2, "polygon": 3, "mask": 2}  # points of a shape
-CORNERS = 64  # of the polygon that stands for a circle
+# fewest points of a shape
+FEWEST = {"rectangle": 2, "circle": 2, "line": 2, "linestrip": 2, "polygon": 3, "mask": 2, "oriented_rectangle": 4}
+POINTS = ("point", "points")  # shapes without extent
 logger = logging.getLogger(__name__)
 
 
 class LabelmeData(DescribedImages):
     """Read LabelMe's files; an image without a file is passed over, as nobody has looked at it yet.
 
-    Rectangles are boxes; of polygons, circles, lines and masks it is the box around them. Points are left out.
+    Rectangles are boxes; of polygons, circles, lines and masks it is the box around them. Points are left out. In masks
+    lines are left out too, and rectangles are filled.
 
     Args:
         root: Folder with train and val (or valid), each with images and their JSON files.
@@ -61,8 +72,8 @@ class LabelmeData(DescribedImages):
         for file in list_files(folder, is_json, what="LabelMe's JSON files", passed=is_image):
             content = read_file(file)
             shapes = content["shapes"]
-            left_out.update(shape["shape_type"] for shape in shapes if shape["shape_type"] not in FEWEST)
-            objects = [_described_object(shape) for shape in shapes if shape["shape_type"] in FEWEST]
+            left_out.update(shape["shape_type"] for shape in shapes if shape["shape_type"] in POINTS)
+            objects = [_described_object(shape) for shape in shapes if shape["shape_type"] not in POINTS]
             size = content["imageHeight"] or 0, content["imageWidth"] or 0
             yield DescribedImage(self._image_name(file, content["imagePath"]), size, objects, file)
         if left_out:
@@ -87,7 +98,8 @@ def read_file(file: Path) -> dict[str, Any]:
     """Read and check a file of LabelMe.
 
     Returns:
-        {"imagePath": text, "imageHeight", "imageWidth": px or None, "shapes": [{"label", "shape_type", "points"}]}.
+        {"imagePath": text, "imageHeight", "imageWidth": px or None, "shapes": [{"label", "shape_type", "points",
+        "mask": (H, W) bool or None}]}.
 
     Raises:
         DataError: The file is not JSON, or a part is missing or invalid.
@@ -119,8 +131,8 @@ def _checked(shape: Any) -> dict[str, Any]:
     label, kind, points = shape.get("label"), shape.get("shape_type") or "polygon", shape.get("points")
     if not isinstance(label, str) or not label.strip():
         raise ValueError(f"has the label {str(label)[:60]!r}; expected a class name")
-    if not isinstance(kind, str):
-        raise ValueError(f"has the shape_type {str(kind)[:60]}; expected rectangle, polygon, circle, ...")
+    if kind not in (*FEWEST, *POINTS):
+        raise ValueError(f"({label}) has the shape_type {kind!r:.60}; expected {', '.join((*FEWEST, *POINTS))}")
     good = isinstance(points, list) and len(points) >= FEWEST.get(kind, 0)
     if not good or not all(
         isinstance(point, list) and len(point) == 2 and all(type(value) in (int, float) and math.isfinite(value)
@@ -129,15 +141,28 @@ def _checked(shape: Any) -> dict[str, Any]:
         raise ValueError(
             f"({label}, {kind}) has the points {str(points)[:60]}; expected {FEWEST.get(kind, 1)} or more of [x, y] px"
         )
-    return {"label": label, "shape_type": kind, "points": points}
+    return {"label": label, "shape_type": kind, "points": points, "mask": _mask(shape) if kind == "mask" else None}
+
+
+def _mask(shape: dict[str, Any]) -> np.ndarray | None:
+    """Decode the mask (H, W) bool of a shape, which is a PNG as base64 text; None where there is none."""
+    text = shape.get("mask")
+    if text is None:
+        return None
+    try:
+        data = base64.b64decode(text, validate=True)
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) > 0
+    except (ValueError, TypeError, cv2.error):
+        raise ValueError(f"({shape['label']}, mask) has the mask {str(text)[:60]}; expected a PNG as base64") from None
 
 
 def _described_object(shape: dict[str, Any]) -> DescribedObject:
     kind, points = shape["shape_type"], np.array(shape["points"], float)
     if kind == "circle":  # its center, and a point on it
-        angles = np.arange(CORNERS) * (2 * np.pi / CORNERS)
-        return outlined(
-            shape["label"], points[0] + math.dist(*points[:2]) * np.stack([np.cos(angles), np.sin(angles)], 1)
-        )
+        return outlined(shape["label"], ellipse(points[0], [math.dist(*points[:2])] * 2))
+    if shape["mask"] is not None:
+        return outlined_mask(shape["label"], shape["mask"], points[0])
     found = outlined(shape["label"], points)
-    return found if kind == "polygon" else found._replace(outline=None)
+    if kind in ("polygon", "oriented_rectangle"):
+        return found
+    return found._replace(outline=None, solid=kind == "rectangle")

@@ -156,10 +156,15 @@ class OutlinedMasks(SegmentationData):
             self.source.check_files(split)
 
     def split_findings(self, split: str) -> list[Finding]:
-        outlined = self._outlined(self.source.annotations(split))
+        annotations = self.source.annotations(split)
+        outlined = self._outlined(annotations)
         if outlined.all():
             return []
-        text = f"{split}: {(~outlined).sum()} of {len(outlined)} objects have no outline and are not in the masks"
+        first = int(np.searchsorted(annotations.offsets, np.flatnonzero(~outlined)[0], side="right")) - 1
+        text = (
+            f"{split}: {(~outlined).sum()} of {len(outlined)} objects have no outline and are not in the masks, the "
+            f"first: {self.source.named_by(split, first)}: {annotations.name(first)}"
+        )
         return [Finding(logging.WARNING, text)]
 
     def images(self, split: str) -> list[Path]:
@@ -218,7 +223,7 @@ class CocoMasks(OutlinedMasks):
 
 
 class DescribedMasks(OutlinedMasks):
-    """Read the polygons of an annotation tool's files as masks; shapes without a polygon are not drawn.
+    """Read the shapes of an annotation tool's files as masks; those that enclose nothing are not drawn.
 
     Args:
         root, train, val, class_names: As in `reader`.
@@ -229,27 +234,29 @@ class DescribedMasks(OutlinedMasks):
     """
 
     reader: type[DescribedImages]
+    filled = True  # whether rectangles are drawn: where the tool's user may have meant them as outlines
 
     def __init__(
         self, root: str, *, train: str = "train", val: str = "val", class_names: Sequence[str] | None = None, **options
     ) -> None:
         source = self.reader(root, train=train, val=val, class_names=class_names, batch_size=1, num_workers=0)
+        source.filled = self.filled
         super().__init__(source, source.classes.names, range(len(source.classes)), **options)
 
 
 class YoloMasks(DescribedMasks):
-    """Read YOLO's polygons as masks."""
+    """Read YOLO's polygons as masks; its boxes are not drawn."""
 
-    reader = YoloData
+    reader, filled = YoloData, False
 
 
 class LabelmeMasks(DescribedMasks):
-    """Read LabelMe's polygons and circles as masks."""
+    """Read LabelMe's polygons, rectangles, circles and masks as masks."""
 
     reader = LabelmeData
 
 
 class CvatMasks(DescribedMasks):
-    """Read CVAT's polygons as masks."""
+    """Read CVAT's polygons, boxes, ellipses and masks as masks."""
 
     reader = CvatData

@@ -1,14 +1,16 @@
 """Polygons of LabelMe and CVAT as masks, against pycocotools."""
 
+import base64
 import json
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as pycocotools_mask
 
 from tasks.data.errors import DataError
 from tasks.data.outlined_masks import CvatMasks, LabelmeMasks
-from tests.tasks.data.test_cvat import BOX, document, image
+from tests.tasks.data.test_cvat import document, image
 from tests.tasks.data.test_labelme import write as write_labelme_file
 from tests.tasks.data.test_yolo import picture, text
 
@@ -88,23 +90,82 @@ def test_polygons_of_too_few_corners_are_named(tmp_path, kind, corners):
     assert "\n" not in str(caught.value)
 
 
-def test_boxes_alone_are_no_masks(tmp_path):
+X, Y = np.arange(60) + 0.5, np.arange(40)[:, None] + 0.5
+RING = np.array([[1, 1, 1, 1], [1, 0, 0, 1], [0, 1, 1, 1]], bool)
+PLACED = np.pad(RING, ((5, 32), (10, 46)))
+PNG = base64.b64encode(cv2.imencode(".png", RING.astype(np.uint8))[1].tobytes()).decode()
+CVAT_SHAPES = [  # shape, the px that it is
+    ('<box label="cat" xtl="10" ytl="5" xbr="40" ybr="30"/>', (X > 10) & (X < 40) & (Y > 5) & (Y < 30)),
+    ('<box label="cat" xtl="10" ytl="5" xbr="40" ybr="30" rotation="90"/>',
+     (X > 12.5) & (X < 37.5) & (Y > 2.5) & (Y < 32.5)),
+    ('<box label="cat" xtl="20" ytl="10" xbr="40" ybr="30" rotation="45"/>', abs(X - 30) + abs(Y - 20) < 200**0.5),
+    ('<ellipse label="cat" cx="30" cy="20" rx="12" ry="5"/>', ((X - 30) / 12) ** 2 + ((Y - 20) / 5) ** 2 < 1),
+    ('<ellipse label="cat" cx="30" cy="20" rx="12" ry="5" rotation="30"/>',
+     (((X - 30) * 3**0.5 / 2 + (Y - 20) / 2) / 12) ** 2 + (((Y - 20) * 3**0.5 / 2 - (X - 30) / 2) / 5) ** 2 < 1),
+    ('<mask label="cat" rle="0, 5, 2, 1, 1, 3" left="10" top="5" width="4" height="3"/>', PLACED),
+]  # fmt: skip
+LABELME_SHAPES = [
+    ("rectangle", [[40, 30], [10, 5]], (X > 10) & (X < 40) & (Y > 5) & (Y < 30)),
+    ("circle", [[30, 20], [30, 30]], (X - 30) ** 2 + (Y - 20) ** 2 < 100),
+    ("oriented_rectangle", [[30, 6], [44, 20], [30, 34], [16, 20]], abs(X - 30) + abs(Y - 20) < 14),
+    ("mask", [[10, 5], [13, 7]], PLACED),
+]
+
+
+def same_px(data, split: str, expected: np.ndarray) -> None:
+    """Compare a mask with what it should be; px whose middle lies by the edge may differ."""
+    mask = data.dataset(split).read(0)[1]
+    assert data.classes.names == ("background", "cat") and set(np.unique(mask)) == {0, 1}
+    edge = cv2.morphologyEx(expected.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).astype(bool)
+    assert ((mask == 1) == expected)[~edge | (expected is PLACED)].all()
+
+
+@pytest.mark.parametrize(("shape", "expected"), CVAT_SHAPES, ids=range(len(CVAT_SHAPES)))
+def test_every_shape_of_cvat_that_has_an_area_is_filled(tmp_path, shape, expected):
     for split in ("train", "val"):
         picture(tmp_path / split / "images/0.png")
-        text(tmp_path / split / "annotations.xml", document(image("0.png", BOX)))
-    with pytest.raises(DataError, match="none of the 1 objects of train has an outline; expected polygons"):
-        CvatMasks(str(tmp_path), **OPTIONS).dataset("train")
+        text(tmp_path / split / "annotations.xml", document(image("0.png", shape)).replace("<name>dog</name>", ""))
+    same_px(CvatMasks(str(tmp_path), **OPTIONS), "train", expected)
 
 
-def test_a_circle_is_drawn_and_a_rectangle_told_of(tmp_path):
-    circle = {"label": "cat", "points": [[30, 20], [30, 30]], "shape_type": "circle"}
+@pytest.mark.parametrize(("kind", "points", "expected"), LABELME_SHAPES, ids=[row[0] for row in LABELME_SHAPES])
+def test_every_shape_of_labelme_that_has_an_area_is_filled(tmp_path, kind, points, expected):
+    shape = {"label": "cat", "points": points, "shape_type": kind, "mask": PNG if kind == "mask" else None}
     for split in ("train", "val"):
-        box = {"label": "dog", "points": [[1, 1], [9, 9]], "shape_type": "rectangle"}
-        write_labelme_file(tmp_path / split / "a.json", circle, box)
+        write_labelme_file(tmp_path / split / "a.json", shape)
+    same_px(LabelmeMasks(str(tmp_path), **OPTIONS), "val", expected)
+
+
+def test_shapes_without_area_are_told_of_and_unknown_ones_refused(tmp_path):
+    line = {"label": "dog", "points": [[1, 1], [9, 9]], "shape_type": "line"}
+    cat = {"label": "cat", "points": [[1, 1], [9, 9]], "shape_type": "rectangle"}
+    for split in ("train", "val"):
+        write_labelme_file(tmp_path / split / "a.json", cat)
+        write_labelme_file(tmp_path / split / "b.json", cat, line)
     data = LabelmeMasks(str(tmp_path), **OPTIONS)
-    mask = data.dataset("train").read(0)[1]
-    assert np.unique(mask).tolist() == [0, 1] and (mask == 1).sum() == pytest.approx(100 * np.pi, rel=0.02)
-    assert "1 of 2 objects have no outline and are not in the masks" in data.split_findings("train")[0].text
+    (found,) = data.split_findings("train")
+    assert "1 of 3 objects have no outline and are not in the masks, the first: " in found.text
+    assert found.text.endswith("train/b.json: train/b.png")
+    for wrong, message in (
+        ({"shape_type": "cuboid"}, r"b\.json: shape 1 \(dog\) has the shape_type 'cuboid'; expected rectangle, circle"),
+        (
+            {"shape_type": "mask", "mask": "no PNG"},
+            r"\(dog, mask\) has the mask no PNG; expected a PNG as base",
+        ),
+        ({"shape_type": "mask", "mask": "AAAA"}, r"\(dog, mask\) has the mask AAAA; expected a PNG"),
+    ):
+        write_labelme_file(tmp_path / "val/b.json", line | wrong)
+        with pytest.raises(DataError, match=message):
+            LabelmeMasks(str(tmp_path), **OPTIONS)
+
+
+@pytest.mark.parametrize("counts", ["", "1, 2", "13", "-1, 13", "a", "12", "99999999999999999999"])
+def test_run_lengths_of_cvat_that_are_no_mask_are_named(tmp_path, counts):
+    mask = f'<mask label="cat" rle="{counts}" left="10" top="5" width="4" height="3"/>'
+    for split in ("train", "val"):
+        text(tmp_path / split / "annotations.xml", document(image("0.png", mask)))
+    with pytest.raises(DataError, match=r"image '0\.png': a mask 'cat' has (rle=.* run lengths of 4x3 px|no px; exp)"):
+        CvatMasks(str(tmp_path), **OPTIONS).source.annotations("train")
 
 
 def test_a_file_that_is_torn_is_named(tmp_path):
