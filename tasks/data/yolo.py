@@ -15,8 +15,9 @@ import numpy as np
 from tasks.data.described_images import DescribedImage, DescribedImages, DescribedObject, outlined
 from tasks.data.errors import DataError
 from tasks.data.file_lists import list_files
+from tasks.data.moved_paths import moved
 from tasks.data.text_lists import read_lines, read_text
-from tasks.data.yolo_yaml import YoloYaml, moved
+from tasks.data.yolo_yaml import YoloYaml
 from tasks.files.images import image_size, is_image
 
 FAR = (-1.0, 2.0)  # parts of the image's sides; what lies beyond is no such part
@@ -30,7 +31,7 @@ class YoloData(DescribedImages):
     those of the files, from 0.
 
     Args:
-        root: Folder of data.yaml, or the file itself.
+        root: Folder of data.yaml, or of darknet's obj.data or classes.txt; or the file itself.
         train, val: Entries of data.yaml; or folders or lists of images, relative to its folder.
         class_names: Classes to keep, in this order; the objects of others are left out. None: all of data.yaml.
         options: As in `DetectionData`.

@@ -1,14 +1,16 @@
 """Read YOLO's data.yaml: class names and the places of the splits."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tasks.data.darknet import find_darknet, read_darknet
 from tasks.data.errors import DataError
+from tasks.data.moved_paths import moved
 from tasks.data.split_folders import FOLDERS, no_split
 from tasks.data.text_lists import read_text
 from tasks.files.visible_files import is_hidden
@@ -18,7 +20,7 @@ SUFFIXES = (".yaml", ".yml")
 
 @dataclass(frozen=True)
 class YoloYaml:
-    """A data.yaml.
+    """A data.yaml, or what stands in its place in darknet's form.
 
     Attributes:
         file: The file.
@@ -34,7 +36,7 @@ class YoloYaml:
 
     @classmethod
     def read(cls, place: Path) -> "YoloYaml":
-        """Read the file, or the one YAML file of a folder (data.yaml, where there are several).
+        """Read the file, or that of a folder: its one YAML file (data.yaml, where there are several), else darknet's.
 
         Raises:
             DataError: There is no such file, or it does not name the classes.
@@ -42,10 +44,7 @@ class YoloYaml:
         file = find_yaml(place) if place.is_dir() else place
         if not file.is_file():
             raise DataError(f"no file {file}; expected YOLO's data.yaml there (set data.root to its folder, or to it)")
-        try:
-            content = yaml.BaseLoader(read_text(file)).get_single_data()  # it leaves a class named no as it is
-        except (yaml.YAMLError, RecursionError) as error:
-            raise DataError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
+        content = _entries(file) if file.suffix.lower() in SUFFIXES else read_darknet(file)
         if not isinstance(content, dict):
             raise DataError(f"{file} holds no entries; expected names: and train:, val:")
         names = _names(content.get("names"), file)
@@ -101,25 +100,16 @@ class YoloYaml:
         return Path(os.path.normpath(found))
 
 
-def moved(path: str, bases: Sequence[Path], *, by_machine: bool = False) -> Iterator[Path]:
-    """Yield where a path may lie now, the likeliest first: below a base, also without its first folders.
-
-    The first folders are left out where they are "..", of an absolute path (of another machine), or by a machine's own
-    list, which begins anywhere.
-
-    >>> [place.as_posix() for place in moved("../train/images", [Path("set")])]
-    ['set/../train/images', 'set/train/images']
-    """
-    parts = PurePosixPath(path.replace("\\", "/")).parts
-    absolute = by_machine or parts[:1] == ("/",) or ":" in "".join(parts[:1])
-    most = len(parts) - 1 if absolute else sum(part == ".." for part in parts)
-    for dropped in range(most + 1):
-        for base in bases:
-            yield base.joinpath(*parts[dropped:])
+def _entries(file: Path) -> Any:
+    """Read a YAML file, with numbers and the like as text."""
+    try:
+        return yaml.BaseLoader(read_text(file)).get_single_data()  # it leaves a class named no as it is
+    except (yaml.YAMLError, RecursionError) as error:
+        raise DataError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
 
 
 def find_yaml(folder: Path) -> Path:
-    """Find the YAML file of a folder: data.yaml, else the only one there is.
+    """Find the YAML file of a folder, data.yaml, else the only one there is; or where there is none darknet's file.
 
     Raises:
         DataError: There is none, or several.
@@ -127,9 +117,14 @@ def find_yaml(folder: Path) -> Path:
     there = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not is_hidden(path.name))
     named = [path for path in there if path.stem.lower() in ("data", "dataset")]
     found = named[:1] or there
+    if not found and (other := find_darknet(folder)):
+        return other
     if len(found) != 1:
         held = f"has {len(found)} YAML files" if found else "has no YAML file"
-        raise DataError(f"{folder} {held}; expected YOLO's data.yaml there, or its path in data.root")
+        raise DataError(
+            f"{folder} {held}; expected YOLO's data.yaml there, or its path in data.root (or darknet's obj.data, or "
+            "classes.txt)"
+        )
     return found[0]
 
 
