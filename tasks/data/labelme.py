@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import cv2
 import numpy as np
 
 from tasks.data.described_images import (
@@ -28,7 +27,7 @@ from tasks.data.errors import DataError
 from tasks.data.file_lists import list_files
 from tasks.data.split_folders import flat_folder, has_flat_split
 from tasks.data.text_lists import read_text
-from tasks.files.images import is_image
+from tasks.files.images import decode_image, is_image
 
 # fewest points of a shape
 FEWEST = {"rectangle": 2, "circle": 2, "line": 2, "linestrip": 2, "polygon": 3, "mask": 2, "oriented_rectangle": 4}
@@ -150,9 +149,8 @@ def _mask(shape: dict[str, Any]) -> np.ndarray | None:
     if text is None:
         return None
     try:
-        data = base64.b64decode(text, validate=True)
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) > 0
-    except (ValueError, TypeError, cv2.error):
+        return decode_image(base64.b64decode(text, validate=True), "mask").any(2)
+    except (ValueError, TypeError):
         raise ValueError(f"({shape['label']}, mask) has the mask {str(text)[:60]}; expected a PNG as base64") from None
 
 

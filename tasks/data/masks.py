@@ -1,5 +1,6 @@
 """Read a user's own images and masks, in two folders a split."""
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def paired_files(image_folder: Path, mask_folder: Path, *, mask_suffix: str = ""
 def _by_stem(folder: Path, what: str) -> dict[str, Path]:
     files = {}
     for path in list_files(folder, is_image, what=what):
-        key = str(path.relative_to(folder).with_suffix(""))
+        key = unicodedata.normalize("NFC", str(path.relative_to(folder).with_suffix("")))  # a Mac decomposes letters
         if key in files:
             raise DataError(f"{files[key]} and {path} have one name; names must be unique, suffix aside")
         files[key] = path

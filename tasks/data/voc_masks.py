@@ -4,7 +4,7 @@ Source: Everingham et al. 2010, "The Pascal Visual Object Classes (VOC) Challeng
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from tasks.data.segmentation import SegmentationData, id_table
 from tasks.data.submission import Submission
 from tasks.data.text_lists import read_lines
 from tasks.data.voc import VOC_CLASSES
+from tasks.files.images import is_image
 
 BACKGROUND = "background"
 VOC_MASK_CLASSES = (BACKGROUND, *VOC_CLASSES)
@@ -74,7 +75,9 @@ class VocMasks(SegmentationData):
                 raise DataError(
                     f"no file {names}; expected the names of images there (set data.root, data.{split}_sets)"
                 )
-            yield folder, [below(line.replace("\\", "/"), names) for line in read_lines(names)], names
+            lines = (below(line.replace("\\", "/"), names) for line in read_lines(names))
+            stems = [str(PurePosixPath(line).with_suffix("")) if is_image(line) else line for line in lines]
+            yield folder, stems, names
 
 
 def _files(folder: Path, stems: Sequence[str], suffix: str, names: Path) -> list[Path]:

@@ -4,6 +4,7 @@ Source: the form of Redmon and Farhadi's darknet, with data.yaml and polygons as
 have them.
 """
 
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,9 @@ from tasks.data.text_lists import read_lines, read_text
 from tasks.data.yolo_yaml import YoloYaml
 from tasks.files.images import image_size, is_image
 
+LABELS = {"images": "labels", "Images": "Labels", "IMAGES": "LABELS"}
 FAR = (-1.0, 2.0)  # parts of the image's sides; what lies beyond is no such part
+logger = logging.getLogger(__name__)
 
 
 class YoloData(DescribedImages):
@@ -67,6 +70,11 @@ class YoloData(DescribedImages):
             images = [_absolute(image) for image in images]
             self.root = Path(os.path.commonpath([_absolute(self.root), *(image.parent for image in images)]))
         labels = [label_file(image) for image in images]
+        owners = dict(zip(labels, images, strict=True))
+        twins = [(image, owners[file]) for image, file in zip(images, labels, strict=True) if owners[file] != image]
+        if twins:
+            text = "%s: images have the label file of another, %d of them, the first: %s that of %s"
+            logger.warning(text, split, len(twins), *twins[0])
         if not any(file.is_file() for file in labels):
             raise DataError(
                 f"none of the {len(images)} images of {split} has a label file; expected that of {images[0]} as "
@@ -114,16 +122,19 @@ def _absolute(path: Path) -> Path:
 def label_file(image: Path) -> Path:
     """Name the label file of an image: the last folder "images" becomes "labels", the suffix ".txt".
 
+    Where that is not there, a file beside the image is taken; the suffix may be ".TXT".
+
     >>> label_file(Path("set/images/train/1.jpg")).as_posix()
     'set/labels/train/1.txt'
     >>> label_file(Path("set/train/1.jpg")).as_posix()
     'set/train/1.txt'
     """
     parts = list(image.parts)
-    if "images" in parts[:-1]:
-        place = len(parts) - 2 - parts[:-1][::-1].index("images")
-        parts[place] = "labels"
-    return Path(*parts).with_suffix(".txt")
+    place = next((k for k in range(len(parts) - 2, -1, -1) if parts[k] in LABELS), None)
+    if place is not None:
+        parts[place] = LABELS[parts[place]]
+    files = [file.with_suffix(suffix) for file in dict.fromkeys((Path(*parts), image)) for suffix in (".txt", ".TXT")]
+    return next((file for file in files if file.is_file()), files[0])
 
 
 def read_labels(file: Path, yaml: YoloYaml, size: tuple[int, int]) -> list[DescribedObject]:

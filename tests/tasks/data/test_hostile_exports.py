@@ -1,6 +1,9 @@
 """What systems and hands leave in exports: hidden files, other suffixes, deep images, negative ids, empty parents."""
 
+import base64
 import json
+import tracemalloc
+import unicodedata
 
 import cv2
 import numpy as np
@@ -11,12 +14,16 @@ from tasks.data.coco import CocoData
 from tasks.data.cvat import CvatData
 from tasks.data.errors import DataError
 from tasks.data.labelme import LabelmeData
+from tasks.data.masks import MaskFolders
 from tasks.data.outlined_masks import CocoMasks
 from tasks.data.voc import VocData
+from tasks.data.voc_masks import VocMasks
 from tasks.data.yolo import YoloData
 from tasks.inspection.check import check
 from tests.tasks.data.test_exported_formats import FORMATS, OPTIONS, written
-from tests.tasks.data.test_yolo import text
+from tests.tasks.data.test_hostile_input import bomb
+from tests.tasks.data.test_labelme import write as write_labelme_file
+from tests.tasks.data.test_yolo import WHOLE, picture, text
 from tests.tasks.detection.test_task import write_shapes
 
 
@@ -89,3 +96,48 @@ def test_negative_ids_and_parents_without_objects_as_masks(tmp_path, source):
     assert [part["problems"] for part in check(data, ("train", "val")).values()] == [[], []]
     pixels = np.bincount(data.dataset("val").read(1)[1].ravel(), minlength=256)
     assert pixels[1] > 100 and pixels[2] > 100
+
+
+def test_labels_in_other_letter_cases_or_beside_their_images(tmp_path, caplog):
+    """A label that is not found would make an image without objects, in silence."""
+    whole = "0 0.5 0.5 1 1"
+    for images, labels, label in (("images", "images/train/1.txt", WHOLE), ("a", "a/train/1.TXT", whole),
+                                  ("Images", "Labels/train/1.txt", f"1{WHOLE[1:]}")):  # fmt: skip
+        picture(tmp_path / images / "train/1.JPG")
+        text(tmp_path / labels, label)
+    text(tmp_path / "data.yaml", "train: [images/train, a/train, Images/train]\nnames: [cat, dog]\n")
+    found = YoloData(str(tmp_path), **OPTIONS).annotations("train")
+    assert found.labels.tolist() == [0, 0, 1] and found.boxes[1].tolist() == [0, 0, 60, 40]
+    picture(tmp_path / "a/train/1.png")
+    YoloData(str(tmp_path), **OPTIONS).annotations("train")
+    assert "train: images have the label file of another, 1 of them, the first: " in caplog.text
+
+
+def test_masks_whose_names_are_written_otherwise(tmp_path):
+    """A Mac decomposes letters; lists of names have suffixes, or a byte-order mark."""
+    options = {"crop_size": 32, "batch_size": 1, "num_workers": 0}
+    ids = Image.fromarray(np.repeat([[0, 1]], 40, 0).repeat(30, 1).astype(np.uint8))
+    for split in ("train", "val"):
+        names = [unicodedata.normalize(form, f"{split} ä") for form in ("NFC", "NFD")]
+        for root, image, mask in (("folders", f"{split}/images", f"{split}/masks"),
+                                  ("voc", "JPEGImages", "SegmentationClass")):  # fmt: skip
+            picture(tmp_path / root / image / f"{names[0]}.JPG")
+            (tmp_path / root / mask).mkdir(parents=True, exist_ok=True)
+            ids.save(tmp_path / root / mask / f"{names[1]}.PNG")
+        text(tmp_path / f"voc/ImageSets/Segmentation/{split}.txt", f"\ufeff{names[0]}.jpg\r\n")
+    for data in (MaskFolders(str(tmp_path / "folders"), ["a", "b"], **options),
+                 VocMasks(str(tmp_path / "voc"), class_names=["a", "b"], **options)):  # fmt: skip
+        data.setup("fit")
+        masks = [data.dataset(split).read(0)[1] for split in ("train", "val")]
+        assert all(np.bincount(mask.ravel()).tolist() == [1200, 1200] for mask in masks)
+
+
+def test_a_mask_within_a_json_file_that_unpacks_to_gigabytes_is_refused(tmp_path):
+    shape = {"label": "cat", "points": [[1, 1], [5, 5]], "shape_type": "mask",
+             "mask": base64.b64encode(bomb(30_000)["png"]).decode()}  # fmt: skip
+    write_labelme_file(tmp_path / "train/a.json", shape)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"a\.json: shape 1 \(cat, mask\) has the mask .*; expected a PNG as base64"):
+        LabelmeData(str(tmp_path), **OPTIONS)
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
