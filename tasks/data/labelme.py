@@ -149,9 +149,10 @@ def _mask(shape: dict[str, Any]) -> np.ndarray | None:
     if text is None:
         return None
     try:
-        return decode_image(base64.b64decode(text, validate=True), "mask").any(2)
-    except (ValueError, TypeError):
-        raise ValueError(f"({shape['label']}, mask) has the mask {str(text)[:60]}; expected a PNG as base64") from None
+        return decode_image(base64.b64decode(text, validate=True), "it").any(2)
+    except (ValueError, TypeError) as error:
+        reason = f"expected a PNG as base64 ({error})"
+        raise ValueError(f"({shape['label']}, mask) has the mask {str(text)[:60]}; {reason}") from None
 
 
 def _described_object(shape: dict[str, Any]) -> DescribedObject:

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import tracemalloc
 import unicodedata
 
 import cv2
@@ -136,8 +135,5 @@ def test_a_mask_within_a_json_file_that_unpacks_to_gigabytes_is_refused(tmp_path
     shape = {"label": "cat", "points": [[1, 1], [5, 5]], "shape_type": "mask",
              "mask": base64.b64encode(bomb(30_000)["png"]).decode()}  # fmt: skip
     write_labelme_file(tmp_path / "train/a.json", shape)
-    tracemalloc.start()
-    with pytest.raises(DataError, match=r"a\.json: shape 1 \(cat, mask\) has the mask .*; expected a PNG as base64"):
+    with pytest.raises(DataError, match=r"a\.json: shape 1 \(cat, mask\) .* base64 \(it states more than the \d+ px"):
         LabelmeData(str(tmp_path), **OPTIONS)
-    assert tracemalloc.get_traced_memory()[1] < 20e6
-    tracemalloc.stop()
