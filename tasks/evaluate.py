@@ -145,6 +145,8 @@ def _validate(
     connect(task, data)
     match_classes(task, data)
     settings = {**origin, "data": task.config["data"], "task": task.config["task"]}
+    if task.shorter_side is not None:
+        settings["shorter_side"] = task.shorter_side
     if config["trainer"].get("limit_val_batches") is not None:
         settings["limit_val_batches"] = config["trainer"]["limit_val_batches"]
     folder = _evaluation_folder(config, folder, settings, stored)

@@ -105,8 +105,7 @@ def build_predictor(config: Config) -> Predictor:
         return load_task(config["checkpoint"], config).to(device).predictor(config)
     task, weights = trained_task(config)
     size = weights.image_size if config["image_size"] is None else config["image_size"]
-    settings = plain(config) | {"image_size": size, "shorter_side": weights.shorter_side}
-    return task.to(device).predictor(settings)
+    return task.to(device).predictor(plain(config) | {"image_size": size})
 
 
 def needs_torch(config: Config) -> bool:

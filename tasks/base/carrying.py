@@ -86,6 +86,7 @@ def trained_task(config: Config, classes: Classes | None = None) -> tuple[Vision
     known = classes is not None and (weights.labels is None or {*classes.names} <= {*weights.labels})
     classes = classes if classes is not None and known else weights.classes
     task = build_task(config, classes, pretrained=False)
+    task.shorter_side = weights.shorter_side
     logger.info("%s", carry(task.network, weights, classes))
     return task.eval(), weights
 

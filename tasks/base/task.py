@@ -45,6 +45,8 @@ class VisionTask(TrainingSteps):
         resizing: How an image becomes the input of an artifact, in words.
         has_thresholds: Whether a report tells `best_thresholds`.
         evaluator: Engine that computes its metric, of those that the task knows; ignored where it has no choice.
+        shorter_side: Side in px that the shorter one of images of any size is resized to, as `weights=` were evaluated;
+            None: images are taken as the data gives them.
     """
 
     kind: str
@@ -59,6 +61,7 @@ class VisionTask(TrainingSteps):
     resizing = "resize the whole picture to the input's size"
     has_thresholds = False
     evaluator = "fast"
+    shorter_side: int | None = None
 
     # --- evaluation
 

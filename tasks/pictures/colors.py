@@ -1,5 +1,7 @@
 """Choose colours of classes, and paint masks in them."""
 
+from functools import cache
+
 import cv2
 import numpy as np
 
@@ -22,6 +24,12 @@ def distinct_colors(num_classes: int) -> np.ndarray:
     Raises:
         ValueError: `num_classes` is below 1 or above the number of colours to choose from, some 2900.
     """
+    return _chosen_colors(num_classes).copy()
+
+
+@cache
+def _chosen_colors(num_classes: int) -> np.ndarray:
+    """As `distinct_colors`; a thousand take a tenth of a second and more."""
     colors = np.stack(np.meshgrid(_LEVELS, _LEVELS, _LEVELS, indexing="ij"), axis=-1).reshape(1, -1, 3).astype(np.uint8)
     lab = cv2.cvtColor(colors.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
     chroma = np.hypot(lab[:, 1], lab[:, 2])

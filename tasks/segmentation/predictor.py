@@ -16,21 +16,18 @@ if TYPE_CHECKING:
 
 
 class SegmentationPredictor(Predictor):
-    """Class of every pixel. By default the network sees a picture at its own size.
+    """Class of every pixel. By default the network sees a picture as in an evaluation, mostly at its own size.
 
     Args:
         opacity: Of the colours over the picture.
-        shorter_side: Side in px that the shorter one of a picture is resized to, where `image_size` is None.
     """
 
     heading = "largest classes"
     fields = ("mask",)
 
-    def __init__(
-        self, task: Any, image_size: int | Sequence[int] | None, *, opacity: float, shorter_side: int | None = None
-    ) -> None:
+    def __init__(self, task: Any, image_size: int | Sequence[int] | None, *, opacity: float) -> None:
         super().__init__(task, image_size)
-        self.opacity, self.shorter_side = opacity, shorter_side
+        self.opacity = opacity
         self.pixels: dict[str, np.ndarray] = {}
         self.submission: Submission | None = None
 
@@ -41,8 +38,10 @@ class SegmentationPredictor(Predictor):
 
         with torch.inference_mode():
             images = self.images(image)
-            if size := self.image_size or self._resized(image.shape[:2]):
+            if size := self.image_size:
                 images = F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
+            else:
+                images = self.task.resized(images)
             logits = self.task.evaluate_images(images, image.shape[:2])
             return self.task.predict(logits, [image.shape[:2]])[0].cpu().numpy()
 
@@ -80,13 +79,6 @@ class SegmentationPredictor(Predictor):
             (source, ", ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:4]))
             for source, shares in self.summary().items()
         ]
-
-    def _resized(self, size: tuple[int, int]) -> tuple[int, int] | None:
-        """(H, W) px of which the shorter is `shorter_side`, the other rounded down, as torchvision does."""
-        if not self.shorter_side:
-            return None
-        height, width = (side * self.shorter_side // min(size) for side in size)
-        return height, width
 
     def _shares(self, counts: np.ndarray) -> dict[str, float]:
         parts = counts / max(1, counts.sum())

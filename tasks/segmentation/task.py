@@ -94,6 +94,17 @@ class SegmentationTask(VisionTask):
             masks.append(predicted_classes(logits[None])[0])
         return masks
 
+    def resized(self, images: Tensor) -> Tensor:
+        """Resize images to `shorter_side` px, the longer one rounded down; an artifact's own size stays its affair.
+
+        Source: torchvision's references/segmentation, which so evaluate their weights.
+        """
+        if self.shorter_side is None or getattr(self.network, "image_size", None):
+            return images
+        size = images.shape[-2:]
+        height, width = (side * self.shorter_side // min(size) for side in size)
+        return F.interpolate(images.float(), (height, width), mode="bilinear", align_corners=False, antialias=True)
+
     def evaluate_images(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         """Logits at (H, W) px, or with test-time augmentation the logarithm of averaged probabilities.
 
@@ -130,7 +141,7 @@ class SegmentationTask(VisionTask):
 
     def validation_step(self, batch: dict, index: int) -> dict:
         masks = batch["masks"]
-        logits = self.evaluate_images(batch["images"], tuple(masks.shape[-2:]))
+        logits = self.evaluate_images(self.resized(batch["images"]), tuple(masks.shape[-2:]))
         # an artifact may give classes, which have no loss
         loss = sum(self.loss(logits, batch).values()).item() if logits.is_floating_point() else float("nan")
         self.validation_loss += torch.tensor([loss * len(masks), len(masks)])
@@ -211,7 +222,7 @@ class SegmentationTask(VisionTask):
 
     def predictor(self, config: Mapping[str, Any]) -> SegmentationPredictor:
         size = None if self.tiling.tile and config.get("artifact") else config["image_size"]  # each tile is resized
-        return SegmentationPredictor(self, size, opacity=config["opacity"], shorter_side=config.get("shorter_side"))
+        return SegmentationPredictor(self, size, opacity=config["opacity"])
 
     def exported(self, network: Network, output: str, image_size: tuple[int, int] | None) -> SegmentationDeployable:
         return SegmentationDeployable(network, output)

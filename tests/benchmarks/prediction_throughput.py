@@ -40,7 +40,7 @@ def predictor(kind: str, backbone: str) -> Predictor:
     names = tuple(f"class {number}" for number in range(20))
     classes = Classes(names, tuple((12 * number, 255 - 12 * number, 128) for number in range(20)))
     task = build_task(config, classes, pretrained=False).eval()
-    return task.predictor({**config, "min_score": 0.3, "opacity": 0.5, "shorter_side": None, **settings})
+    return task.predictor({**config, "min_score": 0.3, "opacity": 0.5, **settings})
 
 
 def alone(kind: str, backbone: str, files: list[Path], _: Path) -> float:

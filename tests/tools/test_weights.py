@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from torchvision.models._api import WeightsEnum
 
 import mobile_dense
@@ -20,11 +21,16 @@ from tasks.base.carrying import carry, trained_task
 from tasks.base.network import build_network
 from tasks.base.network_weights import read_network_weights
 from tasks.data.classes import Classes
+from tasks.data.classification import DEFAULT_PREPROCESSING, named_classes
+from tasks.data.classification_transforms import CenterView
+from tasks.data.imagenet import readable_names
 from tasks.deploy.backend import Exported
 from tasks.deploy.original import Original
 from tasks.describe import describe
+from tasks.evaluate import evaluate
 from tests.heads.ssd_oracle import coarse_noise, torchvision_detector
 from tests.oracles import randomised, relative_error
+from tests.tasks.conftest import write_masks
 from tests.tasks.detection.test_task import QUICK, write_shapes
 from tools.cli import composed
 
@@ -106,6 +112,51 @@ def test_a_segmenters_pictures_are_resized_as_its_weights_were_trained(published
     predictor.task.evaluate_images = lambda images, size: seen.append(images.shape) or torch.zeros(1, 21, *size)
     predictor.find(np.zeros((480, 641, 3), np.uint8))
     assert seen == [(1, 3, 520, 694)]
+
+
+def test_a_segmenter_is_evaluated_at_the_size_that_its_weights_were_and_says_so(published, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_masks(tmp_path / "data", train=1, val=1, size=(24, 31))
+    words = ("task=segmentation", "weights=torchvision", "data=masks", f"data.root={tmp_path / 'data'}",
+             "data.class_names=[background,dog,cat]", "trainer.accelerator=cpu", "data.num_workers=0")  # fmt: skip
+    result, _ = evaluate(config("evaluate", *words))
+    record = json.loads((tmp_path / "runs/evaluation-segmentation-mnv3_large/evaluation.json").read_text())
+    assert (result["input_size"], record["shorter_side"]) == ("520x671", 520), "671.67, rounded down as by torchvision"
+
+
+def test_torchvisions_classifier_predicts_is_evaluated_exported_and_trained(tmp_path, monkeypatch):
+    """Probabilities are torchvision's, of images that its own preset prepares."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    entry = torchvision.models.MobileNet_V3_Large_Weights.IMAGENET1K_V2
+    model = randomised(torchvision.models.mobilenet_v3_large(weights=None)).eval()
+    monkeypatch.setattr(
+        WeightsEnum, "get_state_dict", lambda chosen, *_, **__: {entry.name: model.state_dict()}[chosen.name]
+    )
+    image = picture(260, 300)
+    with torch.no_grad():
+        view = entry.transforms()(Image.fromarray(image))[None]
+        model.classifier[3].weight *= 5 / model(view).std()
+        expected = model(view).softmax(1)[0].numpy()
+    words = ("task=classification", "backbone=mnv3_large", "weights=torchvision")
+    predicting = mobile_dense.load(task="classification", backbone="mnv3_large", weights="torchvision")
+    found = predicting.predict(image)
+    assert expected.max() > 0.1 and found.class_names[:2] == ("tench", "goldfish")
+    np.testing.assert_allclose(found.probabilities, expected, rtol=1e-3, atol=1e-6)
+    bare = Original(config("export", *words))
+    assert bare.image_size == (224, 224) and len(bare.task.classes) == 1000
+    evaluating = config("evaluate", *words)
+    evaluated, weights = trained_task(evaluating, named_classes(readable_names()))
+    with torch.inference_mode():
+        prepared = {key: evaluated.network.backbone.preprocessing[key] for key in DEFAULT_PREPROCESSING}
+        pixels = CenterView(224, **prepared).of(Image.fromarray(image))
+        logits = evaluated(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+    np.testing.assert_allclose(logits.softmax(1)[0].numpy(), expected, rtol=1e-3, atol=1e-6)
+
+    own = build_task(evaluating, Classes(("robot", "goldfish"), ((0, 0, 0),) * 2), pretrained=False)
+    report = carry(own.network, weights, own.classes)
+    assert (report.carried_classes, report.fresh_classes) == (("goldfish",), ("robot",))
+    assert own.network.head.linear.weight[1].equal(model.classifier[3].weight[1])
 
 
 def test_a_file_goes_to_own_classes_and_every_other_tensor_is_equal(detector, tmp_path):

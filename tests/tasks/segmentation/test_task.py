@@ -109,6 +109,15 @@ def test_flip_averaging_sees_the_mirrored_image_the_same_way():
     torch.testing.assert_close(straight.exp(), sum(views) / 4)
 
 
+def test_images_are_resized_as_the_weights_were_evaluated():
+    task, images = SegmentationTask(network(), CLASSES).eval(), torch.zeros(1, 3, 24, 31)
+    assert task.resized(images) is images
+    task.shorter_side = 48
+    assert task.resized(images).shape == task.resized(images.mT).mT.shape == (1, 3, 48, 62)
+    task.network.image_size = (64, 64)  # an artifact's
+    assert task.resized(images) is images
+
+
 def test_predictions_come_at_the_size_asked_for():
     logits = torch.randn(2, 3, 8, 8)
     small, large = SegmentationTask(network(), CLASSES).predict(logits, [(8, 8), (16, 24)])
