@@ -15,7 +15,6 @@ from tasks.data.labelme import LabelmeData
 from tasks.data.voc import VocData
 from tasks.data.yolo import YoloData
 from tasks.inspection.check import check
-from tasks.training.fit import fit
 from tests.conftest import DATA
 from tests.tasks.conftest import composed
 from tests.tasks.data.written_formats import (
@@ -114,22 +113,6 @@ def test_hotcoco_reads_the_same_boxes(tmp_path):
             (labels / "000.txt").touch()
             other = hotcoco.COCO.from_yolo(str(labels), str(tmp_path / form / "images" / "train"))
         assert boxes_by_file(other.dataset) == mine and sum(map(len, mine.values())) == 6
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["yolo", "labelme", "voc", "cvat", "coco"])
-def test_each_choice_of_data_trains_an_epoch_and_scores(tmp_path, monkeypatch, name):
-    monkeypatch.delenv("MOBILE_DENSE_RUN", raising=False)
-    write_shapes(tmp_path / "source", train=4, val=2)
-    source = CocoData(str(tmp_path / "source"), **OPTIONS)
-    written(tmp_path / "there", source, "roboflow coco" if name == "coco" else name)
-    config = composed(
-        "train", "task=detection", "backbone=mnv3_small", "backbone.width=0.35", f"data={name}",
-        f"data.root={tmp_path / 'there'}", "data.image_size=[64,64]", "data.batch_size=4", "data.num_workers=0",
-        "trainer.max_epochs=1", "trainer.accelerator=cpu", "tensorboard=false", f"output_dir={tmp_path / 'run'}",
-    )  # fmt: skip
-    scores = fit(config)
-    assert scores["steps"] == 1 and 0 <= scores["val/mAP"] <= 1
 
 
 @pytest.mark.parametrize("form", FORMATS)
