@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tasks.data.class_names import class_names as read_names
 from tasks.data.classes import Classes, Color
-from tasks.data.datamodule import list_files
+from tasks.data.file_lists import list_files
 from tasks.data.masked_images import Pairs
 from tasks.data.masks import paired_files
 from tasks.data.segmentation import SegmentationData, id_table

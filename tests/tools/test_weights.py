@@ -20,9 +20,9 @@ from tasks.base.build import build_task
 from tasks.base.carrying import carry, trained_task
 from tasks.base.network import build_network
 from tasks.base.network_weights import read_network_weights
+from tasks.data.center_view import CenterView
 from tasks.data.classes import Classes
 from tasks.data.classification import DEFAULT_PREPROCESSING, named_classes
-from tasks.data.classification_transforms import CenterView
 from tasks.data.imagenet import readable_names
 from tasks.deploy.backend import Exported
 from tasks.deploy.original import Original
