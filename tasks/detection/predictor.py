@@ -35,6 +35,7 @@ class DetectionPredictor(Predictor):
         self.entries: list[dict[str, Any]] = []
         self.sources: dict[str, dict[str, int]] = {}  # source -> class -> boxes that are drawn
         self.pictures = 0
+        self.category_ids: Sequence[int] = task.classes.numbers
         self.image_ids: dict[str, int] = {}  # by source, of images of a data set
 
     @cached_property
@@ -80,7 +81,7 @@ class DetectionPredictor(Predictor):
 
         places, ids = known_places(self.task, data), data.image_ids("val")
         if places is not None and ids is not None:
-            self.task.take_ids([data.classes.numbers[place] for place in places])
+            self.category_ids = [data.classes.numbers[place] for place in places]
             self.image_ids = dict(zip(names, ids, strict=True))
 
     def add(self, found: Detections, source: str, frame: int | None = None) -> None:
@@ -93,7 +94,7 @@ class DetectionPredictor(Predictor):
             name = self.task.classes.names[label]
             box = [round(value, 2) for value in (left, top, right - left, bottom - top)]
             self.entries.append(where | {
-                "category_id": self.task.classes.numbers[label], "category": name, "bbox": box,
+                "category_id": self.category_ids[label], "category": name, "bbox": box,
                 "score": round(score, 5),
             })  # fmt: skip
             counts[name] = counts.get(name, 0) + (score >= self.least[label].item())

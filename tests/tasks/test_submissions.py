@@ -31,13 +31,13 @@ class Stub:
 
     def __init__(self, names, found=None):
         self.classes = Classes(tuple(names), tuple((k, k, 9) for k in range(len(names))))
-        self.found, self.category_ids = found, np.arange(len(names))
-
-    def take_ids(self, ids):
-        self.category_ids = np.array(ids)
+        self.found = found
 
     def parameters(self):
         return iter([torch.zeros(1)])
+
+    def resized(self, images):
+        return images
 
     def evaluate_images(self, images, size):
         return images
