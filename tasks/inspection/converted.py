@@ -166,6 +166,8 @@ def _write(data: VisionDataModule, folder: Path, parts: Mapping[str, list[Row]],
             return write_masks(part, parts, data.classes, partial(write_image, images=layout.images))
         masked = any(row.read_mask for rows in parts.values() for row in rows)
         classes = object_classes(data.classes) if masked else data.classes
+        if not classes.names:
+            raise ValueError(f"to={layout.to}: the masks' one class is the background, so they hold no objects")
         report: dict[str, Any] = {}
         for split, rows in parts.items():
             rows = named(rows)

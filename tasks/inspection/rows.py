@@ -12,6 +12,7 @@ import numpy as np
 
 from tasks.data.classes import Classes
 from tasks.data.datamodule import VisionDataModule
+from tasks.data.dataset import VisionDataset
 from tasks.data.errors import DataError
 from tasks.data.masked_images import IGNORE_INDEX
 from tasks.files.images import image_size
@@ -55,7 +56,7 @@ def rows_of(data: VisionDataModule, split: str, to: str = "coco") -> list[Row]:
     annotations = dataset.box_annotations()
     if files and dataset.read_labels(0) is not None:
         rows = [
-            Row(file, {"id": index + 1, "file_name": dataset.name(index)}, [], partial(dataset.read_labels, index))
+            Row(file, {"id": index + 1, "file_name": dataset.name(index)}, [], partial(_read_mask, dataset, index))
             for index, file in enumerate(files)
         ]
     elif to == "voc_masks":
@@ -70,6 +71,28 @@ def rows_of(data: VisionDataModule, split: str, to: str = "coco") -> list[Row]:
     if missing := [file for file in files if not file.is_file()]:
         raise DataError(f"{len(missing)} of the {len(files)} images of {split} are missing, the first: {missing[0]}")
     return rows
+
+
+def _read_mask(dataset: VisionDataset, index: int) -> np.ndarray:
+    """Read the mask of labels of an image.
+
+    Raises:
+        DataError: It is invalid, or of another size than its image.
+    """
+    mask, size = dataset.read_labels(index), _size(Path(dataset.file(index)))
+    if mask.shape != size:
+        raise DataError(
+            f"{dataset.truth_file(index)} is {mask.shape[1]}x{mask.shape[0]} px, its image {dataset.file(index)} is "
+            f"{size[1]}x{size[0]} px; both must have one size"
+        )
+    return mask
+
+
+def _size(file: Path) -> tuple[int, int]:
+    try:
+        return image_size(file)
+    except (ValueError, OSError) as error:
+        raise DataError(str(error)) from error
 
 
 def named(rows: Sequence[Row]) -> list[Row]:
@@ -91,10 +114,7 @@ def with_size(row: Row) -> Row:
     """Fill in an image's size where the annotations do not tell it."""
     if row.image["height"] and row.image["width"]:
         return row
-    try:
-        height, width = image_size(row.file)
-    except (ValueError, OSError) as error:
-        raise DataError(str(error)) from error
+    height, width = _size(row.file)
     return row._replace(image=row.image | {"height": height, "width": width})
 
 

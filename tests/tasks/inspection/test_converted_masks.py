@@ -229,6 +229,13 @@ def test_what_cannot_be_written_is_named_and_nothing_is_left(tmp_path):
     write_image(tmp_path / "source/val/masks/1.png", np.full((20, 30), 77, np.uint8))
     with pytest.raises(DataError, match=r"1\.png holds the class id 77; the data set defines 0-2"):
         write_converted(data, folder, layout=MASKS)
+    write_image(tmp_path / "source/val/masks/1.png", np.zeros((10, 30), np.uint8))
+    nothing = MaskFolders(str(tmp_path / "source"), class_names=["background"], ignore_ids=[1, 2, 9], **OPTIONS)
+    for layout in (MASKS, Layout("coco"), Layout("yolo")):
+        with pytest.raises(DataError, match=r"masks/1\.png is 30x10 px, its image .*1\.png is 30x20 px; both must"):
+            write_converted(data, folder, ["val"], layout)
+    with pytest.raises(ValueError, match="to=yolo: the masks' one class is the background, so they hold no objects"):
+        write_converted(nothing, folder, ["train"], Layout("yolo"))
     write_twins(tmp_path / "labelme")
     twins = LabelmeMasks(str(tmp_path / "labelme"), **OPTIONS)
     with pytest.raises(DataError, match=r"a\.jpg and .*a\.png would have one mask; names must be unique"):
