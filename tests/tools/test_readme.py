@@ -15,6 +15,8 @@ import torchvision
 from torchvision.models._api import WeightsEnum
 
 from tasks.data.coco import CocoData
+from tasks.training import tuning
+from tasks.training.fit import fit
 from tests.conftest import ROOT
 from tests.tasks.classification.test_task import write_folders
 from tests.tasks.conftest import write_masks
@@ -27,6 +29,7 @@ from tests.tasks.data.written_formats import (
 )  # fmt: skip
 from tests.tasks.detection.test_task import write_shapes
 from tests.tasks.files.written_tiffs import deepen
+from tools.cli import composed
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)
@@ -111,6 +114,14 @@ def write_test_images(root) -> None:
     (root / "coco/annotations/image_info_test-dev2017.json").write_text(json.dumps(content))
 
 
+def train_here(command: list[str], log) -> str:
+    """A search's training in this process, since a new one takes longer than all else."""
+    words = command[command.index(str(ROOT / "tools" / "train.py")) + 1 :]
+    os.environ.pop("MOBILE_DENSE_RUN", None)
+    assert fit(composed("train", words))["steps"] > 0
+    return ""
+
+
 @pytest.mark.long
 def test_each_export_of_the_table_is_read_by_its_command(run_tool, tmp_path):
     write_exports(tmp_path)
@@ -142,19 +153,24 @@ def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatc
     cv2.imwrite(str(tmp_path / "photo.jpg"), np.zeros((60, 80, 3), np.uint8))
     detector = torchvision.models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None)
     monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: detector.state_dict())  # nothing is downloaded
+    monkeypatch.setattr(tuning, "_run", train_here)
+    stores = {"TRACKIO_DIR": tmp_path / "trackio", "MLFLOW_TRACKING_URI": f"file:{tmp_path / 'mlruns'}"}
+    for name, place in (stores | {"MLFLOW_ALLOW_FILE_STORE": "true"}).items():  # which is made soonest
+        monkeypatch.setenv(name, str(place))
     for command in COMMANDS:
         program, *words = command.replace("/path/to", str(tmp_path)).split(maxsplit=1)
         if program == "make" or "benchmarks/" in words[0] or "all=true" in words[0]:
             continue  # the next tests
         epochs = 2 if " checkpoint=" in words[0] else 1
         line = re.sub(r"max_epochs=\d+", f"max_epochs={epochs}", words[0]).replace("min_side=48", "min_side=8")
-        if "train.py" in line:
+        if "train.py" in line or "tune.py" in line:
             line += FEW if not re.search("data=|experiment=| checkpoint=", line) else ""
-            line += " data.batch_size=2" if " checkpoint=" not in line else ""
+            line += " data.batch_size=2" if not re.search(" checkpoint=|data.batch_size", line) else ""
             line += SHORT + ("" if "max_epochs" in line else " trainer.max_epochs=1")
             line += " data.crop_size=[64,64]" if "data=masks" in line and "crop_size" not in line else ""
             line += " qat.batches=1" if "qat" in line else ""
             line += " trainer.check_val_every_n_epoch=1" if "raccoon" in line else ""  # which leaves best.ckpt
+        line = line.replace("trials=30", "trials=1")
         line += " formats=false" if "doctor.py" in line else ""
         line += " image_size=[64,128]" if "benchmark.py" in line else ""
         status, out, err = run_tool(line)
