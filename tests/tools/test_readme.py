@@ -165,7 +165,7 @@ def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatc
         line = re.sub(r"max_epochs=\d+", f"max_epochs={epochs}", words[0]).replace("min_side=48", "min_side=8")
         if "train.py" in line or "tune.py" in line:
             line += FEW if not re.search("data=|experiment=| checkpoint=", line) else ""
-            line += " data.batch_size=2" if not re.search(" checkpoint=|data.batch_size", line) else ""
+            line += " data.batch_size=2" if " checkpoint=" not in line else ""
             line += SHORT + ("" if "max_epochs" in line else " trainer.max_epochs=1")
             line += " data.crop_size=[64,64]" if "data=masks" in line and "crop_size" not in line else ""
             line += " qat.batches=1" if "qat" in line else ""
