@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import hydra
@@ -18,6 +19,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+_COMPOSES = "_load_configuration_impl"  # Hydra's function that composes, then applies overrides
 _UNKNOWN = re.compile(r"Could not override '([^']+)'")
 _PARTS = re.compile(r"\"(?:\\.|[^\"])*\"|'(?:\\.|[^'])*'|[\[\]{},:]|[^\[\]{},:]+")  # of a list or dictionary
 
@@ -95,6 +97,16 @@ def composed_as_far_as_possible(
                 if len(kept) == len(overrides) or not found:
                     return OmegaConf.create()
                 overrides = kept
+
+
+def composed_before(error: BaseException) -> DictConfig | None:
+    """The configuration that Hydra had composed when one of its overrides failed, out of the frames of the error.
+
+    Composing it again would take as long as composing it did. None where the error comes from elsewhere.
+    """
+    places = (frame.f_locals for frame, _ in walk_tb(error.__traceback__) if frame.f_code.co_name == _COMPOSES)
+    config = next(places, {}).get("cfg")
+    return config and OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
 
 
 def run_once(primary: str, words: list[str], job: Callable[[DictConfig], Any], conf: Path) -> None:

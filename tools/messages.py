@@ -10,7 +10,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from tools.command_line import composed_as_far_as_possible
+from tools.command_line import composed_as_far_as_possible, composed_before
 from tools.composition import CONF, GROUPS, offered
 from tools.hints import meant_options, unknown_key
 
@@ -43,7 +43,7 @@ def message(error: BaseException, primary: str | None = None, command: Sequence[
         quoted = shlex.quote(f'{key}="{value}"')
         return f"{sweep[1]}: commas list the jobs of a sweep (-m); give {key}=[{value}] for a list, {quoted} for a text"
     if unknown := re.match(r"Could not override '([\w./@]+)'", text):
-        return _unknown_key(unknown[1], primary, command)
+        return _unknown_key(unknown[1], primary, command, composed_before(error))
     if (merged := re.match(r"Error merging override (.*)", text)) and error.__cause__:
         return f"{merged[1]}: {str(error.__cause__).splitlines()[0]}"
     if "Original Traceback" in text:
@@ -57,12 +57,12 @@ def _choices(error: MissingConfigException, command: Sequence[str]) -> list[str]
     return offered(group, command[1:]) or ["none"]
 
 
-def _unknown_key(key: str, primary: str | None, command: Sequence[str]) -> str:
-    """Name the misspelt key and those that it may have meant."""
+def _unknown_key(key: str, primary: str | None, command: Sequence[str], config: DictConfig | None) -> str:
+    """Name the misspelt key and those that it may have meant in a configuration; None: it is composed again."""
     tool = Path(command[0]).stem
     entries = OmegaConf.load(CONF / f"{tool}.yaml").defaults if (CONF / f"{tool}.yaml").is_file() else []
     groups = {str(group) for entry in entries if isinstance(entry, DictConfig) for group in entry}
-    config = composed_as_far_as_possible([*command[1:]], primary, CONF, unknown=[key])
+    config = config or composed_as_far_as_possible([*command[1:]], primary, CONF, unknown=[key])
     if "task" in groups:  # which brings these
         groups |= {"head", "data", "optimizer", "scheduler"}
         if key in groups and not config.get("task"):

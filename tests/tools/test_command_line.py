@@ -8,6 +8,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.tasks.conftest import composed
+from tools import cli
 from tools.command_line import CommandLine, composed_as_far_as_possible, override_of
 
 
@@ -69,6 +70,12 @@ def test_hints_see_configurations_of_the_users_own(tmp_path):
     config = composed_as_far_as_possible(words, "train", ROOT / "conf")
     assert config.data.foo_bar == 1 and config.optimizer.lr == 0.5, "what nothing takes is left out, the rest stays"
     assert not re.search("fooo", str(config))
+
+
+def test_hints_of_a_misspelt_key_compose_nothing_again(monkeypatch):
+    monkeypatch.setattr("tools.messages.composed_as_far_as_possible", lambda *_, **__: pytest.fail("composed again"))
+    with pytest.raises(ValueError, match=r"no key widht in backbone; did you mean width\?"):
+        cli.composed("train", ["task=segmentation", "backbone.widht=1", "backbone.depht=2"])
 
 
 @pytest.mark.parametrize(
