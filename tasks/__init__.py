@@ -9,5 +9,5 @@ A room uses only what stands below it; `make lint` holds that. From the top:
     base                                            what every task shares: contract, network, building, checkpoints
     data, quantization
     files, pictures, demo                           know nothing of networks
-    values                                          sizes, formats of pixels, numbers in words
+    values                                          sizes, formats of pixels, numbers in words, cores and memory
 """

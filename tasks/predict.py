@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.progress import track
 
-from tasks.base.machine import allowed_cores
 from tasks.base.plain_config import Config, plain
 from tasks.base.predictor import Predictor
 from tasks.base.result_folders import free_folder, is_of
@@ -30,6 +29,7 @@ from tasks.files.pixels import decode_pixels
 from tasks.files.videos import VideoWriter, frame_rate, frames, is_video
 from tasks.files.writing import write_image, write_json
 from tasks.pictures.shown import shown
+from tasks.values.machine import allowed_cores
 from tasks.values.pixel_format import PixelFormat
 
 if TYPE_CHECKING:

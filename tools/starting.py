@@ -5,9 +5,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-from tasks.base.machine import limit_threads
 from tasks.base.thread_waiting import adapt_waiting
 from tasks.values.first_process import is_first_process
+from tasks.values.machine import limit_threads
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import time
 from collections.abc import MutableMapping
 from typing import Any
 
-from tasks.base.machine import LostTime, allowed_cores, is_busy
+from tasks.values.machine import LostTime, allowed_cores, is_busy
 
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # with which a user chooses
 INTERVAL = 1.0  # s between two looks

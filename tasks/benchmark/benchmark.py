@@ -15,7 +15,6 @@ from rich.progress import Progress, TimeRemainingColumn
 from torch import Tensor
 
 from tasks.base.build import Config
-from tasks.base.machine import others_running
 from tasks.base.quiet import quiet
 from tasks.base.tables import Table
 from tasks.benchmark.android import run_on_android
@@ -46,6 +45,7 @@ from tasks.benchmark.store import (
 from tasks.deploy.backend import BACKENDS
 from tasks.files.writing import write_json
 from tasks.values.counted import counted
+from tasks.values.machine import others_running
 
 STATISTICS = ("trimmed", "median", "p90", "min", "max")  # shown
 logger = logging.getLogger(__name__)

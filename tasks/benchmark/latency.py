@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from tasks.base.machine import LostTime
+from tasks.values.machine import LostTime
 
 WORDS = 24  # of an error, in a table
 DISTURBED = 0.05  # share of a round's time that other programs took, from which on it is measured again

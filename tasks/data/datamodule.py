@@ -17,6 +17,7 @@ from tasks.data.classes import Classes
 from tasks.data.dataset import VisionDataset
 from tasks.data.errors import DataError
 from tasks.data.label_counts import Finding, LabelCounts
+from tasks.data.measured_loader import MeasuredLoader
 from tasks.data.progressive import Progressive
 from tasks.data.samplers import EpochSampler, FixedSampler, ResumedSampler
 from tasks.data.submission import Submission
@@ -53,7 +54,8 @@ class VisionDataModule(LightningTwin):
         classes: Names and colours.
         image_size: (H, W) px of a training image, or the side of a square.
         batch_size, val_batch_size: Images a step on each device.
-        num_workers: Loader processes, 0 for none; None: `default_workers()`.
+        num_workers: Loader processes, 0 for none; None: with a GPU `default_workers()`, else as many as are measured to
+            be worth it, as in `MeasuredLoader`.
         progressive: Sizes and strengths of training images that change with the epoch, as in `Progressive`.
         seed: Of the order and the augmentation.
     """
@@ -80,6 +82,7 @@ class VisionDataModule(LightningTwin):
         self.batch_size = _whole("batch_size", batch_size, least=1)
         self.val_batch_size, self.seed = _whole("val_batch_size", val_batch_size, least=1), seed
         self.num_workers = default_workers() if num_workers is None else _whole("num_workers", num_workers, least=0)
+        self.measured = num_workers is None and not self.num_workers
         self._sets: dict[str, VisionDataset] = {}
         self._resumed: tuple[int, int] | None = None
         self._told: set[str] = set()
@@ -307,6 +310,8 @@ class VisionDataModule(LightningTwin):
             "sampler": sampler, "drop_last": shuffle,
             "num_workers": self.num_workers, "collate_fn": self._batch, "pin_memory": torch.cuda.is_available(),
         }  # fmt: skip
+        if self.measured:
+            return MeasuredLoader(dataset, batch_size, **options)
         if not self.num_workers:
             return DataLoader(dataset, batch_size, **options)
         watched = WatchedDataset(dataset, self.num_workers)

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from tasks.data.errors import DataError
+from tasks.values.machine import allowed_cores
 
 
 class WatchedDataset(Dataset):
@@ -115,4 +116,4 @@ def default_workers() -> int:
     """Choose the number of loader processes: with a GPU one a core, up to 8; else 0, as the cores train."""
     if not torch.cuda.is_available():
         return 0
-    return min(8, max(1, (os.cpu_count() or 1) // torch.cuda.device_count()))
+    return min(8, max(1, allowed_cores() // torch.cuda.device_count()))

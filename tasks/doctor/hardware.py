@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.base.machine import allowed_cores, memory_limit, others_running
 from tasks.doctor.finding import FAILED, OK, WARNING, Check, Finding, reason
 from tasks.values.counted import counted
+from tasks.values.machine import allowed_cores, memory_limit, others_running
 
 GIB = 2**30
 FULL = 0.2  # GiB of free disk under which nothing can be trained

@@ -14,8 +14,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from tasks.base.machine import allowed_cores
 from tasks.doctor.finding import FAILED, OK, WARNING, Check, Finding, reason
+from tasks.values.machine import allowed_cores
 
 PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"  # of a repository; a wheel has metadata in its place
 NAME = "mobile-dense"

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from tasks.base.machine import allowed_cores
 from tasks.data.classes import Classes
 from tasks.data.datamodule import VisionDataModule
 from tasks.data.dataset import VisionDataset
@@ -20,6 +19,7 @@ from tasks.data.errors import DataError
 from tasks.data.looks import Look, SplitLooks
 from tasks.files.image_depth import Lost, lost_parts
 from tasks.pictures.shown import shown
+from tasks.values.machine import allowed_cores
 
 QUEUED = 4096  # samples that wait at once
 

@@ -1,5 +1,6 @@
 """Callbacks of a training: EMA, weight decay schedule, data wait, losses, pictures, one line an epoch."""
 
+import logging
 import math
 import time
 from pathlib import Path
@@ -8,10 +9,13 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 
+from tasks.data.measured_loader import SHARE, WORTH, loading_limit
 from tasks.files.writing import write_image
 from tasks.training.csv_log import CsvLog
 from tasks.training.curves import draw_curves
 from tasks.training.interruption import Stopped
+
+logger = logging.getLogger(__name__)
 
 
 class WeightDecay(L.Callback):
@@ -74,6 +78,11 @@ class DataMonitor(L.Callback):
         self.log("train/data_wait", self.waited / self.spent if self.spent else 0.0)
         for name, value in trainer.datamodule.progress(trainer.current_epoch).items():
             self.log(f"progress/{name}", float(value))
+
+    def on_train_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        if trainer.is_global_zero and self.waited > max(WORTH, SHARE * self.spent):
+            share, limit = self.waited / self.spent, loading_limit(trainer.train_dataloader)
+            logger.warning("the last epoch waited for data for %.0f%% of its time: %s", 100 * share, limit)
 
     def _pass(self, *, waiting: bool) -> None:
         now = time.perf_counter()

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tasks.base import machine
 from tasks.base.config import DoctorConfig
 from tasks.doctor import hardware, software
 from tasks.doctor.doctor import examine, plain_settings, table
 from tasks.doctor.finding import FAILED, OK, WARNING
+from tasks.values import machine
 from tests.conftest import ROOT
 
 SETTINGS = vars(DoctorConfig(formats=False))

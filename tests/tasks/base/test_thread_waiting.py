@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tasks.base import thread_waiting
-from tasks.base.machine import allowed_cores
 from tasks.base.thread_waiting import Waiting, adapt_waiting
+from tasks.values.machine import allowed_cores
 from tests.conftest import ROOT
 
 RUNTIME = Path(importlib.util.find_spec("torch").origin).parent / "lib" / "libgomp.so.1"

@@ -146,6 +146,15 @@ def test_waiting_is_measured_between_batches_without_validation(monkeypatch):
     assert monitor.values == {"train/data_wait": pytest.approx(5 / 7), "progress/image_size": 167.0}
 
 
+@pytest.mark.parametrize(("seconds", "told"), [(4.0, True), (2.0, False)])
+def test_a_training_that_waited_for_data_says_what_for(seconds, told, caplog):
+    monitor = DataMonitor()
+    monitor.waited, monitor.spent = seconds, 10.0
+    monitor.on_train_end(SimpleNamespace(is_global_zero=True, train_dataloader=SimpleNamespace(num_workers=2)), None)
+    assert told == ("the last epoch waited for data for 40% of its time: 2 loader processes on " in caplog.text)
+    assert told == bool(caplog.text)
+
+
 def test_curves_are_drawn_every_ten_seconds_and_at_the_end(tmp_path, monkeypatch):
     now, drawn = [100.0], []
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.base import machine
-from tasks.base.machine import LostTime, is_busy, limit_threads, others_running
+from tasks.values import machine
+from tasks.values.machine import LostTime, is_busy, limit_threads, others_running
 from tools import starting
 
 
