@@ -211,6 +211,17 @@ class TrainingSteps(LightningTwin, _Module, ABC):
 
     def on_validation_epoch_start(self) -> None:
         share_buffers(self.network)
+        self.validation_loss = torch.zeros(2, device=self.device)  # sum over images, number of images
+
+    def add_validation_loss(self, loss: Tensor | float, images: int) -> None:
+        """Count a batch of the validation, without waiting for the device.
+
+        Args:
+            loss: Mean over its images; NaN where there is none.
+            images: Their number.
+        """
+        self.validation_loss[0] += loss * images
+        self.validation_loss[1] += images
 
     def on_validation_batch_start(self, batch: dict, index: int, dataloader_index: int = 0) -> None:
         self._check_batch(batch, index, (*self.batch_keys, *self.validation_keys))

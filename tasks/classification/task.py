@@ -122,12 +122,10 @@ class ClassificationTask(VisionTask):
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
         self.results = ClassResults(len(self.classes))
-        self.validation_loss = torch.zeros(2)  # sum over images, number of images
 
     def validation_step(self, batch: dict, index: int) -> dict:
         logits, labels = self(batch["images"]), batch["labels"]
-        loss = torch.stack(list(self.loss(logits, batch).values())).sum()
-        self.validation_loss += torch.tensor([loss.item() * len(labels), len(labels)])
+        self.add_validation_loss(torch.stack(list(self.loss(logits, batch).values())).sum(), len(labels))
         probabilities = torch.stack(self.predict(logits))
         self.results.add(probabilities, labels, batch["names"])
         return {"probabilities": probabilities}

@@ -8,7 +8,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from torch import Tensor
 
 from heads.detections import Detections
@@ -171,14 +170,12 @@ class DetectionTask(VisionTask):
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
         self.results = DetectionResults()
-        self.validation_loss = torch.zeros(2)  # sum over images, number of images
 
     def validation_step(self, batch: dict, index: int) -> dict:
         raw = self(batch["images"])
         count = len(batch["names"])
         # an artifact's decoded boxes have no loss
-        loss = float("nan") if "boxes" in raw else sum(self.loss(raw, batch).values()).item()
-        self.validation_loss += torch.tensor([loss * count, count])
+        self.add_validation_loss(math.nan if "boxes" in raw else sum(self.loss(raw, batch).values()), count)
         input_size = tuple(batch["images"].shape[-2:])
         if self.tiling.tile or self.tta_scales != (1.0,):
             detections = self._found_in_files(batch["image_ids"], input_size)

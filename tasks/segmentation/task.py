@@ -1,5 +1,6 @@
 """Semantic segmentation."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,14 +138,13 @@ class SegmentationTask(VisionTask):
             self.keep_image_scores()
         if self.boundaries:
             self.boundaries = BoundaryIoU(len(self.classes), IGNORE_INDEX)
-        self.validation_loss = torch.zeros(2)  # sum over images, number of images
 
     def validation_step(self, batch: dict, index: int) -> dict:
         masks = batch["masks"]
         logits = self.evaluate_images(self.resized(batch["images"]), tuple(masks.shape[-2:]))
         # an artifact may give classes, which have no loss
-        loss = sum(self.loss(logits, batch).values()).item() if logits.is_floating_point() else float("nan")
-        self.validation_loss += torch.tensor([loss * len(masks), len(masks)])
+        loss = sum(self.loss(logits, batch).values()) if logits.is_floating_point() else math.nan
+        self.add_validation_loss(loss, len(masks))
         predicted = predicted_classes(logits) if logits.is_floating_point() else logits.to(torch.uint8)
         if self.image_counts is None:
             self.confusion.update(predicted, masks)

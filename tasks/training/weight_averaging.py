@@ -24,14 +24,25 @@ class EMA(WeightAveraging):
         if not 0 < decay < 1:
             raise ValueError(f"ema_decay={decay}: expected a number between 0 and 1, such as 0.999; null for none")
         self.decay = decay
-        super().__init__(avg_fn=self._average)
+        super().__init__(multi_avg_fn=self._average)
 
-    def _average(self, averaged: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-        return (
-            torch.lerp(current.to(averaged), averaged, self._decay_at(float(updates)))
-            if (averaged.is_floating_point())
-            else current
-        )
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Take the average to the device of the task, which is set up after it; the number of updates stays here."""
+        assert self._average_model is not None
+        self._average_model.module.to(task.device)
+
+    def _average(self, averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
+        """Change tensors of one type in place, without reading from their device.
+
+        Args:
+            averaged, current: The tensors.
+            updates: Number of those before, where no average is set up that knows it.
+        """
+        if self._average_model is not None:
+            updates = self._average_model.n_averaged
+        if averaged[0].is_floating_point():
+            current = torch._foreach_lerp(current, averaged, self._decay_at(float(updates)))
+        torch._foreach_copy_(averaged, current)
 
     def _decay_at(self, update: float) -> float:
         return min(self.decay, (1 + update) / (10 + update))

@@ -134,8 +134,9 @@ def test_scales_are_checked(scales):
 
 def test_the_average_warms_up_and_then_keeps_its_decay():
     ema = EMA(0.9)
-    averaged, current = torch.zeros(3), torch.ones(3)
-    torch.testing.assert_close(ema._average(averaged, current, 1), torch.full((3,), 1 - 2 / 11))
-    torch.testing.assert_close(ema._average(averaged, current, 1000), torch.full((3,), 0.1))
+    for updates, expected in ((1, 1 - 2 / 11), (1000, 0.1)):
+        averaged, current = torch.zeros(3), torch.ones(3)
+        ema._average([averaged], [current], updates)
+        torch.testing.assert_close(averaged, torch.full((3,), expected))
     with pytest.raises(ValueError, match="ema_decay=1"):
         EMA(1.0)

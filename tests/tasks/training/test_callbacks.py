@@ -101,6 +101,18 @@ def test_weights_and_buffers_are_averaged_as_torch_does():
     torch.testing.assert_close(copied(ema._average_model.module.net), expected)
 
 
+def test_an_average_lies_on_the_tasks_device_and_no_value_is_read_from_there():
+    """Tensors of the device "meta" have no values: reading one raises."""
+    ema, task = EMA(0.9), Small()
+    ema.setup(None, task, "fit")
+    task.to("meta")
+    ema.on_train_start(None, task)
+    for _ in range(2):
+        ema._average_model.update_parameters(task)
+    assert {tensor.device.type for tensor in ema._average_model.module.state_dict().values()} == {"meta"}
+    assert ema._average_model.n_averaged.device.type == "cpu" and ema._average_model.n_averaged == 2
+
+
 def test_weight_decay_follows_torchs_cosine_by_the_number_of_the_step():
     """In the first group alone, and at a step of any number: within an epoch, after a resume, behind the end."""
     weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
