@@ -59,7 +59,8 @@ class DetectionTask(VisionTask):
         score_threshold, candidates, iou_threshold, max_detections: As in `select_detections`.
         evaluator: Engine of the validation's scores, as in `evaluate_boxes`.
         tta_scales: Factors of the network's input size, in evaluation and prediction: the boxes of views of these sizes
-            go through suppression together. Each view is resized from the image file.
+            go through suppression together. Each view is resized from the image file. SSD's anchors are parts of the
+            image, so other factors than 1 help a detector that was trained at several sizes (`multiscale`) alone.
         tta_flip: Take the boxes of each view mirrored, too.
         tile, tile_overlap: As in `Tiling`, in evaluation and prediction, in px of the image files; each tile and the
             whole image are resized to what the network sees, and what they show is merged.
@@ -197,7 +198,7 @@ class DetectionTask(VisionTask):
             raw: What the network gives for the first view, where that is known.
         """
         raw = self(views[0]) if raw is None else raw
-        if len(views) == 1 and not self.tta_flip:
+        if len(views) == 1 and not self.tta_flip and tuple(views[0].shape[-2:]) == tuple(input_size):
             return raw
         found = []
         for number, view in enumerate(views):

@@ -41,6 +41,10 @@ def test_boxes_of_all_views_are_suppressed_class_by_class_within_the_usual_limit
     assert found.labels.tolist() == [0, 0, 1, 1, 0]
     expected = [[10, 5, 20, 10], [50, 25, 60, 30], [50, 25, 60, 30.25], [90, 0, 100, 5], [0, 0, 10, 5]]
     assert found.boxes.tolist() == expected, "in px of the file"
+    answers = iter([twice])
+    task.tta_scales, task.tta_flip = (2.0,), False
+    (found,) = task.predict(task.evaluate_views(views[1:], (100, 100)), [(100, 100)], (100, 100))
+    assert found.boxes.tolist() == [[50, 50, 60, 60.5], [0, 0, 10, 10]], "of one view of another size"
 
 
 def test_final_detections_of_an_artifact_are_pooled_too(monkeypatch):
