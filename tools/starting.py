@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from tasks.base.thread_waiting import adapt_waiting
 from tasks.values.first_process import is_first_process
 from tasks.values.machine import limit_threads
+from tools.thin_torchmetrics import install_thin_torchmetrics
 
 
 @contextmanager
@@ -20,6 +21,8 @@ def loading(*packages: str) -> Iterator[None]:
         packages: Names of those that take long, "torch".
     """
     missing = [name for name in packages if name not in sys.modules]
+    if "lightning" in missing:
+        install_thin_torchmetrics()
     if "torch" in missing:
         limit_threads(os.environ)
     with _told(missing) if missing and is_first_process() else nullcontext():

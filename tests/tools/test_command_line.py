@@ -74,7 +74,7 @@ def test_hints_see_configurations_of_the_users_own(tmp_path):
 
 def test_hints_of_a_misspelt_key_compose_nothing_again(monkeypatch):
     monkeypatch.setattr("tools.messages.composed_as_far_as_possible", lambda *_, **__: pytest.fail("composed again"))
-    with pytest.raises(ValueError, match=r"no key widht in backbone; did you mean width\?"):
+    with pytest.raises(ValueError, match=r"no key widht in backbone; did you mean width"):
         cli.composed("train", ["task=segmentation", "backbone.widht=1", "backbone.depht=2"])
 
 
