@@ -17,6 +17,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[export,shards,timm,track,tune,test,dev]'
+	@# Bytecode of what the tools import, which their first commands would write for 20 s of CPU.
+	NO_ALBUMENTATIONS_UPDATE=1 $(BIN)/python -c "import tasks.training.fit, tasks.evaluate, tasks.predict, tasks.describe, \
+		albumentations, matplotlib.figure, onnxruntime, torchvision.transforms.v2"
 	@touch $@
 
 # Each behaviour once, in minutes. Whole runs, converters and the README's commands follow in test-long, which CI runs

@@ -1,9 +1,11 @@
 """Seconds until a tool answers, beside the imports of torch and of Lightning, and beside another checkout's.
 
-    python tests/benchmarks/start_up.py [--checkpoint best.ckpt] [--before ../other-checkout] [--rounds 5]
+    python tests/benchmarks/start_up.py [--checkpoint best.ckpt] [--artifact export/onnx-fp32-argmax] [--train]
+                                        [--before ../other-checkout] [--rounds 5]
 
 Each command runs in a process of its own, all of them in turn in every round; wall-clock and CPU seconds, medians. The
-first round, which may compile bytecode, does not count. `predict` needs a checkpoint; it draws one picture.
+first round, which writes bytecode and draws the demo data, does not count. `predict` needs a checkpoint or an artifact;
+it draws one picture. `--train` waits for the first training step on the demo data.
 """
 
 import argparse
@@ -24,6 +26,8 @@ import numpy as np
 
 from tests.benchmarks.alternating import load
 
+FIRST_STEP = "callbacks.end._target_=tests.benchmarks.first_step.EndBehindFirstStep"
+ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "", "MOBILE_DENSE_TRUSTED": "tests"}
 ANSWERS = {
     "--help": ["train", "--help"],
     "a misspelt key": ["train", "task=segmentation", "trainer.epochs=2"],
@@ -34,26 +38,37 @@ ANSWERS = {
 
 
 def seconds(command: list[str], folder: str) -> tuple[float, float]:
-    """Wall-clock and CPU seconds of a process."""
+    """Wall-clock and CPU seconds of a process.
+
+    Raises:
+        RuntimeError: It failed, other than by saying what was wrong.
+    """
     before, start = os.times(), perf_counter()
-    subprocess.run(command, capture_output=True, cwd=folder)
+    done = subprocess.run(command, capture_output=True, cwd=folder, env=os.environ | ENVIRONMENT)
     wall, after = perf_counter() - start, os.times()
+    if b"Traceback" in done.stderr or b"its traceback is in" in done.stderr:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.decode()[-2000:]}")
     return wall, sum(after[2:4]) - sum(before[2:4])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--artifact", type=Path)
+    parser.add_argument("--train", action="store_true")
     parser.add_argument("--before", type=Path, help="another checkout, run by the same Python")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         answers = dict(ANSWERS)
-        if args.checkpoint:
-            cv2.imwrite(f"{folder}/x.png", np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8))
-            words = [f"checkpoint={args.checkpoint.resolve()}", "source=x.png", "output_dir=found", "overwrite=true"]
-            answers["predict a picture"] = ["predict", *words]
+        cv2.imwrite(f"{folder}/x.png", np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8))
+        for key, path in (("checkpoint", args.checkpoint), ("artifact", args.artifact)):
+            words = [f"{key}={path and path.resolve()}", "source=x.png", "output_dir=found", "overwrite=true"]
+            answers |= {f"predict by {key}": ["predict", *words]} if path else {}
+        if args.train:
+            words = ["task=segmentation", "backbone=mnv3_large", "output_dir=run", "overwrite=true", FIRST_STEP]
+            answers["first training step"] = ["train", *words]
         commands = {("import torch", ""): ["-c", "import torch"], ("import lightning", ""): ["-c", "import lightning"]}
         for place, root in (("", ROOT), ("before", args.before)):
             for name, (tool, *words) in answers.items() if root else ():
