@@ -26,8 +26,12 @@ import numpy as np
 
 from tests.benchmarks.alternating import load
 
-FIRST_STEP = "callbacks.end._target_=tests.benchmarks.first_step.EndBehindFirstStep"
-ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "", "MOBILE_DENSE_TRUSTED": "tests"}
+FIRST_STEP = "callbacks.end._target_=first_step.EndBehindFirstStep"  # beside this file
+ENVIRONMENT = {
+    "PYTHONDONTWRITEBYTECODE": "",
+    "PYTHONPATH": str(Path(__file__).resolve().parent),
+    "MOBILE_DENSE_TRUSTED": "first_step",
+}
 ANSWERS = {
     "--help": ["train", "--help"],
     "a misspelt key": ["train", "task=segmentation", "trainer.epochs=2"],

@@ -1,5 +1,7 @@
 """Every image size goes through one parser: a number is a square, [H, W] is that, all else is refused by its key."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from omegaconf import OmegaConf
 from tasks.base.build import build_data
 from tasks.benchmark.benchmark import benchmark
 from tasks.benchmark.sweep import sweep
+from tasks.data.classes import Classes
 from tasks.data.classification import ClassificationData, named_classes
 from tasks.data.detection import DetectionData, numbered_classes
 from tasks.data.progressive import Progressive
@@ -98,7 +101,8 @@ def segmenter(value):
 
 
 def detector(value):
-    return DetectionPredictor(None, value, min_score=0.3).image_size
+    task = SimpleNamespace(classes=Classes(("a",), ((0, 0, 0),)))
+    return DetectionPredictor(task, value, min_score=0.3).image_size
 
 
 def zoo(value):
