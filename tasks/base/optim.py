@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from backbones.timm_library import import_timm
 
+FUSED = (SGD, Adam, AdamW)  # optimisers that can be fused
 NORM_LAYERS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # _NormBase: BatchNorm, SyncBatchNorm, InstanceNorm
 
 
@@ -51,6 +52,36 @@ def parameter_groups(
     if weight_decay is not None:
         decayed["weight_decay"] = weight_decay
     return [decayed, {"params": [parameter for parameter, free in exempt.items() if free], "weight_decay": 0.0}]
+
+
+def fused(make: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+    """Let torch's optimiser change all parameters in one kernel, where it can and nothing else is chosen.
+
+    A gradient scaler divides the gradients before it steps, as it does for others: they are looked at and clipped then.
+
+    >>> fused(partial(AdamW, lr=0.1))([nn.Parameter(Tensor(1))]).defaults["fused"]
+    True
+    """
+    chosen = getattr(make, "keywords", {})
+    if getattr(make, "func", make) not in FUSED or {"fused", "foreach", "differentiable"} & chosen.keys():
+        return make
+
+    def made(groups: Iterable[Any]) -> Optimizer:
+        optimizer = make(groups, fused=True)
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        return optimizer
+
+    return made
+
+
+def place_steps(optimizer: Optimizer) -> None:
+    """Take the counts of steps to where the optimiser wants them: a fused one beside its parameters."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            if isinstance(state.get("step"), Tensor):
+                beside = group.get("fused") or group.get("capturable")
+                state["step"] = state["step"].to(parameter.device if beside else "cpu")
 
 
 @dataclass

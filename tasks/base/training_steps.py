@@ -17,7 +17,7 @@ from tasks.base.epoch_means import EpochMeans
 from tasks.base.finite_check import FiniteCheck
 from tasks.base.freezing import Freezing
 from tasks.base.network import Network
-from tasks.base.optim import adaptive_clipping, parameter_groups
+from tasks.base.optim import adaptive_clipping, fused, parameter_groups, place_steps
 from tasks.base.processes import share_buffers
 from tasks.data.classes import Classes
 from tasks.values.lightning_twin import LightningTwin
@@ -175,6 +175,7 @@ class TrainingSteps(LightningTwin, _Module, ABC):
         for group, wanted in zip(optimizer.param_groups, self._optimizer().param_groups, strict=True):
             group |= {key: value for key, value in wanted.items() if key not in ("params", "lr")}
             group["initial_lr"] = wanted["lr"]
+        place_steps(optimizer)
         if isinstance(scheduler, LambdaLR):
             scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
             for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=True):
@@ -261,8 +262,9 @@ class TrainingSteps(LightningTwin, _Module, ABC):
         spared = [kernel for block in self.decayed_blocks for kernel in block.decayed_as_one()]
         groups = parameter_groups(self.network, spared=spared)
         self.freezing.apply(self.current_epoch)
+        make = fused(self.make_optimizer) if self.device.type == "cuda" else self.make_optimizer
         try:
-            return self.make_optimizer(groups)
+            return make(groups)
         except TypeError as error:
             raise ValueError(f"the optimizer does not take its settings: {error}") from error
 

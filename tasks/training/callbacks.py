@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -168,13 +169,21 @@ class Curves(L.Callback):
 class TerminalBar(RichProgressBar):
     """Show Lightning's progress bar with epochs counted from 1 and without the logger's version."""
 
+    shown: Mapping[str, Any] = {}  # metrics that were read last
+
     def _get_train_description(self, current_epoch: int) -> str:
         last = f"/{self.trainer.max_epochs}" if (self.trainer.max_epochs or -1) > 0 else ""
         return f"Epoch {current_epoch + 1}{last}".ljust(len(self.validation_description))
 
     def get_metrics(self, trainer: L.Trainer, task: L.LightningModule) -> dict[str, Any]:
-        """List the metrics beside the bar, by name."""
-        return {name: value for name, value in super().get_metrics(trainer, task).items() if name != "v_num"}
+        """List the metrics beside the bar, by name; in a training on a GPU as of the last logged step.
+
+        Reading them waits for the GPU.
+        """
+        if trainer.training and task.device.type != "cpu" and trainer.global_step % trainer.log_every_n_steps:
+            return self.shown
+        self.shown = {name: value for name, value in super().get_metrics(trainer, task).items() if name != "v_num"}
+        return self.shown
 
 
 class EpochLine(L.Callback):

@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, PolynomialLR, StepLR
 
-from tasks.base.optim import adaptive_clipping, cosine, parameter_groups, poly, staircase
+from tasks.base.optim import adaptive_clipping, cosine, fused, parameter_groups, place_steps, poly, staircase
 
 stairs = functools.partial(staircase, periods=4, gamma=0.5)
 
@@ -222,3 +222,38 @@ def test_power_is_checked():
     for power in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match="power"):
             poly(optimizer_of(0.1), TOTAL, power=power)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_a_fused_optimizer_steps_as_a_plain_one_also_below_a_gradient_scaler(kind):
+    make, weights = functools.partial(kind, lr=0.1, weight_decay=0.01), []
+    for maker in (make, fused(make)):
+        weight = nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
+        optimizer, scaler = maker([{"params": [weight]}]), torch.amp.GradScaler("cpu", init_scale=64.0)
+        for _ in range(3):
+            optimizer.zero_grad()
+            scaler.scale(weight.square().sum()).backward()
+            scaler.unscale_(optimizer)
+            torch.testing.assert_close(weight.grad, 2 * weight.detach())
+            nn.utils.clip_grad_norm_([weight], 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+        weights.append(weight.detach())
+        assert bool(optimizer.param_groups[0]["fused"]) == (maker is not make)
+    torch.testing.assert_close(*weights)
+
+
+def test_a_choice_stays_and_what_cannot_be_fused_too():
+    for make in (functools.partial(torch.optim.AdamW, foreach=True), functools.partial(torch.optim.RMSprop, lr=0.1)):
+        assert fused(make) is make
+
+
+@pytest.mark.parametrize(("chosen", "device"), [(True, "meta"), (False, "cpu")])
+def test_steps_are_counted_where_the_optimizer_wants_them(chosen, device):
+    """Those of a run that began on another device, or not fused."""
+    weight = nn.Parameter(torch.ones(2, device="meta"))
+    optimizer = torch.optim.AdamW([weight])
+    optimizer.param_groups[0]["fused"] = chosen
+    optimizer.state[weight] = {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}
+    place_steps(optimizer)
+    assert optimizer.state[weight]["step"].device.type == device

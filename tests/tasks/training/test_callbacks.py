@@ -208,9 +208,23 @@ def test_a_sheet_shows_images_from_all_over_the_set(tmp_path, sizes, shown):
 def test_a_terminals_bar_counts_epochs_from_1_and_shows_no_version(epochs, text):
     bar = TerminalBar()
     version = SimpleNamespace(version="tensorboard")
-    bar._trainer = SimpleNamespace(max_epochs=epochs, loggers=[version], progress_bar_metrics={"val/mIoU": 0.5})
+    bar._trainer = SimpleNamespace(
+        max_epochs=epochs, loggers=[version], progress_bar_metrics={"val/mIoU": 0.5}, training=False
+    )
     assert bar._get_train_description(2).strip() == text
     assert bar.get_metrics(bar._trainer, None) == {"val/mIoU": 0.5}
+
+
+def test_a_bar_reads_metrics_of_a_gpu_at_logged_steps_alone():
+    bar = TerminalBar()
+    for device, shown in (("cuda", [0, 0, 0, 3, 3]), ("cpu", [0, 1, 2, 3, 4])):
+        task = SimpleNamespace(device=torch.device(device))
+        for step, expected in enumerate(shown):
+            metrics = {"train/loss": step}
+            bar._trainer = SimpleNamespace(
+                loggers=[], progress_bar_metrics=metrics, training=True, global_step=step, log_every_n_steps=3
+            )
+            assert bar.get_metrics(bar._trainer, task) == {"train/loss": expected}
 
 
 def test_a_slow_loader_shows(small_run, tmp_path, monkeypatch):
