@@ -6,7 +6,8 @@
 A step is forward, loss, backward and SGD with momentum on one batch that stays on the device: MobileOne-S0 at 224 px
 beside timm's, SSDLite at 320 px and LR-ASPP at 512 px with MobileNetV3-Large beside torchvision's. Each in 32 bits, in
 bfloat16 and, on a GPU, in float16 autocast with a gradient scaler; ours in channels_last as tasks train, the others in
-both layouts; with --compile all of them compiled as well (minutes). The optimiser is fused on a GPU, on all sides. The
+both layouts; with --compile all of them compiled as well (minutes). Of classification also our step with MixUp and
+CutMix, which change the batch on the device ("ours mixed"). The optimiser is fused on a GPU, on all sides. The
 sides alternate in one process; medians, the ratio to the better layout of the other's, and on a GPU the peak memory.
 --scale 0.25 takes a quarter of each image size, for a try on a CPU; torchvision's detector makes 320 px of any size, so
 its times compare at scale 1 alone. Sides that fail are named and left out.
@@ -62,9 +63,9 @@ def batch_of(kind: str, count: int, size: int, device: str) -> dict:
     return batch | {"boxes": boxes, "labels": torch.randint(90, (count, 8), device=device)}
 
 
-def ours(kind: str) -> VisionTask:
+def ours(kind: str, **mixing: float) -> VisionTask:
     if kind == "classification":
-        return ClassificationTask(build_network(mobileone_s0(), LinearClassifier, 1000), classes(1000))
+        return ClassificationTask(build_network(mobileone_s0(), LinearClassifier, 1000), classes(1000), **mixing)
     if kind == "detection":
         return DetectionTask(build_network(mobilenet_v3_large(reduced_tail=True), SSDLite, 90), classes(90))
     return SegmentationTask(build_network(mobilenet_v3_large(output_stride=16), LRASPP, 21), classes(21))
@@ -93,6 +94,11 @@ def peer_loss(kind: str, network: nn.Module, images: Tensor, batch: dict) -> Ten
 
 def task_loss(task: VisionTask, network: nn.Module, images: Tensor, batch: dict) -> Tensor:
     return torch.stack(list(task.loss(network(images), batch).values())).sum()
+
+
+def mixed_loss(task: VisionTask, images: Tensor, batch: dict) -> Tensor:
+    batch = task.augment_batch(batch | {"images": images})
+    return task_loss(task, task, batch["images"], batch)
 
 
 def training_step(loss: Callable[[], Tensor], network: nn.Module, device: str, dtype: torch.dtype) -> Step:
@@ -130,6 +136,9 @@ def sides(kind: str, batch: dict, device: str, dtype: torch.dtype, compiled: boo
     for suffix, form in (("", task), (" compiled", torch.compile(task.network) if compiled else None)):
         if form is not None:
             yield f"ours{suffix}", training_step(partial(task_loss, task, form, images, batch), task, device, dtype)
+    if kind == "classification":
+        task = ours(kind, mixup=0.2, cutmix=1.0).to(device).train()
+        yield "ours mixed", training_step(partial(mixed_loss, task, images, batch), task, device, dtype)
 
 
 def working(candidates: Iterator[tuple[str, Step]], device: str) -> tuple[dict[str, Step], dict[str, float]]:

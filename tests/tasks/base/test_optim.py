@@ -240,6 +240,7 @@ def test_a_fused_optimizer_steps_as_a_plain_one_also_below_a_gradient_scaler(kin
             scaler.update()
         weights.append(weight.detach())
         assert bool(optimizer.param_groups[0]["fused"]) == (maker is not make)
+        assert not getattr(optimizer, "_step_supports_amp_scaling", False), "else Lightning clips what is scaled"
     torch.testing.assert_close(*weights)
 
 
