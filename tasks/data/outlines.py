@@ -6,7 +6,6 @@ hotcoco's masks equal those of pycocotools px by px, and hostile polygons and ru
 from collections.abc import Sequence
 from typing import Any
 
-import hotcoco.mask
 import numpy as np
 
 from tasks.values.sizes import Size
@@ -30,6 +29,8 @@ def draw_outline(outline: Any, size: Size) -> np.ndarray:
     >>> draw_outline([[0, 0, 3, 0, 3, 2, 0, 2]], (2, 4)).astype(int).tolist()
     [[1, 1, 1, 0], [1, 1, 1, 0]]
     """
+    import hotcoco.mask  # which takes a tenth of a second, and masks of files do not need
+
     height, width = size
     if isinstance(outline, dict):
         stated, counts = outline.get("size"), outline.get("counts")
@@ -51,6 +52,8 @@ def draw_outline(outline: Any, size: Size) -> np.ndarray:
 
 def run_lengths(polygon: np.ndarray, size: Size) -> dict[str, Any]:
     """Encode a polygon (P, 2) px in an image of (H, W) px as {"size", "counts"}, compressed."""
+    import hotcoco.mask
+
     rle = hotcoco.mask.merge(hotcoco.mask.frPyObjects([polygon.astype(float).ravel().tolist()], *size))
     counts = rle["counts"]
     return {"size": list(size), "counts": counts if isinstance(counts, str) else counts.decode()}

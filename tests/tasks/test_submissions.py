@@ -29,9 +29,8 @@ from tests.tasks.detection.test_task import write_shapes
 class Stub:
     """As much of a task as predicting needs: it is told what it finds."""
 
-    def __init__(self, names, found=None):
+    def __init__(self, names):
         self.classes = Classes(tuple(names), tuple((k, k, 9) for k in range(len(names))))
-        self.found = found
 
     def parameters(self):
         return iter([torch.zeros(1)])
