@@ -54,7 +54,7 @@ demo: setup
 # A few tests against the lowest versions that pyproject.toml declares, in an environment of their own.
 LOWEST ?= .venv-lowest
 SMOKE := tests/test_mobile_dense.py tests/tools/test_doctor.py tests/tasks/deploy/test_export.py \
-	tests/tasks/data/test_transforms.py tests/tasks/detection/test_coco_scores.py tests/backbones/test_timm.py
+	tests/tasks/transforms/test_segmentation.py tests/tasks/detection/test_coco_scores.py tests/backbones/test_timm.py
 test-lowest: setup
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[export,shards,timm,test]'

@@ -8,6 +8,7 @@ A room uses only what stands below it; `make lint` holds that. From the top:
     detection, segmentation, classification, training, import_weights
     base                                            what every task shares: contract, network, building, checkpoints
     data, quantization
+    transforms                                      of images with their masks and boxes
     files, pictures, demo                           know nothing of networks
     values                                          sizes, formats of pixels, numbers in words, cores and memory
 """

@@ -19,9 +19,9 @@ from tasks.base.result_folders import free_folder, is_of
 from tasks.base.run_folders import needed_checkpoint, one_source, output_folder
 from tasks.base.tables import Table
 from tasks.data.evaluated_split import at_split
-from tasks.data.file_lists import list_files
 from tasks.deploy.artifact import array_predictor, artifact_predictor
 from tasks.deploy.manifest import read_manifest
+from tasks.files.file_lists import list_files
 from tasks.files.image_depth import Lost, lost_parts
 from tasks.files.images import is_image
 from tasks.files.pipeline import LIMIT, WriteBehind, read_ahead

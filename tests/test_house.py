@@ -15,9 +15,9 @@ SHARED = ("cli", "command_line", "composition", "hints", "implied_words", "messa
           "stored_config", "tables")  # fmt: skip
 # package: the only file (or files of one kind) that may import it
 DOORS = {
-    "albumentations": {"tasks/data/transforms.py"},
+    "albumentations": {"tasks/transforms/color_steps.py"},
     "pycocotools": {"tasks/detection/coco_scores.py"},
-    "hotcoco": {"tasks/data/outlines.py", "tasks/detection/coco_scores.py"},  # masks, scores
+    "hotcoco": {"tasks/transforms/outlines.py", "tasks/detection/coco_scores.py"},  # masks, scores
     "hydra": {
         "tasks/base/build.py",
         "tools/cli.py",

@@ -1,1 +1,1 @@
-"""Data sets: `datamodule.VisionDataModule` is what every one is; a file a format, augmentation, samplers, loaders."""
+"""Data sets: `datamodule.VisionDataModule` is what every one is; a file a format, samplers, loaders."""

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from tasks.data.class_names import class_names as read_names
 from tasks.data.classes import Classes, Color
-from tasks.data.file_lists import list_files
 from tasks.data.masked_images import Pairs
 from tasks.data.masks import paired_files
 from tasks.data.segmentation import SegmentationData, id_table
 from tasks.data.split_folders import FOLDERS, split_folder
 from tasks.data.submission import Submission
+from tasks.files.file_lists import list_files
 from tasks.files.images import is_image
 
 TABLE = Path(__file__).with_name("ade20k_classes.txt")  # red, green, blue, name: one line a class, from id 1 on

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from tasks.data.classes import Classes
-from tasks.data.errors import DataError
-from tasks.data.named_files import find_named
-from tasks.data.safe_paths import below
 from tasks.files.images import MAX_PIXELS
+from tasks.files.named_files import find_named
+from tasks.files.safe_paths import below
+from tasks.values.errors import DataError
 from tasks.values.packed_names import PackedNames
 
 

@@ -12,16 +12,16 @@ import torch
 from tasks.data.annotations import Annotations
 from tasks.data.box_statistics import box_statistics
 from tasks.data.classes import Classes
-from tasks.data.copy_paste import OutlinedImage, paste_objects
 from tasks.data.dataset import Inspected, VisionDataset
-from tasks.data.errors import DataError
-from tasks.data.progressive import Progressive
 from tasks.data.samplers import SampleKey
-from tasks.data.transforms import BoxedImage, DetectionAugmentation, resize_boxed
 from tasks.files.pixels import read_pixels
 from tasks.pictures.boxes import draw_boxes, scaled
 from tasks.pictures.colors import WRONG
+from tasks.transforms.copy_paste import OutlinedImage, paste_objects
+from tasks.transforms.detection import BoxedImage, DetectionAugmentation, resize_boxed
+from tasks.transforms.progressive import Progressive
 from tasks.values.counted import counted
+from tasks.values.errors import DataError
 from tasks.values.sizes import Size
 
 

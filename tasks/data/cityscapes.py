@@ -8,11 +8,11 @@ from pathlib import Path
 
 from tasks.data.class_names import class_names as read_names
 from tasks.data.classes import Classes, Color
-from tasks.data.errors import DataError
-from tasks.data.file_lists import list_files
 from tasks.data.masked_images import Pairs
 from tasks.data.segmentation import SegmentationData, id_table
 from tasks.data.submission import Submission
+from tasks.files.file_lists import list_files
+from tasks.values.errors import DataError
 
 # name: (label id in the files, RGB); in the order of the train ids
 EVALUATED: dict[str, tuple[int, Color]] = {

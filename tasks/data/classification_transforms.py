@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tasks.data.channel_transforms import fill_of, flip_channels, jitter_channels
-from tasks.data.resizing import resize_image
 from tasks.files.images import decode_image, jpeg_size
 from tasks.files.pixels import decode_pixels
+from tasks.transforms.channels import fill_of, flip_channels, jitter_channels
+from tasks.transforms.resizing import resize_image
 from tasks.values.pixel_format import RGB, PixelFormat
 
 POLICIES = ("autoaugment", "randaugment", "trivialaugment")

@@ -11,8 +11,8 @@ from tasks.data.coco_json import Content, check_names, flatten, is_listing, read
 from tasks.data.coco_layouts import OFFICIAL, find_layout
 from tasks.data.datamodule import SPLITS
 from tasks.data.detection import DetectionData, numbered_classes
-from tasks.data.errors import DataError
 from tasks.data.label_counts import Finding
+from tasks.values.errors import DataError
 
 
 class CocoData(DetectionData):

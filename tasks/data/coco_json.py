@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.data.annotations import Annotations
-from tasks.data.errors import DataError
+from tasks.values.errors import DataError
 
 Content = dict[str, list[dict]]
 

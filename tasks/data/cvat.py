@@ -19,11 +19,11 @@ from tasks.data.described_images import (
     outlined_mask,
     turned,
 )
-from tasks.data.errors import DataError
-from tasks.data.plain_xml import read_xml
-from tasks.data.safe_paths import below
 from tasks.data.split_folders import FOLDERS, no_split, split_folder
 from tasks.files.images import MAX_PIXELS
+from tasks.files.plain_xml import read_xml
+from tasks.files.safe_paths import below
+from tasks.values.errors import DataError
 
 FILE = "annotations.xml"
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.data.errors import DataError
-from tasks.data.moved_paths import moved
 from tasks.data.split_folders import FOLDERS
-from tasks.data.text_lists import read_lines, read_text
+from tasks.files.moved_paths import moved
+from tasks.files.text_lists import read_lines, read_text
 from tasks.files.visible_files import is_hidden
+from tasks.values.errors import DataError
 
 NAMES = ("obj.names", "classes.txt", "data.names")
 

@@ -15,15 +15,15 @@ from torch.utils.data import DataLoader
 from tasks.data.balance import expected_draws
 from tasks.data.classes import Classes
 from tasks.data.dataset import VisionDataset
-from tasks.data.errors import DataError
 from tasks.data.label_counts import Finding, LabelCounts
 from tasks.data.measured_loader import MeasuredLoader
-from tasks.data.progressive import Progressive
 from tasks.data.samplers import EpochSampler, FixedSampler, ResumedSampler
 from tasks.data.submission import Submission
 from tasks.data.workers import WatchedDataset, WatchedLoader, default_workers, one_thread
 from tasks.files.image_depth import Lost, lost_parts
 from tasks.files.pixels import check_format, decode_pixels
+from tasks.transforms.progressive import Progressive
+from tasks.values.errors import DataError
 from tasks.values.first_process import is_first_process
 from tasks.values.lightning_twin import LightningTwin
 from tasks.values.pixel_format import RGB, PixelFormat

@@ -13,8 +13,8 @@ from tasks.data.annotations import Annotations
 from tasks.data.class_names import class_names as read_names
 from tasks.data.datamodule import SPLITS
 from tasks.data.detection import DetectionData, numbered_classes
-from tasks.data.errors import DataError
-from tasks.data.traced_outlines import traced
+from tasks.transforms.traced_outlines import traced
+from tasks.values.errors import DataError
 
 CORNERS = 64  # of the polygon that stands for an ellipse
 logger = logging.getLogger(__name__)

@@ -12,11 +12,11 @@ from tasks.data.annotations import Annotations
 from tasks.data.boxed_images import DetectionDataset
 from tasks.data.classes import Classes
 from tasks.data.datamodule import VisionDataModule
-from tasks.data.errors import DataError
 from tasks.data.label_counts import Finding, LabelCounts
 from tasks.data.samplers import EpochSampler
-from tasks.data.transforms import DetectionAugmentation
 from tasks.pictures.colors import distinct_colors
+from tasks.transforms.detection import DetectionAugmentation
+from tasks.values.errors import DataError
 from tasks.values.sizes import Size, parse_size, parse_sizes
 
 IMAGE_SIZE = (320, 320)  # of what a network sees, where the settings leave it open

@@ -10,9 +10,9 @@ import numpy as np
 
 from tasks.data.class_names import class_names as read_names
 from tasks.data.classification import ClassificationData, named_classes
-from tasks.data.errors import DataError
 from tasks.files.images import IMAGE_SUFFIXES, is_image
 from tasks.files.visible_files import is_hidden, suffix_counts
+from tasks.values.errors import DataError
 from tasks.values.packed_names import PackedNames
 
 logger = logging.getLogger(__name__)

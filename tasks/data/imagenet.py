@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 
 from tasks.data.classification import ClassificationData, named_classes
-from tasks.data.errors import DataError
 from tasks.data.folders import ImageFiles, class_folders, image_names, labelled_files
-from tasks.data.text_lists import read_lines
+from tasks.files.text_lists import read_lines
 from tasks.files.visible_files import is_hidden
+from tasks.values.errors import DataError
 
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
 LABEL_FILES = (

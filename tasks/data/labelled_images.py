@@ -11,10 +11,10 @@ from tasks.data.center_view import CenterView
 from tasks.data.classes import Classes
 from tasks.data.classification_transforms import ClassAugmentation
 from tasks.data.dataset import VisionDataset, class_counts
-from tasks.data.errors import DataError
-from tasks.data.progressive import Progressive
 from tasks.data.samplers import SampleKey
 from tasks.files.pixels import decode_pixels
+from tasks.transforms.progressive import Progressive
+from tasks.values.errors import DataError
 
 
 class Samples(Protocol):

@@ -23,11 +23,11 @@ from tasks.data.described_images import (
     outlined,
     outlined_mask,
 )
-from tasks.data.errors import DataError
-from tasks.data.file_lists import list_files
 from tasks.data.split_folders import flat_folder, has_flat_split
-from tasks.data.text_lists import read_text
+from tasks.files.file_lists import list_files
 from tasks.files.images import decode_image, is_image
+from tasks.files.text_lists import read_text
+from tasks.values.errors import DataError
 
 # fewest points of a shape
 FEWEST = {"rectangle": 2, "circle": 2, "line": 2, "linestrip": 2, "polygon": 3, "mask": 2, "oriented_rectangle": 4}

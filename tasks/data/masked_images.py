@@ -9,16 +9,16 @@ import numpy as np
 import torch
 
 from tasks.data.classes import Classes
-from tasks.data.copy_paste import paste_classes
 from tasks.data.dataset import Inspected, VisionDataset, class_counts
-from tasks.data.errors import DataError
 from tasks.data.mask_formats import lossy_format
-from tasks.data.progressive import Progressive
 from tasks.data.samplers import SampleKey
-from tasks.data.transforms import SegmentationAugmentation
 from tasks.files.images import read_mask
 from tasks.files.pixels import read_pixels
 from tasks.pictures.sheets import overlay
+from tasks.transforms.copy_paste import paste_classes
+from tasks.transforms.progressive import Progressive
+from tasks.transforms.segmentation import SegmentationAugmentation
+from tasks.values.errors import DataError
 from tasks.values.packed_names import PackedNames
 
 IGNORE_INDEX = 255

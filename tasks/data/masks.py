@@ -7,13 +7,13 @@ from pathlib import Path
 from tasks.data.class_names import class_names as read_names
 from tasks.data.classes import Classes
 from tasks.data.color_masks import ColorMasks
-from tasks.data.errors import DataError
-from tasks.data.file_lists import list_files
 from tasks.data.masked_images import Pairs, SegmentationDataset
 from tasks.data.segmentation import SegmentationData, id_table
+from tasks.files.file_lists import list_files
 from tasks.files.images import is_image
 from tasks.pictures.colors import distinct_colors
 from tasks.values.counted import counted
+from tasks.values.errors import DataError
 
 
 class MaskFolders(SegmentationData):

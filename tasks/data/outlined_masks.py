@@ -13,17 +13,17 @@ from tasks.data.coco import CocoData
 from tasks.data.cvat import CvatData
 from tasks.data.described_images import DescribedImages
 from tasks.data.detection import DetectionData
-from tasks.data.errors import DataError
 from tasks.data.label_counts import Finding
 from tasks.data.labelme import LabelmeData
 from tasks.data.masked_images import IGNORE_INDEX, SegmentationDataset
-from tasks.data.outlines import class_ids, draw_outline
 from tasks.data.segmentation import SegmentationData, id_table
-from tasks.data.transforms import SegmentationAugmentation
 from tasks.data.voc_masks import BACKGROUND, VOC_MASK_CLASSES, voc_palette
 from tasks.data.yolo import YoloData
 from tasks.files.images import image_size
 from tasks.pictures.colors import distinct_colors
+from tasks.transforms.outlines import class_ids, draw_outline
+from tasks.transforms.segmentation import SegmentationAugmentation
+from tasks.values.errors import DataError
 
 VOC_IN_COCO = (5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)  # category ids of VOC's 20
 VOC_MIN_AREA = 1000  # px of objects that torchvision's training images have at least

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from tasks.data.classes import Classes
 from tasks.data.datamodule import VisionDataModule
-from tasks.data.errors import DataError
 from tasks.data.label_counts import LabelCounts
 from tasks.data.masked_images import IGNORE_INDEX, UNKNOWN, Pairs, SegmentationDataset
-from tasks.data.transforms import SegmentationAugmentation
+from tasks.transforms.segmentation import SegmentationAugmentation
+from tasks.values.errors import DataError
 from tasks.values.sizes import parse_size
 
 LOOKED = 100  # masks of a split that are read at the start of a run

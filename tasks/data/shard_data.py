@@ -18,9 +18,9 @@ import numpy as np
 
 from tasks.data.classes import Classes
 from tasks.data.classification import ClassificationData
-from tasks.data.errors import DataError
 from tasks.data.samplers import EpochSampler, SampleKey
 from tasks.data.shard_writer import COLUMNS, INDEX, Store, checksum_of
+from tasks.values.errors import DataError
 from tasks.values.packed_names import PackedNames
 
 OPEN_SHARDS = 64  # files that a process keeps open

@@ -23,9 +23,9 @@ from rich.progress import track
 
 from tasks.data.datamodule import SPLITS, VisionDataModule
 from tasks.data.dataset import VisionDataset
-from tasks.data.errors import DataError
-from tasks.data.new_folder import new_folder
+from tasks.files.new_folder import new_folder
 from tasks.files.writing import write_json
+from tasks.values.errors import DataError
 from tasks.values.packed_names import PackedNames
 
 INDEX = "index.json"

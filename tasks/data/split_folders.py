@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tasks.data.errors import DataError
 from tasks.files.visible_files import visible_files
+from tasks.values.errors import DataError
 
 FOLDERS = {
     "train": ("train", "training"),

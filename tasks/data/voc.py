@@ -11,13 +11,13 @@ from xml.etree import ElementTree
 
 from tasks.data.class_names import class_names as read_names
 from tasks.data.described_images import DescribedImage, DescribedImages, DescribedObject
-from tasks.data.errors import DataError
-from tasks.data.file_lists import list_files
-from tasks.data.plain_xml import read_xml
-from tasks.data.safe_paths import below
 from tasks.data.split_folders import flat_folder, has_flat_split
-from tasks.data.text_lists import read_lines
+from tasks.files.file_lists import list_files
 from tasks.files.images import is_image
+from tasks.files.plain_xml import read_xml
+from tasks.files.safe_paths import below
+from tasks.files.text_lists import read_lines
+from tasks.values.errors import DataError
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",

@@ -10,15 +10,15 @@ import numpy as np
 
 from tasks.data.class_names import class_names as read_names
 from tasks.data.classes import Classes
-from tasks.data.errors import DataError
 from tasks.data.masked_images import Pairs
-from tasks.data.named_files import find_named
-from tasks.data.safe_paths import below
 from tasks.data.segmentation import SegmentationData, id_table
 from tasks.data.submission import Submission
-from tasks.data.text_lists import read_lines
 from tasks.data.voc import VOC_CLASSES
 from tasks.files.images import is_image
+from tasks.files.named_files import find_named
+from tasks.files.safe_paths import below
+from tasks.files.text_lists import read_lines
+from tasks.values.errors import DataError
 
 BACKGROUND = "background"
 VOC_MASK_CLASSES = (BACKGROUND, *VOC_CLASSES)

@@ -11,7 +11,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from tasks.data.errors import DataError
+from tasks.values.errors import DataError
 from tasks.values.machine import allowed_cores
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from tasks.data.described_images import DescribedImage, DescribedImages, DescribedObject, outlined
-from tasks.data.errors import DataError
-from tasks.data.file_lists import list_files
-from tasks.data.moved_paths import moved
-from tasks.data.text_lists import read_lines, read_text
 from tasks.data.yolo_yaml import YoloYaml
+from tasks.files.file_lists import list_files
 from tasks.files.images import image_size, is_image
+from tasks.files.moved_paths import moved
+from tasks.files.text_lists import read_lines, read_text
+from tasks.values.errors import DataError
 
 LABELS = {"images": "labels", "Images": "Labels", "IMAGES": "LABELS"}
 FAR = (-1.0, 2.0)  # parts of the image's sides; what lies beyond is no such part

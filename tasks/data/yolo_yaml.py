@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 
 from tasks.data.darknet import find_darknet, read_darknet
-from tasks.data.errors import DataError
-from tasks.data.moved_paths import moved
 from tasks.data.split_folders import FOLDERS, no_split
-from tasks.data.text_lists import read_text
+from tasks.files.moved_paths import moved
+from tasks.files.text_lists import read_text
 from tasks.files.visible_files import is_hidden
+from tasks.values.errors import DataError
 
 SUFFIXES = (".yaml", ".yml")
 

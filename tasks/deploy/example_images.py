@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tasks.data.datamodule import VisionDataModule
-from tasks.data.file_lists import list_files
+from tasks.files.file_lists import list_files
 from tasks.files.images import is_image
 from tasks.files.pixels import read_pixels
 from tasks.values.pixel_format import RGB, PixelFormat

@@ -7,8 +7,8 @@ import numpy as np
 
 from heads.detections import Detections
 from tasks.base.test_time import looks_once
-from tasks.data.resizing import resize_image
 from tasks.detection.predictor import DetectionPredictor
+from tasks.transforms.resizing import resize_image
 
 
 class DetectionArtifactPredictor(DetectionPredictor):

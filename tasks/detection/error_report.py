@@ -8,7 +8,6 @@ import numpy as np
 
 from tasks.base.tables import Table
 from tasks.data.detection import DetectionData
-from tasks.data.errors import DataError
 from tasks.detection.error_analysis import BINS, Calibration, ErrorAnalysis
 from tasks.detection.error_sheets import write_error_sheets
 from tasks.detection.tide import MEANINGS, TideErrors
@@ -17,6 +16,7 @@ from tasks.pictures.charts import SMALL, panel
 from tasks.pictures.confusion import confusion_picture
 from tasks.pictures.shown import shown
 from tasks.values.counted import counted
+from tasks.values.errors import DataError
 
 SHOWN = 10  # rows of the tables of confusions and label errors
 

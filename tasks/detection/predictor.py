@@ -9,8 +9,8 @@ import numpy as np
 from heads.detections import Detections
 from tasks.base.predictor import Predictor
 from tasks.base.test_time import scaled
-from tasks.data.resizing import resize_image
 from tasks.pictures.boxes import draw_boxes
+from tasks.transforms.resizing import resize_image
 
 if TYPE_CHECKING:
     from tasks.data.datamodule import VisionDataModule

@@ -1,1 +1,1 @@
-"""Read and write files: images, masks, videos, JSON; report what 8-bit RGB loses of an image."""
+"""Find, read and write files: images, masks, videos, lists, JSON; report what 8-bit RGB loses of an image."""

@@ -9,10 +9,9 @@ from tasks.base.build import Config, build_data, task_of
 from tasks.base.outcome import LISTED, Outcome
 from tasks.base.tables import Table
 from tasks.data.datamodule import VisionDataModule
-from tasks.data.errors import DataError
 from tasks.data.label_counts import LabelCounts
-from tasks.data.new_folder import new_folder
 from tasks.data.shard_writer import shard_table, write_shards
+from tasks.files.new_folder import new_folder
 from tasks.files.writing import write_image, write_json
 from tasks.inspection.check import look_at
 from tasks.inspection.converted import Layout, SplitSettings, converted_table, words_for, write_converted, write_split
@@ -22,6 +21,7 @@ from tasks.inspection.ground_truth import truth_score
 from tasks.inspection.preview import augmented_sheet, check_sheet
 from tasks.inspection.stats import measure_split, pixel_overrides, stats_tables, weight_overrides
 from tasks.values.counted import counted
+from tasks.values.errors import DataError
 
 ACTIONS = ("check", "stats", "preview", "shards", "crops", "convert", "split")
 MAKING = ACTIONS[3:]  # those that make a data set, not a report

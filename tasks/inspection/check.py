@@ -15,10 +15,10 @@ from rich.progress import track
 from tasks.data.classes import Classes
 from tasks.data.datamodule import VisionDataModule
 from tasks.data.dataset import VisionDataset
-from tasks.data.errors import DataError
 from tasks.data.looks import Look, SplitLooks
 from tasks.files.image_depth import Lost, lost_parts
 from tasks.pictures.shown import shown
+from tasks.values.errors import DataError
 from tasks.values.machine import allowed_cores
 
 QUEUED = 4096  # samples that wait at once

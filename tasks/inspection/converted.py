@@ -12,14 +12,14 @@ import numpy as np
 from rich.progress import track
 
 from tasks.data.datamodule import SPLITS, VisionDataModule
-from tasks.data.errors import DataError
-from tasks.data.new_folder import new_folder
+from tasks.files.new_folder import new_folder
 from tasks.files.writing import to_json, write_bytes
 from tasks.inspection.regions import has_background, object_classes
 from tasks.inspection.rows import Row, named, rows_of, with_regions, with_size, write_image
 from tasks.inspection.stratified import grouped, stratified
 from tasks.inspection.written_boxes import write_coco, write_yolo
 from tasks.inspection.written_masks import write_masks
+from tasks.values.errors import DataError
 
 LAYOUTS = ("coco", "yolo", "voc_masks")
 IMAGES = ("copy", "link")

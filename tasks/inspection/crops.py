@@ -14,9 +14,9 @@ from rich.progress import track
 
 from tasks.data.datamodule import SPLITS, VisionDataModule
 from tasks.data.dataset import VisionDataset
-from tasks.data.errors import DataError
-from tasks.data.new_folder import new_folder
+from tasks.files.new_folder import new_folder
 from tasks.files.writing import write_image, write_json
+from tasks.values.errors import DataError
 
 BACKGROUND = "background"
 TRIALS = 4000  # squares drawn to find background in an image

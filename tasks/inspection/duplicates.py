@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from tasks.data.datamodule import SPLITS, VisionDataModule
-from tasks.data.errors import DataError
 from tasks.files.images import is_image
 from tasks.files.visible_files import visible_files
 from tasks.inspection.check import SplitLooks
 from tasks.values.counted import counted
+from tasks.values.errors import DataError
 
 COMPARED = 20_000  # images up to which every one is compared with every other
 NEAR = 5  # bits, of 128, that near-duplicates may differ by

@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 
 from tasks.data.datamodule import VisionDataModule
-from tasks.data.errors import DataError
 from tasks.data.looks import SplitLooks
 from tasks.files.pixels import read_pixels
 from tasks.pictures.boxes import scaled
 from tasks.pictures.colors import WRONG
 from tasks.pictures.sheets import sheet
 from tasks.pictures.shown import shown
+from tasks.values.errors import DataError
 from tasks.values.pixel_format import RGB, PixelFormat
 
 SIDE = 320  # px, longest side of a picture on a sheet

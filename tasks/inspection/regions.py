@@ -8,9 +8,9 @@ import numpy as np
 
 from tasks.data.classes import Classes
 from tasks.data.masked_images import IGNORE_INDEX
-from tasks.data.outlines import run_lengths
-from tasks.data.traced_outlines import traced
 from tasks.data.voc_masks import BACKGROUND
+from tasks.transforms.outlines import run_lengths
+from tasks.transforms.traced_outlines import traced
 
 
 def has_background(classes: Classes) -> bool:

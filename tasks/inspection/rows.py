@@ -13,10 +13,10 @@ import numpy as np
 from tasks.data.classes import Classes
 from tasks.data.datamodule import VisionDataModule
 from tasks.data.dataset import VisionDataset
-from tasks.data.errors import DataError
 from tasks.data.masked_images import IGNORE_INDEX
 from tasks.files.images import image_size
 from tasks.inspection.regions import find_regions
+from tasks.values.errors import DataError
 
 
 class Row(NamedTuple):

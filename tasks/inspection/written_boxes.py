@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from tasks.data.classes import Classes
-from tasks.data.errors import DataError
 from tasks.files.writing import write_bytes, write_json
 from tasks.inspection.rows import Row
+from tasks.values.errors import DataError
 
 
 def write_coco(part: Path, split: str, rows: Sequence[Row], classes: Classes) -> Counter:

@@ -10,10 +10,10 @@ import numpy as np
 from rich.progress import track
 
 from tasks.data.classes import Classes
-from tasks.data.errors import DataError
 from tasks.data.masked_images import IGNORE_INDEX
 from tasks.files.writing import write_bytes, write_class_ids
 from tasks.inspection.rows import Row
+from tasks.values.errors import DataError
 
 
 def write_masks(

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from tasks.base.test_time import looks_once
-from tasks.data.resizing import resize_antialiased, resize_classes
 from tasks.segmentation.predictor import SegmentationPredictor
+from tasks.transforms.resizing import resize_antialiased, resize_classes
 
 
 class SegmentationArtifactPredictor(SegmentationPredictor):

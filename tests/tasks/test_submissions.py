@@ -14,7 +14,6 @@ from tasks.data.ade20k import ade20k_classes
 from tasks.data.cityscapes import EVALUATED, CityscapesData
 from tasks.data.classes import Classes
 from tasks.data.coco import CocoData
-from tasks.data.errors import DataError
 from tasks.data.voc_masks import VOC_MASK_CLASSES
 from tasks.detection.coco_scores import evaluate_boxes
 from tasks.detection.predictor import DetectionPredictor
@@ -22,6 +21,7 @@ from tasks.detection.results import DetectionResults, GroundTruth
 from tasks.files.images import read_mask
 from tasks.files.writing import write_image
 from tasks.segmentation.predictor import SegmentationPredictor
+from tasks.values.errors import DataError
 from tests.tasks.conftest import composed
 from tests.tasks.detection.test_task import write_shapes
 

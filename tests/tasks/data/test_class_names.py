@@ -7,11 +7,11 @@ import pytest
 from tasks.data.cityscapes import CityscapesData
 from tasks.data.class_names import class_names
 from tasks.data.coco import CocoData
-from tasks.data.errors import DataError
 from tasks.data.folders import FolderData
 from tasks.data.masks import MaskFolders
 from tasks.data.shard_writer import _check_classes
 from tasks.data.voc import VocData
+from tasks.values.errors import DataError
 from tests.tasks.data.test_coco import CONTENT, changed, write_coco
 
 

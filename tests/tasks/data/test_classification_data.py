@@ -9,9 +9,9 @@ import torch
 from tasks.data.center_view import CenterView
 from tasks.data.classification import ClassificationData
 from tasks.data.classification_transforms import ClassAugmentation
-from tasks.data.errors import DataError
 from tasks.data.folders import FolderData
 from tasks.data.samplers import EpochSampler
+from tasks.values.errors import DataError
 from tests.conftest import ROOT
 from tests.tasks.conftest import composed
 from tests.tasks.data.test_classification_transforms import encoded, photograph

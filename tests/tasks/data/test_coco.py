@@ -9,8 +9,8 @@ import pytest
 from pycocotools.coco import COCO
 
 from tasks.data.coco import CocoData
-from tasks.data.errors import DataError
 from tasks.inspection.check import check
+from tasks.values.errors import DataError
 from tasks.values.packed_names import PackedNames
 
 CONTENT = {

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tasks.data.coco import CocoData
-from tasks.data.errors import DataError
+from tasks.values.errors import DataError
 from tests.tasks.data.test_coco import CONTENT, OPTIONS, changed, write_coco
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tasks.data.cvat import CvatData
-from tasks.data.errors import DataError
+from tasks.values.errors import DataError
 from tests.tasks.data.test_yolo import OPTIONS, picture, text
 
 BOX = '<box label="cat" xtl="10" ytl="5" xbr="40" ybr="30" occluded="0"/>'

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.data.errors import DataError
+from tasks.values.errors import DataError
 from tests.tasks.data.test_yolo import WHOLE, picture, read, small, text
 
 OBJ_DATA = "classes = 2\ntrain = data/train.txt\nvalid = data/valid.txt\nnames = data/obj.names\nbackup = backup/\n"

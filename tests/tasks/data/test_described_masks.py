@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as pycocotools_mask
 
-from tasks.data.errors import DataError
 from tasks.data.outlined_masks import CvatMasks, LabelmeMasks
+from tasks.values.errors import DataError
 from tests.tasks.data.test_cvat import document, image
 from tests.tasks.data.test_labelme import write as write_labelme_file
 from tests.tasks.data.test_yolo import picture, text

@@ -10,9 +10,9 @@ from tasks.base.build import build_data, make
 from tasks.data.coco import CocoData
 from tasks.data.demo import demo_data
 from tasks.data.detection import DetectionData, MultiscaleSampler
-from tasks.data.errors import DataError
-from tasks.data.transforms import DetectionAugmentation
 from tasks.inspection.check import check
+from tasks.transforms.detection import DetectionAugmentation
+from tasks.values.errors import DataError
 from tests.conftest import ROOT
 from tests.tasks.conftest import composed
 from tests.tasks.data.test_coco import write_coco

@@ -10,8 +10,8 @@ from torchvision.datasets import ImageFolder
 
 from tasks.base.build import build_data
 from tasks.data.demo import demo_data
-from tasks.data.errors import DataError
 from tasks.data.folders import FolderData, ImageFiles
+from tasks.values.errors import DataError
 from tests.tasks.conftest import composed
 
 OPTIONS = {"image_size": 32, "batch_size": 2, "val_batch_size": 3, "num_workers": 0}

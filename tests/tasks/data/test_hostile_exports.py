@@ -11,7 +11,6 @@ from PIL import Image
 
 from tasks.data.coco import CocoData
 from tasks.data.cvat import CvatData
-from tasks.data.errors import DataError
 from tasks.data.labelme import LabelmeData
 from tasks.data.masks import MaskFolders
 from tasks.data.outlined_masks import CocoMasks
@@ -19,6 +18,7 @@ from tasks.data.voc import VocData
 from tasks.data.voc_masks import VocMasks
 from tasks.data.yolo import YoloData
 from tasks.inspection.check import check
+from tasks.values.errors import DataError
 from tests.tasks.data.test_exported_formats import FORMATS, OPTIONS, written
 from tests.tasks.data.test_hostile_input import bomb
 from tests.tasks.data.test_labelme import write as write_labelme_file

@@ -13,16 +13,16 @@ import pytest
 from PIL import Image
 
 from tasks.data.coco import CocoData
-from tasks.data.errors import DataError
 from tasks.data.imagenet import read_labels
 from tasks.data.masks import MaskFolders
-from tasks.data.safe_paths import below
 from tasks.data.shard_data import ShardData
 from tasks.data.voc import VocData
 from tasks.detection.results import DetectionResults, GroundTruth
 from tasks.files.images import MAX_PIXELS, decode_image, decode_pil, read_image, read_mask
+from tasks.files.safe_paths import below
 from tasks.files.videos import frames
 from tasks.inspection.crops import CropSettings, write_crops
+from tasks.values.errors import DataError
 from tests.tasks.data.test_coco import CONTENT, OPTIONS, changed, write_coco
 
 OUTSIDE = ("../secret.png", "a/../../secret.png", "/etc/passwd", "..", "", "a\0b", "\ud800.png", "a" * 300)

@@ -5,8 +5,8 @@ import pytest
 from scipy.io import savemat
 from timm.data import ImageNetInfo
 
-from tasks.data.errors import DataError
 from tasks.data.imagenet import DEVKIT, ImageNetData, readable_names, synsets
+from tasks.values.errors import DataError
 from tests.tasks.data.test_folders import OPTIONS, put
 
 A, B, C = "n01440764", "n02123045", "n15075141"  # labels 0, 281, 999

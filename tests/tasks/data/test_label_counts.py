@@ -11,7 +11,6 @@ from PIL import Image
 
 from tasks.base.build import build_data
 from tasks.data.coco import CocoData
-from tasks.data.errors import DataError
 from tasks.data.folders import FolderData
 from tasks.data.label_counts import LabelCounts
 from tasks.data.mask_formats import lossy_format
@@ -21,6 +20,7 @@ from tasks.data.segmentation import LOOKED
 from tasks.data.voc import VocData
 from tasks.inspection.check import look_at
 from tasks.inspection.ground_truth import truth_score
+from tasks.values.errors import DataError
 from tests.conftest import ROOT
 from tests.tasks.conftest import NAMES, composed, write_masks
 from tests.tasks.data.test_coco import OPTIONS, changed, write_coco

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from tasks.data.errors import DataError
 from tasks.data.labelme import LabelmeData
+from tasks.values.errors import DataError
 from tests.tasks.data.test_yolo import OPTIONS, picture, text
 
 BOX = {"label": "cat", "points": [[40, 30], [10, 5]], "shape_type": "rectangle"}

@@ -11,10 +11,10 @@ from PIL import Image
 from pycocotools import mask as pycocotools_mask
 from pycocotools.coco import COCO
 
-from tasks.data.errors import DataError
 from tasks.data.outlined_masks import CocoMasks, YoloMasks
-from tasks.data.outlines import draw_outline
 from tasks.data.voc_masks import VOC_MASK_CLASSES
+from tasks.transforms.outlines import draw_outline
+from tasks.values.errors import DataError
 from tests.conftest import DATA
 from tests.tasks.data.test_yolo import picture, text
 

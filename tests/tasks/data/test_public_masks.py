@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 
 from tasks.data.ade20k import Ade20kData
-from tasks.data.errors import DataError
 from tasks.data.masks import MaskFolders
 from tasks.data.voc_masks import VOC_MASK_CLASSES, VocMasks, voc_palette
 from tasks.files.writing import write_class_ids
 from tasks.inspection.check import check
+from tasks.values.errors import DataError
 from tests.tasks.data.test_yolo import picture, text
 
 OPTIONS = {"crop_size": [32, 32], "batch_size": 1, "num_workers": 0}

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tasks.data.cityscapes import EVALUATED, CityscapesData
-from tasks.data.errors import DataError
 from tasks.data.masked_images import IGNORE_INDEX
 from tasks.data.masks import MaskFolders
 from tasks.data.samplers import EpochSampler
 from tasks.inspection.check import check
+from tasks.values.errors import DataError
 from tests.tasks.conftest import write_masks
 
 OPTIONS = {"crop_size": [32, 48], "batch_size": 2, "num_workers": 0}

@@ -17,10 +17,10 @@ import webdataset
 from torch import distributed, multiprocessing
 
 from tasks.data import shard_data
-from tasks.data.errors import DataError
 from tasks.data.folders import FolderData
 from tasks.data.shard_data import ShardData
 from tasks.data.shard_writer import write_shards
+from tasks.values.errors import DataError
 
 OPTIONS = {"image_size": 16, "batch_size": 4, "val_batch_size": 3, "num_workers": 0, "seed": 5, "color": 0.4}
 TRAIN, VAL = 41, 7

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from torchvision.datasets import VOCDetection
 
-from tasks.data.errors import DataError
 from tasks.data.voc import VOC_CLASSES, VocData
 from tasks.inspection.check import check
+from tasks.values.errors import DataError
 
 OPTIONS = {"image_size": [32, 48], "batch_size": 2, "num_workers": 0}
 

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from tasks.data.classes import Classes
 from tasks.data.datamodule import VisionDataModule
-from tasks.data.errors import DataError
+from tasks.values.errors import DataError
 
 
 class Samples(Dataset):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.data.errors import DataError
 from tasks.data.yolo import YoloData
 from tasks.inspection.check import check
+from tasks.values.errors import DataError
 
 OPTIONS = {"image_size": [32, 32], "batch_size": 1, "num_workers": 0}
 WHOLE = "0 0.5 0.5 0.5 0.25\n"  # of 40x60 px: left 15, top 15, 30 wide, 10 high

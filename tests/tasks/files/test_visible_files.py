@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.data.errors import DataError
-from tasks.data.file_lists import list_files
 from tasks.data.folders import FolderData, image_names
 from tasks.data.imagenet import ImageNetData, synsets
 from tasks.data.masks import MaskFolders
+from tasks.files.file_lists import list_files
 from tasks.files.images import IMAGE_SUFFIXES, is_image, read_image
 from tasks.files.visible_files import is_hidden, suffix_counts, visible_files
 from tasks.inspection.duplicates import unnamed_images
+from tasks.values.errors import DataError
 from tests.tasks.conftest import NAMES, write_masks
 
 HIDDEN = (

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from tasks.data.coco import CocoData
-from tasks.data.errors import DataError
 from tasks.data.voc import VocData
 from tasks.data.yolo import YoloData
 from tasks.inspection.converted import Layout, SplitSettings, write_converted, write_split
 from tasks.inspection.stratified import grouped, stratified
+from tasks.values.errors import DataError
 from tests.conftest import DATA
 from tests.tasks.data.test_exported_formats import OPTIONS, same_boxes
 from tests.tasks.data.test_voc import entry, write_voc

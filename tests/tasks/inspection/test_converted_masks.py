@@ -10,7 +10,6 @@ from pycocotools import mask as pycocotools_mask
 
 from tasks.data.classes import Classes
 from tasks.data.coco import CocoData
-from tasks.data.errors import DataError
 from tasks.data.folders import FolderData
 from tasks.data.masks import MaskFolders
 from tasks.data.outlined_masks import CocoMasks, CvatMasks, LabelmeMasks, YoloMasks
@@ -19,6 +18,7 @@ from tasks.files.images import read_mask
 from tasks.files.writing import write_image
 from tasks.inspection.converted import Layout, SplitSettings, words_for, write_converted, write_split
 from tasks.inspection.regions import find_regions
+from tasks.values.errors import DataError
 from tests.tasks.classification.test_task import write_folders
 from tests.tasks.data.test_described_masks import OPTIONS, write_cvat, write_labelme
 from tests.tasks.data.written_formats import write_yolo

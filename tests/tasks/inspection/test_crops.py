@@ -9,12 +9,12 @@ import torch
 from torchvision.ops import box_area, box_iou
 
 from tasks.data.coco import CocoData
-from tasks.data.errors import DataError
 from tasks.data.folders import FolderData
 from tasks.data.voc import VocData
 from tasks.files.images import read_image
 from tasks.files.writing import write_image
 from tasks.inspection.crops import CropSettings, background_squares, square_around, write_crops
+from tasks.values.errors import DataError
 from tests.tasks.data.test_voc import IMAGES, write_voc
 
 NAMES = {1: "cat", 2: "a/b"}

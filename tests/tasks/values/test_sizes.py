@@ -13,13 +13,13 @@ from tasks.benchmark.sweep import sweep
 from tasks.data.classes import Classes
 from tasks.data.classification import ClassificationData, named_classes
 from tasks.data.detection import DetectionData, numbered_classes
-from tasks.data.progressive import Progressive
 from tasks.data.segmentation import SegmentationData, id_table
-from tasks.data.transforms import SegmentationAugmentation
 from tasks.deploy.original import Original
 from tasks.describe import describe, describe_zoo
 from tasks.detection.predictor import DetectionPredictor
 from tasks.segmentation.predictor import SegmentationPredictor
+from tasks.transforms.progressive import Progressive
+from tasks.transforms.segmentation import SegmentationAugmentation
 from tasks.values.sizes import parse_side, parse_sides, parse_size, parse_sizes
 from tests.tasks.conftest import composed
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tasks.data.resizing import resize_antialiased, resize_classes
+from tasks.transforms.resizing import resize_antialiased, resize_classes
 
 EXACT = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tasks.data.errors import DataError
+from tasks.values.errors import DataError
 
 
 def read_xml(file: Path) -> ElementTree.Element:

@@ -2,7 +2,7 @@
 
 from pathlib import Path, PurePosixPath
 
-from tasks.data.errors import DataError
+from tasks.values.errors import DataError
 
 
 def below(name: str, source: str | Path, *, what: str = "the file name", folder: str = "the image folder") -> str:
@@ -22,7 +22,7 @@ def below(name: str, source: str | Path, *, what: str = "the file name", folder:
     'cats/1.jpg'
     >>> below("../secret", "train.json")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    tasks.data.errors.DataError: train.json: the file name '../secret' leads out of ...
+    tasks.values.errors.DataError: train.json: the file name '../secret' leads out of ...
 
     Raises:
         DataError: The name is empty or absolute, or has ".." or a character that file names cannot have.

@@ -1,133 +1,19 @@
-"""Augmentation of segmentation and detection; the only file that imports albumentations."""
+"""Augmentation of images with boxes."""
 
-import os
 from collections.abc import Sequence
-from random import Random
-from typing import Any
 
 import cv2
 import numpy as np
 
-from tasks.data.channel_transforms import add_border, fill_of, flip_channels, jitter_channels
-from tasks.data.resizing import resize_channels, resize_image
+from tasks.transforms.channels import add_border, fill_of, flip_channels, jitter_channels
+from tasks.transforms.color_steps import share_state, ssd_colors
+from tasks.transforms.resizing import resize_image
 from tasks.values.pixel_format import PixelFormat
-from tasks.values.sizes import parse_size
 
 BoxedImage = tuple[np.ndarray, np.ndarray, np.ndarray]  # image, boxes, labels
 Window = tuple[int, int, int, int]  # left, top, right, bottom, px of an image, perhaps beyond it
 MIN_OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # of an IoU crop; 1: no crop
 TRIALS = 40  # crops to try for one of them
-
-
-class SegmentationAugmentation:
-    """Random scale, crop, flip and colour jitter of an image with its mask, drawn from a seed.
-
-    The image is cropped before it is resized, which gives the same distribution of scales for less work. Where a crop
-    reaches beyond the image, the image is padded with `fill` and the mask with `ignore_index`.
-
-    Args:
-        crop_size: (H, W) px of the result, or the side of a square.
-        scale: Range of the resize factor, uniform in its logarithm.
-        flip: Probability of a horizontal flip.
-        color: Strength of the jitter of brightness, contrast and saturation; hue gets a tenth of it. 0: no jitter.
-        copy_paste: Probability that px of another sample are pasted onto a sample, both augmented before, as in
-            `paste_classes`; done by who has the other sample.
-        pasted: Labels that may be pasted.
-        fill: RGB of padded pixels.
-        ignore_index: Mask value of padded pixels.
-
-    Raises:
-        ValueError: `crop_size` is not a size, `scale` not a range of positive factors, or a probability out of range.
-    """
-
-    def __init__(
-        self,
-        crop_size: int | Sequence[int],
-        *,
-        scale: Sequence[float] = (0.5, 2.0),
-        flip: float = 0.5,
-        color: float = 0.4,
-        copy_paste: float = 0.0,
-        pasted: Sequence[int] = (),
-        fill: Sequence[int] = (124, 116, 104),
-        ignore_index: int = 255,
-    ) -> None:
-        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-            raise ValueError(f"scale={list(scale)}: expected two positive factors, the smaller first")
-        for name, value in (("flip", flip), ("color", color), ("copy_paste", copy_paste)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"data.{name}={value}: expected a number from 0 to 1")
-        self.crop_size, self.scale = parse_size(crop_size, "crop_size"), tuple(scale)
-        self.fill, self.ignore_index = tuple(fill), ignore_index
-        self.copy_paste, self.pasted = copy_paste, tuple(pasted)
-        A = _albumentations()
-        self.color, self.white = color, 0
-        flips = A.HorizontalFlip(p=flip)
-        steps = [flips]
-        if color:
-            jitter = {name: (max(0, 1 - color), 1 + color) for name in ("brightness", "contrast", "saturation")}
-            steps.append(A.ColorJitter(**jitter, hue=(-color / 10, color / 10), p=0.8))
-        self.after_crop, self._flips = A.Compose(steps), A.Compose([flips])
-
-    def take_pixels(self, format: PixelFormat) -> None:
-        """Augment images of another format than RGB of 8 bits: the jitter is then of brightness and contrast alone."""
-        self.fill, self.white, self.after_crop = fill_of(format), format.white, self._flips
-
-    def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Augment an image and its mask.
-
-        Args:
-            image: (H, W, 3) uint8 RGB, or of the format of `take_pixels`.
-            mask: (H, W) uint8.
-            seed: Seed of all random numbers.
-
-        Returns:
-            Image (h, w, 3) and mask (h, w) for crop_size = (h, w).
-        """
-        random = np.random.default_rng(seed)
-        factor = float(np.exp(random.uniform(*np.log(self.scale))))
-        window = [max(1, round(size / factor)) for size in self.crop_size]
-        offsets = [random_offset(random, size, extent) for size, extent in zip(window, mask.shape, strict=True)]
-        image = _crop(image, offsets, window, self.fill)
-        mask = _crop(mask, offsets, window, self.ignore_index)
-        size = self.crop_size[::-1]
-        image = resize_channels(image, size, cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-        mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
-        _share_state(self.after_crop, random)
-        result = self.after_crop(image=image, mask=mask)
-        image, mask = result["image"], result["mask"]
-        if self.white and self.color and random.random() < 0.8:
-            image = jitter_channels(image, self.white, random, brightness=self.color, contrast=self.color)
-        return image, mask
-
-
-def _albumentations() -> Any:
-    """Import albumentations, which takes seconds, where something is augmented."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version
-    import albumentations
-
-    return albumentations
-
-
-def _share_state(steps: Any, random: np.random.Generator) -> None:
-    """Make all steps draw from one state; after `set_random_seed` each would draw the same numbers."""
-    steps.set_random_state(random, Random(int(random.integers(2**31))))
-
-
-def random_offset(random: np.random.Generator, window: int, extent: int) -> int:
-    """Draw where a window begins: inside an extent, or so that it contains that; both in px along an axis."""
-    low, high = sorted((0, extent - window))
-    return int(random.integers(low, high + 1))
-
-
-def _crop(picture: np.ndarray, offsets: Sequence[int], window: Sequence[int], fill) -> np.ndarray:
-    (top, left), (height, width) = offsets, window
-    part = picture[max(0, top) : top + height, max(0, left) : left + width]
-    above, before = max(0, -top), max(0, -left)
-    below, behind = height - part.shape[0] - above, width - part.shape[1] - before
-    if not (above or before or below or behind):
-        return part
-    return add_border(part, (above, below, before, behind), fill)
 
 
 def resize_boxed(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, size: Sequence[int]) -> BoxedImage:
@@ -193,7 +79,7 @@ class DetectionAugmentation:
             raise ValueError(f"data.color={color}: expected a strength, 0 to 1")
         self.zoom_out, self.iou_crop, self.flip, self.mosaic, self.mixup, self.copy_paste = chances.values()
         self.zoom_range, self.crop_range, self.fill = tuple(zoom_range), tuple(crop_range), tuple(fill)
-        self.color, self.recolor = color, _ssd_colors(color) if color else None
+        self.color, self.recolor = color, ssd_colors(color) if color else None
         self.white = 0
 
     def take_pixels(self, format: PixelFormat) -> None:
@@ -265,7 +151,7 @@ class DetectionAugmentation:
         (x0, x1), (y0, y1) = placed
         picture = resize_image(image[top:bottom, left:right], (y1 - y0, x1 - x0))
         if self.recolor:
-            _share_state(self.recolor, random)
+            share_state(self.recolor, random)
             picture = self.recolor(image=picture)["image"]
         elif self.white and self.color:
             strengths = {"brightness": self.color / 4, "contrast": self.color}
@@ -342,18 +228,3 @@ def _seen(low: int, high: int, extent: int, size: int) -> tuple[tuple[int, int],
     gain = size / (high - low)
     start = min(round((first - low) * gain), size - 1)
     return (first, last), (start, max(start + 1, round((last - low) * gain)))
-
-
-def _ssd_colors(strength: float) -> Any:
-    """Make SSD's jitter: brightness, contrast before or after saturation and hue, channel shuffle, each with 1/2."""
-    A = _albumentations()
-
-    def jitter(**change) -> Any:
-        return A.ColorJitter(**{"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0)} | change)
-
-    around = (1 - strength, 1 + strength)
-    contrast, saturation = jitter(contrast=around), jitter(saturation=around)
-    hue = jitter(hue=(-strength / 10, strength / 10))
-    orders = [A.Sequential([contrast, saturation, hue], p=1), A.Sequential([saturation, hue, contrast], p=1)]
-    brightness = jitter(brightness=(1 - strength / 4, 1 + strength / 4))
-    return A.Compose([brightness, A.OneOf(orders, p=1), A.ChannelShuffle(p=0.5)])

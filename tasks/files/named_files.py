@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from tasks.data.errors import DataError
-from tasks.data.safe_paths import below
 from tasks.files.images import is_image
+from tasks.files.safe_paths import below
+from tasks.values.errors import DataError
 
 
 def find_named(names: Sequence[str], folder: Path, *, by_stem: bool = False) -> tuple[dict[int, str], list[int]]:

@@ -6,8 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from tasks.data.masked_images import IGNORE_INDEX
-from tasks.data.resizing import resize_image
-from tasks.data.transforms import SegmentationAugmentation, random_offset
+from tasks.transforms.resizing import resize_image
+from tasks.transforms.segmentation import SegmentationAugmentation
+from tasks.transforms.windows import random_offset
 
 
 def scene(height=96, width=128):

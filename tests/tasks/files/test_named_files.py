@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from tasks.data.coco import CocoData
-from tasks.data.errors import DataError
 from tasks.data.imagenet import read_labels
-from tasks.data.named_files import find_named
-from tasks.data.text_lists import read_lines
 from tasks.data.voc import VocData
+from tasks.files.named_files import find_named
+from tasks.files.text_lists import read_lines
 from tasks.inspection.check import check
+from tasks.values.errors import DataError
 from tests.tasks.data.test_coco import OPTIONS, changed, write_coco
 from tests.tasks.data.test_voc import OPTIONS as VOC_OPTIONS
 from tests.tasks.data.test_voc import entry, write_voc

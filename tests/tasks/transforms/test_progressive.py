@@ -5,7 +5,7 @@ import pytest
 
 from tasks.data.coco import CocoData
 from tasks.data.masks import MaskFolders
-from tasks.data.progressive import Progressive, Stage
+from tasks.transforms.progressive import Progressive, Stage
 from tests.tasks.conftest import NAMES
 from tests.tasks.data.test_coco import write_coco
 from tests.tasks.data.test_detection_data import content

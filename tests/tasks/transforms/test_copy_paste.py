@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from tasks.data.coco import CocoData
-from tasks.data.copy_paste import OutlinedImage, paste_classes, paste_objects
 from tasks.data.masks import MaskFolders
-from tasks.data.outlines import draw_outline
-from tasks.data.transforms import DetectionAugmentation
+from tasks.transforms.copy_paste import OutlinedImage, paste_classes, paste_objects
+from tasks.transforms.detection import DetectionAugmentation
+from tasks.transforms.outlines import draw_outline
 from tests.tasks.conftest import write_masks
 from tests.tasks.data.test_coco import write_coco
-from tests.tasks.data.test_detection_transforms import COLORS, GROUND, found, scene
+from tests.tasks.transforms.test_detection import COLORS, GROUND, found, scene
 
 
 class Draws:

@@ -7,7 +7,7 @@ from torchvision import tv_tensors
 from torchvision.ops import box_iou
 from torchvision.transforms import v2
 
-from tasks.data.transforms import MIN_OVERLAPS, DetectionAugmentation, _seen, iou_crop, resize_boxed
+from tasks.transforms.detection import MIN_OVERLAPS, DetectionAugmentation, _seen, iou_crop, resize_boxed
 
 COLORS = np.array([[230, 0, 0], [0, 230, 0], [0, 0, 230], [230, 230, 0], [230, 0, 230], [0, 230, 230]], np.uint8)
 GROUND = 60  # grey
@@ -127,7 +127,7 @@ def test_a_box_stays_where_its_centre_is_inside_along_both_axes(box, seen):
 @pytest.mark.parametrize("least", [0.3, 0.7])
 def test_the_crop_overlaps_a_box_by_the_iou_that_was_drawn(least, monkeypatch):
     """And its sides differ by two times at most."""
-    monkeypatch.setattr("tasks.data.transforms.MIN_OVERLAPS", (least,))
+    monkeypatch.setattr("tasks.transforms.detection.MIN_OVERLAPS", (least,))
     boxes, random, overlaps = np.array([[60, 40, 260, 200], [5, 5, 25, 30]], np.float32), np.random.default_rng(0), []
     for _ in range(100):
         crop = iou_crop(boxes, (220, 300), (0.3, 1.0), random)

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.data.errors import DataError
 from tasks.files.visible_files import suffix_counts, visible_files
+from tasks.values.errors import DataError
 
 logger = logging.getLogger(__name__)
 

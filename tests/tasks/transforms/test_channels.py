@@ -6,11 +6,12 @@ import pytest
 from PIL import Image
 
 from tasks.data.center_view import CenterView
-from tasks.data.channel_transforms import add_border, fill_of, jitter_channels
 from tasks.data.classification_transforms import ClassAugmentation
-from tasks.data.resizing import resize_channels
-from tasks.data.transforms import DetectionAugmentation, SegmentationAugmentation
 from tasks.files.pixels import decode_pixels
+from tasks.transforms.channels import add_border, fill_of, jitter_channels
+from tasks.transforms.detection import DetectionAugmentation
+from tasks.transforms.resizing import resize_channels
+from tasks.transforms.segmentation import SegmentationAugmentation
 from tasks.values.pixel_format import PixelFormat
 from tests.tasks.files.written_tiffs import encode_tiff
 

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from tasks.data.channel_transforms import flip_channels
-from tasks.data.outlines import draw_outline
-from tasks.data.resizing import resize_image
-from tasks.data.transforms import BoxedImage, random_offset
+from tasks.transforms.channels import flip_channels
+from tasks.transforms.detection import BoxedImage
+from tasks.transforms.outlines import draw_outline
+from tasks.transforms.resizing import resize_image
+from tasks.transforms.windows import random_offset
 
 CHOSEN = 0.5  # probability of each object, or class, to be pasted
 SCALES = (0.5, 1.5)  # of the other image, in the scale that just fits it into the image

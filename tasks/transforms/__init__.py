@@ -1,0 +1,1 @@
+"""Transforms of images with their masks and boxes: augmentation, resizing, outlines drawn and traced."""
