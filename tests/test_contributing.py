@@ -67,6 +67,7 @@ def test_the_example_runs_from_a_folder_of_its_own(own_folder, run_tool, monkeyp
     assert status == 1 and "set MOBILE_DENSE_TRUSTED=my_net" in err and not Path("runs/second").exists()
 
 
+@pytest.mark.long
 def test_hints_lists_and_sweeps_see_that_folder(own_folder, run_tool, monkeypatch):
     start = "tools/train.py --config-dir conf task=segmentation"
     assert "did you mean my_net?" in run_tool(f"{start} backbone=my_nett")[2]

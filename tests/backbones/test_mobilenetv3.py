@@ -94,6 +94,7 @@ def test_every_tap_equals_timm_at_every_width(size, width, tmp_path):
     assert worst_error(in_float64, oracle, TIMM_PLACES[size], tmp_path, width=width) <= 1e-10
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("dtype", "bound"), PRECISIONS)
 @pytest.mark.parametrize("output_stride", [32, 16, 8])
 @pytest.mark.parametrize("size", ["large", "small"])

@@ -50,6 +50,7 @@ def test_every_tap_equals_timm(variant, tmp_path):
         assert worst_error(factory, reference(variant), places(variant), tmp_path, dtype) <= bound
 
 
+@pytest.mark.long
 @small
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_dilated_taps_equal_timms_dilated_the_same(variant, output_stride, tmp_path, monkeypatch):
@@ -78,6 +79,7 @@ def test_multiply_adds_of_the_fused_network():
         assert profile(backbone, (224, 224)).macs / 1e6 + 1.28 == pytest.approx(macs, abs=1)
 
 
+@pytest.mark.long
 @small
 @pytest.mark.parametrize(
     "output_stride", [pytest.param(8, marks=pytest.mark.slow), pytest.param(16, marks=pytest.mark.slow), 32]

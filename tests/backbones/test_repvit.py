@@ -52,6 +52,7 @@ def test_every_tap_equals_timm(variant, tmp_path):
         assert worst_error(factory, reference(variant), places(variant), tmp_path, dtype) <= bound
 
 
+@pytest.mark.long
 @small
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_dilated_taps_equal_timms_dilated_the_same(variant, output_stride, tmp_path, monkeypatch):

@@ -105,6 +105,7 @@ def test_the_layouts_differ_and_refuse_each_others_weights(tmp_path):
         shufflenet_v1(weights=str(tmp_path / "weights.pth"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", ["megvii", "pytorchcv"])
 @pytest.mark.parametrize("groups", CHANNELS)
 @pytest.mark.parametrize("output_stride", [8, 16])

@@ -36,6 +36,7 @@ def test_every_tap_equals_torchvision(variant, dtype, bound, tmp_path):
         assert relative_error(actual[tap], features) <= bound, tap
 
 
+@pytest.mark.long
 @each_variant
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_dilated_maps_contain_the_undilated_ones(variant, output_stride):

@@ -180,6 +180,7 @@ def test_a_fusion_that_would_change_the_outputs_is_not_given_out(monkeypatch, ca
         assert torch.equal(fused(images)["c5"], backbone(images)["c5"])
 
 
+@pytest.mark.long
 def test_transformers_of_a_fixed_size_take_theirs():
     options = {"model_options": {"img_size": [64, 96]}}
     backbone = timm_model(name="swin_tiny_patch4_window7_224", **options).eval()

@@ -99,6 +99,7 @@ def test_fused_equals_unfused(name):
         assert relative_error(fused[key], raw[key]) < 1e-9
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("image_size", [(65, 97), (320, 512)])
 @pytest.mark.parametrize(

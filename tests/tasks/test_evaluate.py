@@ -92,6 +92,7 @@ def detector(tmp_path_factory):
     return root
 
 
+@pytest.mark.long
 def test_doubts_stand_beside_the_score_of_foreign_boxes(detector, run_tool, tmp_path):
     truth = json.loads((detector / "data/annotations/instances_val2017.json").read_text())
     entries = [

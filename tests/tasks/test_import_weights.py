@@ -17,6 +17,7 @@ def config(source, output, eps: float) -> dict:
             "overwrite": False}  # fmt: skip
 
 
+@pytest.mark.long
 def test_another_eps_is_corrected_told_and_else_refused(tmp_path, monkeypatch):
     torch.manual_seed(0)
     theirs = randomised(torchvision.models.mobilenet_v2(weights=None))

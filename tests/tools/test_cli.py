@@ -179,6 +179,7 @@ def test_train_resume_evaluate_predict(run_tool, tmp_path):
     assert read_mask(tmp_path / "q/images/001_classes.png").shape == (48, 64)
 
 
+@pytest.mark.long
 def test_a_shortened_training_does_not_shorten_the_evaluation(run_tool, tmp_path):
     write_masks(tmp_path / "data")
     assert run_tool(f"{MASKS}{QUICK} backbone=mnv1_025 output_dir=run trainer.limit_val_batches=1")[0] == 0
@@ -188,6 +189,7 @@ def test_a_shortened_training_does_not_shorten_the_evaluation(run_tool, tmp_path
     assert counts == [3, 1]
 
 
+@pytest.mark.long
 def test_predict_loses_no_picture(run_tool, tmp_path, trained):
     """Pictures of one name each get their result, and one that is broken does not take the others along."""
     (tmp_path / "p").mkdir()

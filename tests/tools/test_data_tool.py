@@ -65,6 +65,7 @@ def test_boxes_become_crops_shards_and_the_same_training(run_tool, tmp_path):
 MASKS = f"data=masks data.root=data data.class_names=[{','.join(NAMES)}]"
 
 
+@pytest.mark.long
 def test_a_check_leaves_a_report_and_a_sheet_and_overwrites_nothing(run_tool, tmp_path):
     write_masks(tmp_path / "data")
     status, out, err = run_tool(f"tools/data.py {MASKS}")
@@ -86,6 +87,7 @@ def test_a_check_leaves_a_report_and_a_sheet_and_overwrites_nothing(run_tool, tm
     assert status == 1 and "data holds files already" in err and (tmp_path / "data" / "train").is_dir()
 
 
+@pytest.mark.long
 def test_boxes_that_fit_no_anchor_are_told_with_settings_that_compose(run_tool, tmp_path):
     write_shapes(tmp_path)
     check = "tools/data.py task=detection data=coco data.root=. data.image_size=[160,160]"

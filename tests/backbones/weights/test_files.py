@@ -187,6 +187,7 @@ def compare(backbone: nn.Module, expected: dict[str, Tensor], images: Tensor) ->
         assert relative_error(actual[name], tensor) < 1e-4  # running variances are stored in float32
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("eps", [1e-5, 0.001])
 @pytest.mark.parametrize("library", ["torchvision", "timm", "ours"])
 def test_outputs_do_not_depend_on_the_eps_that_weights_are_loaded_into(library, eps, tmp_path):

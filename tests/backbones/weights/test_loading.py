@@ -155,6 +155,7 @@ def test_fused_weights_are_refused_with_the_reason(tmp_path):
         mobileone_s1(weights=str(tmp_path / "flagged.pth"))
 
 
+@pytest.mark.long
 def test_parts_up_to_a_depth_are_those_that_it_is_computed_by():
     images = torch.rand(2, 3, 64, 64)
     for backbone in (mobilenet_v3_small(), mobileone_s1(), timm_model(name="convnext_atto")):

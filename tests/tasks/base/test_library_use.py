@@ -60,6 +60,7 @@ def test_own_loaders_train_validate_and_leave_a_checkpoint_that_says_what_it_lac
     used.validate(again, loaders[1], verbose=False)
 
 
+@pytest.mark.long
 def test_a_task_of_a_configuration_leaves_checkpoints_for_all_tools(small_run, tmp_path):
     config = small_run()
     data = build_data(config)

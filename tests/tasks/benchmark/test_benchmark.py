@@ -185,6 +185,7 @@ def test_one_run_times_all_runtimes_side_by_side(tmp_path):
     assert len(read_rows(tmp_path / "benchmark.jsonl")) == 9, "without again=false a run measures"
 
 
+@pytest.mark.long
 def test_an_artifact_is_timed_at_its_own_size(tmp_path):
     artifact = tmp_path / "artifact"
     artifact.mkdir()

@@ -117,6 +117,7 @@ def demo_root(tmp_path_factory):
     return str(tmp_path_factory.mktemp("demo") / "demo")
 
 
+@pytest.mark.long
 def test_one_file_of_demo_data_serves_every_task(demo_root):
     config = composed("train", "task=segmentation", "data=demo", f"data.root={demo_root}", "data.num_train=12",
                       "data.num_val=6")  # fmt: skip

@@ -156,6 +156,7 @@ def test_detection(head):
         assert torch.equal(one.labels[:count], other.labels[:count])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("head", ["ssdlite_tv", "gfl_lite"])
 def test_anchors_are_a_buffer_of_the_program(head):
     program = exported(make_deployable(task_of("detection", head), output="decoded", image_size=SIZE), pictures(1))

@@ -146,6 +146,7 @@ def test_a_segmenters_classes_score_as_its_logits_do(small_run, run_tool, tmp_pa
     assert run_tool(f"{command} overwrite=true")[0] == 0
 
 
+@pytest.mark.long
 def test_pictures_go_through_an_artifact(runs, run_tool, tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "picture.png"), picture)
@@ -201,6 +202,7 @@ def test_the_doctors_override_keeps_the_metric(runs, run_tool, tmp_path, broken_
     assert run_tool(f"{command} export.formats=[curable] export.max_drop=0.05 {override}")[0] == 0
 
 
+@pytest.mark.long
 def test_another_size_is_held_against_the_checkpoint_at_its_own(runs, run_tool, tmp_path):
     """And a manifest from before its cost was told apart is read as ever."""
     command = f"tools/export.py checkpoint={runs}/classification/last.ckpt export=pt2 output_dir=out"
@@ -238,6 +240,7 @@ def test_several_formats_at_once(choice, formats, every):
     assert chosen_formats(composed("export", choice).export) == (formats, every)
 
 
+@pytest.mark.long
 def test_of_all_formats_those_without_are_passed_over_and_one_that_fails_ends_no_other(
     runs, run_tool, tmp_path, broken_backends
 ):

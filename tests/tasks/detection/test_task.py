@@ -92,6 +92,7 @@ def network(num_classes: int = 2):
     return build_network(mobilenet_v3_small(), SSDLite, num_classes)
 
 
+@pytest.mark.long
 def test_a_run_leaves_scores_pictures_and_a_checkpoint_that_knows_its_ids(run):
     folder, result = run
     assert {"val/mAP", "val/AP50", "val/AR_100", "val/loss", "val/AP/disc", "best/mAP"} <= result.keys()

@@ -186,6 +186,7 @@ def share_by_torchvision(head, boxes, size):
     return float((torch.cat(best) >= 0.5).double().mean())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [{}, {"square_boxes": True, "reduced_first": True}])
 def test_boxes_that_no_anchor_fits_as_torchvision_matches(options):
     boxes, size = scattered(), (192, 256)
@@ -202,6 +203,7 @@ def test_boxes_that_no_anchor_fits_as_torchvision_matches(options):
         assert report["by_size"][name]["boxes"] == int(((areas >= low) & (areas < high)).sum())
 
 
+@pytest.mark.long
 def test_what_is_suggested_gives_the_share_that_is_stated():
     boxes, size = scattered(), (192, 192)
     report = anchor_fit(ssd(), SSD, boxes, size, 0.5)

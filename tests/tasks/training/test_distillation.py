@@ -34,6 +34,7 @@ def distilled(teacher, **options) -> Distillation:
     return distillation(teacher=str(teacher), classes=CLASSES, task=SegmentationTask, **options)
 
 
+@pytest.mark.long
 def test_losses_are_those_of_the_papers(teacher):
     torch.manual_seed(0)
     own, theirs = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4)

@@ -261,6 +261,7 @@ def test_a_longer_run_follows_the_new_schedule_and_settings(small_run, tmp_path)
     assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
 
 
+@pytest.mark.long
 def test_a_run_that_has_ended_is_not_trained_on_nor_rewound(small_run, tmp_path):
     run = tmp_path / "run"
     fit(small_run("trainer.max_epochs=2"))
@@ -295,6 +296,7 @@ def test_a_moved_run_remembers_its_best(small_run, tmp_path):
     assert (elsewhere / "best.ckpt").read_bytes() == best
 
 
+@pytest.mark.long
 def test_a_resumed_run_needs_no_weights_file(small_run, tmp_path):
     weights = tmp_path / "weights.pth"
     torch.save(mobilenet_v3_small().state_dict(), weights)

@@ -62,6 +62,7 @@ def relative(value, wanted) -> float:
     return ((value - wanted).abs().max() / wanted.abs().max()).item()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("backbone", "task"), [
     *(pytest.param(name, "segmentation", marks=pytest.mark.slow) for name in FAMILIES),
     ("mobileone_s0", "detection"), ("mnv3_small", "segmentation"), ("snv1_g3_050", "segmentation"),

@@ -36,6 +36,7 @@ def watched(monkeypatch, config, look) -> dict:
     return run_with(monkeypatch, config, Watch(look))
 
 
+@pytest.mark.long
 def test_weight_decay_anneals_as_torchs_cosine_in_the_decayed_group_alone(small_run, tmp_path):
     fit(small_run("final_weight_decay=0.00001", "optimizer.weight_decay=0.0001", "trainer.max_epochs=3"))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-4)

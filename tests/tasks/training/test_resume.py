@@ -204,6 +204,7 @@ def midway(small_run, stopped, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.long
 def test_an_epoch_goes_on_only_as_it_began(midway, small_run):
     with pytest.raises(ValueError, match=r"data\.batch_size=3: .* 1 batches of 2 into an epoch"):
         fit(small_run("resume=auto", "data.batch_size=3"))
@@ -240,6 +241,7 @@ def test_other_classes_do_not_go_on(midway, small_run, names, message, how):
     assert before == {path.name: path.read_bytes() for path in midway.iterdir() if path.is_file()}
 
 
+@pytest.mark.long
 def test_a_run_without_a_score_that_has_ended_is_read_again(small_run, tmp_path):
     overrides = ["trainer.limit_val_batches=0", "average_best=2", "resume=auto"]
     fit(small_run(*overrides))

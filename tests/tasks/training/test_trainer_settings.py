@@ -38,6 +38,7 @@ def test_whole_numbers_may_be_written_as_floats():
     assert isinstance(found["val_check_interval"], float), "1.0 is a whole epoch there, 1 a batch"
 
 
+@pytest.mark.long
 def test_callbacks_and_loggers_of_the_user_stand_beside_the_runs_own(small_run, tmp_path):
     own = tmp_path / "own"
     logger = f"{{_target_: lightning.pytorch.loggers.CSVLogger, save_dir: {own}, name: '', version: ''}}"

@@ -126,6 +126,7 @@ def test_half_precision_is_smaller_and_nearly_the_same(tmp_path):
     assert found["fp32"] < 1e-5 < found["fp16"] < 2e-2
 
 
+@pytest.mark.long
 def test_threads_are_those_asked_for(tmp_path):
     format = NcnnBackend()
     manifest, *_ = exported(format, Small("shallow", "linear"), tmp_path)
@@ -144,6 +145,7 @@ def test_a_batch_is_refused(tmp_path):
         NcnnBackend().export(Small("shallow", "linear"), torch.zeros(2, 3, *SIZE), tmp_path, ExportOptions())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("program", ["import os; print('torn', flush=True); os.abort()", "print('fine')"])
 def test_a_converter_that_dies_or_writes_nothing_is_an_error(program, tmp_path, monkeypatch):
     run = subprocess.run
@@ -156,6 +158,7 @@ def test_a_converter_that_dies_or_writes_nothing_is_an_error(program, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_a_damaged_file_is_refused(tmp_path):
     format = NcnnBackend()
     manifest, *_ = exported(format, Small("shallow", "linear"), tmp_path)
@@ -177,6 +180,7 @@ def test_outputs_that_pick_boxes_are_refused_before_anything_is_traced(output, t
         NcnnBackend().export(model, torch.zeros(1, 3, *SIZE), tmp_path, ExportOptions())
 
 
+@pytest.mark.long
 def test_what_cannot_be_traced_is_one_line(tmp_path, monkeypatch):
     def trace(*arguments, **options):
         raise RuntimeError("Tracer cannot infer type of 3\n:Only tensors go")

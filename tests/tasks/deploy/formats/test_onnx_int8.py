@@ -63,12 +63,14 @@ def test_what_is_kept_and_what_it_reads_stays_in_float(tmp_path):
     assert not any("DequantizeLinear" in {makers.get(name) for name in node.input} for node in normalisation)
 
 
+@pytest.mark.long
 def test_a_list_of_modules_is_kept_though_it_is_never_called(tmp_path):
     options = {"precision": "int8", "calibration": CALIBRATION, "keep_float": ("network.backbone.layers",)}
     told, _ = exported(OnnxBackend(), Small("plain"), pictures(), tmp_path, **options)
     assert told.notes[0] == "1 of 8 convolutions and matrix products are int8"
 
 
+@pytest.mark.long
 def test_weights_are_int8_a_channel_and_activations_bytes(tmp_path):
     exported(OnnxBackend(), Small("plain"), pictures(), tmp_path, precision="int8", calibration=CALIBRATION)
     graph = onnx.load(tmp_path / "model.onnx").graph
@@ -182,6 +184,7 @@ def test_a_batch_of_any_size(tmp_path):
     assert signal_to_noise(found, model(images)[0].detach()) > 20
 
 
+@pytest.mark.long
 def test_one_blinding_image_does_not_widen_the_ranges(tmp_path):
     model = Small("plain")
     write_onnx(model, pictures(), tmp_path / "model.onnx")
