@@ -14,6 +14,7 @@ def random_offset(random: np.random.Generator, window: int, extent: int) -> int:
 
 
 def crop(picture: np.ndarray, offsets: Sequence[int], window: Sequence[int], fill) -> np.ndarray:
+    """Cut a window of (H, W) px, whose top and left are `offsets`, out of a picture; `fill` is what lies beyond it."""
     (top, left), (height, width) = offsets, window
     part = picture[max(0, top) : top + height, max(0, left) : left + width]
     above, before = max(0, -top), max(0, -left)
