@@ -4,8 +4,8 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,11 +45,11 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
     """Look at an image, a video, every image and video of a folder, or the images of a split of the data.
 
     Leaves in `output_dir` (or predictions/ beside checkpoint or artifact, of weights in
-    runs/weights-{task}-{backbone}; predictions-2, -3 ... where that holds those
-    of another source): {name}_overlay.png (or .mp4) with what was found drawn over the picture; for segmentation
-    {name}_classes.png, an indexed PNG whose pixels are class ids and which is shown in the classes' colours (images
-    only); and predictions.json: each class's share, detections in COCO's results form, or the likeliest classes. Of a
-    split with a benchmark for masks also submission/, which it takes. With `overlays` false nothing is drawn.
+    runs/weights-{task}-{backbone}; predictions-2, -3 ... where that holds those of another source):
+    {name}_overlay.png (or .mp4) with what was found drawn over the picture, unless `overlays` is false; for
+    segmentation {name}_classes.png, an indexed PNG whose pixels are class ids and which is shown in the classes'
+    colours (images only); and predictions.json: each class's share, detections in COCO's results form, or the likeliest
+    classes. Of a split with a benchmark for masks also submission/, which it takes.
 
     Args:
         config: As stored in the checkpoint, with `source` or `split`, `overlays`, `opacity`, `min_score`, `image_size`;
@@ -77,8 +77,8 @@ def predict(config: Config) -> tuple[Path, list[Table]]:
     if data is not None:
         predictor.take_split(data, [str(path.relative_to(source)) for path in files])
     folder = _folder(config, source, files)
-    leave = partial(_leave, predictor, folder, overlays=config.get("overlays", True), submits=data is not None)
-    failures, lost = _predict(predictor, source, files, folder, leave)
+    overlays, submits = config.get("overlays", True), data is not None
+    failures, lost = _predict(predictor, source, files, folder, overlays=overlays, submits=submits)
     for line in lost.lines():
         logger.warning("%s", line)
     write_json(folder / SUMMARY, predictor.summary())
@@ -204,7 +204,7 @@ def _names(source: Path, files: list[Path]) -> dict[Path, Path]:
 
 
 def _predict(
-    predictor: Predictor, source: Path, files: list[Path], folder: Path, leave: Callable
+    predictor: Predictor, source: Path, files: list[Path], folder: Path, *, overlays: bool, submits: bool
 ) -> tuple[list[str], Lost]:
     """Look at all files; return what cannot be read, and what is lost of the pictures.
 
@@ -213,12 +213,13 @@ def _predict(
     targets = _names(source, files)
     failures, lost = [], Lost()
     reading = partial(_read, format=predictor.pixel_format)
+    leave = partial(_leave, predictor, folder, overlays=overlays, submits=submits)
     with WriteBehind(threads=LIMIT) as behind, _cores_shared(len(files)):
         for path, read in track(read_ahead(reading, files), description="predicting", total=len(files), transient=True):
             name, target = path.relative_to(source) if source.is_dir() else path.name, targets[path]
             try:
                 if is_video(path):
-                    _video(predictor, path, str(name), folder / f"{target}_overlay.mp4")
+                    _video(predictor, path, str(name), folder / f"{target}_overlay.mp4" if overlays else None)
                     continue
                 image, without = read()
             except (ValueError, OSError) as error:
@@ -253,7 +254,8 @@ def _leave(
         predictor.submit(found, folder / SUBMISSION / name)
 
 
-def _video(predictor: Predictor, source: Path, name: str, target: Path) -> None:
+def _video(predictor: Predictor, source: Path, name: str, target: Path | None) -> None:
+    """Look at the frames of a video; where there is a target, write them to it with what was found."""
     if not predictor.pixel_format.is_rgb:
         raise ValueError(f"{source} is a video, which holds RGB; the network takes {predictor.pixel_format}")
 
@@ -261,11 +263,13 @@ def _video(predictor: Predictor, source: Path, name: str, target: Path) -> None:
         writer.write(predictor.draw(frame, found, whole_legend=True))  # one legend, so that the frames' size stays
 
     numbered = enumerate(frames(source))
-    with VideoWriter(target, frame_rate(source)) as writer, WriteBehind() as behind, _cores_shared(2):
+    writing = nullcontext() if target is None else VideoWriter(target, frame_rate(source))
+    with writing as writer, WriteBehind() as behind, _cores_shared(2):
         for number, frame in track(numbered, description=source.name, transient=True):
             found = predictor.find(frame)
             predictor.add(found, name, number)
-            behind.submit(leave, frame, found)
+            if writer is not None:
+                behind.submit(leave, frame, found)
 
 
 @contextmanager

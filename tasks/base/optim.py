@@ -68,6 +68,7 @@ def fused(make: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
 
     def made(groups: Iterable[Any]) -> Optimizer:
         optimizer = make(groups, fused=True)
+        # else torch's scaler leaves the division to the kernel, and Lightning refuses to clip
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         return optimizer
 

@@ -20,7 +20,7 @@ SCORED = {"checkpoint", "artifact", "predictions"}  # by their paths, from whate
 
 def is_of(file: Path, origin: Mapping[str, Any]) -> bool:
     """Tell whether a JSON file of results comes from the same source and settings as `origin` states."""
-    content = _content(file)
+    content = read_object(file)
     known = {key: content.get(key) for key in origin} if content else None
     return same_settings(with_renamed_targets(known), origin)
 
@@ -56,7 +56,7 @@ def clear_evaluation(folder: Path, given: str | Path | None = None) -> None:
     """
     if not (folder / EVALUATION).is_file():
         return
-    read = {Path(str(file)).name for file in (given, _content(folder / EVALUATION).get("predictions")) if file}
+    read = {Path(str(file)).name for file in (given, read_object(folder / EVALUATION).get("predictions")) if file}
     for name in EVALUATION_FILES:  # the one that marks them last
         if name not in read:
             (folder / name).unlink(missing_ok=True)
@@ -64,7 +64,7 @@ def clear_evaluation(folder: Path, given: str | Path | None = None) -> None:
 
 def evaluated_elsewhere(folder: Path) -> str | None:
     """Tell what the evaluation in a folder is of, where that is nothing in the folder; None where it is, or is gone."""
-    content = _content(folder / EVALUATION)
+    content = read_object(folder / EVALUATION)
     if weights := content.get("weights") or content.get("head.weights"):
         return str(weights)
     source = next((str(content[key]) for key in sorted(SCORED) if content.get(key)), None)
@@ -72,7 +72,8 @@ def evaluated_elsewhere(folder: Path) -> str | None:
     return source if path.exists() and folder.resolve() not in (path, *path.parents) else None
 
 
-def _content(file: Path) -> Mapping[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
+    """Read the object that a JSON file holds; empty where it is not there, or holds something else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

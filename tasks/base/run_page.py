@@ -1,7 +1,6 @@
 """Write report.html: what the files of a run's or an evaluation's folder say, on one page."""
 
 import csv
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from urllib.parse import quote
 
 from omegaconf import OmegaConf
 
-from tasks.base.result_folders import EVALUATION, EVALUATION_FILES, REPORT, evaluated_elsewhere
+from tasks.base.result_folders import EVALUATION, EVALUATION_FILES, REPORT, evaluated_elsewhere, read_object
 from tasks.files.html_page import cards, long_text, page, paragraph, picture, table
 from tasks.files.writing import to_json, write_bytes
 
@@ -55,7 +54,7 @@ class _Files:
 
     @cached_property
     def training(self) -> dict[str, Any]:
-        return _json(self.folder / "metrics.json")
+        return read_object(self.folder / "metrics.json")
 
     @cached_property
     def other(self) -> str | None:
@@ -64,17 +63,17 @@ class _Files:
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:
-        return _json(self.here(EVALUATION))
+        return read_object(self.here(EVALUATION))
 
     @cached_property
     def errors(self) -> dict[str, Any]:
-        return _json(self.here("errors.json"))
+        return read_object(self.here("errors.json"))
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
         if self.training or "checkpoint" in self.evaluation:  # its artifacts have folders of their own
             return {}
-        return _json(self.place("manifest.json"))
+        return read_object(self.place("manifest.json"))
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -102,14 +101,6 @@ class _Files:
 
 
 _Part = Callable[[_Files], str]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _remark(files: _Files) -> str:

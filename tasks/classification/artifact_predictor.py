@@ -8,7 +8,7 @@ import numpy as np
 from tasks.classification.predictor import ClassificationPredictor
 
 
-class ClassificationArtifactPredictor(ClassificationPredictor):
+class ArtifactPredictor(ClassificationPredictor):
     """Finds what `ClassificationPredictor` finds through the same artifact.
 
     Args:

@@ -13,10 +13,10 @@ OFFICIAL = {
 def find_layout(base: Path, images: str, annotations: str) -> tuple[Path, Path]:
     """Find the folder of images and the annotation file of a split.
 
-    Settings that differ from COCO's own names are taken as they are. Else, where COCO's file is not there, the lists of
-    its test images (image_info_test-dev2017.json), and those of
-    Roboflow (train/_annotations.coco.json beside the images) and CVAT (annotations/instances_default.json, images/)
-    are looked for, with train, val, valid or test as the split's name.
+    Settings that differ from COCO's own names are taken as they are. Else, where COCO's file is not there, others are
+    looked for, with train, val, valid or test as the split's name: the lists of COCO's test images
+    (annotations/image_info_test-dev2017.json), Roboflow's (train/_annotations.coco.json beside the images) and CVAT's
+    (annotations/instances_default.json, images/).
 
     Args:
         base: Folder of the data set.

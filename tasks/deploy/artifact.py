@@ -1,5 +1,6 @@
 """Artifacts that predictors look through: ONNX in NumPy alone, where that suffices, everything else by torch."""
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
@@ -14,12 +15,7 @@ from tasks.deploy.fixed_settings import check_fixed_settings
 from tasks.deploy.manifest import Manifest, read_manifest
 from tasks.values.pixel_format import pixel_format
 
-# target of the task: class of its predictor that needs no torch; none is imported before it is used
-PREDICTORS = {
-    "tasks.classification.task.ClassificationTask": "ClassificationArtifactPredictor",
-    "tasks.detection.task.DetectionTask": "DetectionArtifactPredictor",
-    "tasks.segmentation.task.SegmentationTask": "SegmentationArtifactPredictor",
-}
+ROOM = re.compile(r"(tasks\.\w+)\.task\.\w+")  # of a task of ours, in its target
 
 
 class Artifact:
@@ -58,12 +54,13 @@ def array_predictor(config: Config, manifest: Manifest) -> type[Predictor] | Non
     if config.get("split"):  # the data set, which numbers images and classes, needs torch
         return None
     task = plain(config)["task"]
-    name = PREDICTORS.get(task["_target_"])
-    if manifest.backend != "onnx" or manifest.batch not in (-1, 1) or task != manifest.config["task"] or name is None:
+    room = ROOM.fullmatch(task["_target_"])
+    if manifest.backend != "onnx" or manifest.batch not in (-1, 1) or task != manifest.config["task"] or not room:
         return None
-    room = task["_target_"].rpartition(".task.")[0]
-    predictor = getattr(import_module(f"{room}.artifact_predictor"), name)
-    return predictor if predictor.takes(manifest.output, task) else None
+    with suppress(ModuleNotFoundError):  # a task need not have one
+        predictor = import_module(f"{room[1]}.artifact_predictor").ArtifactPredictor
+        return predictor if predictor.takes(manifest.output, task) else None
+    return None
 
 
 def artifact_predictor(config: Config) -> Predictor:

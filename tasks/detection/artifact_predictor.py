@@ -11,7 +11,7 @@ from tasks.detection.predictor import DetectionPredictor
 from tasks.transforms.resizing import resize_image
 
 
-class DetectionArtifactPredictor(DetectionPredictor):
+class ArtifactPredictor(DetectionPredictor):
     """Finds what `DetectionPredictor` finds through the same artifact, as arrays.
 
     Args:

@@ -10,7 +10,7 @@ from tasks.segmentation.predictor import SegmentationPredictor
 from tasks.transforms.resizing import resize_antialiased, resize_classes
 
 
-class SegmentationArtifactPredictor(SegmentationPredictor):
+class ArtifactPredictor(SegmentationPredictor):
     """Finds what `SegmentationPredictor` finds through the same artifact.
 
     Args:

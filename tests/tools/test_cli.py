@@ -223,6 +223,10 @@ def test_predict_takes_a_video(run_tool, tmp_path, trained):
     status, _, err = run_tool("tools/predict.py checkpoint=run/best.ckpt source=clip.mp4 output_dir=p")
     assert status == 0, err
     assert len(list(frames(tmp_path / "p/clip_overlay.mp4"))) == 5
+    status, _, err = run_tool("tools/predict.py checkpoint=run/best.ckpt source=clip.mp4 output_dir=q overlays=false")
+    assert status == 0, err
+    assert sorted(path.name for path in (tmp_path / "q").iterdir()) == ["predictions.json", "predictions_source.json"]
+    assert (tmp_path / "q/predictions.json").read_text() == (tmp_path / "p/predictions.json").read_text()
 
 
 def test_scores_of_evaluate_are_those_of_training(run_tool, tmp_path, trained):
