@@ -2,7 +2,7 @@
 
 A room uses only what stands below it; `make lint` holds that. From the top:
 
-    evaluate, compare, describe                     flat files that a tool calls
+    evaluate, compare, describe, search             what a tool calls; search looks for fast networks
     predict, doctor, benchmark
     inspection (looks at data), deploy (exports)
     detection, segmentation, classification, training, import_weights

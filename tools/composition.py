@@ -9,8 +9,8 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from tasks.base.config import SCHEMAS
 from tasks.base.renamed_targets import renamed_words
+from tasks.base.schemas import SCHEMAS
 from tools.command_line import CommandLine, opened
 from tools.hints import unknown_key
 from tools.starting import loading

@@ -1,4 +1,4 @@
-"""Lists a tool's own settings for --help, from where they are defined: the schemas in `tasks.base.config`."""
+"""Lists a tool's own settings for --help, from where they are defined: the schemas in `tasks.base.schemas`."""
 
 import inspect
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
-from tasks.base.config import SCHEMAS
+from tasks.base.schemas import SCHEMAS
 
 WIDTH = 118  # characters of a line
 INDENT = 34  # of the descriptions

@@ -372,18 +372,3 @@ class BenchmarkConfig(TrainConfig):
     dry_run: bool = False
     ios_report: str | None = None
     request: list[str] = field(default_factory=list)
-
-
-SCHEMAS = {
-    "train_schema": TrainConfig,
-    "tune_schema": TuneConfig,
-    "evaluate_schema": EvaluateConfig,
-    "predict_schema": PredictConfig,
-    "describe_schema": DescribeConfig,
-    "compare_schema": CompareConfig,
-    "data_schema": DataConfig,
-    "doctor_schema": DoctorConfig,
-    "import_weights_schema": ImportWeightsConfig,
-    "export_schema": ExportConfig,
-    "benchmark_schema": BenchmarkConfig,
-}

@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tasks.base.build import build_task
-from tasks.base.config import SCHEMAS
+from tasks.base.schemas import SCHEMAS
 from tasks.data.classes import Classes
 from tasks.deploy.backend import ExportOptions, backend
 from tasks.deploy.deployable import make_deployable

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from omegaconf import OmegaConf
 
-from tasks.base.config import SCHEMAS
+from tasks.base.schemas import SCHEMAS
 from tests.conftest import ROOT
 from tools.composition import GROUPS
 

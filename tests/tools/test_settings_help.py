@@ -4,8 +4,8 @@ from dataclasses import dataclass, fields, is_dataclass
 
 import pytest
 
-from tasks.base import config
-from tasks.base.config import SCHEMAS
+from tasks.base import schemas
+from tasks.base.schemas import SCHEMAS
 from tools import settings_help as module
 from tools.settings_help import FILLED_IN, settings_help
 
@@ -48,7 +48,7 @@ def test_lines_show_key_default_and_description(monkeypatch):
         second: bool = True
         choices: int = 0
 
-    monkeypatch.setitem(config.SCHEMAS, "some_schema", Schema)
+    monkeypatch.setitem(schemas.SCHEMAS, "some_schema", Schema)
     assert settings_help("some").split("\n") == [
         f"{'  first=0.5':<34}Numbers of something.",
         f"{'  second=true':<34}Numbers of something.",
