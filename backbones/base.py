@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from math import log2
 from types import MappingProxyType
 from typing import Any
@@ -36,14 +37,27 @@ class Tap:
         return f"{self.name} ({self.channels} channels, stride {self.stride})"
 
 
-class Backbone(nn.Module):
+class _WidthsChecked(type):
+    """Class of `Backbone`: refuses, once a constructor is done, overrides of widths that it has not named."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        backbone = super().__call__(*args, **kwargs)
+        for name in backbone._overrides.keys() - backbone.widths.keys():
+            raise unknown_width(cls.__name__, name, backbone.widths)
+        return backbone
+
+
+class Backbone(nn.Module, metaclass=_WidthsChecked):
     """Base class of backbones: a chain of layers with feature maps at named taps.
 
     A family appends its layers in order with `_append`. Names, channels and strides of the taps follow from that. A
-    layer that would exceed `output_stride` keeps its resolution and dilates instead.
+    layer that would exceed `output_stride` keeps its resolution and dilates instead. It names the channel counts that
+    can be set one by one with `_width`.
 
     Attributes:
         taps: The maps that `forward` returns, shallow to deep.
+        widths: {name: channels} of every count that can be set, shallow to deep, such as {"stem": 32,
+            "block2.expand": 96}. Layers that a skip joins share one name.
         known_as: {library: its name of the architecture}, such as {"torchvision": "mobilenet_v2"}.
         norm_eps: {naming: eps of the BatchNorms in weights of that naming}, namings as in `source_names()`, "ours" for
             the family's own. A naming that is missing has 1e-5, one of None the eps that the norms have. Loaded
@@ -56,9 +70,10 @@ class Backbone(nn.Module):
     Args:
         in_channels: Channels of the images.
         output_stride: 8, 16 or 32; input px per feature px of the deepest map.
+        widths: {name: channels} that take the place of the published counts; names as in the attribute.
 
     Raises:
-        ValueError: `output_stride` is not one of the three.
+        ValueError: `output_stride` is not one of the three; a width is unknown, or below 1.
     """
 
     known_as: Mapping[str, str] = MappingProxyType({})
@@ -66,7 +81,9 @@ class Backbone(nn.Module):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def __init__(self, *, in_channels: int = 3, output_stride: int = 32) -> None:
+    def __init__(
+        self, *, in_channels: int = 3, output_stride: int = 32, widths: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__()
         if output_stride not in OUTPUT_STRIDES:
             raise ValueError(f"output_stride={output_stride}: expected one of {OUTPUT_STRIDES}")
@@ -74,11 +91,14 @@ class Backbone(nn.Module):
         self.mean, self.std = spread(IMAGENET_MEAN, in_channels), spread(IMAGENET_STD, in_channels)
         self.preprocessing: dict[str, Any] = {}
         self.output_stride = output_stride
+        self.widths: dict[str, int] = {}
+        self._overrides = {name: _channels(name, value) for name, value in (widths or {}).items()}
         self.layers = nn.ModuleList()
         self._depth = 0  # log2 of the stride that the layers so far would have undilated
         self._dilation = 1
         self._taps: dict[str, tuple[Tap, int]] = {}  # name -> (tap, index of the layer that makes it)
         self._ends: dict[str, int] = {}  # depth ("c1".."c5") -> index of its last layer, whatever taps are kept
+        self._named_at: dict[str, int] = {}  # width -> index of the first layer that has it
 
     @property
     def taps(self) -> tuple[Tap, ...]:
@@ -108,7 +128,7 @@ class Backbone(nn.Module):
         return features
 
     def keep_taps(self, names: Iterable[str]) -> "Backbone":
-        """Drop in place all other taps, and the layers behind the deepest kept one.
+        """Drop in place all other taps, and the layers behind the deepest kept one with their widths.
 
         Args:
             names: Tap names to keep.
@@ -123,9 +143,13 @@ class Backbone(nn.Module):
         self._taps = {name: entry for name, entry in self._taps.items() if name in kept}
         deepest_name, (_, deepest) = list(self._taps.items())[-1]
         del self.layers[deepest + 1 :]
-        if deepest_name.endswith("_exp"):
+        expanded_only = deepest_name.endswith("_exp")
+        if expanded_only:
             block: Any = self.layers[deepest]
             block.drop_contraction()
+        for name, at in self._named_at.items():
+            if at > deepest or (at == deepest and expanded_only and not name.endswith(".expand")):
+                self.widths.pop(name, None)
         return self
 
     def modules_until(self, end: str) -> list[nn.Module]:
@@ -150,6 +174,23 @@ class Backbone(nn.Module):
             {naming, as in `source_names()`: the reason, and the setting that takes these weights}.
         """
         return {}
+
+    def _width(self, name: str, channels: int) -> int:
+        """Name a channel count of the next layer.
+
+        Args:
+            name: Readable and unique: "stem", "block7.expand" for `layers.7`, "stage2.out" of all layers that a skip
+                joins, "final".
+            channels: The published count.
+
+        Returns:
+            The count that the layer gets: the override of that name, or the published one.
+        """
+        if name in self.widths:
+            raise ValueError(f"{type(self).__name__} names the width {name} twice")
+        self._named_at[name] = len(self.layers)
+        self.widths[name] = self._overrides.get(name, channels)
+        return self.widths[name]
 
     def _grid(self, stride: int) -> tuple[int, int]:
         """Stride and dilation that the next layer gets when its published stride is `stride`."""
@@ -184,6 +225,27 @@ class Backbone(nn.Module):
             earlier, at = self._taps.pop(name)
             self._taps.setdefault(f"{name}_first", (replace(earlier, name=f"{name}_first"), at))
         self._taps[name] = (Tap(name, channels, min(2**self._depth, self.output_stride)), index)
+
+
+def unknown_width(owner: str, name: str, widths: Iterable[str]) -> ValueError:
+    """Make the error for a width that `owner` does not name; it lists the nearest of those that it does.
+
+    >>> unknown_width("MobileNetV2", "block2.expnad", ["stem", "block2.expand", "stage2.out"])
+    ValueError('widths: MobileNetV2 has no block2.expnad; the nearest of its 3: block2.expand')
+    """
+    offered = list(widths)
+    nearest = ", ".join(get_close_matches(name, offered, 4) or offered[:4])
+    return ValueError(
+        f"widths: {owner} has no {name}"
+        + (f"; the nearest of its {len(offered)}: {nearest}" if offered else ", since it names no widths to set")
+    )
+
+
+def _channels(name: str, value: Any) -> int:
+    """Check a number of channels."""
+    if isinstance(value, bool | str) or value is None or value < 1 or value != int(value):
+        raise ValueError(f"widths: {name}={value}, expected a whole number of channels, 1 or more")
+    return int(value)
 
 
 def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 Source: Sandler et al. 2018, "MobileNetV2", table 2; BatchNorm and rounding as in torchvision.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -32,29 +33,34 @@ class MobileNetV2(Backbone):
     Args:
         width: Multiplies every channel count, rounded to multiples of 8; the closing convolution does not get
             narrower than 1280.
-        output_stride, in_channels: As in `Backbone`.
+        output_stride, in_channels, widths: As in `Backbone`.
         norm: Function from a channel count to a norm; by default BatchNorm.
     """
 
     def __init__(
-        self, *, width: float = 1.0, output_stride: int = 32, in_channels: int = 3, norm: Norm | None = None
-    ) -> None:
-        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        self, *, width: float = 1.0, output_stride: int = 32, in_channels: int = 3, norm: Norm | None = None,
+        widths: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(in_channels=in_channels, output_stride=output_stride, widths=widths)
         options: dict[str, Any] = {"norm": norm or nn.BatchNorm2d, "activation": nn.ReLU6}
-        channels = make_divisible(32 * width)
+        published = make_divisible(32 * width)
+        channels = self._width("stem", published)
         self._append(ConvNormAct(in_channels, channels, 3, 2, **options), channels, stride=2)
-        for expansion, out, blocks, first_stride in STAGES:
-            out = make_divisible(out * width)
+        for stage, (expansion, published_out, blocks, first_stride) in enumerate(STAGES, start=1):
+            published_out = make_divisible(published_out * width)
             for stride in (first_stride, *[1] * (blocks - 1)):
                 effective_stride, dilation = self._grid(stride)
-                expanded = expansion * channels
+                expands, residual = expansion > 1, stride == 1 and published == published_out
+                name = f"block{len(self.layers)}.expand"
+                expanded = self._width(name, expansion * published) if expands else channels
+                out = channels if residual else self._width(f"stage{stage}.out", published_out)
                 block = InvertedResidual(
-                    channels, expanded, out, stride=effective_stride, dilation=dilation,
-                    residual=stride == 1 and channels == out, **options,
+                    channels, expanded, out, stride=effective_stride, dilation=dilation, expands=expands,
+                    residual=residual, **options,
                 )  # fmt: skip
                 self._append(block, out, stride=stride, expanded=expanded)
-                channels = out
-        final = make_divisible(1280 * max(1.0, width))
+                channels, published = out, published_out
+        final = self._width("final", make_divisible(1280 * max(1.0, width)))
         self._append(ConvNormAct(channels, final, **options), final, tap="final")
         init_weights(self)
 

@@ -8,6 +8,7 @@ exactly at sizes of 32 k + 1 px, such as 225 and 513. At other sizes the feature
 TensorFlow pads strided convolutions over even sizes on one side only.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from itertools import groupby
 
@@ -71,34 +72,42 @@ class MobileNetV3(Backbone):
         width: Multiplies every channel count, rounded to multiples of 8. An expansion keeps its ratio to the rounded
             input, as in TensorFlow's published 0.75 (torchvision rounds the scaled expansion instead).
         reduced_tail: Halve the channels from the first c5 block's output on (the papers' "C4-C5 halved", RF2).
-        output_stride, in_channels: As in `Backbone`.
+        output_stride, in_channels, widths: As in `Backbone`.
         norm: Function from a channel count to a norm; by default BatchNorm with eps 0.001, momentum 0.01.
     """
 
     def __init__(
         self, rows: tuple, *, width: float = 1.0, reduced_tail: bool = False, output_stride: int = 32,
-        in_channels: int = 3, norm: Norm | None = None,
+        in_channels: int = 3, norm: Norm | None = None, widths: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        super().__init__(in_channels=in_channels, output_stride=output_stride, widths=widths)
         norm = norm or partial(nn.BatchNorm2d, eps=0.001, momentum=0.01)
-        self._blocks = [len(list(stage)) for _, stage in groupby(rows, key=lambda row: row[2])]
-        channels, unscaled, last_activation = make_divisible(16 * width), 16, rows[-1][4]
+        stages = [list(stage_rows) for _, stage_rows in groupby(rows, key=lambda row: row[2])]
+        self._blocks = [len(stage_rows) for stage_rows in stages]
+        published, unscaled, last_activation = make_divisible(16 * width), 16, rows[-1][4]
+        channels = self._width("stem", published)
         stem = ConvNormAct(in_channels, channels, 3, 2, norm=norm, activation=last_activation)
         self._append(stem, channels, stride=2)
-        for kernel, expanded, out, excite, activation, stride in rows:
+        for stage, row in ((at, row) for at, stage_rows in enumerate(stages, start=1) for row in stage_rows):
+            kernel, published_expanded, published_out, excite, activation, stride = row
             in_tail = self._depth + (stride > 1) == 5
-            expanded, unscaled = make_divisible(channels * expanded / unscaled), out
-            out = make_divisible(out // (2 if in_tail and reduced_tail else 1) * width)
+            published_expanded = make_divisible(published * published_expanded / unscaled)
+            unscaled = published_out
+            published_out = make_divisible(published_out // (2 if in_tail and reduced_tail else 1) * width)
+            expands, residual = published_expanded != published, stride == 1 and published == published_out
+            name = f"block{len(self.layers)}"
+            expanded = self._width(f"{name}.expand", published_expanded) if expands else channels
+            squeezed = self._width(f"{name}.squeeze", make_divisible(expanded // 4)) if excite else 0
+            out = channels if residual else self._width(f"stage{stage}.out", published_out)
             effective_stride, dilation = self._grid(stride)
             block = InvertedResidual(
                 channels, expanded, out, kernel_size=kernel, stride=effective_stride, dilation=dilation,
-                squeezed=make_divisible(expanded // 4) if excite else 0, residual=stride == 1 and channels == out,
-                norm=norm, activation=activation,
+                expands=expands, squeezed=squeezed, residual=residual, norm=norm, activation=activation,
             )  # fmt: skip
             self._append(block, out, stride=stride, expanded=expanded)
-            channels = out
-        final = ConvNormAct(channels, 6 * channels, norm=norm, activation=last_activation)
-        self._append(final, 6 * channels, tap="final")
+            channels, published = out, published_out
+        final = self._width("final", 6 * published)
+        self._append(ConvNormAct(channels, final, norm=norm, activation=last_activation), final, tap="final")
         init_weights(self)
         # timm's tf_ models, the only minimalistic ones, have our eps (and TensorFlow's padding).
         minimalistic = all(activation is RE for *_, activation, _ in rows)

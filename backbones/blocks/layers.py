@@ -85,7 +85,8 @@ class InvertedResidual(nn.Module):
     """1x1 expansion, depthwise convolution, optional squeeze-and-excite, linear 1x1 projection, optional skip.
 
     Args:
-        in_channels, expanded, out_channels: Widths; without an expansion where `expanded` equals `in_channels`.
+        in_channels, expanded, out_channels: Widths.
+        expands: Have the expansion; None: where `expanded` differs from `in_channels`.
         kernel_size, stride, dilation: Kernel size, stride and dilation of the depthwise convolution.
         squeezed: Inner width of squeeze-and-excite; 0 leaves it out.
         residual: Add the input to the output.
@@ -97,14 +98,14 @@ class InvertedResidual(nn.Module):
 
     def __init__(
         self, in_channels: int, expanded: int, out_channels: int, *, kernel_size: int = 3, stride: int = 1,
-        dilation: int = 1, squeezed: int = 0, residual: bool = False, norm: Norm = nn.BatchNorm2d,
-        activation: type[nn.Module] = nn.ReLU6, gate: type[nn.Module] = nn.Hardsigmoid,
+        dilation: int = 1, expands: bool | None = None, squeezed: int = 0, residual: bool = False,
+        norm: Norm = nn.BatchNorm2d, activation: type[nn.Module] = nn.ReLU6,
+        gate: type[nn.Module] = nn.Hardsigmoid,
     ) -> None:  # fmt: skip
         super().__init__()
         block = partial(ConvNormAct, norm=norm)
-        self.expand: nn.Module = (
-            block(in_channels, expanded, activation=activation) if expanded != in_channels else nn.Identity()
-        )
+        expands = expanded != in_channels if expands is None else expands
+        self.expand: nn.Module = block(in_channels, expanded, activation=activation) if expands else nn.Identity()
         self.depthwise: nn.Module = block(
             expanded, expanded, kernel_size, stride, dilation, groups=expanded, activation=activation
         )

@@ -1,0 +1,197 @@
+"""Widths of a trained network: which tensors a width of the backbone touches, and a copy with fewer channels.
+
+Source: Yang et al. 2018, "NetAdapt"; Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning".
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from backbones.base import Backbone, unknown_width
+from backbones.blocks.fusion import scale_and_shift
+from backbones.blocks.initial_values import no_initial_values
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+Build = Callable[[Mapping[str, int]], AnyModule]  # of a backbone or a whole network, from its backbone's widths
+Places = dict[str, tuple[int, ...]]  # key of a tensor -> its dimensions
+CRITERIA = ("l2", "taylor")
+
+
+def touched(build: Build, widths: Mapping[str, int], name: str) -> Places:
+    """Find the tensors that a width reaches; arguments as in `touched_by_each`.
+
+    >>> from backbones.mobilenetv2 import mobilenet_v2
+    >>> build = lambda widths: mobilenet_v2(widths=widths)
+    >>> places = touched(build, build({}).widths, "block2.expand")
+    >>> places["layers.2.depthwise.conv.weight"], places["layers.2.project.conv.weight"]
+    ((0,), (1,))
+    """
+    return touched_by_each(build, widths)[name]
+
+
+def touched_by_each(build: Build, widths: Mapping[str, int]) -> dict[str, Places]:
+    """Find the tensors that each width reaches: builds twice without memory, and compares shapes.
+
+    Numbers that follow from a width in another way, such as a hidden layer at a ratio to it, are not among them.
+
+    Args:
+        build: Makes the network, backbone alone or with a head, from {name: channels}.
+        widths: All widths of the backbone, as `Backbone.widths` has them.
+
+    Returns:
+        {name: {key of the state dict: dimensions that count the channels of this width}}. The inner one is empty for a
+        width of layers that the network has left out.
+    """
+    # Each width gets a number of its own, too large to stand for another, and no multiple of 8, as what is rounded is.
+    marks = {name: 1_000_003 + 1000 * index for index, name in enumerate(widths)}
+    before, after = _shapes(build, widths), _shapes(build, marks)
+    places: dict[str, Places] = {name: {} for name in widths}
+    for name, channels in widths.items():
+        for key in before.keys() & after.keys():
+            pairs = enumerate(zip(before[key], after[key], strict=True))
+            if dims := tuple(dim for dim, sizes in pairs if sizes == (channels, marks[name])):
+                places[name][key] = dims
+    return places
+
+
+def shrink(
+    build: Callable[[Mapping[str, int]], AnyModule], network: AnyModule, widths: Mapping[str, int], *,
+    criterion: str = "l2",
+) -> AnyModule:  # fmt: skip
+    """Copy a trained network with fewer channels.
+
+    Outputs in eval mode stay the same where only dead channels go, those whose norms have a weight and a bias of 0.
+    Importances of a width are summed over all layers that make its channels. Of channels with equal importance those
+    with the smaller shift go first.
+
+    Args:
+        build: Makes a network of this kind from {name: channels}; its weights do not matter.
+        network: A network that `build` made, with trained weights, not fused; it stays unchanged.
+        widths: {name: channels} to shrink to; the others stay.
+        criterion: "l2": L2 norm of a channel's filter with the norm's scale folded in, as NetAdapt picks channels.
+            "taylor": (gradient x weight + gradient x bias)^2 of the norm's affine map, which is the squared derivative
+            of the loss by a gate behind the norm (Molchanov et al. 2019, section 3.2). It reads `.grad`, the sum over
+            all batches since they were cleared.
+
+    Returns:
+        The narrower network, on the device of `network`, with its modes, `requires_grad` and normalisation.
+
+    Raises:
+        ValueError: Unknown width or criterion, a width above the present one, gradients that are missing, a network
+            that `build` does not make, or as raised by `touched`.
+
+    >>> from backbones.mobilenetv2 import mobilenet_v2
+    >>> narrow = shrink(lambda widths: mobilenet_v2(widths=widths), mobilenet_v2(), {"block2.expand": 40, "final": 640})
+    >>> narrow.layers[2].depthwise.conv.weight.shape, narrow.taps[-1].channels
+    (torch.Size([40, 1, 3, 3]), 640)
+    """
+    if criterion not in CRITERIA:
+        raise ValueError(f"criterion={criterion}: expected one of {', '.join(CRITERIA)}")
+    present = _backbone(network).widths
+    for name, channels in widths.items():
+        if name not in present:
+            raise unknown_width("the network", name, present)
+        if channels > present[name]:
+            raise ValueError(f"widths: {name}={channels} is above the present {present[name]}; none can be added")
+    state, places = network.state_dict(), touched_by_each(build, present)
+    narrower = {name: channels for name, channels in widths.items() if channels < present[name]}
+    kept = {name: _most_important(network, places[name], channels, criterion) for name, channels in narrower.items()}
+    for name, chosen in kept.items():
+        for key, dims in places[name].items():
+            for dim in dims:
+                state[key] = state[key].index_select(dim, chosen)
+    with no_initial_values():
+        narrow = build({**present, **widths}).to(next(network.parameters()))
+    _check_shapes(narrow.state_dict(), state)
+    narrow.load_state_dict(state, strict=True)
+    for name, part in network.named_modules():
+        narrow.get_submodule(name).training = part.training
+    for name, parameter in network.named_parameters():
+        narrow.get_parameter(name).requires_grad_(parameter.requires_grad)
+    for attribute in ("mean", "std", "preprocessing"):
+        setattr(_backbone(narrow), attribute, copy.copy(getattr(_backbone(network), attribute)))
+    return narrow
+
+
+def _backbone(network: nn.Module) -> Backbone:
+    return next(part for part in network.modules() if isinstance(part, Backbone))
+
+
+def _shapes(build: Build, widths: Mapping[str, int]) -> dict[str, torch.Size]:
+    with torch.device("meta"), no_initial_values():
+        return {key: tensor.shape for key, tensor in build(widths).state_dict().items()}
+
+
+def _check_shapes(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not those of the narrower network."""
+    if keys := wanted.keys() ^ state.keys():
+        raise ValueError(f"the network is not one that its configuration builds: {min(keys)} differs; is it fused?")
+    for key, tensor in wanted.items():
+        if tensor.shape != state[key].shape:
+            sizes = f"{tuple(state[key].shape)} to {tuple(tensor.shape)}"
+            raise ValueError(
+                f"widths: cannot shrink {key} from {sizes}: it follows from a width, but does not count its channels"
+            )
+
+
+def _most_important(network: nn.Module, places: Places, count: int, criterion: str) -> Tensor:
+    """Pick channels, in their order."""
+    measure = _l2 if criterion == "l2" else _taylor
+    with torch.no_grad():
+        measured = [measure(conv, norm) for conv, norm in _producers(network, places)]
+    importance, shift = (torch.stack(parts).sum(0).tolist() for parts in zip(*measured, strict=True))
+    order = sorted(range(len(importance)), key=lambda channel: (-importance[channel], -shift[channel], channel))
+    return torch.tensor(sorted(order[:count]), device=next(network.parameters()).device)
+
+
+def _producers(network: nn.Module, places: Places) -> list[tuple[Any, Any]]:
+    """List the layers that make channels, each a convolution with the norm behind it, or a norm alone.
+
+    Convolutions without a norm count only where there is nothing else: beside norms they are the gates of
+    squeeze-and-excite.
+    """
+    normed: list[tuple[Any, Any]] = []
+    alone: list[tuple[Any, Any]] = []
+    for parent, module in network.named_modules():
+        before = None
+        for child, part in module.named_children():
+            makes = _makes(f"{parent}.{child}".lstrip("."), places)
+            if makes and hasattr(part, "eps"):
+                normed.append((before, part))
+            elif makes:
+                alone.append((part, None))
+            before = part if makes else None
+    return normed or alone
+
+
+def _makes(name: str, places: Places) -> bool:
+    return any(0 in places.get(f"{name}.{leaf}", ()) for leaf in ("weight", "running_mean"))
+
+
+def _l2(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Compute each channel's L2 norm of the filter, and the size of its shift, (C,) float64 each."""
+    bias = None if conv is None else conv.bias
+    if norm is None:
+        scale, shift = torch.ones(len(conv.weight)).to(conv.weight), bias
+    elif getattr(norm, "running_var", None) is not None:
+        scale, shift = scale_and_shift(norm, bias)
+    else:
+        scale, shift = norm.weight, norm.bias
+    size = scale.double().abs()
+    if conv is not None:
+        size = size * conv.weight.double().flatten(1).norm(dim=1)
+    return size, torch.zeros_like(size) if shift is None else shift.double().abs()
+
+
+def _taylor(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Compute each channel's squared derivative of the loss by a gate, and zeros, (C,) float64 each."""
+    owner = conv if norm is None or norm.weight is None else norm
+    gate = torch.zeros(len(owner.weight), dtype=torch.float64, device=owner.weight.device)
+    for parameter in owner.parameters(recurse=False):
+        if parameter.grad is None:
+            raise ValueError("criterion=taylor reads gradients, and some are missing; call backward() on a loss first")
+        gate += (parameter.double() * parameter.grad.double()).reshape(len(gate), -1).sum(1)
+    return gate.square(), torch.zeros_like(gate)
