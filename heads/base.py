@@ -2,10 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from backbones.base import Tap
+
+# scores of class logits for readers without torch, in NumPy; of a softmax the background is column 0
+SIGMOID = ["scores = 1 / (1 + np.exp(-class_logits))"]
+SOFTMAX = [
+    "powers = np.exp(class_logits - class_logits.max(-1, keepdims=True))",
+    "scores = (powers / powers.sum(-1, keepdims=True))[..., 1:]",
+]
 
 
 class Head(nn.Module, ABC):
@@ -71,6 +79,16 @@ class DetectionHead(Head):
     @abstractmethod
     def anchors(self, image_size: tuple[int, int]) -> Tensor:
         """Compute the anchors of images of (H, W) px: (A, 4) float32 xyxy, px, on the device of the head."""
+
+    def code(self) -> dict[str, Any]:
+        """Describe in numbers and formulas what `decode` does, for readers without this toolkit.
+
+        Returns:
+            "score_type"; "background": its column of the class logits, or None; "formula": lines of NumPy that give
+            `boxes` (before they are clipped) and `scores` of the raw outputs, by name, of `anchors` (A, 4) and of the
+            numbers beside it; numbers that they need. A head that does not say has no formula.
+        """
+        return {"score_type": self.score_type}
 
     @abstractmethod
     def decode(

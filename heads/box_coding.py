@@ -13,6 +13,14 @@ from torch import Tensor
 
 CENTRE_FACTOR, SIZE_FACTOR = 10.0, 5.0
 LARGEST_LOG_RATIO = math.log(1000 / 16)  # an untrained network's deltas must not overflow exp
+# `decode` for readers without torch, before clipping: numbers, and NumPy that gives `boxes` of `box_deltas`
+VARIANCES = [1 / CENTRE_FACTOR, 1 / CENTRE_FACTOR, 1 / SIZE_FACTOR, 1 / SIZE_FACTOR]
+FORMULA = [
+    "centres, sizes = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]",
+    "centres = box_deltas[..., :2] * variances[:2] * sizes + centres",
+    "sizes = np.exp(np.minimum(box_deltas[..., 2:] * variances[2:], largest_log_ratio)) * sizes",
+    "boxes = np.concatenate([centres - sizes / 2, centres + sizes / 2], -1)",
+]
 
 
 def encode(boxes: Tensor, anchors: Tensor) -> Tensor:

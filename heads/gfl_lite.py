@@ -11,10 +11,18 @@ from torch import Tensor, nn
 from backbones.base import Norm, Tap, select_taps
 from backbones.blocks.layers import init_weights
 from backbones.weights.loading import load_weights
-from heads.base import DetectionHead
+from heads.base import SIGMOID, DetectionHead
 from heads.box_coding import clip
 from heads.lite_pan import LitePAN, depthwise_separable
 
+FORMULA = [  # `decode` for readers without torch, before clipping
+    "logits = box_distributions.reshape(*box_distributions.shape[:-1], 4, bins)",
+    "shares = np.exp(logits - logits.max(-1, keepdims=True))",
+    "distances = (shares / shares.sum(-1, keepdims=True) * np.arange(bins)).sum(-1)",
+    "centres, strides = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]",
+    "low, high = centres - distances[..., :2] * strides, centres + distances[..., 2:] * strides",
+    "boxes = np.concatenate([low, high], -1)",
+]
 PRIOR = 0.01  # score of every class before training, so that the many negatives do not swamp the first steps
 
 
@@ -97,6 +105,12 @@ class GFLLite(DetectionHead):
         logits = [_by_cell(conv(x)) for conv, x in zip(self.classifiers, maps, strict=True)]
         distributions = [_by_cell(conv(x)) for conv, x in zip(self.regressors, maps, strict=True)]
         return {"class_logits": torch.cat(logits, dim=1), "box_distributions": torch.cat(distributions, dim=1)}
+
+    def code(self) -> dict[str, Any]:
+        return {
+            "score_type": self.score_type, "background": None, "bins": len(self.bins),
+            "formula": [*FORMULA, *SIGMOID],
+        }  # fmt: skip
 
     def class_outputs(self) -> dict[str, int]:
         return {f"classifiers.{level}": 0 for level in range(len(self.strides))}

@@ -19,8 +19,8 @@ from backbones.blocks.layers import ConvNormAct
 from backbones.weights.loading import load_weights
 from backbones.weights.names import conv_norm_names, openmmlab_names
 from heads.anchors import box_shapes, default_boxes
-from heads.base import DetectionHead
-from heads.box_coding import decode
+from heads.base import SIGMOID, SOFTMAX, DetectionHead
+from heads.box_coding import FORMULA, LARGEST_LOG_RATIO, VARIANCES, decode
 from heads.sparse_gradient import SparseGradientConv
 
 FIRST, SECOND = ("c5_exp", "c4"), ("final", "c5")
@@ -122,6 +122,13 @@ class SSDLite(DetectionHead):
         scores = logits.softmax(-1)[..., 1:] if self.score_type == "softmax" else logits.sigmoid()
         anchors = self.anchors(image_size) if anchors is None else anchors
         return decode(raw["box_deltas"], anchors, image_size), scores
+
+    def code(self) -> dict[str, Any]:
+        softmax = self.score_type == "softmax"
+        return {
+            "score_type": self.score_type, "background": 0 if softmax else None, "variances": VARIANCES,
+            "largest_log_ratio": LARGEST_LOG_RATIO, "formula": [*FORMULA, *(SOFTMAX if softmax else SIGMOID)],
+        }  # fmt: skip
 
     def class_outputs(self) -> dict[str, int]:
         return {f"class_layers.{level}.1": self.class_columns - self.num_classes for level in range(len(self.shapes))}

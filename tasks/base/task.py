@@ -19,6 +19,7 @@ from tasks.base.training_steps import Raw, TrainingSteps
 from tasks.data.datamodule import VisionDataModule
 from tasks.data.label_counts import Finding
 from tasks.data.looks import SplitLooks
+from tasks.transforms.resizing import AVERAGED, resize_antialiased
 
 Size = tuple[int, int]  # (H, W) px
 
@@ -42,7 +43,6 @@ class VisionTask(TrainingSteps):
         whole_output: The one of `outputs` after which nothing is left to do, which benchmarks time as a whole.
         losses_of_output: For those of `outputs` that cost accuracy by themselves, what they cut off: "tail", "limit".
         usual_classes, usual_size: Classes, and (H, W) px of an image, of a benchmark without data.
-        resizing: How an image becomes the input of an artifact, in words.
         has_thresholds: Whether a report tells `best_thresholds`.
         evaluator: Engine that computes its metric, of those that the task knows; ignored where it has no choice.
         shorter_side: Side in px that the shorter one of images of any size is resized to, as `weights=` were evaluated;
@@ -58,7 +58,6 @@ class VisionTask(TrainingSteps):
     losses_of_output: Mapping[str, str] = {}
     usual_classes = 1000
     usual_size: Size = (224, 224)
-    resizing = "resize the whole picture to the input's size"
     has_thresholds = False
     evaluator = "fast"
     shorter_side: int | None = None
@@ -225,10 +224,28 @@ class VisionTask(TrainingSteps):
         (values,) = outputs.values()
         return values
 
-    def preprocessing(self) -> dict[str, Any]:
-        """Get the numbers of `resizing`, such as its crop ratio."""
-        return {}
+    def preprocessing(self, image_size: Size) -> dict[str, Any]:
+        """Describe in words and numbers how a picture becomes an input of (H, W) px, as `resized_picture` does it.
+
+        Returns:
+            "resize": words; "resizing": {"geometry": "stretch", or "centre" (the shorter side becomes "shorter_side"
+            px, then the centre is cut out), "kernel", "antialias": whether it widens with the shrink, "area_above":
+            times of the shrink above which pixels are averaged by area instead, "rounded", "padding"}.
+        """
+        return {"resize": "resize the whole picture to the input's size", "resizing": AVERAGED}
+
+    def resized_picture(self, image: np.ndarray, image_size: Size) -> np.ndarray:
+        """Make an input of (H, W) px, of any type, of a picture (h, w, C)."""
+        return resize_antialiased(image, image_size)
 
     def decoding(self, output: str, image_size: Size) -> dict[str, Any]:
-        """Get what a reader of an artifact needs to decode it, such as anchors."""
+        """Describe what an artifact's numbers mean, and what is left to do with them.
+
+        Returns:
+            As in `Manifest.decoding`; anchors stand apart, in `anchors`.
+        """
+        return {}
+
+    def anchors(self, output: str, image_size: Size) -> dict[str, Any]:
+        """Get the anchors that a reader of an artifact needs, as in `Manifest.anchors`."""
         return {}

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from backbones.weights.preprocessing import stored_preprocessing
 from tasks.base.predictor import Predictor
@@ -50,7 +49,7 @@ class ClassificationPredictor(Predictor):
 
     def middle(self, image: np.ndarray) -> np.ndarray:
         """Cut out what the network sees of an image: (side, side, C)."""
-        return self.view.of(Image.fromarray(image)) if self.pixel_format.is_rgb else self.view.of_channels(image)
+        return self.view.of_pixels(image, self.pixel_format)
 
     def draw(self, image: np.ndarray, found: np.ndarray, *, whole_legend: bool = False) -> np.ndarray:
         return draw_guesses(image, found, self.task.classes.names)

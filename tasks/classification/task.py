@@ -21,6 +21,7 @@ from tasks.classification.mixing import Mixing
 from tasks.classification.pictures import ClassificationSample, classification_sheet
 from tasks.classification.predictor import ClassificationPredictor
 from tasks.classification.scores import ClassResults, ClassScores, read_image_scores, score_tables, write_classes
+from tasks.data.center_view import CenterView
 from tasks.data.classes import Classes
 from tasks.data.classification import DEFAULT_PREPROCESSING, ClassificationData
 from tasks.data.looks import SplitLooks
@@ -61,7 +62,6 @@ class ClassificationTask(VisionTask):
     teachers = ("checkpoint", "timm")
     outputs = ("logits", "probabilities")
     whole_output = "logits"
-    resizing = "resize the shorter side to the input's side divided by crop_ratio, cut out the centre"
 
     def __init__(
         self, network: Network, classes: Classes, *, label_smoothing: float = 0.0, mixup: float = 0.0,
@@ -209,6 +209,20 @@ class ClassificationTask(VisionTask):
         values = super().from_artifact(outputs, output, size)
         return values.clamp_min(torch.finfo(values.dtype).tiny).double().log() if output == "probabilities" else values
 
-    def preprocessing(self) -> dict[str, Any]:
+    def preprocessing(self, image_size: tuple[int, int]) -> dict[str, Any]:
+        words = "resize the shorter side to the input's side divided by crop_ratio, cut out the centre"
+        view = self._view(image_size)
+        return {"resize": words, **self._view_settings(), "resizing": view.described(self.network.pixels)}
+
+    def resized_picture(self, image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+        return self._view(image_size).of_pixels(image, self.network.pixels)
+
+    def _view(self, image_size: tuple[int, int]) -> CenterView:
+        return CenterView(image_size[0], **self._view_settings())
+
+    def _view_settings(self) -> dict[str, Any]:
         known = DEFAULT_PREPROCESSING | self.network.backbone.preprocessing | (stored_preprocessing(self.config) or {})
         return {key: known[key] for key in DEFAULT_PREPROCESSING}
+
+    def decoding(self, output: str, image_size: tuple[int, int]) -> dict[str, Any]:
+        return {"scores": {"axis": 1, "activation": "softmax" if output == "logits" else None}}

@@ -1,6 +1,7 @@
 """The published centre view of classification's validation and prediction."""
 
 import math
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -41,6 +42,17 @@ class CenterView:
         if format.is_rgb:
             return self.of(decode_pil(data, name))
         return self.of_channels(decode_pixels(data, name, format))
+
+    def of_pixels(self, image: np.ndarray, format: PixelFormat = RGB) -> np.ndarray:
+        """Do as `of` with decoded pixels (H, W, C) of a format."""
+        return self.of(Image.fromarray(image)) if format.is_rgb else self.of_channels(image)
+
+    def described(self, format: PixelFormat = RGB) -> dict[str, Any]:
+        """Describe it for a manifest, as in `VisionTask.preprocessing`."""
+        return {
+            "geometry": "centre", "shorter_side": self.resized_side, "kernel": self.interpolation, "padding": None,
+            "antialias": True, "area_above": None, "rounded": "after each axis" if format.is_rgb else "at the end",
+        }  # fmt: skip
 
     def of_channels(self, image: np.ndarray) -> np.ndarray:
         """Do as `of` with each channel of an image (H, W, C), in floating point."""

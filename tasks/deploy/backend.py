@@ -3,8 +3,9 @@
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,11 +58,13 @@ class Exported:
         operators: How often each operator stands in it.
         delegated: Those that a delegate runs; None where the format has no delegates.
         notes: What a reader has to know.
+        tensors: As in `Manifest`, what of it is not as in `Manifest.input` and `Manifest.outputs`.
     """
 
     operators: dict[str, int]
     delegated: dict[str, int] | None = None
     notes: tuple[str, ...] = ()
+    tensors: dict[str, Any] = field(default_factory=dict)
 
 
 class Runtime(ABC):
@@ -114,6 +117,7 @@ class Backend(ABC):
         detections: Forms of detection that it holds well; "nms" where it is not among them only with `export.limit`.
         dynamic: Whether it can take any number of images.
         here: Whether this machine can run the artifact; else it is checked by its structure alone.
+        named: Whether the runtime knows tensors by name, not by place alone.
         narrows: Whether int8 weights of 7 bits are told apart: its runtime overflows with 8 on some processors.
         tolerance: Largest relative difference from eager in fp32.
     """
@@ -125,6 +129,7 @@ class Backend(ABC):
     detections: tuple[str, ...] = ("raw", "decoded", "nms")
     dynamic: bool = False
     here: bool = True
+    named: bool = True
     narrows: bool = False
     tolerance: float = 1e-3
 

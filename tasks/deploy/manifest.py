@@ -14,8 +14,12 @@ from tasks.files.images import MAX_PIXELS
 from tasks.files.writing import write_json
 from tasks.values.pixel_format import MOST_CHANNELS
 
-FORMAT = 2  # of manifest.json; 1 called the output `form`
+FORMAT = 3  # of manifest.json; 1 called the output `form`, and neither it nor 2 had `decoding` and `tensors`
 FILE = "manifest.json"
+OBJECTS = (
+    "config", "settings", "preprocessing", "decoding", "anchors", "tensors", "versions", "operators", "parity",
+    "metric", "measured_on",
+)  # fmt: skip
 DTYPES = ("uint8", "int8", "int32", "int64", "float16", "float32", "bool")
 
 
@@ -51,8 +55,17 @@ class Manifest:
             from which on boxes are shown, where the checkpoint has them; the artifact gives those below, too.
         config: Resolved configuration that rebuilds the task.
         settings: Of the export, as configured.
-        preprocessing: How a picture becomes the input, in words and numbers.
+        preprocessing: How a picture becomes the input, in words and numbers: "pixels", "layout" (of `input`, "NCHW"),
+            "inside" (the normalisation that the artifact does itself), and what `VisionTask.preprocessing` gives.
+        decoding: What the outputs mean, and what is left to do with them. Of classification {"scores": {"axis",
+            "activation": "softmax" that is still to do, or None}}; of segmentation {"classes": how they are found,
+            "resize": to the picture's size}; of detection {"boxes": {"format": "xyxy", "frame": "px of the input",
+            "clipped"}, "scores": {"range", "background"}, "nms": {"inside": whether the artifact does it, and its
+            settings}, "padding": of "nms", "raw": of "raw" what `DetectionHead.code` gives}. Boxes and scores of "raw"
+            are so after its formula, with boxes clipped to the input.
         anchors: For raw detections what decoding needs: {"boxes": [[x1, y1, x2, y2] px, ...], ...}; else empty.
+        tensors: {"input": {...}, "outputs": [{...}, ...]}, as the runtime knows them: "name" (None where it knows but
+            places), "dtype", "shape", "layout" of the input, "scale" and "zero_point" of what it gives as integers.
         hashes: SHA-256 of every file of the artifact, by name, and of the checkpoint ("checkpoint").
         versions: Of the packages that took part.
         operators: How often each operator stands in the artifact.
@@ -79,7 +92,9 @@ class Manifest:
     config: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
     preprocessing: dict[str, Any] = field(default_factory=dict)
+    decoding: dict[str, Any] = field(default_factory=dict)
     anchors: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Any] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     operators: dict[str, int] = field(default_factory=dict)
@@ -129,7 +144,7 @@ def read_manifest(path: str | Path) -> tuple[Path, Manifest]:
         raise FileNotFoundError(f"no {FILE} at {path}; expected the folder of an artifact that tools/export.py wrote")
     try:
         content = json.loads(file.read_bytes())
-        if content.get("format") not in (1, FORMAT):
+        if content.get("format") not in range(1, FORMAT + 1):
             raise ValueError(f"format {str(content.get('format'))[:80]}, expected {FORMAT}; export it again")
         content = _as_today(content)
         specs = {"input": _spec(content["input"]), "outputs": tuple(_spec(spec) for spec in content["outputs"])}
@@ -180,17 +195,7 @@ def _check(manifest: Manifest) -> None:
     """
     for key in ("backend", "artifact", "kind", "output", "precision"):
         _expect(isinstance(getattr(manifest, key), str), key, "a string")
-    for key in (
-        "config",
-        "settings",
-        "preprocessing",
-        "anchors",
-        "versions",
-        "operators",
-        "parity",
-        "metric",
-        "measured_on",
-    ):
+    for key in OBJECTS:
         _expect(isinstance(getattr(manifest, key), dict), key, "an object")
     _expect(isinstance(manifest.delegated, dict | None), "delegated", "an object or null")
     for key in ("notes", "certified"):

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,12 +22,13 @@ from tasks.base.stored_sizes import stored_image_size
 from tasks.base.task import VisionTask
 from tasks.data.datamodule import VisionDataModule
 from tasks.deploy.backend import Backend, Exported, Runtime
+from tasks.deploy.certificate import new_manifest
 from tasks.deploy.deployable import make_deployable
 from tasks.deploy.deployed import Run, deployed_task
 from tasks.deploy.example_images import data_images, folder_images
 from tasks.deploy.instruction_set import instruction_set
 from tasks.deploy.kept_batches import KeptBatches
-from tasks.deploy.manifest import Manifest, TensorSpec, sha256
+from tasks.deploy.manifest import Manifest, sha256
 from tasks.deploy.parity import Suppression, compare, other_outputs, share_text, worst
 from tasks.training.trainer_settings import evaluation_settings
 from tasks.values.sizes import parse_size
@@ -118,7 +120,7 @@ class Original:
         if self.settings["evaluate"] or self.settings["doctor"]:
             return self.images("val", PARITY_IMAGES)
         folder = self.settings.get("calibration_source")
-        return folder_images(folder, PARITY_IMAGES, self.image_size, self.pixels) if folder else []
+        return folder_images(folder, PARITY_IMAGES, self._resized, self.pixels) if folder else []
 
     @cached_property
     def data(self) -> VisionDataModule:
@@ -153,8 +155,12 @@ class Original:
         """Read images of a split as in `data_images`; in place of training images those of `calibration_source`."""
         folder = self.settings.get("calibration_source")
         if folder and split == "train":
-            return folder_images(folder, count, self.image_size, self.pixels)
-        return data_images(lambda: self.data, split, count, self.image_size)
+            return folder_images(folder, count, self._resized, self.pixels)
+        return data_images(lambda: self.data, split, count, self._resized)
+
+    def _resized(self, image: np.ndarray) -> np.ndarray:
+        """Make an input of a picture (h, w, C), as predictions do."""
+        return self.task.resized_picture(image, self.image_size)
 
     def checkpoint_metric(self) -> dict[str, float]:
         """Measure the task's metrics by the checkpoint's own evaluation, at its own sizes; once."""
@@ -294,30 +300,10 @@ class Original:
 
     def certificate(self, output: str, format: Backend | None, dtype: str, exported: Exported) -> Manifest:
         """Make a manifest of all that needs no measurement; without a format, of the network in eager mode."""
-        settings = self.settings
-        batch = -1 if settings["dynamic_batch"] else settings["batch"]
-        outputs = tuple(
-            TensorSpec(name, (batch, *tensor.shape[1:]), str(tensor.dtype).removeprefix("torch."))
-            for name, tensor in self.reference(output).items()
-        )
-        stored = {key: value for key, value in self.config.items() if key not in ("export", "checkpoint", "output_dir")}
-        known = self.task.classes
-        thresholds = {"thresholds": list(known.thresholds)} if known.thresholds else {}
-        hashes = {"checkpoint": sha256(self.source)} if self.source.is_file() else {}
-        white = self.pixels.white
-        inside = {key: (getattr(self.task.network, key).flatten() / white).tolist() for key in ("mean", "std")}
-        return Manifest(
-            backend=format.name if format else "eager", artifact=format.file if format else "", kind=self.task.kind,
-            output=output, precision=settings["precision"],
-            input=TensorSpec("images", (batch, self.pixels.channels, *self.image_size), dtype), outputs=outputs,
-            classes={"names": list(known.names), "palette": [list(color) for color in known.palette],
-                     "ids": list(known.ids) if known.ids else None, **thresholds},
-            config=stored, settings=settings,
-            preprocessing={"pixels": self.pixels.described, "resize": self.task.resizing, **self.task.preprocessing(),
-                           "inside": inside},
-            anchors=self.task.decoding(output, self.image_size), hashes=hashes,
-            versions=format.versions() if format else {}, operators=exported.operators, delegated=exported.delegated,
-            notes=(*exported.notes, *self.model(output).notes),
+        return new_manifest(
+            self.task, output, self.reference(output), format, exported, config=self.config, settings=self.settings,
+            image_size=self.image_size, dtype=dtype, notes=self.model(output).notes,
+            hashes={"checkpoint": sha256(self.source)} if self.source.is_file() else {},
         )  # fmt: skip
 
     def _validated_size(self) -> tuple[int, int]:

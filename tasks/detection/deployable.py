@@ -44,6 +44,18 @@ def held_output(asked: str, held: Sequence[str], limit: int | None = None) -> st
     return next(output for output in reversed(OUTPUTS[: 1 + OUTPUTS.index(asked)]) if output in able)
 
 
+def output_meaning(output: str, head: DetectionHead, selection: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe what the numbers of an output mean, and what is left to do, as in `Manifest.decoding`."""
+    described = {
+        "boxes": {"format": "xyxy", "frame": "px of the input", "clipped": True},
+        "scores": {"range": [0, 1], "background": None},
+        "nms": {"inside": output == "nms", "of": "each class", **selection},
+    }  # fmt: skip
+    if output == "nms":
+        described["padding"] = {"boxes": 0, "scores": 0, "labels": -1}
+    return described | ({"raw": head.code()} if output == "raw" else {})
+
+
 class DetectionDeployable(Deployable):
     """Boxes and scores.
 

@@ -29,7 +29,14 @@ from tasks.data.looks import SplitLooks
 from tasks.detection.anchor_check import check_anchors
 from tasks.detection.anchor_reach import anchor_reach
 from tasks.detection.coco_scores import CocoScores, evaluate_boxes, format_scores
-from tasks.detection.deployable import OPTIONS, OUTPUTS, SELECTION, DetectionDeployable, held_output
+from tasks.detection.deployable import (
+    OPTIONS,
+    OUTPUTS,
+    SELECTION,
+    DetectionDeployable,
+    held_output,
+    output_meaning,
+)
 from tasks.detection.error_analysis import ErrorAnalysis, analyse_errors
 from tasks.detection.error_report import write_errors
 from tasks.detection.gfl_loss import GFLLoss
@@ -42,6 +49,7 @@ from tasks.detection.ssd_losses import MultiboxLoss, SigmoidFocalLoss
 from tasks.detection.truth_scores import evaluate_truth
 from tasks.files.writing import write_json
 from tasks.pictures.shown import shown
+from tasks.transforms.resizing import SAMPLED, resize_image
 from tasks.values.counted import counted
 from tasks.values.sizes import parse_size
 
@@ -326,7 +334,16 @@ class DetectionTask(VisionTask):
         """Boxes and scores as they are, unless the artifact gives the raw maps."""
         return outputs
 
+    def preprocessing(self, image_size: tuple[int, int]) -> dict[str, Any]:
+        return super().preprocessing(image_size) | {"resizing": SAMPLED}
+
+    def resized_picture(self, image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+        return resize_image(image, image_size)
+
     def decoding(self, output: str, image_size: tuple[int, int]) -> dict[str, Any]:
+        return output_meaning(output, self.network.head, self.selection)
+
+    def anchors(self, output: str, image_size: tuple[int, int]) -> dict[str, Any]:
         if output != "raw":
             return {}
         head = self.network.head

@@ -237,6 +237,11 @@ class SegmentationTask(VisionTask):
         """Logits are brought to the size bilinearly, classes by the nearest."""
         return self._at(super().from_artifact(outputs, output, size), size)
 
+    def decoding(self, output: str, image_size: tuple[int, int]) -> dict[str, Any]:
+        if output == "logits":
+            return {"classes": "the largest of axis 1", "resize": {"kernel": "bilinear", "antialias": False}}
+        return {"classes": "values", "resize": {"kernel": "nearest"}}
+
     def _at(self, values: Tensor, size: tuple[int, int]) -> Tensor:
         if tuple(values.shape[-2:]) == size:
             return values

@@ -5,13 +5,19 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+AREA_ABOVE = 2  # times that an image is shrunk: bilinear aliases from there on
+STRETCHED = {"geometry": "stretch", "kernel": "bilinear", "padding": None}
+# how a manifest describes `resize_image` and `resize_antialiased`
+SAMPLED = STRETCHED | {"antialias": False, "area_above": AREA_ABOVE, "rounded": "at the end"}
+AVERAGED = STRETCHED | {"antialias": True, "area_above": None, "rounded": "where the input is uint8"}
+
 _AT_ONCE = 4  # channels that OpenCV resizes by area
 
 
 def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Resize to (H, W) px: bilinearly, but by area below half the size, where bilinear aliases."""
     shrink = [old / new for old, new in zip(image.shape, size, strict=False)]
-    averaged = max(shrink) > 2 and min(shrink) >= 1
+    averaged = max(shrink) > AREA_ABOVE and min(shrink) >= 1
     return resize_channels(image, tuple(size)[::-1], cv2.INTER_AREA if averaged else cv2.INTER_LINEAR)
 
 

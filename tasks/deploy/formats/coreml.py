@@ -8,6 +8,7 @@ from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 logging.getLogger("coremltools").setLevel(logging.ERROR)  # else importing it off macOS warns of what it cannot load
@@ -82,7 +83,7 @@ class CoreMLBackend(Backend):
             description, operators = describe_package(package)
             _check(description, program, model.outputs, example, suppressing=suppressing)
             _zip(package, folder / self.file)
-        return Exported(operators, notes=notes)
+        return Exported(operators, notes=notes, tensors=_tensors(description))
 
     def load(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> "CoreMLRuntime":
         return CoreMLRuntime(folder, manifest, threads=threads)
@@ -199,6 +200,15 @@ def _check(
         expected[name] = ("float32" if dtype.is_floating_point else "int32", shape)
     if features != expected:
         raise ValueError(f"coremltools wrote {features}, expected {expected}; export another output")
+
+
+def _tensors(features: dict[str, tuple[str, tuple[int, ...]]]) -> dict[str, Any]:
+    """As in `Manifest.tensors`; optional inputs are left out."""
+    tensors = {name: {"name": name, "dtype": kind, "shape": list(shape)} for name, (kind, shape) in features.items()}
+    images = tensors.pop(INPUT)
+    if images["dtype"] == "image":
+        images |= {"layout": "an RGB image of this size", "dtype": "uint8"}
+    return {"input": images, "outputs": [tensor for name, tensor in tensors.items() if name not in THRESHOLDS]}
 
 
 def _zip(package: Path, path: Path) -> None:

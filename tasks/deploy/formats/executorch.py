@@ -31,7 +31,7 @@ aten = torch.ops.aten
 class ExecuTorchBackend(Backend):
     """model.pte: one file, weights inside, packed by XNNPACK when it is loaded."""
 
-    name, file = "executorch", "model.pte"
+    name, file, named = "executorch", "model.pte", False
     precisions = ("fp32", "int8")
     detections = ("raw", "decoded")  # nms: 1,200 pairs take 50 ms, ten times the network, and minutes to lower
 

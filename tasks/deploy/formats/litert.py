@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -36,12 +37,13 @@ class LiteRTBackend(Backend):
             check_calibration(model, example, options.calibration, options.keep_float)
         with silenced(FAILURE), torch.random.fork_rng(devices=[]):
             (folder / self.file).write_bytes(convert(program, example, options))
-        found, integers = read(folder / self.file)
+        found, tensors = read(folder / self.file)
         notes = [LAYOUT]
-        if integers:
-            named = ", ".join(model.outputs[_place(name)] for name in integers)
+        pairs = zip(model.outputs, tensors["outputs"], strict=True)
+        if integers := [name for name, tensor in pairs if "scale" in tensor]:
+            named = ", ".join(integers)
             notes.append(f"int8 in the file, with scale and zero point: {named}; the runtime here gives float32")
-        return Exported(found, notes=tuple(notes))
+        return Exported(found, notes=tuple(notes), tensors=tensors)
 
     def load(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> "LiteRTRuntime":
         return LiteRTRuntime(folder, manifest, threads=threads)
@@ -112,22 +114,30 @@ def convert(program: torch.export.ExportedProgram, example: Tensor, options: Exp
         return bytes(litert_torch.convert(module, (example,), quant_config=config).model_content())
 
 
-def read(path: Path) -> tuple[dict[str, int], list[str]]:
+def read(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
     """What stands in a file.
 
     Returns:
-        How often each operator, the most frequent first; " int8" marks those from int8 to int8. Then the outputs that
-        are int8.
+        How often each operator, the most frequent first; " int8" marks those from int8 to int8. Then the tensors, as in
+        `Manifest.tensors`.
     """
     with silenced(f"LiteRT cannot read {path}"):
         interpreter = Interpreter(str(path), experimental_op_resolver_type=PLAIN)
         tensors = {detail["index"]: detail["dtype"].__name__ for detail in interpreter.get_tensor_details()}
-        outputs = interpreter.get_signature_runner().get_output_details()
+        signature = interpreter.get_signature_runner()
+        (images,), outputs = signature.get_input_details().items(), signature.get_output_details()
     found = Counter()
     for operation in interpreter._get_ops_details():
         kinds = {tensors[index] for index in (operation["inputs"][0], operation["outputs"][0])}
         found[operation["op_name"] + (" int8" if kinds == {"int8"} else "")] += 1
-    return dict(found.most_common()), [name for name in sorted(outputs, key=_place) if outputs[name]["quantization"][0]]
+    results = [_tensor(name, outputs[name]) for name in sorted(outputs, key=_place)]
+    return dict(found.most_common()), {"input": _tensor(*images), "outputs": results}
+
+
+def _tensor(name: str, detail: dict[str, Any]) -> dict[str, Any]:
+    scale, zero = detail["quantization"]
+    known = {"name": name, "shape": detail["shape"].tolist(), "dtype": detail["dtype"].__name__}
+    return known | ({"scale": float(scale), "zero_point": int(zero)} if scale else {})
 
 
 def _place(name: str) -> int:

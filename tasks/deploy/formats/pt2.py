@@ -17,7 +17,7 @@ from tasks.deploy.manifest import Manifest
 class Pt2Backend(Backend):
     """model.pt2: an exported program, with its weights."""
 
-    name, file, dynamic = "pt2", "model.pt2", True
+    name, file, dynamic, named = "pt2", "model.pt2", True, False
     tolerance = 1e-5
 
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
