@@ -31,7 +31,7 @@ DOORS = {
     "trackio": {"tasks/training/loggers/trackio.py"},
     "wandb": {"tasks/training/loggers/wandb.py"},
     "clearml": {"tasks/training/loggers/clearml.py"},
-    "optuna": {"tasks/training/tuning.py"},
+    "optuna": {"tasks/training/study.py"},
     "timm": {"backbones/timm_library.py"},
     "webdataset": {"tasks/data/shard_writer.py"},
     "onnx": {"tasks/deploy/formats/onnx.py", "tasks/deploy/formats/onnx_int8.py"},

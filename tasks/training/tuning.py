@@ -6,9 +6,7 @@ import math
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,19 @@ from tasks.base.tables import Table
 from tasks.files.writing import write_json
 from tasks.training.run_folder import locked
 from tasks.training.search_space import parse_space, suggest
+from tasks.training.study import (
+    begin_trial,
+    best_score,
+    check_failures,
+    end_trial,
+    ended_trials,
+    error_in,
+    import_optuna,
+    open_study,
+    wait_for,
+)
 from tasks.training.tuning_picture import draw_tuning
 
-STUDY = "study.db"
-MOST_FAILURES = 3  # at the beginning: what is wrong then is wrong with all
 logger = logging.getLogger(__name__)
 
 
@@ -47,7 +54,6 @@ def tune(
         ValueError: The search space cannot be; the folder holds another search; all trials failed.
         ImportError: Optuna is not installed.
     """
-    optuna = _optuna()
     if any(config[key] for key in ("checkpoint", "resume", "overwrite")) or config["trials"] < 1:
         raise ValueError(
             "a search goes on in its output_dir= by itself, until it has trials= (at least 1) of them, and each begins "
@@ -58,78 +64,28 @@ def tune(
     folder = Path(config["output_dir"] or f"runs/tune-{label(config, 'task')}-{label(config, 'backbone')}").expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        study = optuna.create_study(
-            storage=f"sqlite:///{folder.resolve() / STUDY}", study_name="tune", direction="maximize",
-            load_if_exists=True,
-        )  # fmt: skip
-        _check_same(study, {"search": json.dumps(search), "command line": shlex.join(words)}, folder)
-        _queue_killed(study, optuna)
+        study = open_study(folder, "tune", {"search": json.dumps(search), "command line": shlex.join(words)})
         # A sampler draws from its seed alone: one that goes on must not draw the same again.
-        study.sampler = optuna.samplers.TPESampler(seed=config["seed"] + len(study.trials))
+        study.sampler = import_optuna().samplers.TPESampler(seed=config["seed"] + len(study.trials))
         while len(done := _rows(study)) < config["trials"]:
-            if len(done) >= MOST_FAILURES and all(row["error"] for row in done):
-                raise ValueError(f"the first {len(done)} trials failed, the last one: {done[-1]['error']}")
-            trial = study.ask()
-            place = folder / trial.user_attrs.get("folder", f"trial-{trial.number:03}")
-            trial.set_user_attr("folder", place.name)
+            check_failures([row["error"] or "" for row in done])
+            trial, place = begin_trial(study, folder)
             chosen = suggest(trial, space, write)
             trial.set_user_attr("words", chosen)
             logger.info("trial %d of %d: %s", len(done) + 1, config["trials"], " ".join(chosen))
-            _wait_for(place)
+            wait_for(place)
             run_words = [*words, *chosen, write("output_dir", str(place)), "resume=auto"]
             error = _run([sys.executable, str(script), *run_words], folder / f"{place.name}.log")
-            score = math.nan if error else _score(place, monitor)
-            if math.isnan(score):
-                trial.set_user_attr("error", error or f"no {monitor} was defined")
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
-                logger.warning("failed: %s", trial.user_attrs["error"])
+            score = math.nan if error else best_score(place, monitor)
+            error = error or f"no {monitor} was defined" * math.isnan(score)
+            end_trial(study, trial, [score], error)
+            if error:
+                logger.warning("failed: %s", error)
             else:
-                study.tell(trial, score)
                 logger.info("%s %.4f, the best is %.4f", monitor, score, study.best_value)
             write_json(folder / "tuning.json", {"monitor": monitor, "trials": _rows(study)})
             draw_tuning(_rows(study), monitor, folder / "tuning.png")
     return _result(_rows(study), f"{monitor} in {folder}")
-
-
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError as error:
-        raise ImportError("tools/tune.py needs Optuna; install it: uv pip install -e '.[tune]'") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
-
-
-def _check_same(study: Any, asked: Mapping[str, str], folder: Path) -> None:
-    """Keep what is searched in the study, and refuse another search in it, whose scores would not be comparable."""
-    for key, value in asked.items():
-        before = study.user_attrs.get(key, value)
-        if before != value:
-            raise ValueError(
-                f"{folder} holds a search with another {key}: {before}; say the same again to go on with it, or give "
-                "another output_dir="
-            )
-        study.set_user_attr(key, value)
-
-
-def _queue_killed(study: Any, optuna: Any) -> None:
-    """Let the next trials be those that a killed search has left unfinished, in their folders."""
-    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
-        if "words" in trial.user_attrs:
-            study.enqueue_trial(trial.params, user_attrs={"folder": trial.user_attrs["folder"]})
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-
-
-def _wait_for(folder: Path) -> None:
-    """Wait for a training that has outlived its killed search."""
-    told = False
-    while folder.is_dir():
-        with suppress(ValueError), locked(folder):
-            return
-        if not told:
-            logger.warning("%s: its training is still going on; waiting for its end", folder)
-        told = True
-        time.sleep(1)
 
 
 def _run(command: Sequence[str], log: Path) -> str:
@@ -142,29 +98,17 @@ def _run(command: Sequence[str], log: Path) -> str:
         except KeyboardInterrupt:
             process.wait()  # it was interrupted, too, and writes a checkpoint
             raise
-    if status == 0:
-        return ""
-    printed = log.read_bytes()[before:].decode(errors="replace")
-    said = [line for line in printed.splitlines() if line.startswith("error: ")]
-    return said[-1].removeprefix("error: ") if said else f"it ended with status {status}; see {log}"
-
-
-def _score(folder: Path, monitor: str) -> float:
-    """Read the best score of a run from its metrics.json, as tools/train.py returns it."""
-    scores = json.loads((folder / "metrics.json").read_text())
-    found = scores.get(monitor.replace("val/", "best/"), scores.get(monitor))
-    return math.nan if found is None else float(found)
+    return error_in(log, before, status) if status else ""
 
 
 def _rows(study: Any) -> list[dict[str, Any]]:
-    """List the trials that have ended, and neither were killed nor go on."""
+    """List the trials that have ended."""
     return [
         {
             "trial": trial.user_attrs["folder"], "score": math.nan if trial.value is None else trial.value,
             "params": trial.params, "words": trial.user_attrs["words"], "error": trial.user_attrs.get("error"),
         }
-        for trial in study.trials
-        if trial.value is not None or "error" in trial.user_attrs
+        for trial in ended_trials(study)
     ]  # fmt: skip
 
 

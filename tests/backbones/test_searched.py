@@ -47,7 +47,7 @@ def test_weights_of_timm_load(tmp_path):
     [
         (2, {"kernel": 4}, r"backbone\.stages\[2\]\.kernel=4: expected an odd number, at least 3"),
         (1, {"kernel": "5"}, r"stages\[1\]\.kernel=5: expected an odd number"),
-        (0, {"expansion": 0.5}, r"stages\[0\]\.expansion=0\.5: expected a whole number, at least 1"),
+        (0, {"expansion": 1.5}, r"stages\[0\]\.expansion=1\.5: expected a whole number, at least 1"),
         (4, {"depth": 0}, r"stages\[4\]\.depth=0: expected a whole number, at least 1"),
         (4, {"out": True}, r"stages\[4\]\.out=True: expected a whole number"),
         (3, {"stride": 3}, r"stages\[3\]\.stride=3: expected 1 or 2"),
