@@ -8,7 +8,7 @@ DEMO ?=
 # Bytecode is written even where the environment forbids it: without it each process compiles all that it imports.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup test test-long test-all test-lowest lint demo
+.PHONY: setup test test-long test-all test-browser test-lowest lint demo
 
 setup: $(VENV)/installed
 
@@ -16,7 +16,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[export,shards,timm,track,tune,test,dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[export,shards,timm,track,tune,web,test,dev]'
 	@# Bytecode of what the tools import, which their first commands would write for 20 s of CPU.
 	NO_ALBUMENTATIONS_UPDATE=1 $(BIN)/python -c "import tasks.training.fit, tasks.evaluate, tasks.predict, tasks.describe, \
 		albumentations, matplotlib.figure, onnxruntime, torchvision.transforms.v2"
@@ -25,13 +25,17 @@ $(VENV)/installed: pyproject.toml constraints.txt
 # Each behaviour once, in minutes. Whole runs, converters and the README's commands follow in test-long, which CI runs
 # too; repetitions with further networks in test-all alone.
 test: setup
-	$(BIN)/python -m pytest -n auto -m "not slow and not long"
+	$(BIN)/python -m pytest -n auto -m "not slow and not long and not browser"
 
 test-long: setup
-	$(BIN)/python -m pytest -n auto -m "long and not slow"
+	$(BIN)/python -m pytest -n auto -m "long and not slow and not browser"
 
 test-all: setup
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto -m "not browser"
+
+# In headless Chromium, with the packages of its pages: python tools/doctor.py fetch=web. Fails where either is missing.
+test-browser: setup
+	$(BIN)/python -m pytest -m browser
 
 lint: setup
 	$(BIN)/ruff check .

@@ -253,6 +253,7 @@ class DoctorConfig:
         output_dir: Folder that runs will be written to; else runs.
         output_json: JSON file for the findings.
         formats: Load the packages of every export format.
+        fetch: "web" fetches the packages that target=web and export.demo=web put into their pages, by npm, once.
         adb: Program that reaches phones.
         shared_memory: Folder that batches of loader processes go through.
         min_disk, min_memory, min_shared_memory: Least GiB that are free; less is a warning.
@@ -262,6 +263,7 @@ class DoctorConfig:
     output_dir: str | None = None
     output_json: str | None = None
     formats: bool = True
+    fetch: str | None = None
     adb: str = "adb"
     shared_memory: str = "/dev/shm"
     min_disk: float = 5.0
@@ -307,6 +309,31 @@ class AndroidSettings:
     onnxruntime_perf_test: str | None = None
 
 
+@dataclass
+class WebSettings:
+    """A page on the local network, and what the browsers that open it do.
+
+    Attributes:
+        host: Address to listen at; 0.0.0.0 for all of this machine.
+        port: Port, or 0 for a free one.
+        timeout_s: Seconds without a word from any device after which it ends.
+        devices: Devices to measure.
+        backends: What runs the artifacts there: "wasm", "webgpu", or both.
+        threads: Numbers of threads of wasm, each a measurement; more than the device's cores become those.
+        sample: A picture to compare outputs on; else a drawn one.
+        images: Validation images to measure the task's metric on, sent to the device; 0 for none.
+    """
+
+    host: str = "0.0.0.0"
+    port: int = 0
+    timeout_s: float = 600.0
+    devices: int = 1
+    backends: list[str] = field(default_factory=lambda: ["wasm", "webgpu"])
+    threads: list[int] = field(default_factory=lambda: [1, 4])
+    sample: str | None = None
+    images: int = 0
+
+
 def _sweep() -> dict[str, Any]:
     return dict.fromkeys(("backbone", "task", "head", "checkpoint", "runtimes", "precisions"))
 
@@ -317,7 +344,7 @@ class BenchmarkConfig(TrainConfig):
 
     Attributes:
         artifact, artifacts: Folders that tools/export.py wrote; without a checkpoint they alone are timed.
-        target: "host", "android" or "ios".
+        target: "host", "android", "ios", or "web" for browsers on the local network.
         runtimes: Some of "eager" (as trained), "fused", "channels_last", "compile", and of the formats, exported on the
             fly: onnx, executorch, litert, ncnn.
         precisions: Precisions of the formats, fp32 or int8; PyTorch's own runtimes have fp32.
@@ -341,6 +368,7 @@ class BenchmarkConfig(TrainConfig):
         again: Time what the store has in equal settings; else not in a sweep alone.
         sweep: "zoo" for every backbone, or lists of what to combine.
         android: Settings of target=android.
+        web: Settings of target=web.
         dry_run: Print what would be run on the phone.
         ios_report: Numbers of Xcode's report, for target=ios.
         request: The command line; filled in by the tool.
@@ -369,6 +397,7 @@ class BenchmarkConfig(TrainConfig):
     again: bool | None = None
     sweep: Any = field(default_factory=_sweep)
     android: AndroidSettings = field(default_factory=AndroidSettings)
+    web: WebSettings = field(default_factory=WebSettings)
     dry_run: bool = False
     ios_report: str | None = None
     request: list[str] = field(default_factory=list)

@@ -42,6 +42,7 @@ from tasks.benchmark.store import (
     store_path,
     work_of,
 )
+from tasks.benchmark.web.target import run_on_web
 from tasks.deploy.backend import BACKENDS
 from tasks.files.writing import write_json
 from tasks.values.counted import counted
@@ -61,7 +62,7 @@ def benchmark(config: Config) -> list[Table]:
     """
     quiet()
     folder = output_folder(config)
-    targets = {"host": run_on_host, "android": run_on_android, "ios": run_on_ios}
+    targets = {"host": run_on_host, "android": run_on_android, "ios": run_on_ios, "web": run_on_web}
     if config["target"] not in targets:
         raise ValueError(f"target={config['target']}: expected one of {', '.join(targets)}")
     rows, tables = targets[config["target"]](config, folder)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from tasks.values.machine import LostTime
 WORDS = 24  # of an error, in a table
 DISTURBED = 0.05  # share of a round's time that other programs took, from which on it is measured again
 REPEATS = 2  # that it is measured again, at most
+Timed = Callable[[int], Sequence[float]]  # makes so many calls; their times, ms
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def measure(
                     progress(name, place / len(turns))
                 try:
                     if name not in runs:
-                        runs[name] = _warm_up(subjects[name], protocol)
+                        runs[name] = _warm_up(partial(_timed, subjects[name]), protocol)
                     found = _round(subjects[name], runs[name])
                 except Exception as error:
                     failed[name] = in_words(error)
@@ -127,6 +129,47 @@ def measure(
                     rounds[step, name] = min(found, rounds.get((step, name), found))
             turns = [(step, name) for step, name in turns if name not in failed and rounds[step, name][0] > DISTURBED]
     return {name: failed.get(name) or _latency(name, rounds, protocol) for name in subjects}
+
+
+def measure_elsewhere(
+    subjects: Mapping[str, Timed], protocol: Protocol, *, progress: Callable[[str, float], None] | None = None
+) -> dict[str, Latency | str]:
+    """Time what runs on another machine, and times itself there, each in turn in every round.
+
+    Whether other programs disturbed a round is not known there, so none is measured again.
+
+    Args:
+        subjects, protocol, progress: As in `measure`; a subject makes so many calls and gives their times, ms.
+
+    Returns:
+        As `measure`.
+
+    Raises:
+        ConnectionError: The other machine is gone.
+
+    >>> times = iter(range(100))
+    >>> protocol = Protocol(warmup=2, rounds=2, runs=2, trim=0, max_seconds=None)
+    >>> measure_elsewhere({"phone": lambda calls: [next(times) for _ in range(calls)]}, protocol)["phone"].trimmed
+    5.0
+    """
+    found: dict[str, list[float]] = {name: [] for name in subjects}
+    failed: dict[str, str] = {}
+    runs: dict[str, int] = {}
+    for step in range(protocol.rounds):
+        for place, (name, timed) in enumerate(subjects.items()):
+            if name in failed:
+                continue
+            if progress:
+                progress(name, (step * len(subjects) + place) / (protocol.rounds * len(subjects)))
+            try:
+                if name not in runs:
+                    runs[name] = _warm_up(timed, protocol)
+                found[name] += timed(runs[name] + 1)[1:]  # other subjects have filled the caches
+            except ConnectionError:
+                raise
+            except Exception as error:
+                failed[name] = in_words(error)
+    return {name: failed.get(name) or summarize(times, protocol.trim) for name, times in found.items()}
 
 
 @contextmanager
@@ -149,12 +192,12 @@ def in_words(error: BaseException) -> str:
     return text if isinstance(error, ValueError | ImportError) and text else f"{type(error).__name__}: {text}"
 
 
-def _warm_up(call: Callable[[], object], protocol: Protocol) -> int:
-    """Call without timing; returns the runs a round that `max_seconds` allows."""
-    call()  # compiles, allocates
+def _warm_up(timed: Timed, protocol: Protocol) -> int:
+    """Call without keeping the times; returns the runs a round that `max_seconds` allows."""
+    timed(1)  # compiles, allocates
     spent = [0.0]
     for _ in range(max(protocol.warmup - 1, 1)):
-        spent.append(_timed(call, 1)[0] / 1e3)
+        spent.append(timed(1)[0] / 1e3)
         if protocol.max_seconds is not None and sum(spent) > protocol.max_seconds / 10:
             break
     if protocol.max_seconds is None:

@@ -158,6 +158,22 @@ def _formats(settings: Mapping[str, Any]) -> Iterator[Finding]:
             yield Finding(f"export={name}", OK, ", ".join(f"{key} {value}" for key, value in versions.items()))
 
 
+def _web(settings: Mapping[str, Any]) -> Iterator[Finding]:
+    """Fetch the packages of the pages where that is asked for, and tell whether they are there."""
+    from tasks.deploy.web.runtimes import FETCH, PACKAGES, cache_folder, fetch, missing, versions
+
+    if settings["fetch"] not in (None, "web"):
+        raise ValueError(f"fetch={settings['fetch']}: expected web")
+    if settings["fetch"]:
+        fetch()
+    lacks = [lack for lack in map(missing, PACKAGES) if lack]
+    if lacks:
+        yield Finding("web pages", WARNING, "; ".join(lacks) + " (for target=web and export.demo=web)", FETCH)
+    else:
+        found = ", ".join(f"{name} {version}" for name, version in versions().items())
+        yield Finding("web pages", OK, f"{found}, in {cache_folder()}")
+
+
 def _demo(settings: Mapping[str, Any]) -> Iterator[Finding]:
     """Draw a few demo scenes and read them as a training does."""
     from tasks.data.demo import demo_data
@@ -176,5 +192,5 @@ def _demo(settings: Mapping[str, Any]) -> Iterator[Finding]:
 
 CHECKS: dict[str, Check] = {
     "python": _python, "packages": _packages, "torch": _torch, "forward and backward": _step, "JPEG": _jpeg,
-    "demo data": _demo, "export formats": _formats,
+    "demo data": _demo, "export formats": _formats, "web pages": _web,
 }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Browsers as runtimes: a server of one page, the devices that open it, and what is measured on them."""
