@@ -36,6 +36,8 @@ class ExportSettings:
         max_drop: Largest loss of the metric that the checkpoint's own evaluation gives, what `tail`, `limit` and
             `image_size` cost included, in its own unit (0.01: a point). Else 0.001 in fp32 and fp16, 0.01 in int8.
         threads: CPU threads of the runtime while it is checked.
+        demo: "web" for a page beside each ONNX or LiteRT artifact, in a folder of its name with -web: pictures, videos
+            and the camera through the artifact, in any browser, from any static host, without a network.
     """
 
     chosen: dict[str, bool] = field(default_factory=dict)
@@ -58,3 +60,4 @@ class ExportSettings:
     evaluation_images: int | None = None
     max_drop: float | None = None
     threads: int = 1
+    demo: str | None = None

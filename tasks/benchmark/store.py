@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tasks.base.plain_config import Config, label
+from tasks.base.plain_config import Config
 from tasks.base.renamed_targets import renamed_keys, renamed_words
 from tasks.deploy.backend import BACKENDS, backend
 from tasks.deploy.manifest import Manifest
@@ -128,9 +128,8 @@ def artifact_paths(config: Config) -> list[str]:
 def described_artifact(manifest: Manifest, path: str | Path) -> Row:
     """Fill in the part of a row that an artifact's manifest tells."""
     choices = dict(manifest.config.get("choices") or {})
-    parts = [label(manifest.config, key) for key in ("backbone", "head") if choices.get(key)]
     return {
-        "network": " + ".join(parts) or Path(path).name, **{key: choices[key] for key in CHOICES if choices.get(key)},
+        "network": manifest.network or Path(path).name, **{key: choices[key] for key in CHOICES if choices.get(key)},
         "source": str(path), "config": manifest.hashes[manifest.artifact], "work": work_of(manifest.output, False),
         "image_size": list(manifest.image_size), "runtime": manifest.backend, "precision": manifest.precision,
         "output": manifest.output, "dtype": manifest.input.dtype,

@@ -20,6 +20,8 @@ from tasks.deploy.original import Original
 from tasks.deploy.parity import share_text, worst
 from tasks.deploy.progress import ExportProgress
 from tasks.deploy.quantization_diagnosis import Drop, doctor
+from tasks.deploy.web.page import check_demo, write_demo
+from tasks.deploy.web.runtimes import PACKAGES
 from tasks.detection.deployable import OUTPUTS
 
 LARGEST_FP16 = 65504
@@ -59,7 +61,13 @@ def export(config: Config) -> tuple[list[Table], list[str]]:
         raise ValueError("no format is chosen; give export=onnx, or another of --help")
     if settings["detections"] not in OUTPUTS:
         raise ValueError(f"export.detections={settings['detections']}: expected one of {', '.join(OUTPUTS)}")
+    if settings["demo"] not in (None, "web"):
+        raise ValueError(f"export.demo={settings['demo']}: expected web")
     original = Original(config)
+    if settings["demo"]:
+        shown = [name for name in names if name in PACKAGES] if every else names
+        for name in shown:
+            check_demo(name, original.task.kind)
     folder = Path(config["output_dir"] or original.beside / "export").expanduser()
     if settings["doctor"]:
         return doctor(original, _int8_exports(original, names), folder), []
@@ -77,6 +85,8 @@ def export(config: Config) -> tuple[list[Table], list[str]]:
                 raise ValueError(f"{target} is there already; give another output_dir=, or overwrite=true")
             progress.tell(f"exporting to {target}")
             manifest = _export_one(format, output, original, target)
+            if settings["demo"] and name in PACKAGES:
+                write_demo(target, manifest, target.with_name(f"{target.name}-web"))
         except Exception as error:  # converters raise all kinds, and one format's end is not that of the others
             said = str(error) if isinstance(error, EXPECTED) else f"{type(error).__name__}: {error}"
             passed_over = every and isinstance(error, Unsupported)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tasks.base.plain_config import label
 from tasks.base.renamed_targets import rename_targets, renamed_keys
 from tasks.base.trusted_targets import check_targets
 from tasks.data.classes import Classes
@@ -115,6 +116,12 @@ class Manifest:
     def batch(self) -> int:
         """Images a call; -1: any number."""
         return self.input.shape[0]
+
+    @property
+    def network(self) -> str:
+        """Names of backbone and head; empty where no file of theirs was chosen."""
+        choices = self.config.get("choices") or {}
+        return " + ".join(label(self.config, key) for key in ("backbone", "head") if choices.get(key))
 
     def class_table(self) -> Classes:
         """Names, colours and ids of the classes."""
