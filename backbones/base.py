@@ -260,14 +260,16 @@ def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
 
 
 def select_taps(
-    taps: Sequence[Tap], *, names: Sequence[str | Sequence[str]] = (), strides: Sequence[int] = ()
-) -> tuple[Tap, ...]:
+    taps: Sequence[Tap], *, names: Sequence[str | Sequence[str]] = (), strides: Sequence[int] = (),
+    settings: Sequence[str] = (),
+) -> tuple[Tap, ...]:  # fmt: skip
     """Pick taps by name, then by stride.
 
     Args:
         taps: What a backbone offers, shallow to deep.
         names: Names of taps. Of an entry with several names, the first that is offered counts.
         strides: Strides, each for its deepest tap; expanded features are taken by name only.
+        settings: Keys that `names` were given by, one each or one for all, for the error.
 
     Returns:
         One tap for each entry of `names` and `strides`, in that order.
@@ -278,19 +280,20 @@ def select_taps(
     >>> taps = Tap("c3", 40, 8), Tap("c4", 112, 16), Tap("c5", 160, 32), Tap("final", 960, 32)
     >>> [tap.name for tap in select_taps(taps, names=[("c5_exp", "c4"), "c3"], strides=[32])]
     ['c4', 'c3', 'final']
-    >>> select_taps(taps[:2], names=["c5"])
+    >>> select_taps(taps[:1], names=["c5"], settings=["head.deep"])
     Traceback (most recent call last):
-    ValueError: the backbone has no tap c5; it offers: c3 (40 channels, stride 8), c4 (112 channels, stride 16)
+    ValueError: head.deep: the backbone has no tap c5; it offers: c3 (40 channels, stride 8)
     """
     by_name = {tap.name: tap for tap in taps}
     by_stride = {tap.stride: tap for tap in taps if not tap.name.endswith("_exp")}
     offered = ", ".join(map(str, taps)) or "nothing"
     chosen = []
-    for entry in names:
+    for at, entry in enumerate(names):
         options = (entry,) if isinstance(entry, str) else tuple(entry)
         tap = next((by_name[name] for name in options if name in by_name), None)
         if tap is None:
-            raise ValueError(f"the backbone has no tap {' or '.join(options)}; it offers: {offered}")
+            setting = f"{settings[min(at, len(settings) - 1)]}: " if settings else ""
+            raise ValueError(f"{setting}the backbone has no tap {' or '.join(options)}; it offers: {offered}")
         chosen.append(tap)
     for stride in strides:
         if stride not in by_stride:

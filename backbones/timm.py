@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from backbones.base import Backbone, Tap, select_taps, spread
+from backbones.blocks.dilation import dilate, undilate
 from backbones.blocks.fusion import fold_bn_into_conv
 from backbones.timm_library import import_timm
 from backbones.variants import Published, Variant
@@ -36,12 +37,12 @@ class TimmBackbone(Backbone):
     Taps: the last map of each depth in timm's `feature_info`, c1..c5 as far as the model has them (transformers on
     patches begin at c2, plain vision transformers have c4 only), and `final` where it is asked for and exists; no
     c5_exp. Maps of fewer than ceil(size / stride) px, from models that pad less, are extended by repeating their
-    borders.
+    borders; maps of more, from models that stretch them to whole patches, are resized.
     Models of a fixed image size (most transformers) take theirs through `model_options={"img_size": [H, W]}`.
 
     Args:
         name: timm's name of the model, with its pretrained tag where one is wanted ("mobilenetv3_large_100.ra_in1k").
-        output_stride: 8, 16 or 32; other than 32 only where the model can dilate.
+        output_stride: 8, 16 or 32. A model that takes none itself is dilated as `dilate` does.
         in_channels: As in `Backbone`.
         final: Offer as `final` the output of a closing convolution behind the last map, which the classifier pools.
         pretrained: Download timm's weights.
@@ -49,7 +50,8 @@ class TimmBackbone(Backbone):
 
     Raises:
         ImportError: timm is not installed.
-        ValueError: timm has no such model, it gives no feature maps, or it takes no such output stride.
+        ValueError: timm has no such model, it gives no feature maps, or it cannot be dilated (windows of a
+            fixed size, maps added across resolutions).
         OSError: Pretrained weights could not be downloaded.
     """
 
@@ -58,6 +60,7 @@ class TimmBackbone(Backbone):
         pretrained: bool = False, model_options: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(in_channels=in_channels, output_stride=output_stride)
+        self.known_as = {"timm": name}
         options = dict(model_options or {}) | {"in_chans": in_channels}
         model = _create(name, options, pretrained)
         maps = getattr(model, "feature_info", None)
@@ -68,7 +71,10 @@ class TimmBackbone(Backbone):
             strides = ", ".join(str(entry["reduction"]) for entry in maps)
             raise ValueError(f"timm's {name} has maps of strides {strides}; taps need powers of two")
         if output_stride < min(32, max(entry["reduction"] for entry in maps)):
-            model = _dilated(name, options, pretrained, output_stride)
+            try:
+                model = _create(name, options | {"output_stride": output_stride}, pretrained)
+            except (TypeError, AssertionError, NotImplementedError):  # it takes none itself
+                self._dilate(model)
         last = {int(depth): index for index, depth in enumerate(depths) if depth >= 1}
         for depth, index in last.items():
             stride = min(2**depth, output_stride) if output_stride < 32 else 2**depth
@@ -78,7 +84,6 @@ class TimmBackbone(Backbone):
         if final and model.num_features != maps[-1]["num_chs"]:
             stride = min(maps[-1]["reduction"], output_stride) if output_stride < 32 else maps[-1]["reduction"]
             self._taps["final"] = Tap("final", model.num_features, stride), len(maps) - 1
-        self.known_as = {"timm": name}
         self.norm_eps: dict[str, float | None] = {
             "ours": None,
             "timm": None,
@@ -134,16 +139,19 @@ class TimmBackbone(Backbone):
         before its convolution, other norms, and convolutions that compute their kernel stay.
         """
         exact, usual, first = copy.deepcopy(self).double(), torch.get_default_dtype(), next(self.parameters())
-        images = torch.rand(self._probe_shape(), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        images = images.to(first.device)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(self._probe_shape(self.model), dtype=torch.float64, generator=generator).to(first.device)
         twin = copy.deepcopy(exact)
         with torch.no_grad():
             expected = exact(images)
+            undilate(twin.model)
             try:
                 torch.set_default_dtype(torch.float64)  # timm makes merged convolutions of the default type
                 twin.model = import_timm("backbone=timm").utils.model.reparameterize_model(twin.model)
             finally:
                 torch.set_default_dtype(usual)
+            if any(hasattr(part, "undilated") for part in self.model.modules()):
+                dilate(twin.model, images, self.output_stride, lambda images: self._maps(twin.model, images))
             with _Readers(twin) as readers:
                 features = self._maps(twin.model, images)
             for conv, norm in readers.pairs(features.values()):
@@ -180,9 +188,27 @@ class TimmBackbone(Backbone):
             self.model.prune_intermediate_layers(self._indices(), prune_norm=rest, prune_head=rest)
             self._deepest = deepest
 
-    def _probe_shape(self) -> tuple[int, int, int, int]:
-        config = self.model.pretrained_cfg
-        size = getattr(getattr(self.model, "patch_embed", None), "img_size", None)
+    def _dilate(self, model: Any) -> None:
+        """Dilate a model that takes no output stride itself, and compare the sizes of its maps."""
+        images, stride = torch.zeros(self._probe_shape(model)), self.output_stride
+        model.eval()
+        try:
+            dilate(model, images, stride)
+            with torch.no_grad():
+                maps = model.forward_intermediates(images, intermediates_only=True)
+            for entry, x in zip(model.feature_info, maps, strict=True):
+                if entry["reduction"] > stride and x.shape[-1] <= images.shape[-1] // (2 * stride):
+                    raise ValueError(f"its map of {x.shape[-1]} px stays strided")
+        except (ValueError, RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"timm's {self.known_as['timm']} takes no output_stride={stride} ({str(error).splitlines()[0]}); set "
+                "backbone.output_stride=32"
+            ) from error
+        model.train()
+
+    def _probe_shape(self, model: Any) -> tuple[int, int, int, int]:
+        config = model.pretrained_cfg
+        size = getattr(getattr(model, "patch_embed", None), "img_size", None)
         if size is None:
             size = config["input_size"][1:] if config.get("fixed_input_size") else (96, 96)
         return 1, self.in_channels, *size
@@ -209,36 +235,17 @@ def _create(name: str, options: dict[str, Any], pretrained: bool) -> Any:
         raise OSError(f"could not download timm's {name} ({error}); fetch it by hand and give the file") from error
 
 
-def _dilated(name: str, options: dict[str, Any], pretrained: bool, output_stride: int) -> Any:
-    """Build the model at another output stride, through timm's `features_only` where its class does not take one."""
-    options = options | {"output_stride": output_stride}
-    try:
-        return _create(name, options, pretrained)
-    except (TypeError, AssertionError, NotImplementedError) as error:
-        reason = error
-    try:
-        twin = _create(name, options | {"features_only": True}, pretrained)
-    except (TypeError, AssertionError, NotImplementedError):
-        twin = nn.Identity()
-    options.pop("output_stride")
-    model = _create(name, options, pretrained)
-    if not twin.state_dict() or not set(twin.state_dict()) <= set(model.state_dict()):
-        raise ValueError(
-            f"timm's {name} takes no output_stride={output_stride} ({reason}); set backbone.output_stride=32"
-        ) from reason
-    for part, module in twin.named_children():
-        if type(module) is type(getattr(model, part, None)):  # else the same weights around other activations
-            setattr(model, part, module)
-    return model
-
-
 def _extended(x: Tensor, image_size: Sequence[int], tap: Tap) -> Tensor:
-    """Extend a map that is too small for its stride by repeating its borders on both sides, an odd px at the end."""
-    missing = [-(-extent // tap.stride) - have for extent, have in zip(image_size, x.shape[-2:], strict=True)]
+    """Extend a map that is too small for its stride by repeating its borders on both sides, an odd px at the end.
+
+    A larger map, of a model that stretches its maps to whole patches, is resized.
+    """
+    size = [-(-extent // tap.stride) for extent in image_size]
+    missing = [want - have for want, have in zip(size, x.shape[-2:], strict=True)]
     if missing == [0, 0]:
         return x
     if min(missing) < 0:
-        raise ValueError(f"{tap} of {tuple(x.shape[-2:])} px is larger than an image of {tuple(image_size)} px has")
+        return F.interpolate(x, size, mode="bilinear", align_corners=False)
     (top, left), (bottom, right) = ([m // 2 for m in missing], [m - m // 2 for m in missing])
     return F.pad(x, (left, right, top, bottom), mode="replicate")
 

@@ -43,7 +43,7 @@ class LinearClassifier(Head):
         self, taps: Sequence[Tap], num_classes: int, *, deep: str | Sequence[str] = DEEPEST, dropout: float = 0.0,
         bias: bool = True, weights: str | None = None,
     ) -> None:  # fmt: skip
-        (tap,) = select_taps(taps, names=(deep,))
+        (tap,) = select_taps(taps, names=(deep,), settings=("head.deep",))
         super().__init__((tap,), num_classes)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(tap.channels, num_classes, bias=bias)
@@ -88,7 +88,7 @@ class MobileNetV3Classifier(Head):
         self, taps: Sequence[Tap], num_classes: int, *, hidden: int, deep: str | Sequence[str] = DEEPEST,
         activation: str = "hardswish", dropout: float = 0.2, weights: str | None = None,
     ) -> None:  # fmt: skip
-        (tap,) = select_taps(taps, names=(deep,))
+        (tap,) = select_taps(taps, names=(deep,), settings=("head.deep",))
         super().__init__((tap,), num_classes)
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation={activation}: expected one of {', '.join(ACTIVATIONS)}")
@@ -134,7 +134,7 @@ class MobileNetV4Classifier(Head):
         self, taps: Sequence[Tap], num_classes: int, *, hidden: int, deep: str | Sequence[str] = DEEPEST,
         dropout: float = 0.0, weights: str | None = None,
     ) -> None:  # fmt: skip
-        (tap,) = select_taps(taps, names=(deep,))
+        (tap,) = select_taps(taps, names=(deep,), settings=("head.deep",))
         super().__init__((tap,), num_classes)
         self.hidden = ConvNormAct(tap.channels, hidden)
         self.dropout = nn.Dropout(dropout)
@@ -192,7 +192,7 @@ class RepViTClassifier(Head):
         self, taps: Sequence[Tap], num_classes: int, *, deep: str | Sequence[str] = DEEPEST,
         distillation: bool = False, weights: str | None = None,
     ) -> None:  # fmt: skip
-        (tap,) = select_taps(taps, names=(deep,))
+        (tap,) = select_taps(taps, names=(deep,), settings=("head.deep",))
         super().__init__((tap,), num_classes)
         self.labelled = NormLinear(tap.channels, num_classes)
         self.distilled = NormLinear(tap.channels, num_classes) if distillation else None

@@ -64,7 +64,7 @@ class GFLLite(DetectionHead):
         channels: int = 96, stacked: int = 2, kernel_size: int = 5, reg_max: int = 7, extra_level: bool = True,
         norm: Norm = nn.BatchNorm2d, activation: type[nn.Module] = nn.Hardswish, weights: str | None = None,
     ) -> None:  # fmt: skip
-        chosen = select_taps(taps, names=levels)
+        chosen = select_taps(taps, names=levels, settings=("head.levels",))
         if any(coarse.stride != 2 * fine.stride for fine, coarse in pairwise(chosen)):
             raise ValueError(
                 f"levels={[tap.name for tap in chosen]} have strides {[tap.stride for tap in chosen]}, each has to be "

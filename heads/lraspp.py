@@ -98,7 +98,7 @@ class LRASPP(Head):
         weights: str | None = None,
     ) -> None:  # fmt: skip
         skips = (skips,) if isinstance(skips, str) else tuple(skips)
-        deep_tap, *skip_taps = select_taps(taps, names=(deep, *skips))
+        deep_tap, *skip_taps = select_taps(taps, names=(deep, *skips), settings=("head.deep", "head.skips"))
         if deep_stride not in (None, deep_tap.stride):
             raise ValueError(
                 f"this form of LR-ASPP reads deep features of stride {deep_stride}, {deep_tap.name} has stride "
@@ -184,7 +184,7 @@ class RASPP(Head):
         self, taps: Sequence[Tap], num_classes: int, *, deep: str | Sequence[str] = DEEPEST, filters: int = 256,
         norm: Norm = nn.BatchNorm2d,
     ) -> None:  # fmt: skip
-        (tap,) = select_taps(taps, names=(deep,))
+        (tap,) = select_taps(taps, names=(deep,), settings=("head.deep",))
         super().__init__((tap,), num_classes)
         self.local = ConvNormAct(tap.channels, filters, norm=norm)
         # No norm behind the pooling: one value a channel has no variance to norm by when a batch holds one image.

@@ -66,7 +66,7 @@ class SSDLite(DetectionHead):
         scales: Sequence[float] = (0.2, 0.95), ratios: Sequence[float] = (2, 3), reduced_first: bool = False,
         square_boxes: bool = False, prediction_std: float = 0.03, norm: Norm | None = None, weights: str | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(select_taps(taps, names=(first, second)), num_classes)
+        super().__init__(select_taps(taps, names=(first, second), settings=("head.first", "head.second")), num_classes)
         if score_type not in self.SCORE_TYPES:
             raise ValueError(f"score_type={score_type}: expected one of {', '.join(self.SCORE_TYPES)}")
         norm = norm or partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)

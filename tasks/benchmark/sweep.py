@@ -35,6 +35,16 @@ def classifier_words(backbone: str) -> list[str]:
     return [f"head={variant.classifier}", *options]
 
 
+def backbone_words(backbone: str) -> list[str]:
+    """Choose a backbone as words of a command line.
+
+    >>> backbone_words("mnv2"), backbone_words("timm:starnet_s1")
+    (['backbone=mnv2'], ['backbone=timm', 'backbone.name=starnet_s1'])
+    """
+    group, _, model = backbone.partition(":")
+    return [f"backbone={group}", *([f"backbone.name={model}"] if model else [])]
+
+
 PUBLISHED_HEADS = {"classification": classifier_words}  # by task: the head of a backbone where none is asked for
 OWN = ("sweep", "output_dir", "store", "again", "runtimes", "precisions", "backbone", "task", "head", "checkpoint")
 FEWEST = 4  # networks that a rank correlation is told of
@@ -166,9 +176,10 @@ def _plan(config: Config, backbones: Sequence[str]) -> dict[str, list[str]]:
             raise ValueError(f"sweep={wanted}: expected zoo, or sweep.backbone=[...] sweep.task=[...]")
         wanted = {"backbone": [name for name in backbones if name != "timm"]}
     wanted = {key: [value] if isinstance(value, str) else list(value or ()) for key, value in wanted.items()}
-    unknown = set(wanted.get("backbone", ())) - set(backbones)
+    unknown = {name for name in wanted.get("backbone", ()) if name not in backbones and not name.startswith("timm:")}
     if unknown:
-        raise ValueError(f"sweep.backbone={','.join(sorted(unknown))}: there are {', '.join(backbones)}")
+        offered = ", ".join(backbones)
+        raise ValueError(f"sweep.backbone={','.join(sorted(unknown))}: there are {offered}, and timm:<model>")
     runtimes = checked_names(wanted.get("runtimes") or config["runtimes"])
     precisions = wanted.get("precisions") or list(config["precisions"])
     passed = [word for word in config["request"] if word.lstrip("+").split("=")[0].split(".")[0] not in OWN]
@@ -181,8 +192,9 @@ def _plan(config: Config, backbones: Sequence[str]) -> dict[str, list[str]]:
         for task in wanted.get("task") or ["classification"]:
             for head in wanted.get("head") or [None]:
                 words = [f"head={head}"] if head else PUBLISHED_HEADS.get(task, lambda _: [])(backbone)
-                chosen = [f"backbone={backbone}", f"task={task}", *words]
-                plan["-".join(word.partition("=")[2] for word in chosen[:3])] = [*chosen, *passed]
+                chosen = [*backbone_words(backbone), f"task={task}", *words]
+                names = [word.partition("=")[2] for word in chosen if not word.startswith("head.")]
+                plan["-".join(names)] = [*chosen, *passed]
     if not plan:
         raise ValueError("the sweep names nothing; give sweep=zoo, sweep.backbone=[...] or sweep.checkpoint=[...]")
     return plan

@@ -223,12 +223,52 @@ def test_tensors_that_the_model_itself_owns_are_found(tmp_path):
     assert load_weights(timm_model(name="vit_tiny_patch16_224"), tmp_path / "vit.pth").naming == "timm"
 
 
-@pytest.mark.parametrize("name", ["poolformer_s12", "legacy_xception", "ghostnet_100"])
+# Of convolutions and poolings alone, except for the last three: squeeze-and-excite, linear attention, whole patches
+DILATED = {"starnet_s1": True, "fastvit_t8": True, "hgnetv2_b0": True, "dla34": True, "mambaout_femto": True,
+           "edgenext_xx_small": True, "poolformer_s12": True,
+           "repvit_m0_9": False, "ghostnet_100": False, "repghostnet_100": False, "efficientvit_b0": False,
+           "nextvit_small": False, "tiny_vit_5m_224": False, "shvit_s1": False, "caformer_s18": False,
+           "ghostnetv3_100": False, "swiftformer_xs": False, "fastvit_mci0": False}  # fmt: skip
+QUICK = {"starnet_s1", "edgenext_xx_small", "ghostnet_100"}
+
+
+@pytest.mark.parametrize("output_stride", [16, 8])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in DILATED]
+)
+def test_a_model_that_takes_no_output_stride_is_dilated(name, output_stride):
+    torch.manual_seed(0)
+    strided = randomised(timm_model(name=name)).double()
+    dilated = timm_model(name=name, output_stride=output_stride).eval().double()
+    dilated.load_state_dict(strided.state_dict())
+    images = torch.rand(strided._probe_shape(strided.model), dtype=torch.float64)
+    fused = fuse_model(dilated)
+    with torch.inference_mode():
+        expected, actual, merged = strided(images), dilated(images), fused(images)
+    for tap, before in zip(dilated.taps, strided.taps, strict=True):
+        factor = before.stride // tap.stride
+        assert tap.stride == min(before.stride, output_stride)
+        assert actual[tap.name].shape[-1] == images.shape[-1] // tap.stride
+        seen = actual[tap.name][..., ::factor, ::factor]
+        if DILATED[name] or factor == 1:  # else means over more px enter
+            assert relative_error(seen, expected[tap.name]) < 1e-5, tap
+        assert relative_error(merged[tap.name], actual[tap.name]) < 1e-9, tap
+    left = [sum(isinstance(part, nn.BatchNorm2d) for part in net.modules()) for net in (fused, fuse_model(strided))]
+    assert left[0] == left[1]
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "hrnet_w18_small", "efficientformerv2_s0"])
 def test_a_model_that_cannot_dilate_says_so(name):
     with pytest.raises(
         ValueError, match=rf"timm's {name} takes no output_stride=16 \(.*\); set backbone\.output_stride=32"
     ):
         timm_model(name=name, output_stride=16)
+
+
+def test_maps_stretched_to_whole_patches_are_resized():
+    backbone = randomised(timm_model(name="mobilevitv2_050"))
+    with torch.inference_mode():
+        assert backbone(torch.rand(1, 3, 96, 128))["c5"].shape[-2:] == (3, 4)
 
 
 def test_a_model_without_feature_maps_says_so(monkeypatch):

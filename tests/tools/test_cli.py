@@ -72,7 +72,7 @@ def trained(one_run, tmp_path):
         ("tools/train.py task=segmentation trainer.max_epoch=1", "did you mean max_epochs"),
         ("tools/train.py task=segmentation data=cityscapes data.root=nowhere", "no folder nowhere/leftImg8bit/train"),
         ("tools/train.py task=segmentation data=masks", "data.root is not set; give data.root=<value>"),
-        (f"{MASKS} head.skips=[c9]", "the backbone has no tap c9; it offers: "),
+        (f"{MASKS} head.skips=[c9]", "head.skips: the backbone has no tap c9; it offers: "),
         (f"{MASKS} backbone.output_stride=12", "output_stride=12: expected one of (8, 16, 32)"),
         (f"{MASKS} head=lraspp_paper", "Take pool=large_scaled or pool=global"),
         (f"{MASKS} backbone.weights=absent.pth", "no weights at absent.pth"),

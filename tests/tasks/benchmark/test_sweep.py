@@ -122,6 +122,14 @@ def test_an_interrupted_sweep_goes_on_and_what_is_done_is_not_done_again(tmp_pat
     assert len(calls) == 20 and "again=true" in calls[-1] and "again=false" in calls[0]
 
 
+def test_models_of_timm_are_named_as_its_teachers_are(tmp_path):
+    calls = []
+    keys = (f"output_dir={tmp_path}", "sweep.backbone=[mnv1,timm:starnet_s1]", "sweep.runtimes=[fused]")
+    tables = sweep(composed("benchmark", *keys), BACKBONES, runner(calls, fail="timm"))
+    assert calls[1][:4] == ["backbone=timm", "backbone.name=starnet_s1", "task=classification", "head=linear"]
+    assert tables[-1][2] == [("timm-starnet_s1-classification-linear", "it crashed")]
+
+
 def asked(words: list[str], *keys: str):
     """A configuration as the tool fills it in."""
     config = composed(*keys)
