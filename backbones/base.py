@@ -179,8 +179,8 @@ class Backbone(nn.Module, metaclass=_WidthsChecked):
         """Name a channel count of the next layer.
 
         Args:
-            name: Readable and unique: "stem", "block7.expand" for `layers.7`, "stage2.out" of all layers that a skip
-                joins, "final".
+            name: Readable and unique: "stem", "block7.expand" of the seventh block, "stage2.out" of all layers that a
+                skip joins, "final".
             channels: The published count.
 
         Returns:

@@ -4,6 +4,7 @@ Source: Tan et al. 2019, "MnasNet", figure 7; tensorflow/tpu models/official/mna
 and timm (A1), whose weights load.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -43,35 +44,41 @@ class MnasNet(Backbone):
     Args:
         stages: The variant's table.
         width: Multiplies every channel count but the closing convolution's, rounded to multiples of 8.
-        output_stride, in_channels: As in `Backbone`.
+        output_stride, in_channels, widths: As in `Backbone`.
         norm: Function from a channel count to a norm; by default BatchNorm. B1's has torchvision's momentum of 0.0003:
             running statistics settle after some 10,000 steps, so short training needs another norm.
     """
 
     def __init__(
         self, stages: tuple, *, width: float = 1.0, output_stride: int = 32, in_channels: int = 3,
-        norm: Norm | None = None,
+        norm: Norm | None = None, widths: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        super().__init__(in_channels=in_channels, output_stride=output_stride, widths=widths)
         default = nn.BatchNorm2d if stages is A1 else partial(nn.BatchNorm2d, momentum=1 - 0.9997)
         options: dict[str, Any] = {"norm": norm or default, "activation": nn.ReLU}
         self._blocks = [blocks for _, _, blocks, *_ in stages]
         self._excites = any(excite for *_, excite in stages)
-        channels = make_divisible(32 * width)
+        published = make_divisible(32 * width)
+        channels = self._width("stem", published)
         self._append(ConvNormAct(in_channels, channels, 3, 2, **options), channels, stride=2)
-        for expansion, out, blocks, first_stride, kernel, excite in stages:
-            out = make_divisible(out * width)
+        for stage, (expansion, published_out, blocks, first_stride, kernel, excite) in enumerate(stages, start=1):
+            published_out = make_divisible(published_out * width)
             for stride in (first_stride, *[1] * (blocks - 1)):
+                expands = expansion > 1
+                residual = expands and stride == 1 and published == published_out
+                name = f"block{len(self.layers)}"
+                expanded = self._width(f"{name}.expand", expansion * published) if expands else channels
+                squeezed = self._width(f"{name}.squeeze", max(1, channels // 4)) if excite else 0
+                out = channels if residual else self._width(f"stage{stage}.out", published_out)
                 effective_stride, dilation = self._grid(stride)
-                expanded = expansion * channels
                 block = InvertedResidual(
                     channels, expanded, out, kernel_size=kernel, stride=effective_stride, dilation=dilation,
-                    squeezed=channels // 4 if excite else 0, gate=nn.Sigmoid,
-                    residual=expansion > 1 and stride == 1 and channels == out, **options,
+                    expands=expands, squeezed=squeezed, gate=nn.Sigmoid, residual=residual, **options,
                 )  # fmt: skip
                 self._append(block, out, stride=stride, expanded=expanded)
-                channels = out
-        self._append(ConvNormAct(channels, 1280, **options), 1280, tap="final")
+                channels, published = out, published_out
+        final = self._width("final", 1280)
+        self._append(ConvNormAct(channels, final, **options), final, tap="final")
         init_weights(self)
 
     def source_names(self) -> dict[str, dict[str, str]]:

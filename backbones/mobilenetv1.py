@@ -4,7 +4,7 @@ Source: Howard et al. 2017, "MobileNets", table 1. ReLU6 behind every convolutio
 `mobilenetv1_100` (the paper writes ReLU); BatchNorm as in timm (PyTorch's defaults; slim has eps 0.001).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -24,22 +24,23 @@ class MobileNetV1(Backbone):
 
     Args:
         width: Multiplies every channel count, rounded to multiples of 8.
-        output_stride, in_channels: As in `Backbone`.
+        output_stride, in_channels, widths: As in `Backbone`.
         norm: Function from a channel count to a norm; by default BatchNorm.
         activation: Class of the activation, or a function that makes one; by default ReLU6.
     """
 
     def __init__(
         self, *, width: float = 1.0, output_stride: int = 32, in_channels: int = 3, norm: Norm | None = None,
-        activation: Callable[[], nn.Module] | None = None,
+        activation: Callable[[], nn.Module] | None = None, widths: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        super().__init__(in_channels=in_channels, output_stride=output_stride, widths=widths)
         options: dict[str, Any] = {"norm": norm or nn.BatchNorm2d, "activation": activation or nn.ReLU6}
-        channels = make_divisible(32 * width)
+        channels = self._width("stem", make_divisible(32 * width))
         self._append(ConvNormAct(in_channels, channels, 3, 2, **options), channels, stride=2)
         for out, blocks, first_stride in STAGES:
-            out = make_divisible(out * width)
+            published = make_divisible(out * width)
             for stride in (first_stride, *[1] * (blocks - 1)):
+                out = self._width(f"block{len(self.layers)}.out", published)
                 effective_stride, dilation = self._grid(stride)
                 depthwise = ConvNormAct(channels, channels, 3, effective_stride, dilation, groups=channels, **options)
                 self._append(nn.Sequential(depthwise, ConvNormAct(channels, out, **options)), out, stride=stride)

@@ -4,6 +4,7 @@ Source: Qin et al. 2024, "MobileNetV4", section 3 and the tables of its appendix
 as in timm.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -130,24 +131,31 @@ class MobileNetV4(Backbone):
         stages: The variant's table.
         stem: Channels of the stem.
         width: Multiplies every channel count, rounded to multiples of 8; the stem does not get narrower.
-        output_stride, in_channels: As in `Backbone`.
+        output_stride, in_channels, widths: As in `Backbone`.
         norm: Function from a channel count to a norm; by default BatchNorm.
     """
 
     def __init__(
         self, stages: tuple, *, stem: int = 32, width: float = 1.0, output_stride: int = 32, in_channels: int = 3,
-        norm: Norm | None = None,
+        norm: Norm | None = None, widths: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        super().__init__(in_channels=in_channels, output_stride=output_stride, widths=widths)
         norm = norm or nn.BatchNorm2d
         self._blocks = [len(rows) for rows in stages]
-        channels = make_divisible(stem * max(1.0, width))
+        published = make_divisible(stem * max(1.0, width))
+        channels = self._width("stem", published)
         self._append(ConvNormAct(in_channels, channels, 3, 2, norm=norm), channels, stride=2)
-        for row in (row for rows in stages for row in rows):
-            out = make_divisible(row.out * width)
-            start_dilation = self._dilation
+        for stage, row in ((at, row) for at, rows in enumerate(stages, start=1) for row in rows):
+            published_out = make_divisible(row.out * width)
+            start_dilation, name = self._dilation, f"block{len(self.layers)}"
             stride, dilation = self._grid(row.stride)
-            expanded = 0 if isinstance(row, Conv) else make_divisible(channels * row.ratio)
+            residual = isinstance(row, Uib) and row.stride == 1 and published == published_out
+            expanded = 0
+            if not isinstance(row, Conv):
+                expanded = self._width(f"{name}.expand", make_divisible(published * row.ratio))
+            # Plain convolutions follow each other in a stage without skips.
+            place = f"{name}.out" if isinstance(row, Conv) else f"stage{stage}.out"
+            out = channels if residual else self._width(place, published_out)
             block: nn.Module
             if isinstance(row, Conv):
                 block = ConvNormAct(channels, out, row.kernel, stride, dilation, norm=norm)
@@ -159,11 +167,11 @@ class MobileNetV4(Backbone):
             else:
                 block = UniversalInvertedBottleneck(
                     channels, expanded, out, start=row.start, middle=row.middle, stride=stride, dilation=dilation,
-                    start_dilation=start_dilation, residual=row.stride == 1 and channels == out, norm=norm,
+                    start_dilation=start_dilation, residual=residual, norm=norm,
                 )  # fmt: skip
             self._append(block, out, stride=row.stride, expanded=expanded)
-            channels = out
-        final = make_divisible(960 * width)
+            channels, published = out, published_out
+        final = self._width("final", make_divisible(960 * width))
         self._append(ConvNormAct(channels, final, norm=norm), final, tap="final")
         init_weights(self)
 

@@ -3,6 +3,7 @@
 Source: Vasu et al. 2022, "MobileOne: An Improved One millisecond Mobile Backbone", tables 1 and 2; apple/ml-mobileone.
 """
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -21,27 +22,26 @@ class MobileOneBlock(nn.Module):
     Args:
         in_channels, out_channels: Widths.
         stride, dilation: Stride and dilation of the depthwise block.
-        strided: It has a stride in the undilated network, so no skip branch.
+        skips: Add the normed input in the depthwise one, and in the pointwise one.
         branches: Parallel convolutions of each of the two.
-        excite: Squeeze-and-excite in each, to a 16th of the channels.
+        squeezed: Inner widths of squeeze-and-excite in each; 0 leaves it out.
         norm: As in `ConvNormAct`.
 
     Source: Vasu et al. 2022, section 3.2 and figure 3.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1, strided: bool = False,
-        branches: int = 1, excite: bool = False, norm: Norm = nn.BatchNorm2d,
+        self, in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1,
+        skips: tuple[bool, bool] = (False, False), branches: int = 1, squeezed: tuple[int, int] = (0, 0),
+        norm: Norm = nn.BatchNorm2d,
     ) -> None:  # fmt: skip
         super().__init__()
         common: dict[str, Any] = {"branches": branches, "norm": norm}
         self.depthwise = BranchedConv(
-            in_channels, in_channels, 3, stride, dilation, in_channels, skip=not strided,
-            squeezed=in_channels // 16 if excite else 0, **common,
-        )  # fmt: skip
+            in_channels, in_channels, 3, stride, dilation, in_channels, skip=skips[0], squeezed=squeezed[0], **common
+        )
         self.pointwise = BranchedConv(
-            in_channels, out_channels, 1, skip=in_channels == out_channels,
-            squeezed=out_channels // 16 if excite else 0, **common,
+            in_channels, out_channels, 1, skip=skips[1], squeezed=squeezed[1], **common
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,36 +54,42 @@ class MobileOne(Backbone):
     Taps: c1..c5.
 
     Args:
-        widths: Multiplies 64, 128, 256, 512; the stem has the width of the first stage, 64 channels at most.
+        multipliers: Of 64, 128, 256, 512; the stem has the width of the first stage, 64 channels at most.
         branches: Parallel convolutions of each block but the stem, which has one.
         excite: Squeeze-and-excite in the last half of the third stage and in the fourth.
         width: Multiplies every channel count once more, rounded to multiples of 8.
-        output_stride, in_channels: As in `Backbone`.
+        output_stride, in_channels, widths: As in `Backbone`.
         norm: Function from a channel count to a norm; by default BatchNorm.
     """
 
     def __init__(
-        self, widths: tuple[float, ...], *, branches: int = 1, excite: bool = False, width: float = 1.0,
+        self, multipliers: tuple[float, ...], *, branches: int = 1, excite: bool = False, width: float = 1.0,
         output_stride: int = 32, in_channels: int = 3, norm: Norm | None = None,
+        widths: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        super().__init__(in_channels=in_channels, output_stride=output_stride, widths=widths)
         norm = norm or nn.BatchNorm2d
-        stages = [make_divisible(base * own * width) for base, own in zip(CHANNELS, widths, strict=True)]
-        channels = min(make_divisible(64 * width), stages[0])
+        stages = [make_divisible(base * own * width) for base, own in zip(CHANNELS, multipliers, strict=True)]
+        published = min(make_divisible(64 * width), stages[0])
+        channels = self._width("stem", published)
         self._append(BranchedConv(in_channels, channels, 3, 2, norm=norm), channels, stride=2)
         self._places = []
-        for stage, (depth, out) in enumerate(zip(DEPTHS, stages, strict=True)):
+        for stage, (depth, published_out) in enumerate(zip(DEPTHS, stages, strict=True)):
             excited_from = {2: depth // 2, 3: 0}.get(stage, depth) if excite else depth
             for index in range(depth):
-                stride = 1 if index else 2
+                stride, excited, name = 1 if index else 2, index >= excited_from, f"block{len(self.layers)}"
+                skips = stride == 1, published == published_out
+                first = self._width(f"{name}.depthwise.squeeze", max(1, channels // 16)) if excited else 0
+                out = channels if skips[1] else self._width(f"stage{stage + 1}.out", published_out)
+                second = self._width(f"{name}.pointwise.squeeze", max(1, out // 16)) if excited else 0
                 effective_stride, dilation = self._grid(stride)
                 block = MobileOneBlock(
-                    channels, out, stride=effective_stride, dilation=dilation, strided=stride > 1, branches=branches,
-                    excite=index >= excited_from, norm=norm,
+                    channels, out, stride=effective_stride, dilation=dilation, skips=skips, branches=branches,
+                    squeezed=(first, second), norm=norm,
                 )  # fmt: skip
                 self._append(block, out, stride=stride)
                 self._places.append((stage, index))
-                channels = out
+                channels, published = out, published_out
         init_weights(self)
 
     def source_names(self) -> dict[str, dict[str, str]]:
@@ -101,8 +107,8 @@ class MobileOne(Backbone):
 
 _SOURCE = "apple/ml-mobileone README.md, fused"
 VARIANTS = {  # by the name of the configuration
-    name: Variant(published, {"widths": widths, **more}, {"timm": name})
-    for name, widths, more, published in (
+    name: Variant(published, {"multipliers": multipliers, **more}, {"timm": name})
+    for name, multipliers, more, published in (
         ("mobileone_s0", (0.75, 1, 1, 2), {"branches": 4}, Published(2.1, 275, 71.4, _SOURCE)),
         ("mobileone_s1", (1.5, 1.5, 2, 2.5), {}, Published(4.8, 825, 75.9, _SOURCE)),
         ("mobileone_s2", (1.5, 2, 2.5, 4), {}, Published(7.8, 1298, 77.4, _SOURCE)),

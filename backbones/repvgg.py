@@ -3,6 +3,7 @@
 Source: Ding et al. 2021, "RepVGG: Making VGG-style ConvNets Great Again", tables 2 and 3; DingXiaoH/RepVGG repvgg.py.
 """
 
+from collections.abc import Mapping
 from typing import cast
 
 from torch import nn
@@ -23,32 +24,33 @@ class RepVGG(Backbone):
 
     Args:
         depths: Blocks of each stage.
-        widths: Multiplies 64, 128, 256, 512; the stem has the width of the first stage, 64 channels at most.
+        multipliers: Of 64, 128, 256, 512; the stem has the width of the first stage, 64 channels at most.
         width: Multiplies every channel count once more, rounded to multiples of 8.
-        output_stride, in_channels: As in `Backbone`.
+        output_stride, in_channels, widths: As in `Backbone`.
         norm: Function from a channel count to a norm; by default BatchNorm.
     """
 
     def __init__(
-        self, depths: tuple[int, ...], widths: tuple[float, ...], *, width: float = 1.0, output_stride: int = 32,
-        in_channels: int = 3, norm: Norm | None = None,
+        self, depths: tuple[int, ...], multipliers: tuple[float, ...], *, width: float = 1.0, output_stride: int = 32,
+        in_channels: int = 3, norm: Norm | None = None, widths: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(in_channels=in_channels, output_stride=output_stride)
-        stages = [make_divisible(base * own * width) for base, own in zip(CHANNELS, widths, strict=True)]
-        channels = in_channels
+        super().__init__(in_channels=in_channels, output_stride=output_stride, widths=widths)
+        stages = [make_divisible(base * own * width) for base, own in zip(CHANNELS, multipliers, strict=True)]
+        channels = published = in_channels
         self._places = []
         rows = [(1, min(make_divisible(64 * width), stages[0])), *zip(depths, stages, strict=True)]
-        for stage, (depth, out) in enumerate(rows):
+        for stage, (depth, published_out) in enumerate(rows):
             for index in range(depth):
                 stride = 1 if index else 2
+                skip = stride == 1 and published == published_out
+                out = channels if skip else self._width(f"stage{stage}.out" if stage else "stem", published_out)
                 effective_stride, dilation = self._grid(stride)
                 block = BranchedConv(
-                    channels, out, 3, effective_stride, dilation, skip=stride == 1 and channels == out,
-                    norm=norm or nn.BatchNorm2d,
-                )  # fmt: skip
+                    channels, out, 3, effective_stride, dilation, skip=skip, norm=norm or nn.BatchNorm2d
+                )
                 self._append(block, out, stride=stride)
                 self._places.append((stage, index))
-                channels = out
+                channels, published = out, published_out
         init_weights(self)
 
     def source_names(self) -> dict[str, dict[str, str]]:
@@ -66,8 +68,8 @@ class RepVGG(Backbone):
 
 _SOURCE = "open-mmlab/mmpretrain configs/repvgg/README.md: the authors' weights, fused"
 VARIANTS = {  # by the name of the configuration
-    name: Variant(published, {"depths": depths, "widths": widths}, {"timm": name})
-    for name, depths, widths, published in (
+    name: Variant(published, {"depths": depths, "multipliers": multipliers}, {"timm": name})
+    for name, depths, multipliers, published in (
         ("repvgg_a0", A, (0.75, 0.75, 0.75, 2.5), Published(8.31, 1360, 72.41, _SOURCE)),
         ("repvgg_a1", A, (1, 1, 1, 2.5), Published(12.79, 2370, 74.47, _SOURCE)),
         ("repvgg_a2", A, (1.5, 1.5, 1.5, 2.75), Published(25.5, 5120, 76.48, _SOURCE)),

@@ -4,6 +4,7 @@ Source: Wang et al. 2024, "RepViT: Revisiting Mobile CNN From ViT Perspective", 
 model/repvit.py.
 """
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -46,21 +47,21 @@ class RepDepthwise(nn.Module):
 
 
 class RepViTBlock(nn.Module):
-    """Token mixer (depthwise, squeeze-and-excite), then channel mixer (1x1 to twice the width, GELU, 1x1, skip).
+    """Token mixer (depthwise, squeeze-and-excite), then channel mixer (1x1, GELU, 1x1, skip).
 
     Args:
-        in_channels, out_channels: Widths.
+        in_channels, expanded, out_channels: Widths; `expanded` that inside the channel mixer.
         stride, dilation: Stride and dilation of the depthwise convolution.
         downsample: The mixer is a plain (in the undilated network: strided) depthwise convolution and a 1x1 one.
-        excite: Squeeze-and-excite to a quarter of the channels.
+        squeezed: Inner width of squeeze-and-excite; 0 leaves it out.
         norm: As in `ConvNormAct`.
 
     Source: Wang et al. 2024, figures 3 and 4.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1, downsample: bool = False,
-        excite: bool = False, norm: Norm = nn.BatchNorm2d,
+        self, in_channels: int, expanded: int, out_channels: int, *, stride: int = 1, dilation: int = 1,
+        downsample: bool = False, squeezed: int = 0, norm: Norm = nn.BatchNorm2d,
     ) -> None:  # fmt: skip
         super().__init__()
         linear: dict[str, Any] = {"norm": norm, "activation": None}
@@ -68,12 +69,10 @@ class RepViTBlock(nn.Module):
             self.mixer: nn.Module = ConvNormAct(in_channels, in_channels, 3, stride, dilation, in_channels, **linear)
         else:
             self.mixer = RepDepthwise(in_channels, dilation=dilation, norm=norm)
-        # Squeezed to the nearest multiple of 8, as timm's SqueezeExcite does, which the authors use.
-        squeezed = max(8, (in_channels // 4 + 4) // 8 * 8)
-        self.squeeze = SqueezeExcite(in_channels, squeezed, nn.Sigmoid) if excite else nn.Identity()
+        self.squeeze = SqueezeExcite(in_channels, squeezed, nn.Sigmoid) if squeezed else nn.Identity()
         self.project = ConvNormAct(in_channels, out_channels, **linear) if downsample else nn.Identity()
-        self.expand = ConvNormAct(out_channels, 2 * out_channels, norm=norm, activation=nn.GELU)
-        self.contract = ConvNormAct(2 * out_channels, out_channels, **linear)
+        self.expand = ConvNormAct(out_channels, expanded, norm=norm, activation=nn.GELU)
+        self.contract = ConvNormAct(expanded, out_channels, **linear)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.project(self.squeeze(self.mixer(x)))
@@ -86,34 +85,42 @@ class RepViT(Backbone):
     Taps: c1 (the stem's first convolution with its activation; papers and timm begin with c2), c2..c5.
 
     Args:
-        widths: Channels of each stage.
+        stages: Channels of each stage.
         depths: Blocks of each stage, those that halve the resolution included.
         width: Multiplies every channel count, rounded to multiples of 8.
-        output_stride, in_channels: As in `Backbone`.
+        output_stride, in_channels, widths: As in `Backbone`.
         norm: Function from a channel count to a norm; by default BatchNorm.
         zero_init: Begin with every channel mixer at zero (the last norm's weight), as the authors train.
     """
 
     def __init__(
-        self, widths: tuple[int, ...], depths: tuple[int, ...], *, width: float = 1.0, output_stride: int = 32,
+        self, stages: tuple[int, ...], depths: tuple[int, ...], *, width: float = 1.0, output_stride: int = 32,
         in_channels: int = 3, norm: Norm | None = None, zero_init: bool = False,
+        widths: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        super().__init__(in_channels=in_channels, output_stride=output_stride, widths=widths)
         norm = norm or nn.BatchNorm2d
-        widths = tuple(make_divisible(channels * width) for channels in widths)
-        half, channels = widths[0] // 2, widths[0]
+        stages = tuple(make_divisible(channels * width) for channels in stages)
+        half = self._width("stem", stages[0] // 2)
         self._append(ConvNormAct(in_channels, half, 3, 2, norm=norm, activation=nn.GELU), half, stride=2)
+        channels = self._width("stage1.out", stages[0])
         self._append(ConvNormAct(half, channels, 3, 2, norm=norm, activation=None), channels, stride=2)
-        for stage, (out, depth) in enumerate(zip(widths, depths, strict=True)):
+        for stage, (published_out, depth) in enumerate(zip(stages, depths, strict=True)):
             for index in range(depth):
                 downsample = stage > 0 and index == 0
-                effective_stride, dilation = self._grid(2 if downsample else 1)
                 # Every other block has it, from the first that keeps the resolution; the one before a halving has not.
-                last = index == depth - 1 and stage < len(widths) - 1
-                excite = not last and (index - (stage > 0)) % 2 == 0
+                last = index == depth - 1 and stage < len(stages) - 1
+                excite = not (last or downsample) and (index - (stage > 0)) % 2 == 0
+                name = f"block{len(self.layers) - 1}"
+                # Squeezed to the nearest multiple of 8, as timm's SqueezeExcite does, which the authors use.
+                nearest = max(8, (channels // 4 + 4) // 8 * 8)
+                squeezed = self._width(f"{name}.squeeze", nearest) if excite else 0
+                out = self._width(f"stage{stage + 1}.out", published_out) if downsample else channels
+                expanded = self._width(f"{name}.expand", 2 * published_out)
+                effective_stride, dilation = self._grid(2 if downsample else 1)
                 block = RepViTBlock(
-                    channels, out, stride=effective_stride, dilation=dilation, downsample=downsample,
-                    excite=excite and not downsample, norm=norm,
+                    channels, expanded, out, stride=effective_stride, dilation=dilation, downsample=downsample,
+                    squeezed=squeezed, norm=norm,
                 )  # fmt: skip
                 self._append(block, out, stride=2 if downsample else 1)
                 channels = out
@@ -162,8 +169,8 @@ def _mixer(ours: str, mixer: str, squeeze: str) -> dict[str, str]:
 
 _SOURCE = "THU-MIG/RepViT README.md, fused, 300 epochs with distillation"
 VARIANTS = {  # by the name of the configuration
-    name: Variant(published, {"widths": widths, "depths": depths}, {"timm": name}, "repvit_classifier")
-    for name, widths, depths, published in (
+    name: Variant(published, {"stages": stages, "depths": depths}, {"timm": name}, "repvit_classifier")
+    for name, stages, depths, published in (
         ("repvit_m0_6", (40, 80, 160, 320), (2, 3, 10, 2), Published(None, None, 74.1, _SOURCE)),
         ("repvit_m0_9", (48, 96, 192, 384), (3, 4, 16, 3), Published(5.1, 800, 78.7, _SOURCE)),
         ("repvit_m1_0", (56, 112, 224, 448), (3, 4, 16, 3), Published(6.8, 1100, 80.0, _SOURCE)),

@@ -4,6 +4,7 @@ Source: He et al. 2016, "Deep Residual Learning for Image Recognition", table 1;
 Transformations for Deep Neural Networks", table 1; stride in the 3x3 convolution of a bottleneck as in torchvision.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import cast
 
@@ -20,8 +21,9 @@ class ResidualBlock(nn.Module):
     """Residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1; a 1x1 convolution on the skip where sizes differ.
 
     Args:
-        in_channels, inner, out_channels: Widths; `inner` that of the 3x3 convolutions.
-        bottleneck: 1x1, 3x3, 1x1.
+        in_channels, out_channels: Widths.
+        inner: Channels between the convolutions: one number, or two of a bottleneck.
+        shortcut: Have the 1x1 convolution on the skip.
         groups: Number of groups of the 3x3 convolution of a bottleneck.
         stride: Stride of the first 3x3 convolution.
         dilations: Dilations of the first 3x3 convolution and of the second.
@@ -29,27 +31,26 @@ class ResidualBlock(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, inner: int, out_channels: int, *, bottleneck: bool, groups: int, stride: int,
-        dilations: tuple[int, int], norm: Norm,
+        self, in_channels: int, inner: tuple[int, ...], out_channels: int, *, shortcut: bool, groups: int,
+        stride: int, dilations: tuple[int, int], norm: Norm,
     ) -> None:  # fmt: skip
         super().__init__()
         block = partial(ConvNormAct, norm=norm)
         first, second = dilations
         parts: tuple[nn.Module, ...]
-        if bottleneck:
+        if len(inner) == 2:
             parts = (
-                block(in_channels, inner),
-                block(inner, inner, 3, stride, first, groups),
-                block(inner, out_channels, activation=None),
+                block(in_channels, inner[0]),
+                block(*inner, 3, stride, first, groups),
+                block(inner[1], out_channels, activation=None),
             )
         else:
             parts = (
-                block(in_channels, inner, 3, stride, first),
-                block(inner, out_channels, 3, 1, second, activation=None),
+                block(in_channels, inner[0], 3, stride, first),
+                block(inner[0], out_channels, 3, 1, second, activation=None),
             )
         self.body = nn.Sequential(*parts)
-        fits = stride == 1 and in_channels == out_channels
-        self.shortcut = nn.Identity() if fits else block(in_channels, out_channels, 1, stride, activation=None)
+        self.shortcut = block(in_channels, out_channels, 1, stride, activation=None) if shortcut else nn.Identity()
         self.activation = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,34 +70,42 @@ class ResNet(Backbone):
         bottleneck: Blocks of 1x1, 3x3, 1x1 with four-fold output in place of two 3x3.
         groups, group_width: Number of groups of the 3x3 convolution in bottlenecks, and their width in the first stage.
         width: Multiplies every channel count, rounded to multiples of 8 (and of the groups).
-        output_stride, in_channels: As in `Backbone`.
+        output_stride, in_channels, widths: As in `Backbone`.
         norm: Function from a channel count to a norm; by default BatchNorm.
     """
 
     def __init__(
         self, depths: tuple[int, int, int, int], *, bottleneck: bool, groups: int = 1, group_width: int = 64,
         width: float = 1.0, output_stride: int = 32, in_channels: int = 3, norm: Norm | None = None,
+        widths: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        super().__init__(in_channels=in_channels, output_stride=output_stride, widths=widths)
         norm = norm or nn.BatchNorm2d
         self.depths = depths
-        channels = make_divisible(CHANNELS[0] * width)
+        published = make_divisible(CHANNELS[0] * width)
+        channels = self._width("stem", published)
         self._append(ConvNormAct(in_channels, channels, 7, 2, norm=norm), channels, stride=2)
         self._append(nn.MaxPool2d(3, 2, 1), channels, stride=2)
         for stage, depth in enumerate(depths):
             planes = make_divisible(CHANNELS[stage] * width)
-            out = 4 * planes if bottleneck else planes
-            inner = max(1, planes * group_width // CHANNELS[0]) * groups
+            published_out = 4 * planes if bottleneck else planes
+            inner = (max(1, planes * group_width // CHANNELS[0]) * groups,) * (2 if bottleneck else 1)
             for index in range(depth):
                 published_stride = 2 if stage and not index else 1
                 before = self._dilation
                 stride, dilation = self._grid(published_stride)
+                shortcut = stride > 1 or published != published_out
+                named = inner
+                if groups == 1:  # channels that a grouped convolution reads and gives cannot be set one by one
+                    name = f"block{len(self.layers) - 1}.inner"
+                    named = tuple(self._width(f"{name}{at}", count) for at, count in enumerate(inner, start=1))
+                out = self._width(f"stage{stage + 1}.out", published_out) if shortcut else channels
                 block = ResidualBlock(
-                    channels, inner, out, bottleneck=bottleneck, groups=groups, stride=stride,
-                    dilations=(before, dilation), norm=norm,
+                    channels, named, out, shortcut=shortcut, groups=groups, stride=stride, dilations=(before, dilation),
+                    norm=norm,
                 )  # fmt: skip
                 self._append(block, out, stride=published_stride)
-                channels = out
+                channels, published = out, published_out
         init_weights(self)
 
     def source_names(self) -> dict[str, dict[str, str]]:

@@ -5,6 +5,7 @@ and figure 2; details beyond the paper as in the authors' megvii-model/ShuffleNe
 concatenation).
 """
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -26,6 +27,7 @@ class ShuffleUnit(nn.Module):
 
     Args:
         in_channels, out_channels: Equal but for the entry of a stage.
+        inner: Width between the 1x1 convolutions.
         groups: Number of groups of the 1x1 convolutions.
         first_groups: Number of groups of the first of them.
         entry: The first unit of a stage: 3x3 average-pooled input and result are concatenated.
@@ -35,11 +37,10 @@ class ShuffleUnit(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, groups: int, first_groups: int, entry: bool, stride: int,
-        dilation: int, layout: str, norm: Norm,
+        self, in_channels: int, inner: int, out_channels: int, *, groups: int, first_groups: int, entry: bool,
+        stride: int, dilation: int, layout: str, norm: Norm,
     ) -> None:  # fmt: skip
         super().__init__()
-        inner = out_channels // 4
         block = partial(ConvNormAct, norm=norm)
         self.compress = block(in_channels, inner, groups=first_groups)
         self.depthwise = block(inner, inner, 3, stride, dilation, groups=inner, activation=None)
@@ -68,7 +69,7 @@ class ShuffleNetV1(Backbone):
 
     A dilated stage begins undilated: at every other px its maps equal those of the network with strides.
 
-    Taps: c1 (stem), c2 (max-pool), c3..c5 with their first maps.
+    Taps: c1 (stem), c2 (max-pool), c3..c5 with their first maps. Widths can be set inside units of one group only.
 
     Args:
         groups: Number of groups of the 1x1 convolutions: 1, 2, 3, 4 or 8; each has its own channel counts.
@@ -76,7 +77,7 @@ class ShuffleNetV1(Backbone):
         layout: Order of channels, by the code whose weights fit it. "megvii", the authors' code: a stage's entry puts
             the pooled input first; the shuffle follows the depthwise convolution and is the inverse of the paper's.
             "pytorchcv": pooled input last, shuffle as in the paper.
-        output_stride, in_channels: As in `Backbone`.
+        output_stride, in_channels, widths: As in `Backbone`.
         norm: Function from a channel count to a norm; by default BatchNorm.
 
     Raises:
@@ -85,9 +86,9 @@ class ShuffleNetV1(Backbone):
 
     def __init__(
         self, *, groups: int = 3, width: float = 1.0, layout: str = "megvii", output_stride: int = 32,
-        in_channels: int = 3, norm: Norm | None = None,
+        in_channels: int = 3, norm: Norm | None = None, widths: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        super().__init__(in_channels=in_channels, output_stride=output_stride, widths=widths)
         if groups not in CHANNELS:
             raise ValueError(f"groups={groups}: expected one of {', '.join(map(str, CHANNELS))}")
         if layout not in LAYOUTS:
@@ -102,8 +103,11 @@ class ShuffleNetV1(Backbone):
             for published_stride in (2, *[1] * (depth - 1)):
                 entry, before = published_stride == 2, self._dilation
                 stride, dilation = self._grid(published_stride)
+                inner = out // 4
+                if groups == 1:  # several are shuffled into each other
+                    inner = self._width(f"block{len(self.layers) - 1}.inner", inner)
                 unit = ShuffleUnit(
-                    channels, out, groups=groups, first_groups=1 if self._depth == 2 else groups, entry=entry,
+                    channels, inner, out, groups=groups, first_groups=1 if self._depth == 2 else groups, entry=entry,
                     stride=stride, dilation=before if entry else dilation, layout=layout, norm=norm,
                 )  # fmt: skip
                 self._append(unit, out, stride=published_stride)

@@ -4,6 +4,7 @@ Source: Ma et al. 2018, "ShuffleNet V2: Practical Guidelines for Efficient CNN A
 3 (c, d); channels as in torchvision (2.0x: 244, as in the authors' code).
 """
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -23,6 +24,7 @@ class ShuffleUnit(nn.Module):
 
     Args:
         in_channels, out_channels: Equal but for the entry of a stage.
+        inner: Width between the 1x1 convolutions of the branch that works.
         entry: The first unit of a stage: both branches read all channels and downsample.
         stride, dilation: Stride and dilation of the depthwise convolutions.
         layout: As in `ShuffleNetV2`.
@@ -30,8 +32,9 @@ class ShuffleUnit(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, entry: bool, stride: int, dilation: int, layout: str, norm: Norm
-    ) -> None:
+        self, in_channels: int, inner: int, out_channels: int, *, entry: bool, stride: int, dilation: int,
+        layout: str, norm: Norm,
+    ) -> None:  # fmt: skip
         super().__init__()
         half = out_channels // 2
         self.megvii = layout == "megvii"
@@ -39,9 +42,9 @@ class ShuffleUnit(nn.Module):
         block = partial(ConvNormAct, norm=norm)
         depthwise = partial(block, kernel_size=3, stride=stride, dilation=dilation, activation=None)
         self.main = nn.Sequential(
-            block(in_channels if entry else half, half),
-            depthwise(half, half, groups=half),
-            block(half, out_channels - beside),
+            block(in_channels if entry else half, inner),
+            depthwise(inner, inner, groups=inner),
+            block(inner, out_channels - beside),
         )
         self.shortcut = (
             nn.Sequential(depthwise(in_channels, in_channels, groups=in_channels), block(in_channels, beside))
@@ -62,7 +65,8 @@ class ShuffleNetV2(Backbone):
 
     A dilated stage begins undilated: at every other px its maps equal those of the network with strides.
 
-    Taps: c1 (stem), c2 (max-pool), c3..c5 with their first maps, final.
+    Taps: c1 (stem), c2 (max-pool), c3..c5 with their first maps, final. What a unit splits and shuffles keeps its
+    published width.
 
     Args:
         channels: Channels of the three stages and of the closing convolution.
@@ -70,7 +74,7 @@ class ShuffleNetV2(Backbone):
         layout: Order of channels, and widths of the branches that enter a stage, by the code whose weights fit them.
             "torchvision": equal branches, shuffled behind each unit. "megvii", the authors' code: the shortcut that
             enters a stage keeps its width; a unit passes the even channels and works on the odd ones.
-        output_stride, in_channels: As in `Backbone`.
+        output_stride, in_channels, widths: As in `Backbone`.
         norm: Function from a channel count to a norm; by default BatchNorm.
 
     Raises:
@@ -80,8 +84,9 @@ class ShuffleNetV2(Backbone):
     def __init__(
         self, channels: tuple[int, int, int, int], *, width: float = 1.0, layout: str = "torchvision",
         output_stride: int = 32, in_channels: int = 3, norm: Norm | None = None,
+        widths: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        super().__init__(in_channels=in_channels, output_stride=output_stride, widths=widths)
         if layout not in LAYOUTS:
             raise ValueError(f"layout={layout}: expected one of {', '.join(LAYOUTS)}")
         self.layout, norm = layout, norm or nn.BatchNorm2d
@@ -92,12 +97,14 @@ class ShuffleNetV2(Backbone):
             for published_stride in (2, *[1] * (depth - 1)):
                 entry, before = published_stride == 2, self._dilation
                 stride, dilation = self._grid(published_stride)
+                inner = self._width(f"block{len(self.layers) - 1}.inner", out // 2)
                 unit = ShuffleUnit(
-                    current, out, entry=entry, stride=stride, dilation=before if entry else dilation, layout=layout,
-                    norm=norm,
+                    current, inner, out, entry=entry, stride=stride, dilation=before if entry else dilation,
+                    layout=layout, norm=norm,
                 )  # fmt: skip
                 self._append(unit, out, stride=published_stride)
                 current = out
+        last = self._width("final", last)
         self._append(ConvNormAct(current, last, norm=norm), last, tap="final")
         init_weights(self)
 

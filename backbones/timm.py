@@ -7,7 +7,7 @@ Source: the models and their `forward_intermediates`, `prune_intermediate_layers
 import copy
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from math import log2
 from typing import Any, cast
@@ -47,6 +47,7 @@ class TimmBackbone(Backbone):
         final: Offer as `final` the output of a closing convolution behind the last map, which the classifier pools.
         pretrained: Download timm's weights.
         model_options: Further keywords of `timm.create_model`.
+        widths: Refused: timm's models do not name theirs.
 
     Raises:
         ImportError: timm is not installed.
@@ -58,8 +59,9 @@ class TimmBackbone(Backbone):
     def __init__(
         self, name: str, *, output_stride: int = 32, in_channels: int = 3, final: bool = False,
         pretrained: bool = False, model_options: dict[str, Any] | None = None,
+        widths: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        super().__init__(in_channels=in_channels, output_stride=output_stride, widths=widths)
         self.known_as = {"timm": name}
         options = dict(model_options or {}) | {"in_chans": in_channels}
         model = _create(name, options, pretrained)

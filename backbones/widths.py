@@ -96,16 +96,24 @@ def shrink(
             raise unknown_width("the network", name, present)
         if channels > present[name]:
             raise ValueError(f"widths: {name}={channels} is above the present {present[name]}; none can be added")
-    state, places = network.state_dict(), touched_by_each(build, present)
+    with no_initial_values():
+        narrow = build({**present, **widths}).to(next(network.parameters()))
+    state, wanted = network.state_dict(), narrow.state_dict()
+    if keys := wanted.keys() ^ state.keys():
+        raise ValueError(f"the network is not one that `build` makes: {min(keys)} is in one of both; is it fused?")
+    places = touched_by_each(build, present)
     narrower = {name: channels for name, channels in widths.items() if channels < present[name]}
     kept = {name: _most_important(network, places[name], channels, criterion) for name, channels in narrower.items()}
     for name, chosen in kept.items():
         for key, dims in places[name].items():
             for dim in dims:
                 state[key] = state[key].index_select(dim, chosen)
-    with no_initial_values():
-        narrow = build({**present, **widths}).to(next(network.parameters()))
-    _check_shapes(narrow.state_dict(), state)
+    for key, tensor in state.items():
+        if tensor.shape != wanted[key].shape:
+            sizes = f"{tuple(tensor.shape)} to {tuple(wanted[key].shape)}"
+            raise ValueError(
+                f"widths: cannot shrink {key} from {sizes}: it follows from a width, but does not count its channels"
+            )
     narrow.load_state_dict(state, strict=True)
     for name, part in network.named_modules():
         narrow.get_submodule(name).training = part.training
@@ -123,18 +131,6 @@ def _backbone(network: nn.Module) -> Backbone:
 def _shapes(build: Build, widths: Mapping[str, int]) -> dict[str, torch.Size]:
     with torch.device("meta"), no_initial_values():
         return {key: tensor.shape for key, tensor in build(widths).state_dict().items()}
-
-
-def _check_shapes(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are not those of the narrower network."""
-    if keys := wanted.keys() ^ state.keys():
-        raise ValueError(f"the network is not one that its configuration builds: {min(keys)} differs; is it fused?")
-    for key, tensor in wanted.items():
-        if tensor.shape != state[key].shape:
-            sizes = f"{tuple(state[key].shape)} to {tuple(tensor.shape)}"
-            raise ValueError(
-                f"widths: cannot shrink {key} from {sizes}: it follows from a width, but does not count its channels"
-            )
 
 
 def _most_important(network: nn.Module, places: Places, count: int, criterion: str) -> Tensor:

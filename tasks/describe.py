@@ -52,8 +52,9 @@ def describe(config: Config) -> dict[str, Any]:
         config: With `backbone`, `image_size`, and for a whole network `head` and `num_classes`.
 
     Returns:
-        {"taps": [{"name", "channels", "stride", "size": [h, w]}], "image_size": [H, W], "costs":
-        {"trained": ..., "fused": ...}} with the fields of `Profile` and the FLOPs.
+        {"taps": [{"name", "channels", "stride", "size": [h, w]}], "widths": {name: channels}, those of the layers that
+        the head reads, "image_size": [H, W], "costs": {"trained": ..., "fused": ...}} with the fields of `Profile` and
+        the FLOPs.
 
     Raises:
         ValueError: As raised by what is built.
@@ -65,11 +66,12 @@ def describe(config: Config) -> dict[str, Any]:
     classes = config["num_classes"] or _known_classes(config)
     with no_initial_values():
         model = build_whole_network(config, classes, pretrained=False) if config.get("head") else backbone
+    widths = dict(backbone.widths if model is backbone else model.backbone.widths)
     costs, channels = {}, model.pixels.channels if config.get("head") else backbone.in_channels
     for form, network in (("trained", model.eval()), ("fused", fuse_model(model))):
         cost = profile(network, size, in_channels=channels)
         costs[form] = vars(cost) | {"operators": dict(cost.operators), "flops": cost.flops}
-    return {"taps": taps, "image_size": list(size), "costs": costs}
+    return {"taps": taps, "widths": widths, "image_size": list(size), "costs": costs}
 
 
 def _known_classes(config: Config) -> int:

@@ -30,6 +30,8 @@ def show(config: DictConfig, result: dict) -> dict:
     what = " ".join(f"{group}={label(config, group)}" for group in config.choices if group in ("backbone", "head"))
     print_table(f"taps of {label(config, 'backbone')}", ("tap", "channels", "stride", "size"), taps)
     pairs = zip(*(cost_cells(result["costs"][form], COSTS) for form in ("trained", "fused")), strict=True)
+    if result["widths"]:
+        print_table(f"widths of {label(config, 'backbone')}", ("width", "channels"), list(result["widths"].items()))
     names = [f"{name} [{unit}]" if unit else name for name, unit, _ in COSTS.values()]
     what += f" at {'x'.join(map(str, result['image_size']))} px, batch 1"
     print_table(what, ("cost", "as trained", "fused"), [(n, *pair) for n, pair in zip(names, pairs, strict=True)])

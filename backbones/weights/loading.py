@@ -116,10 +116,11 @@ def load_source(module: nn.Module, source: Source, adapt: Adapt | None = None) -
     differing = [key for key, tensor in tensors.items() if tensor.shape != wanted[key].shape]
     if differing:
         key = differing[0]
+        classes = "in_channels and the number of classes fit? weights= carries whole networks to other classes"
         raise ValueError(
             f"{source.name}: {len(differing)} tensors differ in shape (first: {prefix + keys[key]} is "
-            f"{tuple(tensors[key].shape)}, {key} is {tuple(wanted[key].shape)}); do width, reduced_tail, in_channels "
-            + ("fit?" if adapt else "and the number of classes fit? weights= carries whole networks to other classes")
+            f"{tuple(tensors[key].shape)}, {key} is {tuple(wanted[key].shape)}); do width, widths, reduced_tail, "
+            + ("in_channels fit?" if adapt else classes)
         )
     tensors |= _corrected_variances(module, tensors, source, naming)
     module.load_state_dict({key: tensor for key, tensor in wanted.items() if key not in tensors} | tensors, strict=True)
