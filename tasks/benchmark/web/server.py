@@ -66,14 +66,19 @@ class Site:
         """What a device opens."""
         return f"http://{self.host}:{self.server.server_address[1]}/{self.token}/"
 
-    def wait(self, devices: int) -> None:
+    def wait(self, devices: int, *, ready: Callable[[], object] = lambda: None) -> None:
         """Serve until so many devices were measured and none is being measured, or nothing was heard for too long.
+
+        Args:
+            devices: How many.
+            ready: Called once it serves.
 
         Raises:
             Exception: As `measure` raises.
         """
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
         try:
+            ready()
             with self.changed:
                 while self.at_work or (self.finished < devices and self._may_go_on()):
                     self.changed.wait(min(1.0, self.timeout_s / 10))

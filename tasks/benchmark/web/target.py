@@ -71,8 +71,7 @@ def run_on_web(config: Config, folder: Path) -> tuple[list[Row], list[Table]]:
         files, lambda device: measured(device, candidates, config, rows), host=settings["host"],
         port=settings["port"], timeout_s=settings["timeout_s"],
     )  # fmt: skip
-    show_address(site.address)
-    site.wait(settings["devices"])
+    site.wait(settings["devices"], ready=lambda: show_address(site.address))
     if not rows:
         raise ValueError(f"no device opened the page within web.timeout_s={settings['timeout_s']:g} seconds")
     return rows, []

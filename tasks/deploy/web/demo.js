@@ -102,6 +102,8 @@ async function useDevice() {
   await state.model?.close();
   state.model = null;
   state.model = await openModel({ format, device, threads, url: new URL(url, location.href).href, input, outputs });
+  const [, channels, height, width] = input.shape;
+  await state.model.run(new (input.dtype === "uint8" ? Uint8Array : Float32Array)(channels * height * width)); // warm-up
   $("about").textContent = `${state.about.words}; ${device === "wasm" ? `${threads} thread${threads > 1 ? "s" : ""}` : "WebGPU"}`;
   $("status").textContent = "ready";
 }

@@ -1,0 +1,136 @@
+"""export.demo=web: pages of three tasks find in a picture what `predict` finds, from a plain static host."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from tasks.base.build import build_task
+from tasks.base.checkpoint_files import write_checkpoint
+from tasks.data.classes import Classes
+from tasks.demo.painting import paint_street
+from tasks.deploy.artifact import artifact_predictor
+from tasks.deploy.export import export
+from tests.browser import StaticHost
+from tools.cli import composed
+
+pytestmark = pytest.mark.browser
+CLASSES = Classes(("road", "car", "person"), ((128, 64, 128), (0, 0, 142), (220, 20, 60)))
+FIND = """
+    const demo = await import("./demo.js");
+    await demo.ready;
+    const blob = await (await fetch("picture.png")).blob();
+    const { found } = await demo.predict(await demo.readPicture(blob));
+    return { ...found, mask: found.mask && [...found.mask] };
+"""
+
+
+def trained(task: str, head: str | None = None):
+    """A network whose outputs differ from picture to picture and from place to place, as a trained one's."""
+    words = [f"task={task}", "backbone=mnv3_small", *([f"head={head}"] if head else [])]
+    module = build_task(composed("train", words), CLASSES, pretrained=False)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in module.network.head.named_parameters():
+        if parameter.ndim > 1:
+            gain = 2 if task != "detection" else 3 if "class" in name else 0.3
+            torch.nn.init.normal_(parameter, std=gain * parameter[0].numel() ** -0.5, generator=generator)
+    module.train()
+    scene = torch.from_numpy(street()).permute(2, 0, 1)[None].repeat(2, 1, 1, 1)
+    for norm in (one for one in module.modules() if isinstance(one, torch.nn.BatchNorm2d)):
+        norm.momentum = 1.0
+    with torch.no_grad():
+        module.network(scene.flip(-1)[..., :128, :128])
+    return module.eval()
+
+
+def street() -> np.ndarray:
+    return paint_street(np.random.default_rng(1), (150, 200), {"car": 2, "person": 2}).image
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Export a task's network with its page: (folder of the artifact, of the page)."""
+    root = tmp_path_factory.mktemp("exports")
+
+    def make(task: str, *words: str, head: str | None = None):
+        checkpoint = root / f"{task}-{head}.ckpt"
+        module = trained(task, head)
+        content = {"state_dict": module.state_dict(), "epoch": 0, "global_step": 0}
+        module.on_save_checkpoint(content)
+        write_checkpoint(checkpoint, content)
+        folder = root / f"{task} {' '.join(words)}"
+        settings = [f"checkpoint='{checkpoint}'", f"output_dir='{folder}'", "export.evaluate=false", "overwrite=true"]
+        config = composed("export", [*settings, "export.demo=web", "export.image_size=96", *words])
+        _, failures = export(config)
+        assert not failures
+        (page,) = folder.glob("*-web")
+        cv2.imwrite(str(page / "picture.png"), street()[..., ::-1])
+        return page.with_name(page.name.removesuffix("-web")), page
+
+    return make
+
+
+@pytest.fixture
+def find(chromium):
+    """What a page finds in its picture."""
+    hosts = []
+
+    def found(page):
+        hosts.append(StaticHost(page))
+        chromium.open(hosts[-1].address)
+        result = chromium.run(FIND)
+        used = chromium.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+        assert used and all(name.startswith((hosts[-1].address, "blob:", "data:")) for name in used)
+        return result
+
+    yield found
+    for host in hosts:
+        host.end()
+
+
+def predicted(artifact):
+    predictor = artifact_predictor(composed("predict", [f"artifact='{artifact}'", "source=x"]))
+    return predictor.find(street())
+
+
+def test_classes(exported, find):
+    artifact, page = exported("classification", "export=onnx")
+    expected = predicted(artifact)
+    assert expected.max() - expected.min() > 0.05, "or the test shows nothing"
+    assert np.abs(np.array(find(page)["scores"]) - expected).max() < 5e-3
+
+
+def test_masks(exported, find, chromium):
+    artifact, page = exported("segmentation", "export=onnx")
+    expected = predicted(artifact)
+    assert len(np.unique(expected)) > 1
+    assert np.mean(np.reshape(find(page)["mask"], expected.shape) == expected) > 0.995
+    chromium.run("""
+        const demo = await import("./demo.js");
+        const file = new File([await (await fetch("picture.png")).blob()], "picture.png", { type: "image/png" });
+        const data = new DataTransfer();
+        data.items.add(file);
+        dispatchEvent(Object.assign(new Event("drop"), { dataTransfer: data }));
+        while (!document.getElementById("list").children.length) await new Promise((next) => setTimeout(next, 20));
+    """)
+    largest = CLASSES.names[np.bincount(expected.ravel()).argmax()]
+    assert chromium.run("return document.querySelector('#list b').textContent") == largest
+    assert "ms network" in chromium.run("return document.getElementById('status').textContent")
+
+
+@pytest.mark.parametrize("words", [("export=onnx", "export.detections=raw"), ("export=litert",)])
+def test_boxes(exported, find, words):
+    artifact, page = exported("detection", *words)
+    expected, found = predicted(artifact), find(page)["boxes"]
+    boxes, scores, labels = (np.asarray(getattr(expected, name))[:20] for name in ("boxes", "scores", "labels"))
+    assert len({*labels.tolist()}) > 1 and scores.max() - scores.min() > 0.05, "or the test shows nothing"
+    for box, score, label in zip(boxes, scores, labels, strict=True):
+        near = [one for one in found if one["label"] == label and np.abs(np.subtract(one["box"], box)).max() < 0.5]
+        assert any(abs(one["score"] - score) < 0.02 for one in near), (box, score, label)
+
+
+def test_the_page_says_nothing_of_this_machine(exported, tmp_path):
+    _, page = exported("classification", "export=onnx")
+    for file in (path for path in page.rglob("*") if path.suffix in (".json", ".js", ".html", ".css")):
+        assert "/" + str(tmp_path).split("/")[1] + "/" not in file.read_text(), file
+    assert "config" not in (page / "demo.json").read_text()
