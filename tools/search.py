@@ -15,6 +15,7 @@ from tools.tables import print_table
 def search(config: DictConfig) -> float:
     from tasks.search import method_of
 
+    config.request = sys.argv[1:]
     with loading("torch", "lightning"):
         found = method_of(config)(config)
     for table in found.tables:

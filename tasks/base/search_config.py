@@ -34,7 +34,29 @@ class NetAdaptSettings:
 
 @dataclass
 class PlatformAwareSettings:
-    """How method=platform_aware samples and scores networks."""
+    """How method=platform_aware samples and scores networks.
+
+    Attributes:
+        sampler: Of Optuna: "tpe", which maximises the reward, "nsga2", which looks for the whole trade between metric
+            and latency, or "random".
+        trials: Networks in all; the same command with a higher number goes on.
+        exponent: w of the reward, metric x (ms / target_ms)^w; -0.15 suits small networks, whose metric changes more
+            with their latency.
+        kernels: Sides of depthwise kernels that a stage may have, px.
+        expansions: Expansions that a stage may have.
+        squeeze_excite: Whether a stage may be without and with squeeze-and-excite.
+        depths: Blocks that a stage may have more, or below 0 fewer, than `backbone.stages` says.
+        widths: Factors of the channels that `backbone.stages` says.
+    """
+
+    sampler: str = "tpe"
+    trials: int = 40
+    exponent: float = -0.07
+    kernels: list[int] = field(default_factory=lambda: [3, 5])
+    expansions: list[int] = field(default_factory=lambda: [3, 4, 6])
+    squeeze_excite: list[bool] = field(default_factory=lambda: [False, True])
+    depths: list[int] = field(default_factory=lambda: [-1, 0, 1])
+    widths: list[float] = field(default_factory=lambda: [0.75, 1.0, 1.25])
 
 
 @dataclass
@@ -58,6 +80,7 @@ class SearchConfig(TrainConfig):
         output_dir: Folder of the search, where a killed one goes on; else runs/search-{task}-{backbone}.
         netadapt: Settings of method=netadapt.
         platform_aware: Settings of method=platform_aware.
+        request: The command line; filled in by the tool.
     """
 
     method: str = "netadapt"
@@ -72,3 +95,4 @@ class SearchConfig(TrainConfig):
     store: str | None = None
     netadapt: NetAdaptSettings = field(default_factory=NetAdaptSettings)
     platform_aware: PlatformAwareSettings = field(default_factory=PlatformAwareSettings)
+    request: list[str] = field(default_factory=list)

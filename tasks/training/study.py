@@ -31,7 +31,7 @@ def import_optuna() -> Any:
 
 
 def open_study(folder: Path, name: str, asked: Mapping[str, str], directions: Sequence[str] = ("maximize",)) -> Any:
-    """Open the study of a folder, or begin it; trials that were killed are queued, to be the next ones.
+    """Open the study of a folder, or begin it.
 
     Args:
         folder: Of the search, locked by this process.
@@ -56,19 +56,21 @@ def open_study(folder: Path, name: str, asked: Mapping[str, str], directions: Se
                 "another output_dir="
             )
         study.set_user_attr(key, value)
-    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
-        if "folder" in trial.user_attrs:
-            study.enqueue_trial(trial.params, user_attrs={"folder": trial.user_attrs["folder"]})
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     return study
 
 
-def begin_trial(study: Any, folder: Path) -> tuple[Any, Path]:
-    """Ask the study for its next trial; returns it and the folder of its run, that of a killed one once more."""
-    trial = study.ask()
-    place = folder / trial.user_attrs.get("folder", f"trial-{trial.number:03}")
-    trial.set_user_attr("folder", place.name)
-    return trial, place
+def end_killed(study: Any, *, queue: bool) -> None:
+    """End the trials that a killed search was at.
+
+    Args:
+        study: Of the search.
+        queue: Let the next trials be these again, with the values and folders that they have.
+    """
+    optuna = import_optuna()
+    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+        if queue and "folder" in trial.user_attrs:
+            study.enqueue_trial(trial.params, user_attrs={"folder": trial.user_attrs["folder"]})
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 
 
 def end_trial(study: Any, trial: Any, scores: Sequence[float], error: str) -> None:

@@ -17,9 +17,9 @@ from tasks.files.writing import write_json
 from tasks.training.run_folder import locked
 from tasks.training.search_space import parse_space, suggest
 from tasks.training.study import (
-    begin_trial,
     best_score,
     check_failures,
+    end_killed,
     end_trial,
     ended_trials,
     error_in,
@@ -65,11 +65,14 @@ def tune(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         study = open_study(folder, "tune", {"search": json.dumps(search), "command line": shlex.join(words)})
+        end_killed(study, queue=True)
         # A sampler draws from its seed alone: one that goes on must not draw the same again.
         study.sampler = import_optuna().samplers.TPESampler(seed=config["seed"] + len(study.trials))
         while len(done := _rows(study)) < config["trials"]:
             check_failures([row["error"] or "" for row in done])
-            trial, place = begin_trial(study, folder)
+            trial = study.ask()
+            place = folder / trial.user_attrs.get("folder", f"trial-{trial.number:03}")
+            trial.set_user_attr("folder", place.name)
             chosen = suggest(trial, space, write)
             trial.set_user_attr("words", chosen)
             logger.info("trial %d of %d: %s", len(done) + 1, config["trials"], " ".join(chosen))
