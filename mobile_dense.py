@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from tasks.base.export_settings import ExportSettings
 from tasks.base.predictor import Predictor
+from tasks.deploy.inside import lone_file
 from tasks.deploy.manifest import FILE
 from tasks.files.pixels import read_pixels
 from tasks.predict import build_predictor
@@ -81,7 +82,8 @@ def load(path: str | Path | None = None, *overrides: str, **settings: Any) -> Mo
         given = {key: value for key, value in settings.items() if key != "image_size"}
         return Model(None, build_predictor(_config("predict", overrides, settings)), given)
     path = Path(path).expanduser()
-    artifact = path.suffix != ".ckpt" and ((path if path.is_dir() else path.parent) / FILE).is_file()
+    beside = ((path if path.is_dir() else path.parent) / FILE).is_file()
+    artifact = path.suffix != ".ckpt" and (beside or lone_file(path) is not None)
     settings["artifact" if artifact else "checkpoint"] = path
     return Model(path, build_predictor(_config("predict", overrides, settings)))
 

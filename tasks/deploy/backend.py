@@ -151,6 +151,14 @@ class Backend(ABC):
     def load(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> Runtime:
         """Make an artifact ready to run."""
 
+    def embed(self, path: Path, text: str) -> None:
+        """Write a manifest's text into an artifact's file, where `tasks.deploy.inside` finds it; it computes as before.
+
+        The file is replaced, not changed in place: a runtime may have it mapped. A format without a place for it keeps
+        its file as it is.
+        """
+        return
+
     def pixel_inputs(self, format: PixelFormat) -> tuple[str, ...]:
         """Which of `inputs` it takes of a pixel format."""
         return tuple(kind for kind in self.inputs if kind != "uint8" or format.bits == 8)

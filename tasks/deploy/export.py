@@ -10,16 +10,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tasks.base.build import Config
 from tasks.base.quiet import quiet
 from tasks.base.tables import Table
-from tasks.deploy.backend import BACKENDS, Backend, ExportOptions, Unsupported, backend
+from tasks.deploy.backend import BACKENDS, Backend, ExportOptions, Runtime, Unsupported, backend
+from tasks.deploy.inside import inside_text
 from tasks.deploy.manifest import Manifest, sha256
 from tasks.deploy.original import Original
 from tasks.deploy.parity import share_text, worst
 from tasks.deploy.progress import ExportProgress
 from tasks.deploy.quantization_diagnosis import Drop, doctor
+from tasks.deploy.run_script import write_run_script
 from tasks.deploy.web.page import check_demo, write_demo
 from tasks.deploy.web.runtimes import PACKAGES
 from tasks.detection.deployable import OUTPUTS
@@ -193,15 +196,29 @@ def _export_one(format: Backend, output: str, original: Original, target: Path) 
             manifest.notes += (
                 "export.reduce_range: not needed, sums of int8 products have 32 bits on every processor",
             )
-        manifest.hashes |= {file.name: sha256(file) for file in sorted(working.iterdir())}
         if format.here:
-            original.prove(format, format.load(working, manifest, threads=settings["threads"]), manifest)
+            runtime = format.load(working, manifest, threads=settings["threads"])
+            original.prove(format, runtime, manifest)
+            expected = runtime(original.examples[:1])
         else:
             manifest.notes += ("this machine cannot run the format: neither compared nor measured, so not certified",)
+        format.embed(working / format.file, inside_text(manifest))
+        if format.here:
+            _check_embedded(format.load(working, manifest, threads=settings["threads"]), original, expected)
+        manifest.hashes |= {file.name: sha256(file) for file in sorted(working.iterdir())}
         manifest.save(working)
+        write_run_script(working, manifest)
         if target.exists():
             shutil.rmtree(target)
         working.rename(target)
     finally:
         shutil.rmtree(working, ignore_errors=True)
     return manifest
+
+
+def _check_embedded(runtime: Runtime, original: Original, expected: Mapping[str, Tensor]) -> None:
+    """Raise if an artifact computes anything else since its manifest was written into its file."""
+    found = runtime(original.examples[:1])
+    changed = [name for name, values in expected.items() if not torch.equal(values, found[name])]
+    if changed:
+        raise ValueError(f"{', '.join(changed)}: changed by writing the manifest into the file; report it")

@@ -11,6 +11,7 @@ from tasks.base.plain_config import label
 from tasks.base.renamed_targets import rename_targets, renamed_keys
 from tasks.base.trusted_targets import check_targets
 from tasks.data.classes import Classes
+from tasks.deploy.inside import READERS, lone_file, read_inside
 from tasks.files.images import MAX_PIXELS
 from tasks.files.writing import write_json
 from tasks.values.pixel_format import MOST_CHANNELS
@@ -137,20 +138,32 @@ class Manifest:
 def read_manifest(path: str | Path) -> tuple[Path, Manifest]:
     """Open an artifact, given as its folder, its file or its manifest.
 
+    Where manifest.json is missing, or is another artifact's, the copy inside the file is read.
+
     Returns:
         The folder and the manifest, whose files were found and have the hashes that it states.
 
     Raises:
         FileNotFoundError: There is no manifest, or a file of the artifact is missing.
         ValueError: The manifest is none, of another format, or calls code that is not ours; a file was changed since.
+        ImportError: What reads the copy inside the file is not installed.
     """
     path = Path(path).expanduser()
     folder = path if path.is_dir() else path.parent
     file = folder / FILE
-    if not file.is_file():
-        raise FileNotFoundError(f"no {FILE} at {path}; expected the folder of an artifact that tools/export.py wrote")
+    content = None
+    if not _is_beside(file, path):
+        lone = lone_file(path)
+        content = read_inside(lone) if lone else None
+        if content is None:
+            raise FileNotFoundError(
+                f"no {FILE} at {path}, and none inside the file; expected the folder of an artifact that "
+                "tools/export.py wrote"
+            )
+        file = lone
+        content["hashes"] = content.get("hashes", {}) | {lone.name: sha256(lone)}
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes()) if content is None else content
         if content.get("format") not in range(1, FORMAT + 1):
             raise ValueError(f"format {str(content.get('format'))[:80]}, expected {FORMAT}; export it again")
         content = _as_today(content)
@@ -172,6 +185,16 @@ def read_manifest(path: str | Path) -> tuple[Path, Manifest]:
     if manifest.artifact not in manifest.hashes:
         raise ValueError(f"{file} does not certify its own artifact {manifest.artifact}; export again")
     return folder, manifest
+
+
+def _is_beside(file: Path, path: Path) -> bool:
+    """Whether a manifest.json is there, and is not of another artifact than the file that a path names."""
+    if not file.is_file() or path.suffix not in READERS or path.is_dir() or not path.is_file():
+        return file.is_file()
+    try:
+        return json.loads(file.read_bytes()).get("artifact") in (path.name, None)
+    except (ValueError, AttributeError, RecursionError):
+        return True  # where it is read, it is refused
 
 
 def sha256(path: str | Path) -> str:

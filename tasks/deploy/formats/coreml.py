@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +16,7 @@ logging.getLogger("coremltools").setLevel(logging.ERROR)  # else importing it of
 import coremltools as ct  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from coremltools.proto import Model_pb2  # noqa: E402
 from PIL import Image  # noqa: E402
 from torch import Tensor  # noqa: E402
 
@@ -32,7 +33,9 @@ from tasks.deploy.formats.coreml_nms import (  # noqa: E402
 from tasks.deploy.formats.program import exported_program  # noqa: E402
 from tasks.deploy.formats.silence import silenced  # noqa: E402
 from tasks.deploy.manifest import Manifest  # noqa: E402
+from tasks.deploy.script.runtimes import KEY  # noqa: E402
 from tasks.detection.deployable import DetectionDeployable  # noqa: E402
+from tasks.files.writing import write_bytes  # noqa: E402
 from tasks.values.pixel_format import PixelFormat  # noqa: E402
 
 INPUT = "images"
@@ -84,6 +87,18 @@ class CoreMLBackend(Backend):
             _check(description, program, model.outputs, example, suppressing=suppressing)
             _zip(package, folder / self.file)
         return Exported(operators, notes=notes, tensors=_tensors(description))
+
+    def embed(self, path: Path, text: str) -> None:
+        content = BytesIO()
+        with ZipFile(path) as old, ZipFile(content, "w", ZIP_DEFLATED) as new:
+            for name in old.namelist():
+                part = old.read(name)
+                if name.endswith(".mlmodel"):
+                    model = Model_pb2.Model.FromString(part)
+                    model.description.metadata.userDefined[KEY] = text
+                    part = model.SerializeToString()
+                new.writestr(name, part)
+        write_bytes(path, content.getvalue())
 
     def load(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> "CoreMLRuntime":
         return CoreMLRuntime(folder, manifest, threads=threads)

@@ -17,6 +17,8 @@ from tasks.deploy.backend import Backend, Exported, ExportOptions, Runtime
 from tasks.deploy.formats.program import exported_program
 from tasks.deploy.formats.silence import silenced
 from tasks.deploy.manifest import Manifest
+from tasks.deploy.script.runtimes import KEY
+from tasks.files.writing import write_bytes
 from tasks.quantization.scope import check_calibration
 
 with silenced():
@@ -25,6 +27,7 @@ with silenced():
 FAILURE = "ExecuTorch cannot hold the network"
 # of these XNNPACK has integer kernels that its quantizer uses
 INTEGER = {f"aten.{name}" for name in ("convolution", "linear", "add.Tensor", "mul.Tensor", "cat", "mean.dim")}
+THREADS = "the runtime takes every core unless its thread pool is set: extension/threadpool, before the model is loaded"
 aten = torch.ops.aten
 
 
@@ -46,8 +49,19 @@ class ExecuTorchBackend(Backend):
             content, every, delegated = lower(program)
         (folder / self.file).write_bytes(content)
         outside = [f"{count} {name}" for name, count in (every - delegated).items()]
-        notes = [f"outside XNNPACK, in plain C++: {', '.join(outside)}"] if outside else []
+        notes = [THREADS, *([f"outside XNNPACK, in plain C++: {', '.join(outside)}"] if outside else [])]
         return Exported(dict(every.most_common()), dict(delegated.most_common()), tuple(notes))
+
+    def embed(self, path: Path, text: str) -> None:
+        from executorch.exir._serialize._named_data_store import NamedDataStore
+        from executorch.exir._serialize._program import deserialize_pte_binary, serialize_pte_binary
+
+        program, store = deserialize_pte_binary(path.read_bytes()), NamedDataStore()
+        if program.named_data:  # the weights
+            store.merge_named_data_store(program.named_data)
+        store.add_named_data(KEY, text.encode())
+        program.named_data = store.get_named_data_store_output()
+        write_bytes(path, bytes(serialize_pte_binary(program)))
 
     def load(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> "ExecuTorchRuntime":
         return ExecuTorchRuntime(folder, manifest, threads=threads)

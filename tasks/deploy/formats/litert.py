@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from torch import Tensor
@@ -15,11 +16,17 @@ from tasks.deploy.backend import Backend, Exported, ExportOptions, Runtime
 from tasks.deploy.formats.program import exported_program
 from tasks.deploy.formats.silence import silenced
 from tasks.deploy.manifest import Manifest
+from tasks.deploy.script.runtimes import KEY
+from tasks.files.writing import write_bytes
 from tasks.quantization.scope import check_calibration
 
 PLAIN = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 FAILURE = "LiteRT cannot hold the network"
 aten = torch.ops.aten
+NAMES = (
+    "the signature names the tensors, as `tensors` of this manifest does; the interpreter's own list of outputs has "
+    "another order"
+)
 LAYOUT = "the artifact takes (N, 3, H, W), and transposes to LiteRT's own (N, H, W, 3) inside"
 
 
@@ -38,12 +45,22 @@ class LiteRTBackend(Backend):
         with silenced(FAILURE), torch.random.fork_rng(devices=[]):
             (folder / self.file).write_bytes(convert(program, example, options))
         found, tensors = read(folder / self.file)
-        notes = [LAYOUT]
+        notes = [LAYOUT, NAMES]
         pairs = zip(model.outputs, tensors["outputs"], strict=True)
         if integers := [name for name, tensor in pairs if "scale" in tensor]:
             named = ", ".join(integers)
             notes.append(f"int8 in the file, with scale and zero point: {named}; the runtime here gives float32")
         return Exported(found, notes=tuple(notes), tensors=tensors)
+
+    def embed(self, path: Path, text: str) -> None:
+        from ai_edge_litert import schema_py_generated
+        from ai_edge_litert.tools import flatbuffer_utils
+
+        model = flatbuffer_utils.read_model(str(path))
+        buffer, entry = schema_py_generated.BufferT(), schema_py_generated.MetadataT()
+        buffer.data, entry.name, entry.buffer = np.frombuffer(text.encode(), np.uint8), KEY, len(model.buffers)
+        model.buffers, model.metadata = [*model.buffers, buffer], [*(model.metadata or ()), entry]
+        write_bytes(path, bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
 
     def load(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> "LiteRTRuntime":
         return LiteRTRuntime(folder, manifest, threads=threads)

@@ -30,6 +30,12 @@ FP16_NOTE = (
     "weights and, where the processor can (ARM with fp16 arithmetic), sums are in half precision; on x86 sums are "
     "float32, and so was what is certified if it was measured there"
 )
+TRAPS = (
+    "one image a call, as float32 pixels in RGB, which ncnn::Mat::from_pixels makes of bytes; the normalisation is "
+    "inside: substract_mean_normalize is not called",
+    "channels of an ncnn::Mat lie cstep apart, which is more than w * h: read an output by channel(c) or row(y)",
+    "a .param file has no place for this manifest: keep it beside",
+)
 REMEDIES = {  # by what the operator's name holds
     "topk": "export.detections=raw leaves the choice of boxes to the application",
     "gather": "export.detections=raw leaves the choice of boxes to the application",
@@ -65,7 +71,7 @@ class NcnnBackend(Backend):
         _open(folder, self.file, half=options.precision == "fp16", threads=1)
         doubts = tuple(f"pnnx: {line}" for line in dict.fromkeys(said.splitlines()) if "not supported" in line)
         notes = ("float32 whole numbers stand for classes",) if model.outputs == ("classes",) else ()
-        notes += (FP16_NOTE if options.precision == "fp16" else FP32_NOTE,)
+        notes += (FP16_NOTE if options.precision == "fp16" else FP32_NOTE, *TRAPS)
         return Exported(dict(Counter(layer[0] for layer in layers).most_common()), notes=notes + doubts)
 
     def load(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> "NcnnRuntime":

@@ -17,6 +17,8 @@ from tasks.deploy.formats.onnx_session import EXACT, INPUT, open_session, satura
 from tasks.deploy.formats.program import exported_program
 from tasks.deploy.formats.silence import silenced
 from tasks.deploy.manifest import Manifest
+from tasks.deploy.script.runtimes import KEY
+from tasks.files.writing import write_bytes
 from tasks.quantization.scope import check_calibration
 
 SAFE = "weights have 7 bits: sums of int8 products are exact on every processor, without a session entry"
@@ -48,6 +50,11 @@ class OnnxBackend(Backend):
                 source, path, options.calibration, options.keep_float, reduce_range=options.reduce_range
             )
         return Exported(operators(path), notes=(note, SAFE if options.reduce_range else UNSAFE))
+
+    def embed(self, path: Path, text: str) -> None:
+        model = onnx.load(str(path))
+        onnx.helper.set_model_props(model, {KEY: text})
+        write_bytes(path, model.SerializeToString())
 
     def session(self, precision: str) -> dict[str, str]:
         return {EXACT: "1"} if precision == "int8" and saturates() else {}

@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
+from zipfile import ZipFile
 
 import torch
 from torch import Tensor
@@ -12,6 +14,8 @@ from tasks.deploy.backend import Backend, Exported, ExportOptions, Runtime
 from tasks.deploy.formats.program import exported_program
 from tasks.deploy.formats.pt2_safety import check_pt2
 from tasks.deploy.manifest import Manifest
+from tasks.deploy.script.runtimes import KEY
+from tasks.files.writing import write_bytes
 
 
 class Pt2Backend(Backend):
@@ -26,6 +30,12 @@ class Pt2Backend(Backend):
             node.meta.pop("stack_trace", None)  # with paths of this machine
         torch.export.save(program, folder / self.file)
         return Exported(operators(program))
+
+    def embed(self, path: Path, text: str) -> None:
+        content = BytesIO(path.read_bytes())
+        with ZipFile(content, "a") as archive:
+            archive.writestr(f"{archive.namelist()[0].partition('/')[0]}/extra/{KEY}", text)
+        write_bytes(path, content.getvalue())
 
     def load(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> "Pt2Runtime":
         return Pt2Runtime(folder, manifest, threads=threads)

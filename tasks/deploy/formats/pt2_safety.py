@@ -17,6 +17,7 @@ import torch
 RECORDS = (
     r"models/model\.json", r"data/weights/(model_weights_config\.json|weight_\d+)",
     r"data/constants/(model_constants_config\.json|tensor_\d+)", r"data/sample_inputs/model\.pt",
+    r"extra/manifest\.json",  # which the loader does not look into
     r"archive_format|archive_version|byteorder|\.data/(version|serialization_id)|\.format_version|\.storage_alignment",
 )  # fmt: skip
 PLAIN = re.compile(r"[\w.+ -]{0,500}")  # names, versions

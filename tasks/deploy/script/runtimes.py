@@ -1,0 +1,123 @@
+"""How a generated run.py runs an artifact, and reads the manifest inside its file where the one beside it is lost."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+KEY = "manifest.json"  # by which formats keep the manifest
+
+
+def run_onnx(path, manifest, images):
+    """Outputs in the manifest's order, by ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    if manifest["precision"] == "int8":  # else sums overflow on x86 processors without VNNI
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return session.run([output["name"] for output in manifest["outputs"]], {manifest["input"]["name"]: images})
+
+
+def inside_onnx(path):
+    """The manifest inside the file, or None."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.get_modelmeta().custom_metadata_map.get("manifest.json")
+
+
+def run_litert(path, manifest, images):
+    """Outputs in the manifest's order, by LiteRT; what it gives as integers becomes floating point."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter, tensors = Interpreter(path), manifest["tensors"]
+    interpreter.allocate_tensors()
+    found = interpreter.get_signature_runner()(**{tensors["input"]["name"]: images})
+    pairs = [(found[output["name"]], output) for output in tensors["outputs"]]
+    return [
+        (values.astype(np.float32) - output["zero_point"]) * output["scale"] if "scale" in output else values
+        for values, output in pairs
+    ]
+
+
+def inside_litert(path):
+    """The manifest inside the file, or None."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model(path)
+    found = [model.buffers[entry.buffer].data for entry in model.metadata or () if entry.name == b"manifest.json"]
+    return bytes(found[0]).decode() if found else None
+
+
+def run_executorch(path, manifest, images):
+    """Outputs in the manifest's order, by ExecuTorch."""
+    import torch
+    from executorch.runtime import Runtime
+
+    method = Runtime.get().load_program(path).load_method("forward")
+    return [values.numpy() for values in method.execute([torch.from_numpy(images)])]
+
+
+def inside_executorch(path):
+    """The manifest inside the file, or None."""
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    data = deserialize_pte_binary(Path(path).read_bytes()).named_data
+    entry = data.pte_data.get("manifest.json") if data else None
+    return bytes(data.buffers[entry.buffer_index]).decode() if entry else None
+
+
+def run_pt2(path, manifest, images):
+    """Outputs in the manifest's order, by torch."""
+    import torch
+
+    return [values.detach().numpy() for values in torch.export.load(path).module()(torch.from_numpy(images))]
+
+
+def inside_pt2(path):
+    """The manifest inside the file, or None."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith("/extra/manifest.json")]
+        return archive.read(names[0]).decode() if names else None
+
+
+def run_ncnn(path, manifest, images):
+    """Outputs in the manifest's order, by ncnn; of "fp32" without the half precision that it would take by itself."""
+    import ncnn
+
+    net, half = ncnn.Net(), manifest["precision"] == "fp16"
+    for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
+        setattr(net.opt, option, half)
+    net.opt.use_bf16_storage = False
+    net.load_param(path)
+    net.load_model(path.removesuffix("param") + "bin")
+    with net.create_extractor() as extractor:
+        extractor.input(manifest["input"]["name"], ncnn.Mat(images[0]))
+        blobs = [(np.array(extractor.extract(one["name"])[1]), one["shape"]) for one in manifest["outputs"]]
+        return [values.reshape(1, *shape[1:]) for values, shape in blobs]
+
+
+def run_coreml(path, manifest, images):
+    """What the package gives, by Core ML, on macOS."""
+    import tempfile
+
+    import coremltools
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
+        archive.extractall(folder)
+        model = coremltools.models.MLModel(f"{folder}/model.mlpackage")
+        uint8 = manifest["input"]["dtype"] == "uint8"
+        found = model.predict({"images": Image.fromarray(images[0].transpose(1, 2, 0)) if uint8 else images})
+    return [np.asarray(found[output["name"]]) for output in manifest["tensors"]["outputs"]]
+
+
+def inside_coreml(path):
+    """The manifest inside the file, or None."""
+    from coremltools.proto import Model_pb2
+
+    with zipfile.ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".mlmodel"))
+        model = Model_pb2.Model.FromString(archive.read(name))
+    return dict(model.description.metadata.userDefined).get("manifest.json")
