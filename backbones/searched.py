@@ -84,7 +84,7 @@ class Searched(Backbone):
         width: Multiplies every channel count but the closing convolution's, rounded to multiples of 8.
         stem, final: Channels of the stem, before `width`, and of the closing convolution.
         activation: "relu", "relu6" or "hardswish", everywhere.
-        output_stride, in_channels: As in `Backbone`.
+        output_stride, in_channels, widths: As in `Backbone`.
         norm: Function from a channel count to a norm; by default BatchNorm.
 
     Raises:
@@ -94,26 +94,34 @@ class Searched(Backbone):
     def __init__(
         self, stages: Sequence[Mapping[str, Any]], *, width: float = 1.0, stem: int = 32, final: int = 1280,
         activation: str = "relu", output_stride: int = 32, in_channels: int = 3, norm: Norm | None = None,
+        widths: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(in_channels=in_channels, output_stride=output_stride)
+        super().__init__(in_channels=in_channels, output_stride=output_stride, widths=widths)
         if activation not in ACTIVATIONS:
             raise ValueError(f"backbone.activation={activation}: expected one of {', '.join(ACTIVATIONS)}")
         self.stages = parse_stages(stages)
         options: dict[str, Any] = {"norm": norm or nn.BatchNorm2d, "activation": ACTIVATIONS[activation]}
-        channels = make_divisible(stem * width)
+        published = make_divisible(stem * width)
+        channels = self._width("stem", published)
         self._append(ConvNormAct(in_channels, channels, 3, 2, **options), channels, stride=2)
-        for stage in self.stages:
-            out = make_divisible(stage.out * width)
-            for stride in (stage.stride, *[1] * (stage.depth - 1)):
+        for number, stage in enumerate(self.stages, start=1):
+            published_out = make_divisible(stage.out * width)
+            for index in range(stage.depth):
+                stride, expands = 1 if index else stage.stride, stage.expansion > 1
+                residual = stage.skip and stride == 1 and published == published_out
+                name = f"block{len(self.layers)}"
+                expanded = self._width(f"{name}.expand", stage.expansion * published) if expands else channels
+                squeezed = self._width(f"{name}.squeeze", max(1, channels // 4)) if stage.squeeze_excite else 0
+                place = f"stage{number}.out" if stage.skip else f"{name}.out"
+                out = channels if residual else self._width(place, published_out)
                 effective_stride, dilation = self._grid(stride)
-                expanded = stage.expansion * channels
                 block = InvertedResidual(
                     channels, expanded, out, kernel_size=stage.kernel, stride=effective_stride, dilation=dilation,
-                    squeezed=channels // 4 if stage.squeeze_excite else 0, gate=nn.Sigmoid,
-                    residual=stage.skip and stride == 1 and channels == out, **options,
+                    expands=expands, squeezed=squeezed, gate=nn.Sigmoid, residual=residual, **options,
                 )  # fmt: skip
                 self._append(block, out, stride=stride, expanded=expanded)
-                channels = out
+                channels, published = out, published_out
+        final = self._width("final", final)
         self._append(ConvNormAct(channels, final, **options), final, tap="final")
         init_weights(self)
 

@@ -31,6 +31,7 @@ KEYS = {
     "manifest": {"form": "output"},
     "manifest.anchors": {"form": "score_type"},
 }
+LATER = ("widths",)  # keys that nodes of earlier versions do not have, None where they are not set
 
 
 def renamed_target(target: Any) -> Any:
@@ -51,13 +52,15 @@ def renamed_target(target: Any) -> Any:
 def first_named(node: Mapping[str, Any]) -> dict[str, Any]:
     """Copy a node with the first names of its `_target_` and its keys, by which stored measurements know it.
 
+    Keys that are new leave no trace where they are not set.
+
     >>> first_named({"_target_": "tasks.segmentation.task.SegmentationTask", "channels_last": True})
     {'_target_': 'tasks.segmentation.SegmentationTask', 'channels_last': True}
     """
     target = node["_target_"]
     renamed, moved, keys = (_swapped(names) for names in (RENAMED, MOVED, KEYS.get(target, {})))
     module, _, name = renamed.get(target, target).rpartition(".")
-    first = {keys.get(key, key): value for key, value in node.items()}
+    first = {keys.get(key, key): value for key, value in node.items() if value is not None or key not in LATER}
     return first | {"_target_": f"{moved.get(module, module)}.{name}"}
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import runpy
 import shutil
 import subprocess
@@ -238,9 +239,13 @@ def test_scores_of_evaluate_are_those_of_training(run_tool, tmp_path, trained):
 
 
 def test_describe_writes_the_same_numbers_as_json(run_tool, tmp_path):
-    status, out, _ = run_tool("tools/describe.py backbone=mnv3_large output_json=cost.json")
+    words = "backbone=mnv3_large backbone.widths={stage3.out:44}"
+    status, out, _ = run_tool(f"tools/describe.py {words} output_json=cost.json")
     assert status == 0
-    costs = json.loads((tmp_path / "cost.json").read_text())["costs"]
+    described = json.loads((tmp_path / "cost.json").read_text())
+    costs, widths = described["costs"], described["widths"]
+    assert widths["stage3.out"] == 44 and widths["block4.expand"] == 72 and next(iter(widths)) == "stem"
+    assert re.search(r"stage3\.out +│ +44 ", out)
     assert f"{costs['trained']['parameters'] / 1e6:,.3f}" in out
     assert costs["fused"]["memory_access_bytes"] < costs["trained"]["memory_access_bytes"]
     assert costs["fused"]["macs"] == costs["trained"]["macs"]

@@ -64,6 +64,8 @@ def test_old_keys_are_read_as_todays_and_measurements_keep_theirs():
     assert now["distillation"]["mode"] == "soft" and "form" not in now["distillation"]
     assert {key: first_named(node) for key, node in now.items()} == then
     assert with_renamed_targets({"_target_": "mine.Head", "form": 1}) == {"_target_": "mine.Head", "form": 1}
+    assert first_named({"_target_": "mine.Net", "widths": None, "norm": None}) == {"_target_": "mine.Net", "norm": None}
+    assert first_named({"_target_": "mine.Net", "widths": {"stem": 8}})["widths"] == {"stem": 8}
 
 
 @pytest.mark.parametrize(
