@@ -156,7 +156,7 @@ class Original:
         folder = self.settings.get("calibration_source")
         if folder and split == "train":
             return folder_images(folder, count, self._resized, self.pixels)
-        return data_images(lambda: self.data, split, count, self._resized)
+        return data_images(lambda: self.data, split, count, self.image_size)
 
     def _resized(self, image: np.ndarray) -> np.ndarray:
         """Make an input of a picture (h, w, C), as predictions do."""
