@@ -321,7 +321,8 @@ class WebSettings:
         backends: What runs the artifacts there: "wasm", "webgpu", or both.
         threads: Numbers of threads of wasm, each a measurement; more than the device's cores become those.
         sample: A picture to compare outputs on; else a drawn one.
-        images: Validation images to measure the task's metric on, sent to the device; 0 for none.
+        images: Validation images to measure the task's metric on, of the data that the artifact was trained on: sent to
+            the device, scored here, whole batches. 0 for none.
     """
 
     host: str = "0.0.0.0"

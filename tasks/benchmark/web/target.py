@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from tasks.benchmark.latency import Protocol, in_words, measure_elsewhere
 from tasks.benchmark.store import Row, append_row, described_artifact, store_path
 from tasks.benchmark.web.candidates import Candidate, able, candidates_of
 from tasks.benchmark.web.device import Device, DeviceLost, device_name
+from tasks.benchmark.web.metric import metric_of
 from tasks.benchmark.web.server import Site, show_address
-from tasks.deploy.backend import Runtime, backend
+from tasks.deploy.backend import Runtime, backend, load_runtime
 from tasks.deploy.manifest import Manifest
 from tasks.deploy.parity import compare, worst
 from tasks.deploy.web.page import page_files, tensors
 from tasks.deploy.web.runtimes import PACKAGES, versions
+from tasks.values.counted import counted
 
 SAME = 0.05  # largest relative difference, or share that differs, from the outputs here; of fp32 that of the format
 OUTPUTS = {"detection": "boxes", "segmentation": "masks", "classification": "scores"}  # in words, by kind
@@ -108,8 +111,11 @@ def measured(device: Device, candidates: Sequence[Candidate], config: Config, ro
         for place, latency in latencies.items():
             key, value = ("error", latency) if isinstance(latency, str) else ("ms", asdict(latency))
             found[int(place)][key] = value
+        for place, runtime in runtimes.items() if config["web"]["images"] else ():
+            device.ask({"do": "tell", "step": f"measuring the metric of {called(found[int(place)])}", "share": 1})
+            add_metric(runtime, found[int(place)], config["web"]["images"])
     except DeviceLost as lost:
-        for row in found:
+        for row in (row for row in found if "ms" not in row):
             row.setdefault("error", f"{lost} before the end; open the address again")
         logger.warning("%s: %s before the end", name, lost)
         return False
@@ -142,6 +148,26 @@ def opened(device: Device, one: Candidate, row: Row) -> BrowserRuntime:
     if differences.get("detections", {}).get("detections") == 0:
         row["notes"].append("nothing is found in the sample; give web.sample=<picture>")
     return runtime
+
+
+def add_metric(runtime: BrowserRuntime, row: Row, images: int) -> None:
+    """Measure the task's metric through a device, and through the artifact's own runtime here, on the same images."""
+    try:
+        there, here = metric_of(runtime, images), metric_here(runtime.folder, images)
+    except (ValueError, OSError) as error:
+        if isinstance(error, DeviceLost):
+            raise
+        row["notes"].append(f"no metric: {in_words(error)}")
+        return
+    row["metric_there"] = there | {"here": here["value"]}
+    words = f"{there['name']} {there['value']:.4f} on {counted(there['images'], 'image')}, here {here['value']:.4f}"
+    row["notes"].append(words)
+
+
+@cache
+def metric_here(folder: Path, images: int) -> dict[str, Any]:
+    """Measure as `metric_of` through the artifact's own runtime on this machine; once."""
+    return metric_of(load_runtime(folder), images)
 
 
 def tolerance(manifest: Manifest) -> float:

@@ -139,3 +139,16 @@ def test_a_missing_cache_is_one_line_with_the_command(tmp_path, fetched, measure
     stated.unlink()
     with pytest.raises(FileNotFoundError, match=rf"^onnxruntime-web 1.30.0 is not fetched; {command}$"):
         measure(None, f"artifact={path}")
+
+
+def test_the_metric_is_that_of_the_artifact_here(tmp_path, fetched, measure, masks_root):
+    data = ("data=masks", f"data.root={masks_root}", "data.class_names=[a,b,c]", "data.num_workers=0")
+    path = write_artifact(tmp_path / "artifact", "argmax", *data)
+    words = (f"artifact={path}", "web.backends=[wasm]", "web.threads=[1]", "web.images=2")
+    _, (row,), (device,) = measure(partial(native, path), *words)
+    found = row["metric_there"]
+    assert found["name"] == "val/mIoU" and 0 < found["value"] == found["here"] and found["images"] == 2
+    assert row["notes"][-1].startswith("val/mIoU 0.") and device.jobs.count("run") == 1 + 2
+    path = write_artifact(tmp_path / "other", "argmax", *data[:1], "data.root=nowhere", *data[2:])
+    _, rows, _ = measure(partial(native, path), *words[1:], f"artifact={path}")
+    assert rows[-1]["ms"] and rows[-1]["notes"][-1].startswith("no metric: "), "what was timed stays"

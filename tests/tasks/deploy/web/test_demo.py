@@ -25,22 +25,31 @@ FIND = """
 """
 
 
-def trained(task: str, head: str | None = None):
+def trained(task: str):
     """A network whose outputs differ from picture to picture and from place to place, as a trained one's."""
-    words = [f"task={task}", "backbone=mnv3_small", *([f"head={head}"] if head else [])]
-    module = build_task(composed("train", words), CLASSES, pretrained=False)
+    module = build_task(composed("train", [f"task={task}", "backbone=mnv3_small"]), CLASSES, pretrained=False)
     generator = torch.Generator().manual_seed(0)
-    for name, parameter in module.network.head.named_parameters():
-        if parameter.ndim > 1:
-            gain = 2 if task != "detection" else 3 if "class" in name else 0.3
-            torch.nn.init.normal_(parameter, std=gain * parameter[0].numel() ** -0.5, generator=generator)
-    module.train()
-    scene = torch.from_numpy(street()).permute(2, 0, 1)[None].repeat(2, 1, 1, 1)
+    for parameter in (one for one in module.network.head.parameters() if one.ndim > 1):
+        torch.nn.init.normal_(parameter, std=2 * parameter[0].numel() ** -0.5, generator=generator)
+    scene = torch.from_numpy(street()).permute(2, 0, 1).float()
+    views = torch.stack([scene[:, y : y + 96, x : x + 96] for y in (0, 25, 50) for x in (0, 50, 100)])
+    settle(module.train(), views + 30 * torch.randn(views.shape, generator=generator))
+    if task == "detection":
+        with torch.no_grad():
+            raw = module.eval().network(views)
+            for name, spread in (("class", 2.0), ("box", 1.5)):
+                outputs = raw["class_logits" if name == "class" else "box_deltas"]
+                for layers in getattr(module.network.head, f"{name}_layers"):
+                    layers[-1].weight *= spread / outputs.std()
+    return module.eval()
+
+
+@torch.no_grad()
+def settle(module, images: torch.Tensor) -> None:
+    """Set BatchNorm statistics from images."""
     for norm in (one for one in module.modules() if isinstance(one, torch.nn.BatchNorm2d)):
         norm.momentum = 1.0
-    with torch.no_grad():
-        module.network(scene.flip(-1)[..., :128, :128])
-    return module.eval()
+    module.network(images)
 
 
 def street() -> np.ndarray:
@@ -52,9 +61,9 @@ def exported(tmp_path_factory):
     """Export a task's network with its page: (folder of the artifact, of the page)."""
     root = tmp_path_factory.mktemp("exports")
 
-    def make(task: str, *words: str, head: str | None = None):
-        checkpoint = root / f"{task}-{head}.ckpt"
-        module = trained(task, head)
+    def make(task: str, *words: str):
+        checkpoint = root / f"{task}.ckpt"
+        module = trained(task)
         content = {"state_dict": module.state_dict(), "epoch": 0, "global_step": 0}
         module.on_save_checkpoint(content)
         write_checkpoint(checkpoint, content)
