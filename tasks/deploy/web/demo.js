@@ -128,7 +128,19 @@ function listen() {
   });
 }
 
+/** Keep the page for use without a network; where that isolates it as well, threads come with a second loading. */
+async function keep() {
+  if (!navigator.serviceWorker) return; // neither https nor localhost
+  await navigator.serviceWorker.register("worker.js");
+  await navigator.serviceWorker.ready;
+  if (crossOriginIsolated || sessionStorage.getItem("loaded again")) return;
+  sessionStorage.setItem("loaded again", "yes");
+  location.reload();
+  await new Promise(() => {});
+}
+
 async function main() {
+  await keep().catch(() => null);
   state.about = await (await fetch("demo.json")).json();
   document.title = $("title").textContent = state.about.title;
   $("least-control").hidden = state.about.kind !== "detection";
@@ -136,6 +148,7 @@ async function main() {
   for (const device of webgpu ? ["wasm", "webgpu"] : ["wasm"]) $("device").add(new Option(device, device));
   listen();
   await useDevice();
+  document.body.dataset.state = "ready";
 }
 
 /** Resolves once the page is ready for pictures. */

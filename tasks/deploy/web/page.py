@@ -13,7 +13,7 @@ from tasks.files.writing import write_json
 SHARED = ("runtimes.js", "style.css")
 PAGES = {
     "bench": ("bench.html", ("bench.js", *SHARED)),
-    "demo": ("demo.html", ("demo.js", "resize.js", "decode.js", "draw.js", *SHARED)),
+    "demo": ("demo.html", ("demo.js", "worker.js", "resize.js", "decode.js", "draw.js", *SHARED)),
 }
 SHOWN = ("backend", "artifact", "kind", "output", "classes", "preprocessing", "decoding", "anchors")  # of the manifest
 KINDS = ("classification", "detection", "segmentation")
