@@ -55,11 +55,15 @@ class MobileOne(Backbone):
 
     Args:
         multipliers: Of 64, 128, 256, 512; the stem has the width of the first stage, 64 channels at most.
-        branches: Parallel convolutions of each block but the stem, which has one.
+        branches: Parallel convolutions of each block but the stem, which has one; they are fused into one, so that
+            more of them cost training alone. The paper's over-parameterisation factor k, 1 to 5.
         excite: Squeeze-and-excite in the last half of the third stage and in the fourth.
         width: Multiplies every channel count once more, rounded to multiples of 8.
         output_stride, in_channels, widths: As in `Backbone`.
         norm: Function from a channel count to a norm; by default BatchNorm.
+
+    Raises:
+        ValueError: `branches` is below 1.
     """
 
     def __init__(
@@ -68,6 +72,8 @@ class MobileOne(Backbone):
         widths: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(in_channels=in_channels, output_stride=output_stride, widths=widths)
+        if branches < 1:
+            raise ValueError(f"branches={branches}: expected 1 or more")
         norm = norm or nn.BatchNorm2d
         stages = [make_divisible(base * own * width) for base, own in zip(CHANNELS, multipliers, strict=True)]
         published = min(make_divisible(64 * width), stages[0])

@@ -56,7 +56,7 @@ def factory(family: type[AnyBackbone], name: str, variant: Variant) -> Callable[
     Args:
         family: Class of the backbone.
         name: Name of the function, under which the family's module has to hold it.
-        variant: Its row; keywords given to the function win over the row's arguments.
+        variant: Its row; keywords given to the function win over the row's arguments, unless they are None.
 
     Returns:
         A function of `weights` (as in `load_weights`, None for random ones) and the family's keywords.
@@ -71,7 +71,7 @@ def factory(family: type[AnyBackbone], name: str, variant: Variant) -> Callable[
     """
 
     def build(*, weights: str | None = None, **options: Any) -> AnyBackbone:
-        options = {**variant.arguments, **options}
+        options |= {name: value for name, value in variant.arguments.items() if options.get(name) is None}
         backbone = family(**options)
         percent = round(100 * options.get("width", 1))
         names = {library: pattern.format(percent=percent) for library, pattern in variant.known_as.items()}

@@ -31,7 +31,7 @@ KEYS = {
     "manifest": {"form": "output"},
     "manifest.anchors": {"form": "score_type"},
 }
-LATER = ("widths",)  # keys that nodes of earlier versions do not have, None where they are not set
+LATER = ("branches", "widths")  # keys that nodes of earlier versions do not have, None where they are not set
 
 
 def renamed_target(target: Any) -> Any:

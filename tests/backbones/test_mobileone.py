@@ -59,6 +59,18 @@ def test_counts_with_the_classifier(variant):
     published_numbers(mobileone, variant)
 
 
+def test_branches_cost_training_alone():
+    def built(**options):
+        return mobileone.mobileone_s0(width=0.25, **options).eval()
+
+    counts = {count: parameters(built(branches=count)) for count in (1, 2, 4)}
+    assert counts[1] < counts[2] < counts[4] == parameters(built(branches=None)) == parameters(built())
+    assert len(mobileone.mobileone_s1(width=0.25, branches=None).layers[1].pointwise.convs) == 1
+    assert len({parameters(fuse_model(built(branches=count))) for count in counts}) == 1
+    with pytest.raises(ValueError, match="branches=0: expected 1 or more"):
+        built(branches=0)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("variant", ["mobileone_s0", "mobileone_s4"])
 @pytest.mark.parametrize(
