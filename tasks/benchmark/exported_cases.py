@@ -1,7 +1,7 @@
 """Prepare artifacts to be timed: exported on the fly, or written before by tools/export.py."""
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from backbones.blocks.fusion import fuse_model
 from tasks.base.build import Config
+from tasks.base.network import Deployable
 from tasks.benchmark.cases import Case, Subject, case_deployable, costs_of, make_case
 from tasks.benchmark.store import artifact_paths
 from tasks.data.classes import Classes
@@ -35,9 +36,23 @@ def exported_subject(case: Case, runtime: str, precision: str, folder: Path, *, 
 
 
 def export_here(case: Case, runtime: str, precision: str, folder: Path) -> tuple[Manifest, tuple[str, ...]]:
-    """Export for timing only: without the comparison with eager, and with int8 ranges from random pixels."""
-    found = backend(runtime)
-    images = case.images
+    """Export a case for timing only, as `export_for_timing`."""
+    return export_for_timing(
+        case_deployable(case, output_for(case, runtime)), case.images, runtime, precision, folder, kind=case.kind,
+        classes=case.task.classes if case.task else None, choices=case.choices,
+    )  # fmt: skip
+
+
+def export_for_timing(
+    model: Deployable, images: Tensor, runtime: str, precision: str, folder: Path, *, kind: str = "part",
+    classes: Classes | None = None, choices: Mapping[str, str] | None = None,
+) -> tuple[Manifest, tuple[str, ...]]:  # fmt: skip
+    """Export into an empty folder without the comparison with eager, and with int8 ranges from random pixels.
+
+    Returns:
+        The manifest, and remarks for the report.
+    """
+    found, classes = backend(runtime), classes or Classes((), ())
     if str(images.dtype).removeprefix("torch.") not in found.inputs:
         images = images.to(getattr(torch, found.inputs[0]))
     calibration, notes = (), ()
@@ -46,21 +61,19 @@ def export_here(case: Case, runtime: str, precision: str, folder: Path) -> tuple
         shape = (4, *images.shape)
         drawn = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
         calibration, notes = list(drawn.to(images.dtype)), ("int8 ranges from random pixels: for speed alone",)
-    model = case_deployable(case, output_for(case, runtime))
     exported = found.export(model, images, folder, ExportOptions(precision, False, calibration))
     with torch.inference_mode():
         outputs = model(images)
-    classes = case.task.classes if case.task else Classes((), ())
     manifest = Manifest(
         backend=runtime,
         artifact=found.file,
-        kind=case.kind,
+        kind=kind,
         output=model.output,
         precision=precision,
         input=_spec("images", images),
         outputs=tuple(_spec(name, output) for name, output in zip(model.outputs, outputs, strict=True)),
         classes={"names": list(classes.names), "palette": [list(color) for color in classes.palette], "ids": None},
-        config={"choices": case.choices},
+        config={"choices": dict(choices or {})},
         operators=exported.operators,
         delegated=exported.delegated,
         versions=found.versions(),
