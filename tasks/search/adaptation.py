@@ -15,6 +15,7 @@ from tasks.search.journal import Journal
 from tasks.search.proposals import Proposal, iterations_left, next_cut, pick, proposals
 
 Widths = Mapping[str, int]
+ROUNDING = 1e-9
 HALVINGS = 6  # of what an iteration saves, where no width can save as much
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def adapt(
     """
     steps = [first]
     clock = Clock()
-    while steps[-1].measured > settings.target:
+    while steps[-1].measured > settings.target * (1 + ROUNDING):
         steps.append(_iteration(journal, lab, steps, settings, clock))
         if journal.rank == 0:
             tell(steps)
