@@ -3,7 +3,7 @@
 import copy
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -12,14 +12,16 @@ from typing import Any
 import lightning as L
 import torch
 
+from backbones.base import Backbone
 from backbones.widths import CRITERIA, shrink, touched
-from tasks.base.build import Config, build_data, build_task, build_whole_network, connect, make, plain
+from tasks.base.build import Config, build_backbone, build_data, build_task, connect, make, plain
 from tasks.base.checkpoint import classes_of, load_task, read_checkpoint
 from tasks.base.checkpoint_files import write_checkpoint
-from tasks.base.network import Network
+from tasks.base.network import HeadFactory, Network, build_network
 from tasks.base.task import VisionTask
 from tasks.data.datamodule import VisionDataModule
 from tasks.training.trainer_settings import evaluation_settings
+from tasks.values.pixel_format import pixel_format
 
 Widths = Mapping[str, int]
 GRADIENT_BATCHES = 8  # of the training set, for criterion=taylor
@@ -69,21 +71,34 @@ class Candidates:
 
     def overrides(self, widths: Widths) -> dict[str, int]:
         """Merge the checkpoint's own overrides of widths with those that differ from what it has."""
-        before = self.start if widths else {}
+        before = self.start if widths else {}  # which asks for the overrides itself
         own = self.config["backbone"].get("widths") or {}
         return {**own, **{name: channels for name, channels in widths.items() if before.get(name) != channels}}
 
     def build(self, widths: Widths) -> Network:
         """Make a network with random weights."""
-        return build_whole_network(self.settings(widths), len(self.classes), pretrained=False)
+        overrides = self.overrides(widths)
+        backbone = self._make_backbone(widths=overrides) if overrides else self._make_backbone()
+        return build_network(backbone, self._make_head, len(self.classes), pixel_format(self.config))
 
-    def narrowable(self) -> list[str]:
-        """List the widths that can be narrowed one by one."""
-        found, widths = [], self.start
-        for name in widths:
+    @cached_property
+    def _make_backbone(self) -> Callable[..., Backbone]:
+        """A search builds hundreds, which takes Hydra longer than the factory itself."""
+        node = {key: value for key, value in self.config["backbone"].items() if key != "widths"}
+        return build_backbone(self.config | {"backbone": {**node, "_partial_": True}})
+
+    @cached_property
+    def _make_head(self) -> HeadFactory:
+        return make({key: value for key, value in self.config["head"].items() if key != "weights"})
+
+    @cached_property
+    def touched(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Widths that can be narrowed one by one, and the tensors that each reaches, as in `backbones.widths`."""
+        found = {}
+        for name in self.start:
             try:
-                if touched(self.build, widths, name):
-                    found.append(name)
+                if places := touched(self.build, self.start, name):
+                    found[name] = places
             except ValueError as error:
                 logger.info("%s stays as it is: %s", name, error)
         return found

@@ -47,7 +47,7 @@ class Lab(Candidates):
     @cached_property
     def names(self) -> list[str]:
         """Widths that are narrowed; that of a squeeze-and-excite follows its expansion."""
-        return [name for name in self.narrowable() if not name.endswith(SQUEEZE) and self.start[name] > self.divisor]
+        return [name for name in self.touched if not name.endswith(SQUEEZE) and self.start[name] > self.divisor]
 
     def measure(self, path: Path, widths: Widths) -> float:
         """Measure the latency of a whole network, ms."""
@@ -58,7 +58,7 @@ class Lab(Candidates):
         """Get the latencies of networks narrower than one that takes `ms`."""
         if self.config["netadapt"]["latency"] == "network":
             return WholeLatency(self.stopwatch, self.narrow, self.load(path, widths))
-        return LatencyTable(self.stopwatch, self.build, widths, ms)
+        return LatencyTable(self.stopwatch, self.build, self.touched, widths, ms)
 
     def begin(self) -> dict[str, Any]:
         """Measure and score the checkpoint.

@@ -2,8 +2,8 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping
-from functools import partial
+import re
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from tasks.base.network import Deployable, Network
 from tasks.base.plain_config import label
 from tasks.base.task import VisionTask
 from tasks.search.stopwatch import Stopwatch
-from tasks.search.units import Unit, units_of, without_memory
+from tasks.search.units import Unit, units_of
 
 PART, WHOLE = "a part of a network, for a search", "a whole network, for a search"  # `work` in the store
 Widths = Mapping[str, int]
@@ -33,8 +33,8 @@ class Latency(Protocol):
     def __call__(self, widths: Widths) -> float:
         """Predict the latency of a network."""
 
-    def most_saved(self, widths: Widths, narrower: Widths) -> float:
-        """Bound what a narrower network saves, without measuring it."""
+    def most_saved(self, widths: Widths, name: str) -> float:
+        """Bound what a network saves in which one width is narrower, without measuring it."""
 
 
 class LatencyTable:
@@ -47,6 +47,7 @@ class LatencyTable:
     Args:
         stopwatch: Measures.
         build: Makes a network from {name: channels}.
+        touched: {name of a width: keys of the tensors of the network that it reaches}.
         widths: Of the network that has been measured.
         ms: Its latency.
     """
@@ -54,40 +55,51 @@ class LatencyTable:
     exact = False
 
     def __init__(
-        self, stopwatch: Stopwatch, build: Callable[[Widths], Network], widths: Widths, ms: float
+        self, stopwatch: Stopwatch, build: Callable[[Widths], Network], touched: Mapping[str, Iterable[str]],
+        widths: Widths, ms: float,
     ) -> None:  # fmt: skip
         self.stopwatch, self.build = stopwatch, build
-        self._described: dict[tuple, list[tuple[str, str]]] = {}
+        self.units = len(build({}).backbone.layers) + 1
+        self.reached = {name: {self._unit_of(key) for key in keys} for name, keys in touched.items()}
+        self._described: dict[tuple, tuple[str, str]] = {}  # (index, widths that reach it) -> signature, kind
         self.factor = ms / sum(self._parts(widths))
 
     def __call__(self, widths: Widths) -> float:
         return self.factor * sum(self._parts(widths))
 
-    def most_saved(self, widths: Widths, narrower: Widths) -> float:
-        changed = zip(self._parts(widths), self._units(widths), self._units(narrower), strict=True)
-        return self.factor * sum(ms for ms, before, after in changed if before != after)
+    def most_saved(self, widths: Widths, name: str) -> float:
+        parts = self._parts(widths)
+        return self.factor * sum(parts[index] for index in self.reached[name])
 
     def _parts(self, widths: Widths) -> list[float]:
         """Get the latencies of the layers and the head, ms."""
         built: list[Unit] = []
 
-        def prepared(index: int) -> tuple[Deployable, Tensor]:
+        def units() -> list[Unit]:
             if not built:
                 built.extend(units_of(self.build(widths).eval(), self.stopwatch.image_size))
-            return built[index].prepared()
+            return built
 
-        units = self._units(widths)
-        subjects = {signature: (kind, partial(prepared, index)) for index, (signature, kind) in enumerate(units)}
+        keys = [
+            (index, *(widths[name] for name, reached in self.reached.items() if index in reached))
+            for index in range(self.units)
+        ]
+        for key in keys:
+            if key not in self._described:
+                unit = units()[key[0]]
+                self._described[key] = (unit.signature(), unit.kind)
+        described = [self._described[key] for key in keys]
+        subjects = {
+            signature: (kind, lambda index=index: units()[index].prepared())
+            for index, (signature, kind) in enumerate(described)
+        }
         times = self.stopwatch.times(PART, subjects)
-        return [times[signature] for signature, _ in units]
+        return [times[signature] for signature, _ in described]
 
-    def _units(self, widths: Widths) -> list[tuple[str, str]]:
-        """Get signature and kind of each layer and of the head."""
-        key = tuple(sorted(widths.items()))
-        if key not in self._described:
-            units = units_of(without_memory(self.build, widths).eval(), self.stopwatch.image_size)
-            self._described[key] = [(unit.signature(), unit.kind) for unit in units]
-        return self._described[key]
+    def _unit_of(self, key: str) -> int:
+        """Find the part that a tensor of the network belongs to."""
+        found = re.match(r"backbone\.layers\.(\d+)\.", key)
+        return int(found[1]) if found else self.units - 1
 
 
 class WholeLatency:
@@ -107,7 +119,7 @@ class WholeLatency:
     def __call__(self, widths: Widths) -> float:
         return whole_latency(self.stopwatch, self.task, self.narrow(self.task.network, widths))
 
-    def most_saved(self, widths: Widths, narrower: Widths) -> float:
+    def most_saved(self, widths: Widths, name: str) -> float:
         return inf
 
 

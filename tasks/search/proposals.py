@@ -47,7 +47,7 @@ def narrowed(widths: Widths, start: Widths, name: str, channels: int, divisor: i
 
 def proposals(
     latency: Callable[[Widths], float], widths: Widths, start: Widths, cut: float, *,
-    names: Sequence[str], divisor: int = 8, most_saved: Callable[[Widths, Widths], float] = lambda *_: math.inf,
+    names: Sequence[str], divisor: int = 8, most_saved: Callable[[Widths, str], float] = lambda *_: math.inf,
     exact: bool = False,
 ) -> list[Proposal]:  # fmt: skip
     """Narrow each width as little as saves `cut`.
@@ -62,7 +62,7 @@ def proposals(
         cut: ms to save.
         names: Widths that may be narrowed.
         divisor: Widths are multiples of it.
-        most_saved: Upper bound of what a narrower network saves, ms, which needs no measurement.
+        most_saved: Upper bound of what narrowing one width saves, ms, which needs no measurement.
         exact: Ask for the latency of each proposal, too.
 
     Returns:
@@ -81,7 +81,7 @@ def proposals(
             return narrowed(widths, start, name, channels, divisor)
 
         grid = _grid(start[name], widths[name], divisor)
-        if not grid or most_saved(widths, at(grid[-1])) < cut:
+        if not grid or most_saved(widths, name) < cut:
             continue
         above, above_ms = widths[name], now
         for point in grid:

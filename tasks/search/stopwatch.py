@@ -25,7 +25,7 @@ from tasks.benchmark.store import (
 from tasks.deploy.backend import BACKENDS, backend
 
 TORCH = "fused"  # runtime of PyTorch itself
-CALLS = Protocol(warmup=5, rounds=5, runs=20, max_seconds=10)
+CALLS = Protocol(warmup=5, rounds=5, runs=20, max_seconds=2)
 
 
 class Stopwatch:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from backbones.blocks.fusion import fuse_model
-from backbones.blocks.initial_values import no_initial_values
 from tasks.base.network import Deployable, Network
 
 Shape = tuple[int, ...]  # (C, H, W)
@@ -61,21 +60,15 @@ class Unit:
 
 
 def units_of(network: Network, image_size: tuple[int, int]) -> list[Unit]:
-    """Cut a network up; it may be one without memory (on torch's device "meta")."""
+    """Cut a network up, in eval mode."""
     backbone, found = network.backbone, []
-    x = torch.empty(1, backbone.in_channels, *image_size, device=network.mean.device)
+    x = torch.empty(1, backbone.in_channels, *image_size)
     with torch.inference_mode():
         for index, layer in enumerate(backbone.layers):
             found.append(Unit(f"layer{index}", layer, {"features": tuple(x.shape[1:])}, image_size))
             x = layer.eval()(x)
     taps = {tap.name: (tap.channels, *(ceil(side / tap.stride) for side in image_size)) for tap in backbone.taps}
     return [*found, Unit("head", network.head, taps, image_size)]
-
-
-def without_memory(build: Callable[[Mapping[str, int]], Network], widths: Mapping[str, int]) -> Network:
-    """Build a network that has shapes and no values."""
-    with torch.device("meta"), no_initial_values():
-        return build(widths)
 
 
 class _Layer(Deployable):
