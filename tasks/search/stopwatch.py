@@ -77,9 +77,11 @@ class Stopwatch:
             for key, (name, _) in subjects.items()
         }
         missing = [key for key, row in rows.items() if identity(row) not in self.known]
-        with tempfile.TemporaryDirectory(prefix="search-") as scratch:
-            calls = {key: self._call(*subjects[key][1](), Path(scratch) / key) for key in missing}
-            found = measure(calls, CALLS, threads=self.threads)
+        found = {}
+        if missing:
+            with tempfile.TemporaryDirectory(prefix="search-") as scratch:
+                calls = {key: self._call(*subjects[key][1](), Path(scratch) / key) for key in missing}
+                found = measure(calls, CALLS, threads=self.threads)
         for key, latency in found.items():
             if isinstance(latency, str):
                 raise ValueError(f"{rows[key]['network']} cannot be timed in {self.runtime}: {latency}")

@@ -1,0 +1,159 @@
+"""Searches of trained networks: every task, a kill, the files that are left, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch.utils.flop_counter import FlopCounterMode
+
+from tasks.base.build import build_data, build_task
+from tasks.base.checkpoint import load_task, read_checkpoint
+from tasks.base.checkpoint_files import write_checkpoint
+from tasks.benchmark.latency import summarize
+from tasks.benchmark.store import read_rows
+from tasks.deploy.backend import BACKENDS
+from tasks.files.images import read_image
+from tasks.search import netadapt, stopwatch
+from tasks.search.candidates import Candidates
+from tests.tasks.conftest import composed
+from tools.cli import composed as command_line
+
+SIZES = {"segmentation": "data.segmentation.crop_size=[64,64]", "detection": "data.detection.image_size=[64,64]",
+         "classification": "data.classification.image_size=32"}  # fmt: skip
+WORDS = ["data.num_train=4", "data.num_val=2", "data.num_objects=[8,4]", "data.batch_size=2", "data.num_workers=0",
+         "trainer.accelerator=cpu", "scheduler.warmup=0"]  # fmt: skip
+SEARCH = {
+    "runtime": "fused", "steps": 1, "netadapt.first_cut": 0.12, "netadapt.target_share": 0.85,
+    "netadapt.final_steps": 1, "image_size": 64,
+}  # fmt: skip
+
+
+def multiply_adds(calls, protocol, *, threads):
+    """In place of `measure`: a million floating point operations take 1 ms, so that parts add up to the whole."""
+    found = {}
+    for name, call in calls.items():
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            call()
+        found[name] = summarize([counter.get_total_flops() / 1e6])
+    return found
+
+
+@pytest.fixture
+def search_of(tmp_path, monkeypatch):
+    """Writes a checkpoint of random weights; gives a function that searches from it."""
+    monkeypatch.setattr(stopwatch, "measure", multiply_adds)
+
+    def prepare(task: str, backbone: str = "mnv2_035"):
+        config = composed(
+            "train", f"task={task}", f"backbone={backbone}", f"data.root={tmp_path / 'demo'}", *WORDS, SIZES[task]
+        )
+        torch.manual_seed(0)
+        built = build_task(config, build_data(config).classes, pretrained=False)
+        content = {"state_dict": built.state_dict(), "epoch": 0, "global_step": 0}
+        built.on_save_checkpoint(content)
+        write_checkpoint(tmp_path / "trained.ckpt", content)
+
+        def run(folder: str = "found", **changed):
+            words = {"checkpoint": tmp_path / "trained.ckpt", "output_dir": tmp_path / folder, **SEARCH, **changed}
+            return netadapt.search(
+                command_line("search", [f"{key}={value}" for key, value in words.items() if value is not None])
+            )
+
+        return run
+
+    return prepare
+
+
+def test_a_search_ends_with_a_narrower_network_and_goes_on_after_a_kill(search_of, tmp_path, monkeypatch, caplog):
+    run, train, trained = search_of("segmentation"), Candidates.train, []
+
+    def killed_at_the_second(self, source, before, widths, *more):
+        trained.append(widths)
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return train(self, source, before, widths, *more)
+
+    monkeypatch.setattr(Candidates, "train", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert not (tmp_path / "found" / "search.json").exists()
+    tables, command, score = run()
+    assert trained[2] == trained[1], "the one that it was at, and not the first one again"
+    result = json.loads((tmp_path / "found" / "search.json").read_text())
+    first, *steps = result["steps"]
+    assert result["finished"] and result["monitor"] == "val/mIoU" and result["metric"] == pytest.approx(score)
+    assert steps[-1]["measured"] <= result["target_ms"] < (steps[-2]["measured"] if steps[1:] else first["measured"])
+    assert [step["predicted"] for step in steps] == pytest.approx([step["measured"] for step in steps], rel=1e-4), (
+        "parts add up, and between two grid points the work is a straight line"
+    )
+    assert len(trained) == 2 + sum(step["candidates"] for step in steps)
+
+    best = tmp_path / "found" / "best.ckpt"
+    task = load_task(best)
+    assert task.network.backbone.widths == steps[-1]["widths"] and result["widths"]
+    assert read_checkpoint(best)["config"]["backbone"]["widths"] == result["widths"]
+    written = OmegaConf.to_container(OmegaConf.load(tmp_path / "found" / "widths.yaml"))
+    assert written == {"backbone": {"widths": result["widths"]}}
+    (word,) = tables[1][2][0]
+    again = command_line("train", ["task=segmentation", "backbone=mnv2_035", word])
+    assert OmegaConf.to_container(again.backbone.widths) == result["widths"]
+    assert command == f"python tools/export.py checkpoint={best} export=onnx"
+    assert len(tables[0][2]) == len(steps) + 2 and read_image(tmp_path / "found" / "search.png").std() > 5
+
+    works = {row["work"] for row in read_rows(tmp_path / "found" / "benchmark.jsonl")}
+    assert works == {"a part of a network, for a search", "a whole network, for a search"}
+
+    monkeypatch.setattr(stopwatch, "measure", lambda *_, **__: pytest.fail("everything is known"))
+    before = (tmp_path / "found" / "search.json").read_bytes()
+    caplog.set_level("INFO")
+    run()
+    assert (tmp_path / "found" / "search.json").read_bytes() == before and "holds this search, finished" in caplog.text
+    assert len(trained) == 2 + sum(step["candidates"] for step in steps)
+    with pytest.raises(ValueError, match=r"found holds a search with steps=1, and steps=2 is asked for; give the same"):
+        run(steps=2)
+
+    monkeypatch.setattr(Candidates, "train", train)
+    run("undisturbed", store=tmp_path / "found" / "benchmark.jsonl")
+    whole, killed = (json.loads((tmp_path / name / "search.json").read_text()) for name in ("undisturbed", "found"))
+    assert whole == killed
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("task", "backbone"), [("detection", "mnv3_small"), ("classification", "mnv3_small")])
+def test_every_task_is_searched(task, backbone, search_of, tmp_path):
+    run = search_of(task, backbone)
+    run(**{"netadapt.first_cut": 0.3, "netadapt.target_share": 0.9, "netadapt.criterion": "taylor"})
+    result = json.loads((tmp_path / "found" / "search.json").read_text())
+    assert load_task(tmp_path / "found" / "best.ckpt").network.backbone.widths == result["steps"][-1]["widths"]
+    expands = [name for name in result["widths"] if name.endswith(".expand")]
+    followers = [name for name in result["widths"] if name.endswith(".squeeze")]
+    assert {name.replace(".squeeze", ".expand") for name in followers} <= {*expands}
+
+
+def test_what_cannot_be_searched_is_refused_before_work_is_spent(search_of, tmp_path, monkeypatch):
+    run = search_of("classification")
+    monkeypatch.setattr(Candidates, "score", lambda *_: pytest.fail("no image is to be looked at"))
+    cases = {
+        "no checkpoint at .*nowhere.ckpt": {"checkpoint": tmp_path / "nowhere.ckpt"},
+        "give the latency to reach: target_ms=": {"netadapt.target_share": None},
+        "target_share=1.5: expected a share": {"netadapt.target_share": 1.5},
+        r"target_ms=999: .*trained.ckpt takes [\d.]+ ms already": {"target_ms": 999, "netadapt.target_share": None},
+        r"cannot be reached: .* is predicted to take [\d.]+ ms, now": {"netadapt.target_share": 0.001},
+        "runtime=ort: expected one of fused, .*onnx": {"runtime": "ort"},
+        "precision=int4: onnx has fp32, int8": {"runtime": "onnx", "precision": "int4"},
+        "runtime=coreml: this machine exports it": {"runtime": "coreml"},
+        "netadapt.pick=best: expected one of ratio, metric": {"netadapt.pick": "best"},
+        "netadapt.criterion=l1: expected one of l2": {"netadapt.criterion": "l1"},
+        "netadapt.decay=0.0: expected more than 0": {"netadapt.decay": 0.0},
+        "steps=-1: expected at least 0": {"steps": -1},
+        "leave overwrite=, resume= and weights= out": {"overwrite": True},
+    }
+    for number, (message, words) in enumerate(cases.items()):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            run(f"refused-{number}", **words)
+    monkeypatch.setitem(BACKENDS, "onnx", ("tasks.deploy.formats.missing_package", "X"))
+    with pytest.raises(ImportError, match="missing_package"):
+        run("refused", runtime="onnx")
+    with pytest.raises(ValueError, match="backbone=resnet18 names no widths, so there is nothing to narrow"):
+        search_of("classification", "resnet18")("no-widths")
