@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,16 +58,22 @@ class Model(NamedTuple):
         arrays = {name: np.asarray(found if len(names) == 1 else getattr(found, name)) for name in names}
         return Result(self.predictor.task.classes.names, found, **arrays)
 
-    def export(self, format: str, *overrides: str, **settings: Any) -> Path:
-        """Export a checkpoint as tools/export.py does: export("onnx", precision="int8"); the artifact's folder."""
-        from tasks.deploy.export import export  # with Lightning, which takes seconds and prediction does not need
+    def export(self, format: str | Sequence[str], *overrides: str, **settings: Any) -> Path | list[Path]:
+        """Export a checkpoint as tools/export.py does: export("onnx", precision="int8"); the artifact's folder.
+
+        Of ["onnx", "litert"] or "all" it is a list, without the formats that were passed over.
+        """
+        # with Lightning, which takes seconds and prediction does not need
+        from tasks.deploy.export import PASSED_OVER, export
 
         own = {f"export.{key}": settings.pop(key) for key in {*settings} & {*ExportSettings.__dataclass_fields__}}
         settings = (self.given or {"checkpoint": self.path}) | {"export": format} | own | settings
         tables, failures = export(_config("export", overrides, settings))
         if failures:
             raise ValueError("; ".join(failures))
-        return Path(tables[0][2][0][-1])
+        if isinstance(format, str) and format != "all":
+            return Path(tables[0][2][0][-1])
+        return [Path(row[-1]) for row in tables[0][2] if not row[-1].startswith(PASSED_OVER)]
 
 
 class Run(NamedTuple):

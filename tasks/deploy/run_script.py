@@ -111,7 +111,7 @@ def _finder(manifest: Manifest) -> tuple[Callable, Callable] | None:
     decoding = manifest.decoding
     if "nms" in decoding:
         if decoding["nms"]["inside"]:
-            pipeline = len(manifest.tensors["outputs"]) == 2  # Core ML suppresses itself
+            pipeline = len(manifest.tensors.get("outputs", ())) == 2  # Core ML suppresses itself
             return (finding.found_pipeline if pipeline else finding.found_detections), showing.show_boxes
         if "raw" in decoding:
             return (finding.found_raw, showing.show_boxes) if "formula" in decoding["raw"] else None

@@ -6,8 +6,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from backbones.weights.preprocessing import stored_preprocessing
 from tasks.base.plain_config import plain
+from tasks.data.center_view import CenterView
 from tasks.deploy.manifest import Manifest, TensorSpec, sha256
+from tasks.detection.deployable import SELECTION, output_meaning
+from tasks.transforms.resizing import AVERAGED, SAMPLED
+from tasks.values.pixel_format import RGB
 from tools.cli import composed
 
 NAMES = ("a", "b", "c")
@@ -32,9 +37,24 @@ def write_artifact(folder: Path, output: str, *overrides: str, dtype: str = "uin
         "onnx", "model.onnx", KINDS[output], output, "fp32", TensorSpec("images", (1, 3, height, width), dtype),
         tuple(TensorSpec(*spec) for spec in OUTPUTS[output]),
         {"names": list(NAMES), "palette": [[200, 0, 0], [0, 200, 0], [0, 0, 200]], "ids": [7, 8, 9]}, config,
-        hashes={"model.onnx": sha256(folder / "model.onnx")},
+        hashes={"model.onnx": sha256(folder / "model.onnx")}, preprocessing=_preprocessing(KINDS[output], config),
+        decoding=_decoding(output, config["task"]),
     ).save(folder)  # fmt: skip
     return folder
+
+
+def _preprocessing(kind: str, config: dict) -> dict:
+    view = CenterView(64, **{key: value for key, value in stored_preprocessing(config).items() if key != "image_size"})
+    resizing = {"classification": view.described(), "segmentation": AVERAGED, "detection": SAMPLED}
+    return {"pixels": RGB.described, "resizing": resizing[kind]}
+
+
+def _decoding(output: str, task: dict) -> dict:
+    return {
+        "logits": {"scores": {"axis": 1, "activation": "softmax"}},
+        "probabilities": {"scores": {"axis": 1, "activation": None}},
+        "nms": output_meaning("nms", None, {key: task.get(key) for key in SELECTION}),
+    }.get(output, {"classes": "values"})
 
 
 def _model(output: str, shape: tuple[int, ...], dtype: str) -> onnx.ModelProto:

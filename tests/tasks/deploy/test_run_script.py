@@ -1,0 +1,215 @@
+"""run.py beside an artifact finds what tools/predict.py finds, without this toolkit; and a file is known alone."""
+
+import copy
+import json
+import runpy
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from heads.detections import Detections
+from heads.nms import select_detections
+from tasks.base.plain_config import plain
+from tasks.data.center_view import CenterView
+from tasks.deploy.artifact import artifact_predictor
+from tasks.deploy.backend import ExportOptions, backend
+from tasks.deploy.certificate import new_manifest
+from tasks.deploy.deployable import make_deployable
+from tasks.deploy.inside import READERS, inside_text
+from tasks.deploy.manifest import FILE, read_manifest, sha256
+from tasks.deploy.original import eager
+from tasks.deploy.run_script import run_script, write_run_script
+from tasks.deploy.script import finding, resizing
+from tasks.transforms.resizing import AVERAGED, SAMPLED, resize_antialiased, resize_image
+from tests.conftest import ROOT
+from tests.tasks.deploy.onnx_artifacts import OUTPUTS, write_artifact
+from tests.tasks.deploy.test_deployable import pictures, task_of
+from tools.cli import composed
+
+TASKS = {"classification": "linear", "segmentation": "lraspp", "detection": "ssdlite_tv"}
+FORMS = {  # {format: {task: output}}; final detections are tried through hand-made artifacts, which take no minute
+    "onnx": {"classification": "probabilities", "segmentation": "low", "detection": "decoded"},
+    "litert": {"classification": "logits", "segmentation": "logits", "detection": "raw"},
+    "ncnn": {"classification": "logits", "segmentation": "argmax", "detection": "raw"},
+    "executorch": {"classification": "logits", "segmentation": "argmax", "detection": "decoded"},
+    "pt2": {"classification": "probabilities", "segmentation": "argmax_low", "detection": "raw"},
+}
+NEEDS_TORCH = ("executorch", "pt2")
+OURS = ("tasks", "heads", "backbones", "tools", "mobile_dense", "lightning", "hydra")
+# what a machine without this toolkit does: blocked packages, the picture, where results go, scripts
+BARE = """
+import runpy, sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ImportError(f"{name} is blocked")
+blocked, photo, target, *scripts = sys.argv[1].split(","), *sys.argv[2:]
+sys.meta_path.insert(0, Blocked())
+import numpy as np
+from PIL import Image
+results, image = {}, np.array(Image.open(photo).convert("RGB"))
+for script in scripts:
+    found = runpy.run_path(script)["predict"](image)
+    for place, values in enumerate(found if isinstance(found, tuple) else [found]):
+        results[f"{script}{place}"] = values
+np.savez(target, **results)
+sys.argv = [script, photo, target + ".png"]
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+@cache
+def picture(height: int = 150, width: int = 210) -> np.ndarray:
+    return np.ascontiguousarray(pictures(1, (height, width), seed=3)[0].permute(1, 2, 0).numpy())
+
+
+@cache
+def sharp_task(kind: str):
+    """With random norms, and with classes of different scores."""
+    task = copy.deepcopy(task_of(kind, TASKS[kind]))
+    if kind == "classification":
+        with torch.no_grad():
+            [layer for layer in task.network.head.modules() if isinstance(layer, torch.nn.Linear)][-1].weight.mul_(30)
+    return task
+
+
+def write_whole_artifact(folder, format: str, kind: str, output: str):
+    """Export a network, uncompared; the folder."""
+    task, form = sharp_task(kind), backend(format)
+    size = (64, 64) if kind == "classification" else (64, 96)
+    model = make_deployable(task, output=output, image_size=size)
+    dtype = form.pixel_inputs(task.network.pixels)[0]
+    example = pictures(1, size).to(getattr(torch, dtype))
+    folder.mkdir(parents=True)
+    told = form.export(model, example, folder, ExportOptions())
+    manifest = new_manifest(
+        task, output, eager(model)(example), form, told, config=plain(task.config),
+        settings={"batch": 1, "dynamic_batch": False, "precision": "fp32"}, image_size=size, dtype=dtype, hashes={},
+        notes=(),
+    )  # fmt: skip
+    form.embed(folder / form.file, inside_text(manifest))
+    manifest.hashes = {file.name: sha256(file) for file in folder.iterdir()}
+    manifest.save(folder)
+    assert write_run_script(folder, manifest)
+    return folder
+
+
+def predicted(artifact, image):
+    """What tools/predict.py finds: a tuple of arrays."""
+    found = artifact_predictor(composed("predict", [f"artifact={artifact}", "source=x.png"])).find(image)
+    parts = (found.boxes, found.scores, found.labels) if isinstance(found, Detections) else (found,)
+    return tuple(map(np.asarray, parts))
+
+
+def assert_same(found, expected):
+    """Boxes within 0.5 px, scores and probabilities within 1e-3, masks but for 0.1 % of the pixels."""
+    if len(expected) == 3:
+        assert len(expected[0]) == len(found[0]) > 5
+        assert np.abs(found[0] - expected[0]).max() < 0.5 and np.abs(found[1] - expected[1]).max() < 1e-3
+        assert np.array_equal(found[2], expected[2])
+    elif expected[0].ndim == 2:
+        assert len(np.unique(expected[0])) > 1
+        assert found[0].shape == expected[0].shape and (found[0] != expected[0]).mean() < 1e-3
+    else:
+        assert expected[0].std() > 0.01 and np.abs(found[0] - expected[0]).max() < 1e-3
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_every_form_of_output_is_understood(output, tmp_path, capsys):
+    folder = write_artifact(tmp_path / "artifact", output)
+    assert write_run_script(folder, read_manifest(folder)[1])
+    namespace = runpy.run_path(str(folder / "run.py"))
+    for size in ((48, 64), (211, 97), (64, 300), (33, 21)):
+        found, expected = namespace["predict"](picture(*size)), predicted(folder, picture(*size))
+        found = found if isinstance(found, tuple) else (found,)
+        for one, other in zip(found, expected, strict=True):
+            assert one.shape == other.shape and np.allclose(one, other, atol=1e-3)
+    Image.fromarray(picture()).save(tmp_path / "photo.png")
+    namespace["main"](str(tmp_path / "photo.png"), str(tmp_path / "out.png"))
+    assert json.loads(capsys.readouterr().out.splitlines()[0])
+    assert (np.array(Image.open(tmp_path / "out.png")) != picture()).any()
+
+
+@pytest.mark.parametrize("size", [(48, 64), (64, 96), (211, 97), (480, 640), (64, 300), (33, 21), (128, 192), (1, 1)])
+def test_a_picture_is_resized_as_here(size):
+    """Enlarged, shrunk by less and by more than half, and both."""
+    image, target = picture(*size), (64, 96)
+    averaged = resizing.resized_averaged(image, target, AVERAGED)
+    assert np.abs(averaged - resize_antialiased(image, target)).max() < 1e-3
+    off = resizing.resized_sampled(image, target, SAMPLED).astype(int) - resize_image(image, target)
+    shrinks = max(size[0] / 64, size[1] / 96) > 2 and min(size[0] / 64, size[1] / 96) >= 1
+    assert np.abs(off).max() <= shrinks  # areas are summed in another order, so that halves may round the other way
+    for view in (CenterView(64), CenterView(48, 0.9, "bicubic")):
+        found = resizing.resized_centre(image, (view.side, view.side), view.described())
+        assert np.array_equal(found, view.of_pixels(image))
+
+
+@pytest.mark.parametrize("head", [f"ssdlite_{name}" for name in ("tv", "tf")] + ["gfl_lite"])
+def test_the_formula_of_raw_detections_is_the_heads_own_decoding(head):
+    network = task_of("detection", head).network
+    with torch.no_grad():
+        raw = network(pictures(1))
+        boxes, scores = network.head.decode(raw, (64, 96))
+    arrays = {name: values[0].numpy() for name, values in raw.items()}
+    known = {key: np.array(value) for key, value in network.head.code().items()}
+    names = arrays | known | {"anchors": network.head.anchors((64, 96)).numpy(), "np": np}
+    exec("\n".join(network.head.code()["formula"]), names)
+    assert np.allclose(names["boxes"].clip(0, [96, 64, 96, 64]), boxes[0].numpy(), atol=1e-3)
+    assert np.allclose(names["scores"], scores[0].numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("candidates", "max_detections"), [(300, 300), (5, 12)])
+def test_suppression_is_that_of_predictions(candidates, max_detections):
+    random = np.random.default_rng(0)
+    low = random.uniform(0, 60, (200, 2)).astype(np.float32)
+    boxes = np.concatenate([low, low + random.uniform(5, 40, (200, 2)).astype(np.float32)], 1)
+    scores = random.uniform(0, 1, (200, 3)).astype(np.float32)
+    settings = {
+        "score_threshold": 0.2,
+        "candidates": candidates,
+        "iou_threshold": 0.5,
+        "max_detections": max_detections,
+    }
+    found = finding.suppressed(boxes, scores, settings)
+    (expected,) = select_detections(torch.from_numpy(boxes)[None], torch.from_numpy(scores)[None], **settings)
+    assert len(expected) == min(max_detections, len(found[1])) > 5
+    for one, other in zip(found, (expected.boxes, expected.scores, expected.labels), strict=True):
+        assert np.array_equal(one, other.numpy())
+
+
+def test_what_the_manifest_does_not_tell_has_no_script(tmp_path):
+    _, manifest = read_manifest(write_artifact(tmp_path / "artifact", "nms"))
+    assert run_script(manifest)
+    for changed in ({"decoding": {}}, {"preprocessing": {}}, {"backend": "own"},
+                    {"preprocessing": manifest.preprocessing | {"pixels": "8 channels"}}):  # fmt: skip
+        assert run_script(replace(manifest, **changed)) is None
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("format", FORMS)
+def test_a_machine_without_this_toolkit_finds_the_same(format, tmp_path):
+    folders = [write_whole_artifact(tmp_path / kind, format, kind, output) for kind, output in FORMS[format].items()]
+    Image.fromarray(picture()).save(tmp_path / "photo.png")
+    blocked = ",".join(OURS if format in NEEDS_TORCH else (*OURS, "torch"))
+    scripts = [str(folder / "run.py") for folder in folders]
+    command = [sys.executable, "-I", "-c", BARE, blocked, tmp_path / "photo.png", tmp_path / "found.npz", *scripts]
+    done = subprocess.run(list(map(str, command)), cwd="/", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert told and all({"class", "score", "xyxy"} == one.keys() for one in told)  # the last script is a detector's
+    drawn = np.array(Image.open(tmp_path / "found.npz.png"))
+    assert drawn.shape == picture().shape and (drawn != picture()).any()
+    arrays = np.load(tmp_path / "found.npz")
+    for folder, script in zip(folders, scripts, strict=True):
+        found = [arrays[key] for key in arrays if key.startswith(script)]
+        assert_same(found, predicted(folder, picture()))
+        if READERS.keys() & {file.suffix for file in folder.iterdir()}:  # all but ncnn
+            (folder / FILE).unlink()
+            assert_same(found, predicted(folder, picture()))
+    assert str(ROOT) not in "".join((folder / "run.py").read_text() for folder in folders)
