@@ -175,6 +175,10 @@ class Backbone(nn.Module, metaclass=_WidthsChecked):
         """
         return {}
 
+    def unfit_names(self, names: Iterable[str]) -> str | None:
+        """Say how weights of these names differ from this network, with the setting for them; None where they fit."""
+        return None
+
     def _width(self, name: str, channels: int) -> int:
         """Name a channel count of the next layer.
 

@@ -3,7 +3,8 @@
 Source: Vasu et al. 2022, "MobileOne: An Improved One millisecond Mobile Backbone", tables 1 and 2; apple/ml-mobileone.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -74,6 +75,7 @@ class MobileOne(Backbone):
         super().__init__(in_channels=in_channels, output_stride=output_stride, widths=widths)
         if branches < 1:
             raise ValueError(f"branches={branches}: expected 1 or more")
+        self._branches = branches
         norm = norm or nn.BatchNorm2d
         stages = [make_divisible(base * own * width) for base, own in zip(CHANNELS, multipliers, strict=True)]
         published = min(make_divisible(64 * width), stages[0])
@@ -110,10 +112,15 @@ class MobileOne(Backbone):
                 names["apple"] |= part.names(ours, f"stage{stage + 1}.{2 * index + half}", **apple)
         return names
 
+    def unfit_names(self, names: Iterable[str]) -> str | None:
+        found = [int(number) for name in names for number in re.findall(r"(?:convs|conv_kxk|rbr_conv)\.(\d+)\.", name)]
+        count = max(found, default=self._branches - 1) + 1
+        return None if count == self._branches else f"it has {count} branches; set backbone.branches={count}"
+
 
 _SOURCE = "apple/ml-mobileone README.md, fused"
 VARIANTS = {  # by the name of the configuration
-    name: Variant(published, {"multipliers": multipliers, **more}, {"timm": name})
+    name: Variant(published, {"multipliers": multipliers, "branches": 1, **more}, {"timm": name})
     for name, multipliers, more, published in (
         ("mobileone_s0", (0.75, 1, 1, 2), {"branches": 4}, Published(2.1, 275, 71.4, _SOURCE)),
         ("mobileone_s1", (1.5, 1.5, 2, 2.5), {}, Published(4.8, 825, 75.9, _SOURCE)),

@@ -90,6 +90,8 @@ def load_source(module: nn.Module, source: Source, adapt: Adapt | None = None) -
     """
     state, wanted = source.tensors, module.state_dict()
     _check_layout(module, source)
+    if isinstance(module, Backbone) and (reason := module.unfit_names(state)):
+        raise ValueError(f"{source.name}: {reason}")
     offered: dict[str, Mapping[str, str]] = {"ours": {}, **getattr(module, "source_names", dict)()}
     owners = {key.rpartition(".")[0] for key in wanted}
     candidates = {naming: _keys(wanted, names) for naming, names in offered.items() if not names or owners <= {*names}}

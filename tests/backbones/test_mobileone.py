@@ -59,6 +59,13 @@ def test_counts_with_the_classifier(variant):
     published_numbers(mobileone, variant)
 
 
+def test_weights_of_another_number_of_branches_are_refused(tmp_path):
+    torch.save(mobileone.mobileone_s0(width=0.25, branches=2).state_dict(), tmp_path / "two.pth")
+    for count in (1, 4):
+        with pytest.raises(ValueError, match=r"two\.pth: it has 2 branches; set backbone\.branches=2"):
+            load_weights(mobileone.mobileone_s0(width=0.25, branches=count), tmp_path / "two.pth")
+
+
 def test_branches_cost_training_alone():
     def built(**options):
         return mobileone.mobileone_s0(width=0.25, **options).eval()
