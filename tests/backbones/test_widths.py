@@ -160,6 +160,11 @@ def test_taylor_is_the_squared_derivative_of_a_gate_behind_the_norm():
         kept = importance.topk(count).indices.sort().values
         narrow = shrink(chain, network, {"inner": count}, criterion="taylor")
         assert torch.equal(narrow.layers[0][0].norm.bias, norm.bias[kept])
+    norm.weight.data[:], norm.bias.data[:] = 1, 1
+    norm.weight.grad, norm.bias.grad = torch.tensor([[3.0, 1, 0, 2], [-3, 1, 1, 1]], dtype=torch.float64)  # 0 4 1 9
+    norm.running_mean[:] = torch.arange(4)
+    narrow = shrink(chain, network, {"inner": 2}, criterion="taylor")
+    assert narrow.layers[0][0].norm.running_mean.tolist() == [1, 3]
     with pytest.raises(ValueError, match=r"criterion=taylor reads gradients, and some are missing; call backward\(\)"):
         shrink(chain, chain(), {"inner": 2}, criterion="taylor")
 
@@ -168,11 +173,11 @@ def test_a_shrunk_network_keeps_what_is_not_a_tensor():
     network = mobilenet_v3_small(width=0.35).train()
     network.layers[3].eval().requires_grad_(False)
     network.mean, network.preprocessing = (0.5,) * 3, {"crop_ratio": 1.0}
-    narrow = shrink(lambda widths: mobilenet_v3_small(width=0.35, widths=widths), network, {"block4.expand": 20})
+    narrow = shrink(lambda widths: mobilenet_v3_small(width=0.35, widths=widths), network, {"block5.expand": 20})
     assert [part.training for part in narrow.modules()] == [part.training for part in network.modules()]
     assert [p.requires_grad for p in narrow.parameters()] == [p.requires_grad for p in network.parameters()]
     assert (narrow.mean, narrow.preprocessing) == (network.mean, network.preprocessing)
-    assert narrow.widths["block4.squeeze"] == network.widths["block4.squeeze"] == 8, "the others stay"
+    assert narrow.widths["block5.squeeze"] == network.widths["block5.squeeze"] == 24, "the others stay"
 
 
 class RatioHead(Head):
