@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from tools.cli import main
 from tools.composition import every_choice
 from tools.starting import loading
-from tools.tables import COSTS, cost_cells, print_table
+from tools.tables import cost_cells, cost_rows, print_table
 
 
 def report(config: DictConfig) -> None:
@@ -29,12 +29,10 @@ def show(config: DictConfig, result: dict) -> dict:
     taps = [(tap["name"], tap["channels"], tap["stride"], "x".join(map(str, tap["size"]))) for tap in result["taps"]]
     what = " ".join(f"{group}={label(config, group)}" for group in config.choices if group in ("backbone", "head"))
     print_table(f"taps of {label(config, 'backbone')}", ("tap", "channels", "stride", "size"), taps)
-    pairs = zip(*(cost_cells(result["costs"][form], COSTS) for form in ("trained", "fused")), strict=True)
     if result["widths"]:
         print_table(f"widths of {label(config, 'backbone')}", ("width", "channels"), list(result["widths"].items()))
-    names = [f"{name} [{unit}]" if unit else name for name, unit, _ in COSTS.values()]
     what += f" at {'x'.join(map(str, result['image_size']))} px, batch 1"
-    print_table(what, ("cost", "as trained", "fused"), [(n, *pair) for n, pair in zip(names, pairs, strict=True)])
+    print_table(what, ("cost", "as trained", "fused"), cost_rows(result["costs"].values()))
     return result
 
 

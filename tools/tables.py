@@ -100,3 +100,9 @@ def sweep_table(results: Sequence[Result]) -> tuple[str, tuple[str, ...], list[t
 def cost_cells(costs: Mapping[str, int], fields: Iterable[str], digits: int = 3) -> list[str]:
     """Costs as text, in the units of `COSTS`."""
     return [f"{costs[key] / COSTS[key][2]:,.{digits}f}" if COSTS[key][1] else str(costs[key]) for key in fields]
+
+
+def cost_rows(profiles: Iterable[Mapping[str, int]]) -> list[tuple[str, ...]]:
+    """Make a row of each of `COSTS`: its name with its unit, then a cell for each of the profiles."""
+    names = (f"{name} [{unit}]" if unit else name for name, unit, _ in COSTS.values())
+    return list(zip(names, *(cost_cells(costs, COSTS) for costs in profiles), strict=True))
