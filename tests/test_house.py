@@ -14,6 +14,7 @@ FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py")
 SHARED = ("cli", "command_line", "composition", "hints", "implied_words", "messages", "settings_help",
           "stored_config", "tables")  # fmt: skip
 # package: the only file (or files of one kind) that may import it
+RUN_SCRIPT = "tasks/deploy/script/runtimes.py"  # what a generated run.py is made of
 DOORS = {
     "albumentations": {"tasks/transforms/color_steps.py"},
     "pycocotools": {"tasks/detection/coco_scores.py"},
@@ -35,14 +36,14 @@ DOORS = {
     "timm": {"backbones/timm_library.py"},
     "webdataset": {"tasks/data/shard_writer.py"},
     "onnx": {"tasks/deploy/formats/onnx.py", "tasks/deploy/formats/onnx_int8.py"},
-    "onnxruntime": {f"tasks/deploy/formats/{name}.py" for name in ("onnx", "onnx_int8", "onnx_session")},
+    "onnxruntime": {*(f"tasks/deploy/formats/{name}.py" for name in ("onnx", "onnx_int8", "onnx_session")), RUN_SCRIPT},
     "pnnx": {"tasks/deploy/formats/ncnn.py"},
-    "executorch": {"tasks/deploy/formats/executorch.py"},
+    "executorch": {"tasks/deploy/formats/executorch.py", RUN_SCRIPT},
     "torchao": {"tasks/deploy/formats/pt2e_int8.py"},
     "litert_torch": {"tasks/deploy/formats/litert.py"},
-    "ai_edge_litert": {"tasks/deploy/formats/litert.py"},
-    "coremltools": {"tasks/deploy/formats/coreml.py"},
-    "ncnn": {"tasks/deploy/formats/ncnn.py"},
+    "ai_edge_litert": {"tasks/deploy/formats/litert.py", RUN_SCRIPT},
+    "coremltools": {"tasks/deploy/formats/coreml.py", RUN_SCRIPT},
+    "ncnn": {"tasks/deploy/formats/ncnn.py", RUN_SCRIPT},
 }
 
 

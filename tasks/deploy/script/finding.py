@@ -92,7 +92,9 @@ def found_pipeline(outputs, manifest, size):
     scores, places = (values.reshape(-1, values.shape[-1]) for values in outputs)
     labels = scores.argmax(1) if len(scores) else np.zeros(0, int)
     best = scores[np.arange(len(scores)), labels]
-    order = np.argsort(-best, kind="stable")[: manifest["decoding"]["nms"]["max_detections"]]
+    nms = manifest["decoding"]["nms"]
+    order = np.argsort(-best, kind="stable")
+    order = order[best[order] > nms["score_threshold"]][: nms["max_detections"]]
     centres, sizes = places[order, :2], places[order, 2:]
     boxes = np.concatenate([centres - sizes / 2, centres + sizes / 2], 1) * np.array([*size[::-1]] * 2)
     return boxes, best[order], labels[order]

@@ -107,7 +107,7 @@ def test_a_checkpoint_becomes_artifacts_that_score_as_it_does(runs, run_tool, tm
     scores = json.loads((tmp_path / "eager" / "evaluation.json").read_text())
     for format in ("pt2", "onnx"):
         folder, manifest = read_manifest(tmp_path / "out" / f"{format}-fp32-{output}")
-        assert {file.name for file in folder.iterdir()} == {manifest.artifact, "manifest.json"}
+        assert {file.name for file in folder.iterdir()} == {manifest.artifact, "manifest.json", "run.py"}
         assert str(ROOT).encode() not in (folder / manifest.artifact).read_bytes(), "no path of the exporting machine"
         key = manifest.metric["name"]
         assert manifest.metric["eager"] == pytest.approx(manifest.metric["runtime"], abs=1e-6)
@@ -255,6 +255,7 @@ def test_of_all_formats_those_without_are_passed_over_and_one_that_fails_ends_no
     assert status == 0, err
     for name in ("pt2", "crashing"):
         assert f"{name} is passed over: export.precision=int8: {name} has fp32" in out
+    assert "passed over:" in out, "in the table, too"
     assert names() == ["lossy-int8-logits"]
     assert "NOT CERTIFIED" in out and "not certified: int8" in out
     status, out, err = run_tool(f"{command} export=all export.formats=[crashing,pt2] export.evaluate=false")

@@ -5,8 +5,10 @@ import json
 import runpy
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,11 +23,12 @@ from tasks.deploy.artifact import artifact_predictor
 from tasks.deploy.backend import ExportOptions, backend
 from tasks.deploy.certificate import new_manifest
 from tasks.deploy.deployable import make_deployable
+from tasks.deploy.formats.coreml_nms import detections_from_pipeline
 from tasks.deploy.inside import READERS, inside_text
 from tasks.deploy.manifest import FILE, read_manifest, sha256
 from tasks.deploy.original import eager
 from tasks.deploy.run_script import run_script, write_run_script
-from tasks.deploy.script import finding, resizing
+from tasks.deploy.script import finding, resizing, runtimes
 from tasks.transforms.resizing import AVERAGED, SAMPLED, resize_antialiased, resize_image
 from tests.conftest import ROOT
 from tests.tasks.deploy.onnx_artifacts import OUTPUTS, write_artifact
@@ -100,11 +103,16 @@ def write_whole_artifact(folder, format: str, kind: str, output: str):
     return folder
 
 
-def predicted(artifact, image):
-    """What tools/predict.py finds: a tuple of arrays."""
-    found = artifact_predictor(composed("predict", [f"artifact={artifact}", "source=x.png"])).find(image)
-    parts = (found.boxes, found.scores, found.labels) if isinstance(found, Detections) else (found,)
-    return tuple(map(np.asarray, parts))
+def predictor_of(artifact):
+    """The predictor of tools/predict.py, which gives a tuple of arrays."""
+    own = artifact_predictor(composed("predict", [f"artifact={artifact}", "source=x.png"]))
+
+    def predict(image):
+        found = own.find(image)
+        parts = (found.boxes, found.scores, found.labels) if isinstance(found, Detections) else (found,)
+        return tuple(map(np.asarray, parts))
+
+    return predict
 
 
 def assert_same(found, expected):
@@ -124,9 +132,9 @@ def assert_same(found, expected):
 def test_every_form_of_output_is_understood(output, tmp_path, capsys):
     folder = write_artifact(tmp_path / "artifact", output)
     assert write_run_script(folder, read_manifest(folder)[1])
-    namespace = runpy.run_path(str(folder / "run.py"))
+    namespace, predicted = runpy.run_path(str(folder / "run.py")), predictor_of(folder)
     for size in ((48, 64), (211, 97), (64, 300), (33, 21)):
-        found, expected = namespace["predict"](picture(*size)), predicted(folder, picture(*size))
+        found, expected = namespace["predict"](picture(*size)), predicted(picture(*size))
         found = found if isinstance(found, tuple) else (found,)
         for one, other in zip(found, expected, strict=True):
             assert one.shape == other.shape and np.allclose(one, other, atol=1e-3)
@@ -183,6 +191,39 @@ def test_suppression_is_that_of_predictions(candidates, max_detections):
         assert np.array_equal(one, other.numpy())
 
 
+@pytest.mark.parametrize("count", [0, 30])
+def test_core_mls_own_suppression_is_read_as_here(count):
+    random, nms = np.random.default_rng(0), {"score_threshold": 0.3, "max_detections": 20}
+    outputs = random.uniform(0, 1, (count, 3)), random.uniform(0.2, 0.8, (count, 4))
+    manifest = {"decoding": {"nms": nms}}
+    boxes, scores, labels = finding.found_pipeline(outputs, manifest, (48, 64))
+    expected = [values[0].numpy() for values in detections_from_pipeline(*outputs, image_size=(48, 64), **nms)]
+    there = expected[2] >= 0
+    assert there.sum() == len(labels) == (20 if count else 0) and np.array_equal(labels, expected[2][there])
+    assert np.allclose(boxes, expected[0][there], atol=1e-4) and np.allclose(scores, expected[1][there])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_core_ml_gets_a_picture_or_an_array(dtype, tmp_path, monkeypatch):
+    class Package:
+        def __init__(self, path):
+            assert path.endswith("model.mlpackage")
+
+        def predict(self, inputs):
+            values = np.asarray(inputs["images"], np.float32)
+            values = values.transpose(2, 0, 1)[None] if isinstance(inputs["images"], Image.Image) else values
+            return {"logits": values.mean((2, 3)), "other": None}
+
+    package = SimpleNamespace(models=SimpleNamespace(MLModel=Package))
+    monkeypatch.setitem(sys.modules, "coremltools", package)
+    with zipfile.ZipFile(tmp_path / "model.mlpackage.zip", "w") as archive:
+        archive.writestr("model.mlpackage/Manifest.json", "")
+    images = picture(48, 64).transpose(2, 0, 1)[None].astype(dtype)
+    manifest = {"input": {"dtype": dtype}, "tensors": {"outputs": [{"name": "logits"}]}}
+    (found,) = runtimes.run_coreml(str(tmp_path / "model.mlpackage.zip"), manifest, images)
+    assert np.allclose(found, images.mean((2, 3)), atol=1e-3)
+
+
 def test_what_the_manifest_does_not_tell_has_no_script(tmp_path):
     _, manifest = read_manifest(write_artifact(tmp_path / "artifact", "nms"))
     assert run_script(manifest)
@@ -208,8 +249,8 @@ def test_a_machine_without_this_toolkit_finds_the_same(format, tmp_path):
     arrays = np.load(tmp_path / "found.npz")
     for folder, script in zip(folders, scripts, strict=True):
         found = [arrays[key] for key in arrays if key.startswith(script)]
-        assert_same(found, predicted(folder, picture()))
+        assert_same(found, predictor_of(folder)(picture()))
         if READERS.keys() & {file.suffix for file in folder.iterdir()}:  # all but ncnn
             (folder / FILE).unlink()
-            assert_same(found, predicted(folder, picture()))
+            assert_same(found, predictor_of(folder)(picture()))
     assert str(ROOT) not in "".join((folder / "run.py").read_text() for folder in folders)

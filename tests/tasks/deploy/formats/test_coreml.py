@@ -10,6 +10,7 @@ import torch
 
 from tasks.deploy.backend import ExportOptions
 from tasks.deploy.formats.coreml import CoreMLBackend, describe_package
+from tasks.deploy.inside import read_inside
 from tests.tasks.deploy.formats.test_ncnn import SIZE, Small, exported
 
 
@@ -39,6 +40,12 @@ def test_a_package_takes_and_gives_what_the_network_does(head, output, dtype, ta
     assert features == {"images": (taken, (1, 3, *SIZE))} | given
     convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
     assert operators == told.operators and operators["conv"] >= convolutions and "const" not in operators
+    names = [name for name in features if not name.endswith("Threshold")]
+    assert [told.tensors["input"]["name"], *(tensor["name"] for tensor in told.tensors["outputs"])] == names
+    assert told.tensors["input"].get("layout", "NCHW") == ("an RGB image of this size" if taken == "image" else "NCHW")
+    CoreMLBackend().embed(tmp_path / "model.mlpackage.zip", '{"kind": "any"}')
+    assert read_inside(tmp_path / "model.mlpackage.zip")["kind"] == "any"
+    assert describe_package(unpacked(tmp_path)) == (features, operators)
 
 
 @pytest.mark.long

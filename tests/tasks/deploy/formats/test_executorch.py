@@ -5,7 +5,7 @@ import torch
 from executorch.extension.pybindings import portable_lib
 from torch import nn
 
-from tasks.deploy.formats.executorch import ExecuTorchBackend, keep_delegable
+from tasks.deploy.formats.executorch import THREADS, ExecuTorchBackend, keep_delegable
 from tasks.deploy.parity import compare, worst
 from tasks.detection.deployable import DetectionDeployable
 from tests.oracles import relative_error
@@ -38,7 +38,7 @@ def test_artifact_computes_what_eager_does_inside_xnnpack(name, images, tmp_path
             assert values.dtype == expected.dtype
             assert relative_error(values, expected) < 1e-4
     outside = {name for name in told.operators if told.operators[name] != told.delegated.get(name)}
-    assert told.notes == ((UINT8,) if images.dtype == torch.uint8 else ())
+    assert told.notes == (THREADS, *((UINT8,) if images.dtype == torch.uint8 else ()))
     assert outside == ({"dim_order_ops._to_dim_order_copy"} if images.dtype == torch.uint8 else set())
     assert capfd.readouterr() == ("", "")
     assert threads[0] == torch.get_num_threads() and torch.equal(threads[1], torch.get_rng_state())
@@ -68,7 +68,7 @@ def test_int8_of_all_layers_stays_close(tmp_path):
     model, images = Small("plain"), pictures()
     calibration = [pictures(seed=seed) for seed in range(4)]
     told, manifest = exported(BACKEND, model, images, tmp_path, precision="int8", calibration=calibration)
-    assert told.notes == () and told.operators == told.delegated
+    assert told.notes == (THREADS,) and told.operators == told.delegated
     convs = sum(isinstance(module, nn.Conv2d) for module in model.modules())
     assert (told.operators["aten.convolution int8"], told.operators["aten.linear int8"]) == (convs, 1)
     assert "aten.convolution" not in told.operators

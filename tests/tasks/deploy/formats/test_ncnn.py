@@ -12,7 +12,7 @@ from backbones.blocks.fusion import fuse_model
 from tasks.base.build import build_whole_network, make
 from tasks.base.network import Deployable, build_network
 from tasks.deploy.backend import ExportOptions
-from tasks.deploy.formats.ncnn import FP16_NOTE, FP32_NOTE, NcnnBackend
+from tasks.deploy.formats.ncnn import FP16_NOTE, FP32_NOTE, TRAPS, NcnnBackend
 from tasks.deploy.manifest import Manifest, TensorSpec
 from tests.oracles import randomised, relative_error
 from tests.tasks.conftest import composed
@@ -93,7 +93,7 @@ def test_outputs_are_eagers(backbone, head, output, tmp_path, capfd):
     convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
     told_of = {name: told.operators.get(name, 0) for name in ("Convolution", "ConvolutionDepthWise", "InnerProduct")}
     assert sum(told_of.values()) >= convolutions and told.delegated is None
-    assert told.notes == (FP32_NOTE,)
+    assert told.notes == (FP32_NOTE, *TRAPS)
     found = format.load(tmp_path, manifest)(images.to(torch.uint8))
     assert list(found) == list(expected)
     for name, tensor in expected.items():
@@ -119,7 +119,7 @@ def test_half_precision_is_smaller_and_nearly_the_same(tmp_path):
         folder = tmp_path / precision
         folder.mkdir()
         manifest, images, expected, told = exported(format, model, folder, precision=precision)
-        assert told.notes == ({"fp32": FP32_NOTE, "fp16": FP16_NOTE}[precision],)
+        assert told.notes[0] == {"fp32": FP32_NOTE, "fp16": FP16_NOTE}[precision]
         sizes[precision] = (folder / "model.ncnn.bin").stat().st_size
         found[precision] = relative_error(format.load(folder, manifest)(images)["logits"], expected["logits"])
     assert sizes["fp16"] < 0.6 * sizes["fp32"]
