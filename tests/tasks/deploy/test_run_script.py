@@ -1,13 +1,12 @@
 """run.py beside an artifact finds what tools/predict.py finds, without this toolkit; and a file is known alone."""
 
-import copy
 import json
 import runpy
 import subprocess
 import sys
 import zipfile
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,8 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
+from heads.classification import LinearClassifier
 from heads.detections import Detections
+from heads.lraspp import LRASPP
 from heads.nms import select_detections
+from heads.ssdlite import SSDLite
+from tasks.base.build import build_task
+from tasks.base.network import build_network
 from tasks.base.plain_config import plain
 from tasks.data.center_view import CenterView
 from tasks.deploy.artifact import artifact_predictor
@@ -31,11 +35,18 @@ from tasks.deploy.run_script import run_script, write_run_script
 from tasks.deploy.script import finding, resizing, runtimes
 from tasks.transforms.resizing import AVERAGED, SAMPLED, resize_antialiased, resize_image
 from tests.conftest import ROOT
+from tests.oracles import randomised
 from tests.tasks.deploy.onnx_artifacts import OUTPUTS, write_artifact
-from tests.tasks.deploy.test_deployable import pictures, task_of
+from tests.tasks.deploy.test_deployable import CLASSES, pictures, task_of
+from tests.tasks.quantization.small_networks import Shallow
 from tools.cli import composed
 
-TASKS = {"classification": "linear", "segmentation": "lraspp", "detection": "ssdlite_tv"}
+TASKS = {  # settings, and the head of the network that is exported
+    "classification": (["data=demo"], partial(LinearClassifier, deep="c4")),
+    "segmentation": ([], partial(LRASPP, deep="c4", filters=16)),
+    "detection": (["head.second=c5", "head.extra_channels=[32]", "task.max_detections=20"],
+                  partial(SSDLite, second="c5", extra_channels=(32,))),
+}  # fmt: skip
 FORMS = {  # {format: {task: output}}; final detections are tried through hand-made artifacts, which take no minute
     "onnx": {"classification": "probabilities", "segmentation": "low", "detection": "decoded"},
     "litert": {"classification": "logits", "segmentation": "logits", "detection": "raw"},
@@ -73,18 +84,27 @@ def picture(height: int = 150, width: int = 210) -> np.ndarray:
 
 
 @cache
-def sharp_task(kind: str):
-    """With random norms, and with classes of different scores."""
-    task = copy.deepcopy(task_of(kind, TASKS[kind]))
-    if kind == "classification":
-        with torch.no_grad():
-            [layer for layer in task.network.head.modules() if isinstance(layer, torch.nn.Linear)][-1].weight.mul_(30)
+def small_task(kind: str):
+    """With few layers, random norms, and classes of different scores; its settings build a larger one alike."""
+    words, head = TASKS[kind]
+    task = build_task(composed("train", [f"task={kind}", "backbone=mnv1_025", *words]), CLASSES)
+    torch.manual_seed(0)
+    task.network = randomised(build_network(Shallow(), head, len(CLASSES)))
+    head = task.network.head
+    with torch.no_grad():
+        if kind == "segmentation":
+            head.classifier.bias -= task(pictures(1, (64, 96))).mean((0, 2, 3))
+        elif kind == "classification":
+            head.linear.weight.mul_(30)
+        else:
+            for layer in head.class_layers:
+                layer[-1].weight.mul_(20)
     return task
 
 
 def write_whole_artifact(folder, format: str, kind: str, output: str):
     """Export a network, uncompared; the folder."""
-    task, form = sharp_task(kind), backend(format)
+    task, form = small_task(kind), backend(format)
     size = (64, 64) if kind == "classification" else (64, 96)
     model = make_deployable(task, output=output, image_size=size)
     dtype = form.pixel_inputs(task.network.pixels)[0]
