@@ -253,7 +253,9 @@ def test_what_the_manifest_does_not_tell_has_no_script(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("format", FORMS)
+@pytest.mark.parametrize(
+    "format", [pytest.param(name, marks=pytest.mark.slow) if name in NEEDS_TORCH else name for name in FORMS]
+)
 def test_a_machine_without_this_toolkit_finds_the_same(format, tmp_path):
     folders = [write_whole_artifact(tmp_path / kind, format, kind, output) for kind, output in FORMS[format].items()]
     Image.fromarray(picture()).save(tmp_path / "photo.png")
