@@ -33,6 +33,7 @@ DOORS = {
     "wandb": {"tasks/training/loggers/wandb.py"},
     "clearml": {"tasks/training/loggers/clearml.py"},
     "optuna": {"tasks/training/study.py"},
+    "segno": {"tasks/benchmark/web/server.py"},
     "timm": {"backbones/timm_library.py"},
     "webdataset": {"tasks/data/shard_writer.py"},
     "onnx": {"tasks/deploy/formats/onnx.py", "tasks/deploy/formats/onnx_int8.py"},

@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import ROOT
 
 OURS = ("backbones", "heads", "tasks", "tools", "conf")
+KINDS = (".py", ".yaml", ".txt", ".typed", ".js", ".html", ".css", ".json")
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 
 
@@ -29,9 +30,7 @@ def wheel(tmp_path_factory):
 
 def test_it_holds_every_file_of_ours_and_nothing_else(wheel):
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    ours = {
-        path for name in OURS for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".yaml", ".txt", ".typed")
-    }
+    ours = {path for name in OURS for path in (ROOT / name).rglob("*") if path.suffix in KINDS}
     assert held == {str(path.relative_to(ROOT)) for path in ours} | {"mobile_dense.py"}
 
 

@@ -84,7 +84,7 @@ def candidates_of(config: Config, folder: Path) -> list[Candidate]:
         if manifest.backend not in PACKAGES:
             raise ValueError(f"{path} is made for {manifest.backend}; a browser runs {', '.join(PACKAGES)}")
         images = sample_images(manifest, settings["sample"])
-        expected = load_runtime(place)(images)
+        expected = load_runtime(path)(images)
         ways = [("wasm", threads) for threads in settings["threads"]] + [("webgpu", 1)]
         for device, threads in ways:
             if device in settings["backends"]:

@@ -3,6 +3,7 @@
 import queue
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -55,10 +56,9 @@ class Site:
         self.heard = time.monotonic()
         self.changed = threading.Condition()
         try:
-            self.server = ThreadingHTTPServer((host, port), type("Handler", (_Handler,), {"site": self}))
+            self.server = _Server((host, port), type("Handler", (_Handler,), {"site": self}))
         except OSError as error:
             raise ValueError(f"web.host={host} web.port={port}: cannot listen there ({error.strerror})") from error
-        self.server.daemon_threads = True
         self.host = own_address() if host == "0.0.0.0" else host
 
     @property
@@ -121,6 +121,15 @@ class Site:
         return (200 if name in self.files else 404), self.files.get(name), name
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of connections that end early."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
 class _Handler(BaseHTTPRequestHandler):
     site: Site
     protocol_version = "HTTP/1.1"
@@ -166,7 +175,10 @@ class _Handler(BaseHTTPRequestHandler):
         except queue.Empty:
             job = packed({"do": "wait"})
         self.site.heard = time.monotonic()
-        self._answer(200, job, "application/octet-stream")
+        try:
+            self._answer(200, job, "application/octet-stream")
+        except OSError:  # nobody waits for it any more
+            device.answers.put(None)
 
     def _answer(self, status: int, content: bytes, kind: str) -> None:
         self.send_response(status)

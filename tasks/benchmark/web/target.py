@@ -153,7 +153,7 @@ def opened(device: Device, one: Candidate, row: Row) -> BrowserRuntime:
 def add_metric(runtime: BrowserRuntime, row: Row, images: int) -> None:
     """Measure the task's metric through a device, and through the artifact's own runtime here, on the same images."""
     try:
-        there, here = metric_of(runtime, images), metric_here(runtime.folder, images)
+        there, here = metric_of(runtime, images), metric_here(runtime.candidate.path, images)
     except (ValueError, OSError) as error:
         if isinstance(error, DeviceLost):
             raise
@@ -165,9 +165,9 @@ def add_metric(runtime: BrowserRuntime, row: Row, images: int) -> None:
 
 
 @cache
-def metric_here(folder: Path, images: int) -> dict[str, Any]:
+def metric_here(path: Path, images: int) -> dict[str, Any]:
     """Measure as `metric_of` through the artifact's own runtime on this machine; once."""
-    return metric_of(load_runtime(folder), images)
+    return metric_of(load_runtime(path), images)
 
 
 def tolerance(manifest: Manifest) -> float:
