@@ -44,7 +44,8 @@ def write_artifact(folder: Path, output: str, *overrides: str, dtype: str = "uin
 
 
 def _preprocessing(kind: str, config: dict) -> dict:
-    view = CenterView(64, **{key: value for key, value in stored_preprocessing(config).items() if key != "image_size"})
+    known = stored_preprocessing(config) or {}
+    view = CenterView(64, **{key: value for key, value in known.items() if key != "image_size"})
     resizing = {"classification": view.described(), "segmentation": AVERAGED, "detection": SAMPLED}
     return {"pixels": RGB.described, "resizing": resizing[kind]}
 
