@@ -73,10 +73,10 @@ class SearchConfig(TrainConfig):
         image_size: (H, W) px of the measured image, or the side of a square; else that of the validation, or of the
             task.
         steps: Training steps of each candidate.
-        images: Validation images that candidates are scored on, drawn by `seed`; else all.
-        processes: Candidates trained at the same time on this machine. Over machines with a shared `output_dir`:
-            torchrun.
-        store: File of measurements; else benchmark.jsonl in `output_dir`.
+        images: Validation images that candidates of method=netadapt are scored on, the first of the split; else all.
+        processes: Candidates of method=netadapt trained at the same time on this machine. Over machines that share the
+            `output_dir` torchrun starts them.
+        store: File of measurements, which searches may share; else benchmark.jsonl in `output_dir`.
         output_dir: Folder of the search, where a killed one goes on; else runs/search-{task}-{backbone}.
         netadapt: Settings of method=netadapt.
         platform_aware: Settings of method=platform_aware.

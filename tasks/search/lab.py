@@ -9,8 +9,8 @@ from tasks.base.build import Config, build_data
 from tasks.base.plain_config import label
 from tasks.base.stored_sizes import stored_image_size
 from tasks.benchmark.store import FILE
-from tasks.search.candidates import Candidates, Widths
 from tasks.search.latency import Latency, LatencyTable, WholeLatency, whole_latency
+from tasks.search.narrowing import Narrowing, Widths
 from tasks.search.proposals import SQUEEZE, narrowed
 from tasks.search.stopwatch import Stopwatch
 from tasks.values.sizes import parse_size
@@ -18,19 +18,19 @@ from tasks.values.sizes import parse_size
 logger = logging.getLogger(__name__)
 
 
-class Lab(Candidates):
+class Lab(Narrowing):
     """Train, score and measure networks narrower than a checkpoint's.
 
     Args:
         config: Of the checkpoint, with the settings of the search.
         folder: Of the search.
-        device: As in `Candidates`.
+        device: As in `Narrowing`.
 
     Attributes:
         image_size: (H, W) px of the images that latency is measured with.
 
     Raises:
-        ValueError, FileNotFoundError, ImportError: As `Candidates` and `Stopwatch`; the backbone names no widths.
+        ValueError, FileNotFoundError, ImportError: As `Narrowing` and `Stopwatch`; the backbone names no widths.
     """
 
     def __init__(self, config: Config, folder: Path, device: int = 0) -> None:

@@ -21,7 +21,15 @@ from tasks.search.stopwatch import check_runtime
 from tasks.training.run_folder import locked
 
 LATENCIES = ("table", "network")
-FREE = ("output_dir", "processes", "choices", "logger", "callbacks", "tensorboard")  # may change as a search goes on
+FREE = (
+    "output_dir",
+    "processes",
+    "choices",
+    "request",
+    "logger",
+    "callbacks",
+    "tensorboard",
+)  # may change as a search goes on
 logger = logging.getLogger(__name__)
 
 

@@ -12,7 +12,7 @@ from tasks.base.tables import Table
 from tasks.files.writing import write_bytes, write_json
 from tasks.search.adaptation import Settings, Step
 from tasks.search.lab import Lab
-from tasks.search.pictures import draw_search
+from tasks.search.steps_picture import draw_search
 
 
 class Report:

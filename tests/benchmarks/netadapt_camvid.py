@@ -37,7 +37,7 @@ from tasks.search import netadapt
 from tasks.search.adaptation import Step
 from tasks.search.lab import Lab
 from tasks.search.latency import whole_latency
-from tasks.search.pictures import draw_search
+from tasks.search.steps_picture import draw_search
 from tests.conftest import DATA
 from tools.cli import composed
 from tools.tables import print_table

@@ -15,7 +15,8 @@ import torchvision
 from torchvision.models._api import WeightsEnum
 
 from tasks.data.coco import CocoData
-from tasks.search import platform_aware
+from tasks.search import platform_aware, stopwatch
+from tasks.search.lab import Lab
 from tasks.training import tuning
 from tasks.training.fit import fit
 from tests.conftest import ROOT
@@ -30,6 +31,7 @@ from tests.tasks.data.written_formats import (
 )  # fmt: skip
 from tests.tasks.detection.test_task import write_shapes
 from tests.tasks.files.written_tiffs import deepen
+from tests.tasks.search.test_netadapt import multiply_adds, some_of_them
 from tests.tasks.search.test_platform_aware import without_process
 from tools.cli import composed
 
@@ -157,6 +159,8 @@ def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatc
     monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: detector.state_dict())  # nothing is downloaded
     monkeypatch.setattr(tuning, "_run", train_here)
     monkeypatch.setattr(platform_aware, "in_own_process", without_process)
+    monkeypatch.setattr(stopwatch, "measure", multiply_adds)
+    monkeypatch.setattr(Lab, "touched", property(lambda lab: some_of_them(lab.build, lab.start)))
     stores = {"TRACKIO_DIR": tmp_path / "trackio", "MLFLOW_TRACKING_URI": f"file:{tmp_path / 'mlruns'}"}
     for name, place in (stores | {"MLFLOW_ALLOW_FILE_STORE": "true"}).items():  # which is made soonest
         monkeypatch.setenv(name, str(place))
@@ -177,6 +181,9 @@ def test_the_commands_of_the_readme_work_as_typed(run_tool, tmp_path, monkeypatc
         if "platform_aware" in line:
             line = re.sub(r"image_size=\S+", "image_size=[64,128]", line).replace("runtime=onnx", "runtime=fused")
             line = f"{line.replace('steps=300', 'steps=1')}{FEW} data.batch_size=2 trainer.accelerator=cpu"
+        if "method=netadapt" in line:
+            line = re.sub(r"target_ms=\S+", "netadapt.target_share=0.95", line).replace("runtime=onnx", "runtime=fused")
+            line = line.replace("steps=200", "steps=1") + " netadapt.final_steps=1 images=1 image_size=[64,128]" + SHORT
         line += " formats=false" if "doctor.py" in line else ""
         line += " image_size=[64,128]" if "benchmark.py" in line else ""
         status, out, err = run_tool(line)

@@ -1,21 +1,26 @@
 """Searches of trained networks: every task, a kill, the files that are left, and what is refused."""
 
+import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
+from backbones.widths import touched
 from tasks.base.build import build_data, build_task
 from tasks.base.checkpoint import load_task, read_checkpoint
 from tasks.base.checkpoint_files import write_checkpoint
 from tasks.benchmark.latency import summarize
 from tasks.benchmark.store import read_rows
 from tasks.deploy.backend import BACKENDS
+from tasks.deploy.formats.pt2 import Pt2Backend
 from tasks.files.images import read_image
 from tasks.search import netadapt, stopwatch
-from tasks.search.candidates import Candidates
+from tasks.search.lab import Lab
+from tasks.search.narrowing import Narrowing
 from tests.tasks.conftest import composed
 from tools.cli import composed as command_line
 
@@ -24,7 +29,7 @@ SIZES = {"segmentation": "data.segmentation.crop_size=[64,64]", "detection": "da
 WORDS = ["data.num_train=4", "data.num_val=2", "data.num_objects=[8,4]", "data.batch_size=2", "data.num_workers=0",
          "trainer.accelerator=cpu", "scheduler.warmup=0"]  # fmt: skip
 SEARCH = {
-    "runtime": "fused", "steps": 1, "netadapt.first_cut": 0.12, "netadapt.target_share": 0.85,
+    "runtime": "fused", "steps": 1, "netadapt.first_cut": 0.06, "netadapt.target_share": 0.95,
     "netadapt.final_steps": 1, "image_size": 64,
 }  # fmt: skip
 
@@ -39,10 +44,18 @@ def multiply_adds(calls, protocol, *, threads):
     return found
 
 
+def some_of_them(build, start):
+    """In place of `Narrowing.touched`, which builds the network twice a width: the last expansions and bottleneck."""
+    *_, first, last = [name for name in start if name.endswith(".expand")]
+    *_, out = [name for name in start if name.endswith(".out")]
+    return {name: touched(build, start, name) for name in (first, last, out)}
+
+
 @pytest.fixture
 def search_of(tmp_path, monkeypatch):
     """Writes a checkpoint of random weights; gives a function that searches from it."""
     monkeypatch.setattr(stopwatch, "measure", multiply_adds)
+    monkeypatch.setattr(Lab, "touched", property(lambda lab: some_of_them(lab.build, lab.start)))
 
     def prepare(task: str, backbone: str = "mnv2_035"):
         config = composed(
@@ -54,19 +67,23 @@ def search_of(tmp_path, monkeypatch):
         built.on_save_checkpoint(content)
         write_checkpoint(tmp_path / "trained.ckpt", content)
 
+        words = {"checkpoint": tmp_path / "trained.ckpt", **SEARCH}
+        asked = command_line("search", [f"{key}={value}" for key, value in words.items()])
+
         def run(folder: str = "found", **changed):
-            words = {"checkpoint": tmp_path / "trained.ckpt", "output_dir": tmp_path / folder, **SEARCH, **changed}
-            return netadapt.search(
-                command_line("search", [f"{key}={value}" for key, value in words.items() if value is not None])
-            )
+            own = copy.deepcopy(asked)
+            for key, value in {"output_dir": tmp_path / folder, **changed}.items():
+                OmegaConf.update(own, key, str(value) if isinstance(value, Path) else value)
+            return netadapt.search(own)
 
         return run
 
     return prepare
 
 
+@pytest.mark.long
 def test_a_search_ends_with_a_narrower_network_and_goes_on_after_a_kill(search_of, tmp_path, monkeypatch, caplog):
-    run, train, trained = search_of("segmentation"), Candidates.train, []
+    run, train, trained = search_of("segmentation"), Narrowing.train, []
 
     def killed_at_the_second(self, source, before, widths, *more):
         trained.append(widths)
@@ -74,7 +91,7 @@ def test_a_search_ends_with_a_narrower_network_and_goes_on_after_a_kill(search_o
             raise KeyboardInterrupt
         return train(self, source, before, widths, *more)
 
-    monkeypatch.setattr(Candidates, "train", killed_at_the_second)
+    monkeypatch.setattr(Narrowing, "train", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run()
     assert not (tmp_path / "found" / "search.json").exists()
@@ -113,7 +130,7 @@ def test_a_search_ends_with_a_narrower_network_and_goes_on_after_a_kill(search_o
     with pytest.raises(ValueError, match=r"found holds a search with steps=1, and steps=2 is asked for; give the same"):
         run(steps=2)
 
-    monkeypatch.setattr(Candidates, "train", train)
+    monkeypatch.setattr(Narrowing, "train", train)
     run("undisturbed", store=tmp_path / "found" / "benchmark.jsonl")
     whole, killed = (json.loads((tmp_path / name / "search.json").read_text()) for name in ("undisturbed", "found"))
     assert whole == killed
@@ -123,7 +140,7 @@ def test_a_search_ends_with_a_narrower_network_and_goes_on_after_a_kill(search_o
 @pytest.mark.parametrize(("task", "backbone"), [("detection", "mnv3_small"), ("classification", "mnv3_small")])
 def test_every_task_is_searched(task, backbone, search_of, tmp_path):
     run = search_of(task, backbone)
-    run(**{"netadapt.first_cut": 0.3, "netadapt.target_share": 0.9, "netadapt.criterion": "taylor"})
+    run(**{"netadapt.first_cut": 0.1, "netadapt.target_share": 0.95, "netadapt.criterion": "taylor"})
     result = json.loads((tmp_path / "found" / "search.json").read_text())
     assert load_task(tmp_path / "found" / "best.ckpt").network.backbone.widths == result["steps"][-1]["widths"]
     expands = [name for name in result["widths"] if name.endswith(".expand")]
@@ -133,7 +150,7 @@ def test_every_task_is_searched(task, backbone, search_of, tmp_path):
 
 def test_what_cannot_be_searched_is_refused_before_work_is_spent(search_of, tmp_path, monkeypatch):
     run = search_of("classification")
-    monkeypatch.setattr(Candidates, "score", lambda *_: pytest.fail("no image is to be looked at"))
+    monkeypatch.setattr(Narrowing, "score", lambda *_: pytest.fail("no image is to be looked at"))
     cases = {
         "no checkpoint at .*nowhere.ckpt": {"checkpoint": tmp_path / "nowhere.ckpt"},
         "give the latency to reach: target_ms=": {"netadapt.target_share": None},
@@ -141,19 +158,21 @@ def test_what_cannot_be_searched_is_refused_before_work_is_spent(search_of, tmp_
         r"target_ms=999: .*trained.ckpt takes [\d.]+ ms already": {"target_ms": 999, "netadapt.target_share": None},
         r"cannot be reached: .* is predicted to take [\d.]+ ms, now": {"netadapt.target_share": 0.001},
         "runtime=ort: expected one of fused, .*onnx": {"runtime": "ort"},
-        "precision=int4: onnx has fp32, int8": {"runtime": "onnx", "precision": "int4"},
-        "runtime=coreml: this machine exports it": {"runtime": "coreml"},
+        "precision=int4: pt2 has fp32": {"runtime": "pt2", "precision": "int4"},
+        "runtime=pt2: this machine exports it and cannot run it": {"runtime": "pt2"},
         "netadapt.pick=best: expected one of ratio, metric": {"netadapt.pick": "best"},
         "netadapt.criterion=l1: expected one of l2": {"netadapt.criterion": "l1"},
         "netadapt.decay=0.0: expected more than 0": {"netadapt.decay": 0.0},
         "steps=-1: expected at least 0": {"steps": -1},
         "leave overwrite=, resume= and weights= out": {"overwrite": True},
     }
+    monkeypatch.setattr(Pt2Backend, "here", False)
     for number, (message, words) in enumerate(cases.items()):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             run(f"refused-{number}", **words)
     monkeypatch.setitem(BACKENDS, "onnx", ("tasks.deploy.formats.missing_package", "X"))
     with pytest.raises(ImportError, match="missing_package"):
         run("refused", runtime="onnx")
-    with pytest.raises(ValueError, match="backbone=resnet18 names no widths, so there is nothing to narrow"):
-        search_of("classification", "resnet18")("no-widths")
+    monkeypatch.setattr(Narrowing, "start", {})
+    with pytest.raises(ValueError, match="names no widths, so there is nothing to narrow"):
+        run("no-widths")

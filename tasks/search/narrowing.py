@@ -28,7 +28,7 @@ GRADIENT_BATCHES = 8  # of the training set, for criterion=taylor
 logger = logging.getLogger(__name__)
 
 
-class Candidates:
+class Narrowing:
     """The task of a checkpoint, with networks of other widths.
 
     Args:
