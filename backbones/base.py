@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from math import log2
 from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
+
+from backbones.width_checks import checked_widths, unknown_width
 
 OUTPUT_STRIDES = (8, 16, 32)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1]
@@ -92,7 +93,7 @@ class Backbone(nn.Module, metaclass=_WidthsChecked):
         self.preprocessing: dict[str, Any] = {}
         self.output_stride = output_stride
         self.widths: dict[str, int] = {}
-        self._overrides = {name: _channels(name, value) for name, value in (widths or {}).items()}
+        self._overrides = checked_widths(widths)
         self.layers = nn.ModuleList()
         self._depth = 0  # log2 of the stride that the layers so far would have undilated
         self._dilation = 1
@@ -229,27 +230,6 @@ class Backbone(nn.Module, metaclass=_WidthsChecked):
             earlier, at = self._taps.pop(name)
             self._taps.setdefault(f"{name}_first", (replace(earlier, name=f"{name}_first"), at))
         self._taps[name] = (Tap(name, channels, min(2**self._depth, self.output_stride)), index)
-
-
-def unknown_width(owner: str, name: str, widths: Iterable[str]) -> ValueError:
-    """Make the error for a width that `owner` does not name; it lists the nearest of those that it does.
-
-    >>> unknown_width("MobileNetV2", "block2.expnad", ["stem", "block2.expand", "stage2.out"])
-    ValueError('widths: MobileNetV2 has no block2.expnad; the nearest of its 3: block2.expand')
-    """
-    offered = list(widths)
-    nearest = ", ".join(get_close_matches(name, offered, 4) or offered[:4])
-    return ValueError(
-        f"widths: {owner} has no {name}"
-        + (f"; the nearest of its {len(offered)}: {nearest}" if offered else ", since it names no widths to set")
-    )
-
-
-def _channels(name: str, value: Any) -> int:
-    """Check a number of channels."""
-    if isinstance(value, bool | str) or value is None or value < 1 or value != int(value):
-        raise ValueError(f"widths: {name}={value}, expected a whole number of channels, 1 or more")
-    return int(value)
 
 
 def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:

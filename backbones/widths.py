@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from backbones.base import Backbone, unknown_width
+from backbones.base import Backbone
 from backbones.blocks.fusion import scale_and_shift
 from backbones.blocks.initial_values import no_initial_values
+from backbones.width_checks import unknown_width
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 Build = Callable[[Mapping[str, int]], AnyModule]  # of a backbone or a whole network, from its backbone's widths
@@ -95,7 +96,9 @@ def shrink(
         if name not in present:
             raise unknown_width("the network", name, present)
         if channels > present[name]:
-            raise ValueError(f"widths: {name}={channels} is above the present {present[name]}; none can be added")
+            raise ValueError(
+                f"backbone.widths: {name}={channels} is above the present {present[name]}; none can be added"
+            )
     with no_initial_values():
         narrow = build({**present, **widths}).to(next(network.parameters()))
     state, wanted = network.state_dict(), narrow.state_dict()
@@ -112,7 +115,7 @@ def shrink(
         if tensor.shape != wanted[key].shape:
             sizes = f"{tuple(tensor.shape)} to {tuple(wanted[key].shape)}"
             raise ValueError(
-                f"widths: cannot shrink {key} from {sizes}: it follows from a width, but does not count its channels"
+                f"backbone.widths: cannot shrink {key} from {sizes}: it follows from a width, but does not count its channels"
             )
     narrow.load_state_dict(state, strict=True)
     for name, part in network.named_modules():

@@ -208,10 +208,13 @@ def test_what_follows_from_a_width_at_a_ratio_is_refused():
     ({"block2.expnad": 4}, "MobileNetV2 has no block2.expnad; the nearest of its 25: block2.expand, "),
     ({"stem": 0}, "stem=0, expected a whole number of channels, 1 or more"),
     ({"stem": 8.5}, "stem=8.5, expected a whole"), ({"stem": "wide"}, "stem=wide, expected a whole"),
+    ({"stem": True}, "stem=True, expected a whole"), ({"stem": float("nan")}, "stem=nan, expected a whole"),
 ])  # fmt: skip
 def test_widths_that_do_not_fit_are_refused(widths, message):
-    with pytest.raises(ValueError, match=f"^widths: {message}"):
+    with pytest.raises(ValueError, match=f"^backbone.widths: {message}"):
         mobilenet_v2(widths=widths)
+    with pytest.raises(ValueError, match=r"^backbone\.widths=\[8\]: expected {name: channels}"):
+        mobilenet_v2(widths=[8])
 
 
 def test_shrinking_is_checked():
