@@ -115,7 +115,8 @@ def shrink(
         if tensor.shape != wanted[key].shape:
             sizes = f"{tuple(tensor.shape)} to {tuple(wanted[key].shape)}"
             raise ValueError(
-                f"backbone.widths: cannot shrink {key} from {sizes}: it follows from a width, but does not count its channels"
+                f"backbone.widths: cannot shrink {key} from {sizes}: it follows from a width, but does not count its "
+                "channels"
             )
     narrow.load_state_dict(state, strict=True)
     for name, part in network.named_modules():
