@@ -1,7 +1,7 @@
 """What activations and structures of blocks cost in a network of 30 convolutions, through every runtime.
 
-    python tests/benchmarks/block_latency.py [--runtimes eager fused onnx executorch litert ncnn] [--runs 5]
-        [--rounds 5] [--channels 32] [--size 28] [--picture block_latency.png]
+    python tests/benchmarks/block_latency.py [--runtimes eager fused onnx executorch litert ncnn] [--runs 20]
+        [--channels 32] [--size 28] [--picture block_latency.png]
 
 Each layer is a convolution of 3x3 with BatchNorm and an activation. Structures, all with ReLU: "skip" adds each layer's
 input to its output, "squeeze-and-excite" gates it at a quarter of the channels, "2 branches" adds a 1x1 convolution,
@@ -93,7 +93,7 @@ def main() -> None:
     tables, flat = networks(args.channels), {}
     for kinds in tables.values():
         flat |= {name: (network, images) for name, network in kinds.items()}
-    times = latencies(flat, args.runtimes, runs=args.runs, rounds=args.rounds, threads=args.threads)
+    times = latencies(flat, args.runtimes, runs=args.runs, threads=args.threads)
     bases = {"activation": "relu", "structure": "plain"}
     figure, axes = new_figure(1, 2, (8, 0.55 * max(map(len, tables.values())) * max(2, len(args.runtimes)) / 3 + 1.2))
     for place, (table, kinds) in enumerate(tables.items()):

@@ -1,6 +1,6 @@
 """Images a second of networks of equal multiply-adds, one and eight at a time.
 
-    python tests/benchmarks/equal_macs.py [--macs 300] [--batches 1 8] [--runtimes fused onnx] [--runs 5] [--rounds 5]
+    python tests/benchmarks/equal_macs.py [--macs 300] [--batches 1 8] [--runtimes fused onnx] [--runs 20]
         [--backbones mnv1 mnv2 ...] [--picture equal_macs.png]
 
 Each backbone, without a head, is given square images of the multiple of 16 px at which its multiply-adds are nearest to
@@ -53,7 +53,7 @@ def main() -> None:
         f"{name} {batch}": (backbone, torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8))
         for name, (backbone, side, _) in networks.items() for batch in args.batches
     }  # fmt: skip
-    times = latencies(made, args.runtimes, runs=args.runs, rounds=args.rounds, threads=args.threads)
+    times = latencies(made, args.runtimes, runs=args.runs, threads=args.threads)
     columns = [f"{runtime}, {batch}" for runtime in args.runtimes for batch in args.batches]
     speeds = {
         name: {

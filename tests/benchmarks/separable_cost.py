@@ -1,7 +1,7 @@
 """A depthwise-separable convolution against a full one: what is predicted, counted and measured.
 
     python tests/benchmarks/separable_cost.py [--channels 16 32 64 128 256] [--kernels 3 5] [--runtimes fused onnx]
-        [--runs 5] [--rounds 5] [--size 28] [--picture separable_cost.png]
+        [--runs 20] [--size 28] [--picture separable_cost.png]
 
 A depthwise convolution of k x k and a pointwise one cost 1 / N + 1 / k^2 of the multiply-adds of a full one of k x k,
 with N channels in and out. Each network is four such layers with norms and ReLU; what is counted is of these without
@@ -58,7 +58,7 @@ def main() -> None:
             macs = [profile(one, (args.size, args.size), in_channels=channels).macs for one in pair]
             counted[kernel, channels] = macs[1] / macs[0]
             made |= {f"{kernel} {channels} {name}": (one, images) for name, one in zip("fs", pair, strict=True)}
-    times = latencies(made, args.runtimes, runs=args.runs, rounds=args.rounds, threads=args.threads)
+    times = latencies(made, args.runtimes, runs=args.runs, threads=args.threads)
     print(f"separable to full, {args.size} px, ratio of multiply-adds and of times, {load()}\n{'k':>3}{'N':>5}"
           f"{'predicted':>11}{'counted':>9}" + "".join(f"{runtime:>12}" for runtime in args.runtimes))  # fmt: skip
     figure, axes = new_figure(1, len(args.kernels))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from backbones.base import Backbone
 from tasks.benchmark.cases import TORCH_RUNTIMES, Case, torch_subject
 from tasks.benchmark.exported_cases import exported_subject
-from tasks.benchmark.latency import Protocol, in_words, measure
-from tests.benchmarks.alternating import load
+from tasks.benchmark.latency import in_words, torch_threads
+from tests.benchmarks.alternating import load, medians
 
 RUNTIMES = ("eager", "fused", "onnx", "executorch", "litert", "ncnn")
 
@@ -35,19 +35,14 @@ class Chain(Backbone):
 
 
 def latencies(
-    networks: Mapping[str, tuple[Backbone, Tensor]],
-    runtimes: Sequence[str],
-    *,
-    runs: int,
-    rounds: int,
-    threads: int = 1,
+    networks: Mapping[str, tuple[Backbone, Tensor]], runtimes: Sequence[str], *, runs: int, threads: int
 ) -> dict[str, dict[str, float]]:
     """Time networks with random weights.
 
     Args:
         networks: {name: (network, its images)}.
         runtimes: Some of `RUNTIMES`.
-        runs, rounds: As in `Protocol`.
+        runs: Timed calls of each, all networks and runtimes in turn.
         threads: CPU threads of a call.
 
     Returns:
@@ -65,27 +60,26 @@ def latencies(
                         torch_subject(case, runtime) if runtime in TORCH_RUNTIMES
                         else exported_subject(case, runtime, "fp32", folder, threads=threads)
                     )  # fmt: skip
+                    with torch.inference_mode():
+                        subject.call()
                 except Exception as error:
-                    print(f"{name} in {runtime}: {in_words(error)}", file=sys.stderr)
+                    print(f"\n{name} in {runtime}: {in_words(error)}", file=sys.stderr)
                     continue
-                calls[name, runtime] = subject.call
+                calls[f"{name} {runtime}"] = subject.call
+                found[name][runtime] = 0.0
             print(f"\r{place + 1} of {len(networks)} networks exported ", end="", file=sys.stderr, flush=True)
-        protocol = Protocol(warmup=3, rounds=rounds, runs=runs)
-        times = measure({str(place): call for place, call in enumerate(calls.values())}, protocol, threads=threads)
+        with torch_threads(threads), torch.inference_mode():
+            times = medians(calls, runs)
     print(file=sys.stderr)
-    for (name, runtime), time in zip(calls, times.values(), strict=True):
-        if isinstance(time, str):
-            print(f"{name} in {runtime}: {time}", file=sys.stderr)
-        else:
-            found[name][runtime] = time.median
+    for name, row in found.items():
+        found[name] = {runtime: times[f"{name} {runtime}"] for runtime in row}
     return found
 
 
 def asked(about: str, picture: str, runtimes: Sequence[str] = RUNTIMES) -> argparse.ArgumentParser:
     """The arguments that the studies share; `about` is the script's docstring."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5, help="timed calls in each round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runtimes", nargs="+", default=list(runtimes))
     parser.add_argument("--picture", type=Path, default=Path(picture))

@@ -10,7 +10,8 @@ import pytest
 from tasks.base.build import build_backbone
 from tasks.base.plain_config import plain
 from tasks.files.images import read_image
-from tasks.search import candidate, front_picture, platform_aware
+from tasks.search import candidate, exploration, front_picture, platform_aware
+from tasks.training.study import end_trial
 from tests.tasks.conftest import composed
 from tests.tasks.search.test_exploration import studies_in_memory  # noqa: F401
 from tools import cli
@@ -19,7 +20,7 @@ from tools.command_line import override_of
 SMALL = [
     "method=platform_aware", "task=classification", "backbone=searched", "backbone.width=0.25", "backbone.final=64",
     "target_ms=2", "steps=3", "data.num_train=2", "data.num_val=1", "data.num_objects=[16,8]",
-    "data.classification.image_size=32", "data.batch_size=4", "data.num_workers=0", "tensorboard=false",
+    "data.classification.image_size=32", "data.batch_size=8", "data.num_workers=0", "tensorboard=false",
     "trainer.accelerator=cpu", "platform_aware.kernels=[3]",
 ]  # fmt: skip
 FEW = override_of("backbone.stages", [
@@ -99,6 +100,16 @@ def test_a_search_leaves_numbers_a_picture_and_the_winner_as_a_backbone(tmp_path
         platform_aware.search(asked(tmp_path / "s", "optimizer.lr=0.01", "platform_aware.depths=[0,1,2]", "steps=4"))
 
 
+def test_nsga2_is_told_metric_and_latency(tmp_path, monkeypatch):
+    monkeypatch.setattr(platform_aware, "in_own_process", pretended)
+    monkeypatch.setattr(front_picture, "draw_front", lambda *_: None)
+    told = []
+    monkeypatch.setattr(exploration, "end_trial", lambda *given: told.append(given[2]) or end_trial(*given))
+    platform_aware.search(asked(tmp_path, "platform_aware.sampler=nsga2", "platform_aware.trials=2"))
+    rows = json.loads((tmp_path / "search.json").read_text())["candidates"]
+    assert told == [[row["metric"], row["ms"]] for row in rows]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -130,7 +141,8 @@ def test_a_backbone_without_stages_is_refused(tmp_path):
 def test_a_candidate_trains_the_steps_asked_for_and_is_validated_once(tmp_path):
     config = plain(asked(tmp_path, "trainer.accumulate_grad_batches=2"))
     train = candidate.training_of(config, [], tmp_path / "trial-000")
-    assert train["trainer"]["val_check_interval"] == 6 and train["trainer"]["max_steps"] == 3
+    assert train["trainer"]["val_check_interval"] == 6
+    assert (train["trainer"]["max_steps"], train["trainer"]["max_epochs"]) == (3, -1)
     assert "method" not in train and train["backbone"]["stages"] == []
 
 
