@@ -18,13 +18,13 @@ from tasks.base.build import build_data, monitored
 from tasks.base.config import TrainConfig
 from tasks.base.plain_config import Config, label, plain
 from tasks.base.tables import Table
-from tasks.deploy.backend import BACKENDS
 from tasks.files.writing import write_bytes, write_json
 from tasks.search import Found
 from tasks.search.block_space import BlockSpace, block_space
 from tasks.search.candidate import LATENCY, run_candidate, training_of
 from tasks.search.exploration import SAMPLERS, Candidate, Measured, explore
 from tasks.search.own_process import in_own_process
+from tasks.search.stopwatch import check_runtime
 from tasks.training.run_folder import locked
 from tasks.training.study import best_score, open_study, wait_for
 
@@ -41,7 +41,7 @@ def search(config: Config) -> Found:
 
     Raises:
         ValueError: A setting cannot be; the folder holds another search; all candidates failed.
-        ImportError: Optuna is not installed.
+        ImportError: Optuna or the runtime is not installed.
     """
     config = plain(config)
     space = _checked(config)
@@ -101,8 +101,7 @@ def _checked(config: Mapping[str, Any]) -> BlockSpace:
             raise ValueError(f"{key}={config[key]} is of method=netadapt; method=platform_aware has no use for it")
     if not config["target_ms"] or config["target_ms"] <= 0:
         raise ValueError(f"target_ms={config['target_ms']}: expected the latency to aim at, in ms")
-    if config["runtime"] not in (known := ("fused", *BACKENDS)):
-        raise ValueError(f"runtime={config['runtime']}: expected one of {', '.join(known)}")
+    check_runtime(config["runtime"], config["precision"])
     if settings["sampler"] not in SAMPLERS:
         raise ValueError(f"platform_aware.sampler={settings['sampler']}: expected one of {', '.join(SAMPLERS)}")
     if not settings["exponent"] < 0:
