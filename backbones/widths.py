@@ -17,12 +17,26 @@ from backbones.width_checks import unknown_width
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 Build = Callable[[Mapping[str, int]], AnyModule]  # of a backbone or a whole network, from its backbone's widths
+Shapes = Mapping[str, torch.Size]
 Places = dict[str, tuple[int, ...]]  # key of a tensor -> its dimensions
 CRITERIA = ("l2", "taylor")
+MARK = 1_000_003  # channels: too many to stand for another number, and no multiple of 8, as what is rounded is
 
 
 def touched(build: Build, widths: Mapping[str, int], name: str) -> Places:
-    """Find the tensors that a width reaches; arguments as in `touched_by_each`.
+    """Find the tensors that a width reaches: builds twice without memory, and compares shapes.
+
+    Args:
+        build: Makes the network, backbone alone or with a head, from {name: channels}.
+        widths: All widths of the backbone, as `Backbone.widths` has them.
+        name: One of them.
+
+    Returns:
+        {key of the state dict: dimensions that count the channels of this width}. It is empty for a width of layers
+        that the network has left out.
+
+    Raises:
+        ValueError: Another number follows from the width, such as a hidden layer at a ratio to it.
 
     >>> from backbones.mobilenetv2 import mobilenet_v2
     >>> build = lambda widths: mobilenet_v2(widths=widths)
@@ -30,32 +44,23 @@ def touched(build: Build, widths: Mapping[str, int], name: str) -> Places:
     >>> places["layers.2.depthwise.conv.weight"], places["layers.2.project.conv.weight"]
     ((0,), (1,))
     """
-    return touched_by_each(build, widths)[name]
+    before, after = _shapes(build, widths), _shapes(build, {**widths, name: MARK})
+    places = _changed(before, after, widths[name], MARK)
+    for key, shape in before.items():
+        other = after.get(key, torch.Size())
+        if tuple(dim for dim, size in enumerate(shape) if other[dim : dim + 1] != (size,)) != places.get(key, ()):
+            raise _not_counted(key, shape, other)
+    return places
 
 
 def touched_by_each(build: Build, widths: Mapping[str, int]) -> dict[str, Places]:
-    """Find the tensors that each width reaches: builds twice without memory, and compares shapes.
+    """Find the tensors that each width reaches, as `touched`, with two builds in all.
 
-    Numbers that follow from a width in another way, such as a hidden layer at a ratio to it, are not among them.
-
-    Args:
-        build: Makes the network, backbone alone or with a head, from {name: channels}.
-        widths: All widths of the backbone, as `Backbone.widths` has them.
-
-    Returns:
-        {name: {key of the state dict: dimensions that count the channels of this width}}. The inner one is empty for a
-        width of layers that the network has left out.
+    Numbers that follow from a width in another way are not told.
     """
-    # Each width gets a number of its own, too large to stand for another, and no multiple of 8, as what is rounded is.
-    marks = {name: 1_000_003 + 1000 * index for index, name in enumerate(widths)}
+    marks = {name: MARK + 1000 * index for index, name in enumerate(widths)}
     before, after = _shapes(build, widths), _shapes(build, marks)
-    places: dict[str, Places] = {name: {} for name in widths}
-    for name, channels in widths.items():
-        for key in before.keys() & after.keys():
-            pairs = enumerate(zip(before[key], after[key], strict=True))
-            if dims := tuple(dim for dim, sizes in pairs if sizes == (channels, marks[name])):
-                places[name][key] = dims
-    return places
+    return {name: _changed(before, after, channels, marks[name]) for name, channels in widths.items()}
 
 
 def shrink(
@@ -113,11 +118,7 @@ def shrink(
                 state[key] = state[key].index_select(dim, chosen)
     for key, tensor in state.items():
         if tensor.shape != wanted[key].shape:
-            sizes = f"{tuple(tensor.shape)} to {tuple(wanted[key].shape)}"
-            raise ValueError(
-                f"backbone.widths: cannot shrink {key} from {sizes}: it follows from a width, but does not count its "
-                "channels"
-            )
+            raise _not_counted(key, tensor.shape, wanted[key].shape)
     narrow.load_state_dict(state, strict=True)
     for name, part in network.named_modules():
         narrow.get_submodule(name).training = part.training
@@ -132,9 +133,26 @@ def _backbone(network: nn.Module) -> Backbone:
     return next(part for part in network.modules() if isinstance(part, Backbone))
 
 
-def _shapes(build: Build, widths: Mapping[str, int]) -> dict[str, torch.Size]:
+def _shapes(build: Build, widths: Mapping[str, int]) -> Shapes:
     with torch.device("meta"), no_initial_values():
         return {key: tensor.shape for key, tensor in build(widths).state_dict().items()}
+
+
+def _changed(before: Shapes, after: Shapes, channels: int, mark: int) -> Places:
+    """Find the dimensions that had `channels` before and have `mark` after."""
+    places: Places = {}
+    for key, shape in before.items():
+        pairs = enumerate(zip(shape, after.get(key, ()), strict=False))
+        if dims := tuple(dim for dim, sizes in pairs if sizes == (channels, mark)):
+            places[key] = dims
+    return places
+
+
+def _not_counted(key: str, shape: torch.Size, other: torch.Size) -> ValueError:
+    return ValueError(
+        f"backbone.widths: cannot shrink {key} from {tuple(shape)} to {tuple(other)}: it follows from a width, but "
+        "does not count its channels"
+    )
 
 
 def _most_important(network: nn.Module, places: Places, count: int, criterion: str) -> Tensor:

@@ -198,7 +198,11 @@ def test_what_follows_from_a_width_at_a_ratio_is_refused():
         return build_network(mobilenet_v2(width=0.35, widths=widths), RatioHead, 2)
 
     network = build_ratio({})
-    assert touched(build_ratio, network.backbone.widths, "final")["head.hidden.weight"] == (1,)
+    with pytest.raises(ValueError, match=r"cannot shrink head.hidden.weight from \(640, 1280\) to \(500001, 1000003\)"):
+        touched(build_ratio, network.backbone.widths, "final")
+    places = touched(build_ratio, network.backbone.widths, "stage7.out")
+    assert places == touched_by_each(build_ratio, network.backbone.widths)["stage7.out"]
+    assert places["backbone.layers.18.conv.weight"] == (1,)
     with pytest.raises(ValueError, match=r"cannot shrink head.hidden.weight from \(640, 1000\) to \(500, 1000\)"):
         shrink(build_ratio, network, {"final": 1000})
     assert shrink(build_ratio, network, {"stage7.out": 50}).backbone.widths["stage7.out"] == 50
