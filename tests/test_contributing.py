@@ -118,7 +118,14 @@ def test_the_checklists_lead_to_what_is_there():
         assert list(ROOT.glob(pattern)), place
     for section in re.findall(r'`README.md`, "(.+?)"', lists):
         assert f"\n## {section}\n" in (ROOT / "README.md").read_text()
-    assert re.findall(r"Of a \*\*(.+?)\*\*", lists) == ["backbone", "head", "data set", "runtime", "task"]
+    assert re.findall(r"Of a \*\*(.+?)\*\*", lists) == [
+        "backbone",
+        "head",
+        "data set",
+        "runtime",
+        "task",
+        "search method",
+    ]
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from backbones.widths import CRITERIA, shrink, touched
 from tasks.base.build import Config, build_backbone, build_data, build_task, connect, make, plain
 from tasks.base.checkpoint import classes_of, load_task, read_checkpoint
 from tasks.base.checkpoint_files import write_checkpoint
+from tasks.base.config import TrainConfig
 from tasks.base.network import HeadFactory, Network, build_network
 from tasks.base.task import VisionTask
 from tasks.data.datamodule import VisionDataModule
@@ -24,6 +25,7 @@ from tasks.training.trainer_settings import evaluation_settings
 from tasks.values.pixel_format import pixel_format
 
 Widths = Mapping[str, int]
+TRAINING = TrainConfig.__dataclass_fields__  # what a checkpoint holds, without the settings of the search
 GRADIENT_BATCHES = 8  # of the training set, for criterion=taylor
 logger = logging.getLogger(__name__)
 
@@ -63,8 +65,9 @@ class Narrowing:
         return dict(self.build({}).backbone.widths)
 
     def settings(self, widths: Widths) -> dict[str, Any]:
-        """Copy the configuration, for a network of some widths."""
-        config = copy.deepcopy(self.config)
+        """Copy the configuration of a training, for a network of some widths."""
+        config = copy.deepcopy({key: value for key, value in self.config.items() if key in TRAINING})
+        config |= {"checkpoint": None, "output_dir": None}
         if overrides := self.overrides(widths):
             config["backbone"]["widths"] = overrides
         return config

@@ -110,6 +110,10 @@ def test_a_search_ends_with_a_narrower_network_and_goes_on_after_a_kill(search_o
     task = load_task(best)
     assert task.network.backbone.widths == steps[-1]["widths"] and result["widths"]
     assert read_checkpoint(best)["config"]["backbone"]["widths"] == result["widths"]
+    for tool in ("evaluate", "export", "train"):
+        assert command_line(tool, [f"checkpoint={best}"]).backbone.widths == result["widths"], (
+            "what any tool begins with"
+        )
     written = OmegaConf.to_container(OmegaConf.load(tmp_path / "found" / "widths.yaml"))
     assert written == {"backbone": {"widths": result["widths"]}}
     (word,) = tables[1][2][0]
