@@ -225,7 +225,7 @@ OTHERS = {
     "export_time.py": ("--formats pt2", "pt2"),
     "export_zoo.py": ("--backbones mnv2_035 --tasks detection --formats onnx", "mnv2_035"),
     "relu_collapse.py": ("--draws 3", "comes back"),
-    "block_latency.py": ("--runs 1 --runtimes fused --channels 8", "ratio to plain"),
+    "block_latency.py": ("--runs 1 --runtimes fused --channels 8", "ratio to relu"),
     "equal_macs.py": ("--runs 1 --macs 10 --backbones mnv2 snv2_100", "ratio to the fastest"),
     "separable_cost.py": ("--runs 1 --channels 16 --kernels 3 --runtimes fused", "ratio of multiply-adds"),
     "platform_aware_samplers.py": ("--steps 1 --networks 2 --seeds 2", "beats random"),
