@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -61,8 +62,7 @@ class Chromium:
         self.session = attached["sessionId"]
         if before:
             self.call("Target.closeTarget", {"targetId": before}, session=None)
-        while not self.run(f"return location.href === {json.dumps(address)} && document.readyState === 'complete'"):
-            time.sleep(0.05)
+        self.until(f"location.href === {json.dumps(address)} && document.readyState === 'complete'")
 
     def close_page(self) -> None:
         """Close the page, as a user does."""
@@ -79,6 +79,20 @@ class Chromium:
         if "exceptionDetails" in found:
             raise RuntimeError(found["exceptionDetails"].get("exception", found["exceptionDetails"])["description"])
         return found["result"].get("value")
+
+    def until(self, condition: str, *, seconds: float = 120) -> None:
+        """Wait until an expression is true in the page, which may load itself anew meanwhile.
+
+        Raises:
+            RuntimeError: It is not, for so long.
+        """
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with suppress(RuntimeError):  # between two pages there is none to ask
+                if self.run(f"return Boolean({condition})"):
+                    return
+            time.sleep(0.05)
+        raise RuntimeError(f"not within {seconds:g} s: {condition}")
 
     def screenshot(self, path: Path) -> None:
         """Write a picture of the page."""

@@ -13,7 +13,7 @@ from tests.tasks.deploy.onnx_artifacts import write_artifact
 
 pytestmark = pytest.mark.browser
 SETTINGS = ("target=web", "web.host=127.0.0.1", "web.timeout_s=120", "rounds=2", "runs=3", "warmup=2")
-DONE = "while (document.body.dataset.state !== 'done') await new Promise((next) => setTimeout(next, 50));"
+DONE = "document.body.dataset.state === 'done'"
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_measurements_land_in_the_store(serve, browser, artifact):
     address, ended = serve(f"artifact={artifact}", "web.threads=[1,2]")
     page = browser()
     page.open(address)
-    page.run(DONE)
+    page.until(DONE)
     said = page.run("return [...document.querySelectorAll('td')].map((cell) => cell.textContent)")
     one, two, gpu = rows = ended()
     assert [row["runtime"] for row in rows] == ["onnx wasm", "onnx wasm", "onnx webgpu"]
@@ -76,7 +76,7 @@ def test_webgpu_in_software(serve, browser, artifact):
     address, ended = serve(f"artifact={artifact}", "web.backends=[webgpu]")
     page = browser(*SOFTWARE_GPU)
     page.open(address)
-    page.run(DONE)
+    page.until(DONE)
     (row,) = ended()
     assert row["parity"]["same"] and row["ms"] and "swiftshader" in row["notes"][0]
 
@@ -86,12 +86,11 @@ def test_two_devices_and_a_page_closed_half_way(serve, browser, artifact):
     address, ended = serve(f"artifact={artifact}", *words)
     first, second = browser(), browser()
     first.open(address)
-    first.run("while (!document.getElementById('step').textContent.startsWith('timing')) "
-              "await new Promise((next) => setTimeout(next, 5));")  # fmt: skip
+    first.until("document.getElementById('step').textContent.startsWith('timing')")
     first.close_page()
     for page in (second, second):
         page.open(address)
-        page.run(DONE)
+        page.until(DONE)
     closed, *measured = ended()
     assert closed["error"] == "the page was closed before the end; open the address again" and "ms" not in closed
     assert len(measured) == 2 and all(row["ms"]["count"] == 800 for row in measured)
@@ -102,7 +101,7 @@ def test_without_isolation_threads_are_refused_and_said(serve, browser, artifact
     address, ended = serve(f"artifact={artifact}", "web.threads=[1,2]", "web.backends=[wasm]")
     page = browser()
     page.open(address)
-    page.run(DONE)
+    page.until(DONE)
     one, two = ended()
     assert one["ms"] and two["error"].startswith("this page has no threads")
     assert page.run("return document.getElementById('about').textContent").startswith("no threads")
@@ -114,7 +113,7 @@ def test_an_artifact_that_the_runtime_refuses(serve, browser, artifact):
     (artifact / "model.onnx").write_bytes(b"no model")
     page = browser()
     page.open(address)
-    page.run(DONE)
+    page.until(DONE)
     (artifact / "kept").rename(artifact / "model.onnx")
     (row,) = ended()
     assert "ms" not in row and "protobuf" in row["error"].lower()
@@ -126,5 +125,5 @@ def test_another_token_opens_nothing(serve, browser, artifact):
     page.open(address.rstrip("/")[:-1] + "/")
     assert page.run("return document.body.textContent") == "the address has another token"
     page.open(address)
-    page.run(DONE)
+    page.until(DONE)
     assert len(ended()) == 1

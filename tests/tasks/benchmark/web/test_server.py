@@ -100,6 +100,7 @@ def test_a_page_that_is_closed_does_not_count_and_silence_ends_it(serve):
 
     site, thread = serve(measure, timeout_s=0.5)
     FakeDevice(site.address, None, leaves_at="tell").run()
+    thread.join(0.2)
     assert thread.is_alive(), "another device may come"
     start = time.monotonic()
     thread.join(5)

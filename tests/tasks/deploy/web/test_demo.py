@@ -1,7 +1,5 @@
 """export.demo=web: pages of three tasks find in a picture what `predict` finds, from a plain static host."""
 
-import time
-
 import cv2
 import numpy as np
 import pytest
@@ -102,8 +100,7 @@ def find(chromium):
 def opened(chromium, address: str) -> None:
     """Open a page, which loads itself a second time, and wait until it can be used."""
     chromium.open(address)
-    while not chromium.run("return document.body?.dataset.state === 'ready'"):
-        time.sleep(0.05)
+    chromium.until("document.body.dataset.state === 'ready'")
 
 
 def predicted(artifact):
@@ -138,8 +135,8 @@ def test_masks(exported, find, chromium):
         const data = new DataTransfer();
         data.items.add(file);
         dispatchEvent(Object.assign(new Event("drop"), { dataTransfer: data }));
-        while (!document.getElementById("list").children.length) await new Promise((next) => setTimeout(next, 20));
     """)
+    chromium.until("document.getElementById('list').children.length")
     largest = CLASSES.names[np.bincount(expected.ravel()).argmax()]
     assert chromium.run("return document.querySelector('#list b').textContent") == largest
     assert "ms network" in chromium.run("return document.getElementById('status').textContent")
