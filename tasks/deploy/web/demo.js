@@ -144,6 +144,7 @@ async function main() {
   state.about = await (await fetch("demo.json")).json();
   document.title = $("title").textContent = state.about.title;
   $("least-control").hidden = state.about.kind !== "detection";
+  $("least-value").textContent = state.about.classes.thresholds ? "of each class" : "0.30";
   const { webgpu } = await abilities();
   for (const device of webgpu ? ["wasm", "webgpu"] : ["wasm"]) $("device").add(new Option(device, device));
   listen();

@@ -2,6 +2,7 @@
 
 const OPACITY = 0.5;
 const CLEAR = 1200; // px of the longer side up to which small pictures are enlarged, for lines and letters
+const [LINE, LETTER] = [2, 14]; // px of the screen
 const css = ([red, green, blue]) => `rgb(${red} ${green} ${blue})`;
 const ink = ([red, green, blue]) => (0.299 * red + 0.587 * green + 0.114 * blue > 130 ? "#000" : "#fff");
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
@@ -39,8 +40,9 @@ const line = ({ names, palette }, label, value, share) => ({ color: css(palette[
 function drawBoxes(context, boxes, classes, least, factor) {
   const { width, height } = context.canvas;
   const shown = boxes.filter(({ score, label }) => score >= (least ?? classes.thresholds?.[label] ?? 0.3));
-  const thick = Math.max(2, Math.round(Math.max(width, height) / 300));
-  const letter = Math.max(12, Math.round(Math.max(width, height) / 48));
+  const { clientWidth, clientHeight } = context.canvas;
+  const unit = Math.max(width / (clientWidth || width), height / (clientHeight || height)); // a px of the screen
+  const [thick, letter] = [Math.max(2, Math.round(LINE * unit)), Math.round(LETTER * unit)];
   context.font = `600 ${letter}px system-ui, sans-serif`;
   context.textBaseline = "middle";
   for (const { box, label, score } of [...shown].reverse()) {
