@@ -121,7 +121,7 @@ def load_source(module: nn.Module, source: Source, adapt: Adapt | None = None) -
         classes = "in_channels and the number of classes fit? weights= carries whole networks to other classes"
         raise ValueError(
             f"{source.name}: {len(differing)} tensors differ in shape (first: {prefix + keys[key]} is "
-            f"{tuple(tensors[key].shape)}, {key} is {tuple(wanted[key].shape)}); do width, widths, reduced_tail, "
+            f"{tuple(tensors[key].shape)}, {key} is {tuple(wanted[key].shape)}); do width, reduced_tail, widths, "
             + ("in_channels fit?" if adapt else classes)
         )
     tensors |= _corrected_variances(module, tensors, source, naming)
