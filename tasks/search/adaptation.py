@@ -20,7 +20,7 @@ HALVINGS = 6  # of what an iteration saves, where no width can save as much
 logger = logging.getLogger(__name__)
 
 
-class Lab(Protocol):
+class Measurements(Protocol):
     """Where the loop gets its numbers from; a network is named by its checkpoint and its widths.
 
     Attributes:
@@ -80,7 +80,7 @@ class Step:
 
 
 def adapt(
-    journal: Journal, lab: Lab, first: Step, settings: Settings, tell: Callable[[Sequence[Step]], None]
+    journal: Journal, lab: Measurements, first: Step, settings: Settings, tell: Callable[[Sequence[Step]], None]
 ) -> list[Step]:
     """Narrow a network until its measured latency is at most the target.
 
@@ -116,11 +116,12 @@ class Clock:
         return f"about {seconds:.0f} s left" if seconds < 600 else f"about {seconds / 60:.0f} min left"
 
 
-def _iteration(journal: Journal, lab: Lab, steps: Sequence[Step], settings: Settings, clock: Clock) -> Step:
+def _iteration(journal: Journal, lab: Measurements, steps: Sequence[Step], settings: Settings, clock: Clock) -> Step:
     now, start, number = steps[-1], steps[0], len(steps)
     source, place = journal.folder / now.checkpoint, f"iteration-{number:03}"
 
     def propose() -> dict[str, Any]:
+        logger.info("iteration %d: looking for what each width saves, of %.4g ms", number, now.measured)
         latency = lab.latency(source, now.widths, now.measured)
         cut = next_cut(settings.first_cut * start.measured, settings.decay, number - 1, now.measured - settings.target)
         for cut in (cut / 2**halvings for halvings in range(HALVINGS)):

@@ -141,15 +141,23 @@ def test_a_search_ends_with_a_narrower_network_and_goes_on_after_a_kill(search_o
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("task", "backbone"), [("detection", "mnv3_small"), ("classification", "mnv3_small")])
-def test_every_task_is_searched(task, backbone, search_of, tmp_path):
-    run = search_of(task, backbone)
-    run(**{"netadapt.first_cut": 0.1, "netadapt.target_share": 0.95, "netadapt.criterion": "taylor"})
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("detection", {"netadapt.criterion": "taylor"}),
+        ("classification", {"netadapt.latency": "network", "netadapt.pick": "metric"}),
+    ],
+)
+def test_every_task_is_searched(task, words, search_of, tmp_path):
+    search_of(task, "mnv3_small")(**{"netadapt.first_cut": 0.1, **words})
     result = json.loads((tmp_path / "found" / "search.json").read_text())
-    assert load_task(tmp_path / "found" / "best.ckpt").network.backbone.widths == result["steps"][-1]["widths"]
-    expands = [name for name in result["widths"] if name.endswith(".expand")]
-    followers = [name for name in result["widths"] if name.endswith(".squeeze")]
-    assert {name.replace(".squeeze", ".expand") for name in followers} <= {*expands}
+    first, *steps = result["steps"]
+    assert load_task(tmp_path / "found" / "best.ckpt").network.backbone.widths == steps[-1]["widths"]
+    assert [step["predicted"] for step in steps] == pytest.approx([step["measured"] for step in steps], rel=0.01)
+    for step in steps:
+        if step["changed"].endswith(".expand"):
+            squeezed = step["changed"].replace(".expand", ".squeeze")
+            assert step["widths"][squeezed] < first["widths"][squeezed], "which follows its expansion"
 
 
 def test_what_cannot_be_searched_is_refused_before_work_is_spent(search_of, tmp_path, monkeypatch):
