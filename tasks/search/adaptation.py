@@ -104,15 +104,16 @@ def adapt(
 
 
 class Clock:
-    """Estimate what is left by the time of the candidates so far."""
+    """Estimate what is left by the time that candidates have taken so far."""
 
     def __init__(self) -> None:
-        self.began, self.trained = time.perf_counter(), 0
+        self.spent, self.trained = 0.0, 0
 
-    def left(self, candidates: float) -> str:
-        """Say how long some more candidates take."""
+    def left(self, began: float, candidates: float) -> str:
+        """Say how long some more candidates take, after one that `began` then and has ended now."""
+        self.spent += time.perf_counter() - began
         self.trained += 1
-        seconds = (time.perf_counter() - self.began) / self.trained * candidates
+        seconds = self.spent / self.trained * candidates
         return f"about {seconds:.0f} s left" if seconds < 600 else f"about {seconds / 60:.0f} min left"
 
 
@@ -143,14 +144,14 @@ def _iteration(journal: Journal, lab: Measurements, steps: Sequence[Step], setti
     )
 
     def train(index: int) -> dict[str, Any]:
-        one = found[index]
+        one, began = found[index], time.perf_counter()
         target = journal.folder / place / f"{one.name}.ckpt"
         seed = settings.seed + number
         metric = lab.train(source, now.widths, one.widths, settings.steps, seed, target)
         left = (len(found) - index - 1 + further * len(found)) / journal.processes
         logger.info(
             "iteration %d, %d of %d: %s %d -> %d, metric %.4f, %.3g ms; %s", number, index + 1, len(found), one.name,
-            now.widths[one.name], one.widths[one.name], metric, one.ms, clock.left(left),
+            now.widths[one.name], one.widths[one.name], metric, one.ms, clock.left(began, left),
         )  # fmt: skip
         return {"metric": metric}
 
