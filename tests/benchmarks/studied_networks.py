@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import perf_counter, process_time
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,8 @@ def latencies(
         networks: {name: (network, its images)}.
         runtimes: Some of `RUNTIMES`.
         runs: Timed calls of each, all networks and runtimes in turn.
-        threads: CPU threads of a call.
+        threads: CPU threads of a call. Of one the times are those that it runs, and long calls are not disadvantaged
+            on a busy machine.
 
     Returns:
         {name: {runtime: median, ms}}; what cannot run in a runtime is told on stderr and left out.
@@ -69,7 +71,7 @@ def latencies(
                 found[name][runtime] = 0.0
             print(f"\r{place + 1} of {len(networks)} networks exported ", end="", file=sys.stderr, flush=True)
         with torch_threads(threads), torch.inference_mode():
-            times = medians(calls, runs)
+            times = medians(calls, runs, clock=process_time if threads == 1 else perf_counter)
     print(file=sys.stderr)
     for name, row in found.items():
         found[name] = {runtime: times[f"{name} {runtime}"] for runtime in row}

@@ -39,7 +39,7 @@ def lines(axes: Any, title: str, series: Series, x: str, y: str = "", *, logarit
         ticks = sorted({float(value) for steps, _ in series.values() for value in steps})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
 
 
 def grouped_bars(
