@@ -157,8 +157,8 @@ def read_manifest(path: str | Path) -> tuple[Path, Manifest]:
         content = read_inside(lone) if lone else None
         if content is None:
             raise FileNotFoundError(
-                f"no {FILE} at {path}, and none inside the file; expected the folder of an artifact that "
-                "tools/export.py wrote"
+                f"no {FILE} at {path}; expected the folder of an artifact that tools/export.py wrote, or a file with "
+                "its manifest inside"
             )
         file = lone
         content["hashes"] = content.get("hashes", {}) | {lone.name: sha256(lone)}

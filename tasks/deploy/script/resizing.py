@@ -14,15 +14,17 @@ def resized_centre(image, size, resizing):
 
 
 def resized_averaged(image, size, resizing):
-    """Bilinear with antialiasing: averages over a triangle as wide as the shrink."""
+    """Bilinear with antialiasing: averages over a triangle as wide as the shrink, all in float32."""
 
     def weights(old, new):
-        centres, reach = (np.arange(new) + 0.5) * old / new, max(old / new, 1)
-        shares = (1 - np.abs(np.arange(old) + 0.5 - centres[:, None]) / reach).clip(0)
-        return shares / shares.sum(1, keepdims=True)
+        scale = np.float32(old) / np.float32(new)
+        centres = (np.float64(scale) * (np.arange(new) + 0.5)).astype(np.float32)
+        offsets = (np.arange(old, dtype=np.float32) - centres[:, None]).astype(np.float64) + 0.5
+        shares = (1 - np.abs((offsets * np.float64(1 / max(scale, np.float32(1)))).astype(np.float32))).clip(0)
+        return shares / shares.cumsum(1)[:, -1:]
 
-    rows = np.tensordot(weights(image.shape[0], size[0]), image, 1)
-    return weights(image.shape[1], size[1]) @ rows
+    columns = weights(image.shape[1], size[1]) @ image.astype(np.float32)
+    return np.tensordot(weights(image.shape[0], size[0]), columns, 1)
 
 
 def resized_sampled(image, size, resizing):

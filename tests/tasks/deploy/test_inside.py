@@ -49,7 +49,7 @@ def test_a_folder_without_manifest_holds_one_such_file(artifact):
     (artifact / FILE).unlink()
     assert read_manifest(artifact)[1].artifact == "model.onnx"
     shutil.copy(artifact / "model.onnx", artifact / "other.onnx")
-    with pytest.raises(FileNotFoundError, match=r"no manifest\.json at .*, and none inside the file"):
+    with pytest.raises(FileNotFoundError, match=r"no manifest\.json at .*, or a file with its manifest inside"):
         read_manifest(artifact)
 
 
@@ -63,7 +63,7 @@ def test_a_file_without_a_manifest_or_with_a_wrong_one_is_refused(artifact, tmp_
     content = read_inside(artifact / "model.onnx")
     plain = write_artifact(tmp_path / "plain", "logits")
     (plain / FILE).unlink()
-    with pytest.raises(FileNotFoundError, match="none inside the file"):
+    with pytest.raises(FileNotFoundError, match="or a file with its manifest inside"):
         read_manifest(plain / "model.onnx")
     content["config"]["task"]["_target_"] = "os.system"
     OnnxBackend().embed(plain / "model.onnx", json.dumps(content))

@@ -164,6 +164,13 @@ def test_every_form_of_output_is_understood(output, tmp_path, capsys):
     assert (np.array(Image.open(tmp_path / "out.png")) != picture()).any()
 
 
+def test_halves_round_as_here():
+    """A shrink of 1.6 and 2 has many of them."""
+    image, target = picture(576, 960), (360, 480)
+    rounded = (np.rint(resizing.resized_averaged(image, target, AVERAGED)), np.rint(resize_antialiased(image, target)))
+    assert (rounded[0] != rounded[1]).mean() < 1e-4
+
+
 @pytest.mark.parametrize("size", [(48, 64), (64, 96), (211, 97), (480, 640), (64, 300), (33, 21), (128, 192), (1, 1)])
 def test_a_picture_is_resized_as_here(size):
     """Enlarged, shrunk by less and by more than half, and both."""
