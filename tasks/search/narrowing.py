@@ -73,15 +73,18 @@ class Narrowing:
         return config
 
     def overrides(self, widths: Widths) -> dict[str, int]:
-        """Merge the checkpoint's own overrides of widths with those that differ from what it has."""
-        before = self.start if widths else {}  # which asks for the overrides itself
+        """List the fewest overrides that give these widths: a squeeze-and-excite follows its expansion by itself."""
         own = self.config["backbone"].get("widths") or {}
-        return {**own, **{name: channels for name, channels in widths.items() if before.get(name) != channels}}
+        if not widths:
+            return dict(own)
+        found = {**own, **{name: channels for name, channels in widths.items() if self.start[name] != channels}}
+        built = self.build(found).backbone.widths
+        return {**found, **{name: channels for name, channels in widths.items() if built[name] != channels}}
 
     def build(self, widths: Widths) -> Network:
         """Make a network with random weights."""
-        overrides = self.overrides(widths)
-        backbone = self._make_backbone(widths=overrides) if overrides else self._make_backbone()
+        widths = {**(self.config["backbone"].get("widths") or {}), **widths}
+        backbone = self._make_backbone(widths=widths) if widths else self._make_backbone()
         return build_network(backbone, self._make_head, len(self.classes), pixel_format(self.config))
 
     @cached_property

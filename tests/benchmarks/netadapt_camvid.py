@@ -7,7 +7,9 @@ A checkpoint of experiment=camvid_lraspp_mnv2 is narrowed by tools/search.py unt
 latency; on the way it passes by the others. For each share the network is fine-tuned once more, and beside it one whose
 widths are all multiplied by the same factor, so that its measured latency is nearest. Both begin with the checkpoint's
 channels of largest norm, and get the same number of training steps in all. What they differ by is told with the
-interval of a paired bootstrap over the validation images. The folder keeps everything; the same command goes on.
+interval of a paired bootstrap over the validation images. The steps of candidates that were not kept are not counted,
+and candidates are chosen by the first --images of the same validation images. The folder keeps everything; the same
+command goes on.
 
 With --cpu-time a latency is the CPU time of the thread that calls: on one thread, what the call takes where no other
 program waits for the core. It is for machines that are never quiet.

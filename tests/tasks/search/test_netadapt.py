@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones.widths import touched
-from tasks.base.build import build_data, build_task
+from tasks.base.build import build_backbone, build_data, build_task
 from tasks.base.checkpoint import load_task, read_checkpoint
 from tasks.base.checkpoint_files import write_checkpoint
 from tasks.benchmark.latency import summarize
@@ -158,6 +158,19 @@ def test_every_task_is_searched(task, words, search_of, tmp_path):
         if step["changed"].endswith(".expand"):
             squeezed = step["changed"].replace(".expand", ".squeeze")
             assert step["widths"][squeezed] < first["widths"][squeezed], "which follows its expansion"
+
+
+def test_overrides_give_back_every_width(search_of, tmp_path):
+    """A squeeze-and-excite that is not named follows its expansion, so one that stays has to be named."""
+    search_of("classification", "mnv3_small")
+    asked = command_line("search", [f"checkpoint={tmp_path / 'trained.ckpt'}"])
+    one = Narrowing(asked)
+    widths = {**one.start, "block5.expand": 160}
+    overrides = one.overrides(widths)
+    assert overrides == {"block5.expand": 160, "block5.squeeze": one.start["block5.squeeze"]}
+    assert build_backbone(one.settings(widths)).widths.items() >= widths.items()
+    assert one.overrides({}) == one.overrides(one.start) == {}
+    assert touched(one.build, one.start, "block5.expand")
 
 
 def test_what_cannot_be_searched_is_refused_before_work_is_spent(search_of, tmp_path, monkeypatch):
