@@ -7,6 +7,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # foreign packages ca
 
 from omegaconf import DictConfig
 
+from tasks.values.first_process import is_first_process
 from tools.cli import main
 from tools.starting import loading
 from tools.tables import print_table
@@ -20,7 +21,8 @@ def search(config: DictConfig) -> float:
         found = method_of(config)(config)
     for table in found.tables:
         print_table(*table)
-    print(f"best: {found.command}")
+    if is_first_process():
+        print(f"best: {found.command}")
     return found.score
 
 
