@@ -69,7 +69,7 @@ def latencies(
                     continue
                 calls[f"{name} {runtime}"] = subject.call
                 found[name][runtime] = 0.0
-            print(f"\r{place + 1} of {len(networks)} networks exported ", end="", file=sys.stderr, flush=True)
+            print(f"\r{place + 1} of {len(networks)} networks prepared ", end="", file=sys.stderr, flush=True)
         with torch_threads(threads), torch.inference_mode():
             times = medians(calls, runs, clock=process_time if threads == 1 else perf_counter)
     print(file=sys.stderr)
