@@ -83,7 +83,7 @@ def dilate(model: nn.Module, images: Tensor, output_stride: int, run: Callable[[
     >>> net(images).shape, bool(torch.allclose(net(images)[..., ::2, ::2], before))
     (torch.Size([1, 1, 8, 8]), True)
     """
-    names = {part: name for name, part in model.named_modules() if isinstance(part, KINDS)}
+    names: dict[nn.Module, str] = {part: name for name, part in model.named_modules() if isinstance(part, KINDS)}
     seen: dict[str, set[int]] = {}
     height = images.shape[-2]
 
@@ -104,12 +104,12 @@ def dilate(model: nn.Module, images: Tensor, output_stride: int, run: Callable[[
         if len(seen[name]) > 1:
             raise ValueError(f"{name} works at several strides: {sorted(seen[name])}")
         stride, factor = max(1, output_stride // at), max(1, at // output_stride)
-        if not isinstance(part, nn.Conv2d):
-            if stride > 1:
-                raise ValueError(f"{name} is a pooling of stride {step} at stride {at}")
-            model.set_submodule(name, DilatedPool2d(part, factor))
-        else:
+        if not isinstance(part, nn.MaxPool2d | nn.AvgPool2d):
             _dilate(name, part, stride, factor)
+        elif stride > 1:
+            raise ValueError(f"{name} is a pooling of stride {step} at stride {at}")
+        else:
+            model.set_submodule(name, DilatedPool2d(part, factor))
 
 
 def undilate(model: nn.Module) -> None:
@@ -140,5 +140,10 @@ def _dilate(name: str, conv: Any, stride: int, factor: int) -> None:
     conv.stride, conv.dilation = (stride, stride), tuple(factor * dilation for dilation in conv.dilation)
 
 
-def pair(value: int | Pair) -> Pair:
+def pair(value: Any) -> Pair:
+    """Read a size that torch takes as one number or as two.
+
+    >>> pair(3), pair((3, 5))
+    ((3, 3), (3, 5))
+    """
     return value if isinstance(value, tuple) else (value, value)
