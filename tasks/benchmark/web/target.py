@@ -19,7 +19,6 @@ from tasks.benchmark.latency import Protocol, in_words, measure_elsewhere
 from tasks.benchmark.store import Row, append_row, described_artifact, store_path
 from tasks.benchmark.web.candidates import Candidate, able, candidates_of
 from tasks.benchmark.web.device import Device, DeviceLost, device_name
-from tasks.benchmark.web.metric import metric_of
 from tasks.benchmark.web.server import Site, show_address
 from tasks.deploy.backend import Runtime, backend, load_runtime
 from tasks.deploy.manifest import Manifest
@@ -152,6 +151,8 @@ def opened(device: Device, one: Candidate, row: Row) -> BrowserRuntime:
 
 def add_metric(runtime: BrowserRuntime, row: Row, images: int) -> None:
     """Measure the task's metric through a device, and through the artifact's own runtime here, on the same images."""
+    from tasks.benchmark.web.metric import metric_of  # with Lightning, seconds of imports
+
     try:
         there, here = metric_of(runtime, images), metric_here(runtime.candidate.path, images)
     except (ValueError, OSError) as error:
@@ -167,6 +168,8 @@ def add_metric(runtime: BrowserRuntime, row: Row, images: int) -> None:
 @cache
 def metric_here(path: Path, images: int) -> dict[str, Any]:
     """Measure as `metric_of` through the artifact's own runtime on this machine; once."""
+    from tasks.benchmark.web.metric import metric_of  # as above
+
     return metric_of(load_runtime(path), images)
 
 
