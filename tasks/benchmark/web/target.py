@@ -22,7 +22,6 @@ from tasks.benchmark.web.device import Device, DeviceLost, device_name
 from tasks.benchmark.web.server import Site, show_address
 from tasks.deploy.backend import Runtime, backend, load_runtime
 from tasks.deploy.manifest import Manifest
-from tasks.deploy.parity import compare, worst
 from tasks.deploy.web.page import page_files, tensors
 from tasks.deploy.web.runtimes import PACKAGES, versions
 from tasks.values.counted import counted
@@ -134,6 +133,8 @@ def opened(device: Device, one: Candidate, row: Row) -> BrowserRuntime:
     Raises:
         ValueError: The browser refuses it.
     """
+    from tasks.deploy.parity import compare, worst  # with torchvision
+
     job = {"do": "open", "subject": one.number, "format": one.manifest.backend, "device": one.device,
            "threads": one.threads, "url": one.file, **tensors(one.manifest, len(one.images))}  # fmt: skip
     device.ask(job, [one.images.numpy().tobytes()])
