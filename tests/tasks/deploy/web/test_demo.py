@@ -148,7 +148,7 @@ def test_masks(exported, find, chromium):
 def test_boxes(exported, find, words):
     artifact, page = exported("detection", *words)
     expected, found = predicted(artifact), find(page)["boxes"]
-    boxes, scores, labels = (np.asarray(getattr(expected, name))[:20] for name in ("boxes", "scores", "labels"))
+    boxes, scores, labels = (np.asarray(getattr(expected, name))[:40] for name in ("boxes", "scores", "labels"))
     assert len({*labels.tolist()}) > 1 and scores.max() - scores.min() > 0.05, "or the test shows nothing"
     for box, score, label in zip(boxes, scores, labels, strict=True):
         near = [one for one in found if one["label"] == label and np.abs(np.subtract(one["box"], box)).max() < 0.5]
