@@ -144,7 +144,8 @@ def test_the_checklists_of_backbone_and_head_suffice(tmp_path):
         assert made.parent.is_dir() and not made.exists()
         content = BLOCKS["my_net.py" if made.suffix == ".py" else place.replace("<name>", name)]
         content = content.replace("my_net.MyNet", "backbones.my_net.my_net\nnorm: null")
-        content = content.replace("output_stride: int = 32)", "output_stride: int = 32, norm=None)")
+        content = content.replace("output_stride: int = 32)", "output_stride: int = 32, norm=None, widths=None)")
+        content = content.replace("output_stride=output_stride)", "output_stride=output_stride, widths=widths)")
         content = content.replace("my_net.MyHead", "heads.my_head.MyHead")
         made.write_text(content + (FACTORY if made == tmp_path / "backbones/my_net.py" else ""))
     tests = re.findall(r"tests/[\w/]+\.py", lists)
