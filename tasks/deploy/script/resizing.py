@@ -16,15 +16,21 @@ def resized_centre(image, size, resizing):
 def resized_averaged(image, size, resizing):
     """Bilinear with antialiasing: averages over a triangle as wide as the shrink, all in float32."""
 
-    def weights(old, new):
+    def averaged(lines, new):
+        old = len(lines)
         scale = np.float32(old) / np.float32(new)
         centres = (np.float64(scale) * (np.arange(new) + 0.5)).astype(np.float32)
         offsets = (np.arange(old, dtype=np.float32) - centres[:, None]).astype(np.float64) + 0.5
         shares = (1 - np.abs((offsets * np.float64(1 / max(scale, np.float32(1)))).astype(np.float32))).clip(0)
-        return shares / shares.cumsum(1)[:, -1:]
+        shares /= shares.cumsum(1)[:, -1:]
+        totals = np.zeros((new, *lines.shape[1:]), np.float32)
+        for total, own in zip(totals, shares.astype(float), strict=True):
+            for place in own.nonzero()[0]:  # one after the other, each sum rounded
+                total[:] = total + own[place] * lines[place]
+        return totals
 
-    columns = weights(image.shape[1], size[1]) @ image.astype(np.float32)
-    return np.tensordot(weights(image.shape[0], size[0]), columns, 1)
+    columns = averaged(image.swapaxes(0, 1), size[1])
+    return averaged(columns.swapaxes(0, 1), size[0])
 
 
 def resized_sampled(image, size, resizing):

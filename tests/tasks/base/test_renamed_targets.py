@@ -108,7 +108,7 @@ def test_a_manifest_of_format_1_means_the_same(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"x")
     (tmp_path / "manifest.json").write_text(OLD_MANIFEST)
     found = read_manifest(tmp_path)[1]
-    assert (found.output, found.anchors["score_type"], found.format) == ("raw", "sigmoid", 2)
+    assert (found.output, found.anchors["score_type"], found.format) == ("raw", "sigmoid", 3)
     found.save(tmp_path)
     assert '"form"' not in (tmp_path / "manifest.json").read_text()
     assert read_manifest(tmp_path)[1] == found

@@ -101,6 +101,7 @@ def test_a_search_leaves_numbers_a_picture_and_the_winner_as_a_backbone(tmp_path
 
 
 def test_nsga2_is_told_metric_and_latency(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(platform_aware, "in_own_process", pretended)
     monkeypatch.setattr(front_picture, "draw_front", lambda *_: None)
     told = []
