@@ -46,6 +46,8 @@ def test_segmentation_is_that_of_the_tools(run_tool, tmp_path):
 
     artifact = model.export("pt2", detections="raw", output_dir="exported", tail="argmax", evaluate=False)
     assert artifact.samefile("exported/pt2-fp32-argmax")
+    several = model.export(["pt2", "onnx"], output_dir="several", evaluate=False)
+    assert [folder.name for folder in several] == ["pt2-fp32-argmax", "onnx-fp32-argmax"]
     opened = mobile_dense.load(artifact)
     assert run_tool(f"tools/predict.py artifact={artifact} source={picture} output_dir=q")[0] == 0
     assert np.array_equal(opened.predict(picture).mask, read_mask("q/000_classes.png"))

@@ -49,10 +49,10 @@ class DilatedPool2d(nn.Module):
         if not self.average:
             return F.max_pool2d(F.pad(x, sides, value=-torch.inf), self.kernel, 1, dilation=d)
         if self.with_padding:
-            return self._sum(F.pad(x, sides), sides) / (kernel_h * kernel_w)
-        return self._sum(F.pad(x, sides), sides) / self._sum(F.pad(torch.ones_like(x[:1, :1]), sides), sides)
+            return self._sum(F.pad(x, sides)) / (kernel_h * kernel_w)
+        return self._sum(F.pad(x, sides)) / self._sum(F.pad(torch.ones_like(x[:1, :1]), sides))
 
-    def _sum(self, padded: Tensor, sides: tuple[int, ...]) -> Tensor:
+    def _sum(self, padded: Tensor) -> Tensor:
         channels = padded.shape[1]
         return F.conv2d(padded, padded.new_ones(channels, 1, *self.kernel), None, 1, 0, self.dilation, channels)
 

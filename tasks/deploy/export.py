@@ -4,6 +4,7 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -204,7 +205,7 @@ def _export_one(format: Backend, output: str, original: Original, target: Path) 
             expected = runtime(original.examples[:1])
         else:
             manifest.notes += ("this machine cannot run the format: neither compared nor measured, so not certified",)
-        format.embed(working / format.file, inside_text(manifest))
+        format.embed(working / format.file, inside_text(asdict(manifest)))
         if format.here:
             _check_embedded(format.load(working, manifest, threads=settings["threads"]), original, expected)
         manifest.hashes |= {file.name: sha256(file) for file in sorted(working.iterdir())}

@@ -1,15 +1,11 @@
 """The manifest inside an artifact's own file, by which the file is known where the one beside it is lost."""
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks.deploy.script.runtimes import inside_coreml, inside_executorch, inside_litert, inside_onnx, inside_pt2
-
-if TYPE_CHECKING:
-    from tasks.deploy.manifest import Manifest
 
 # by the ending of the file; ncnn's two files have no place for it
 READERS: dict[str, Callable[[str], str | None]] = {
@@ -25,12 +21,10 @@ def lone_file(path: Path) -> Path | None:
     return files[0] if len(files) == 1 and files[0].is_file() and files[0].suffix in READERS else None
 
 
-def inside_text(manifest: "Manifest") -> str:
-    """Write what a file holds: the manifest without hashes of its own files, and without folders of this machine."""
-    content = asdict(manifest) | {
-        "hashes": {key: manifest.hashes[key] for key in manifest.hashes if key == "checkpoint"}
-    }
-    return json.dumps(_without_folders(content))
+def inside_text(content: Mapping[str, Any]) -> str:
+    """Write what a file holds of a manifest's content: no hashes of its own files, and no folders of this machine."""
+    hashes = {key: value for key, value in content["hashes"].items() if key == "checkpoint"}
+    return json.dumps(_without_folders({**content, "hashes": hashes}))
 
 
 def read_inside(file: Path) -> dict[str, Any] | None:

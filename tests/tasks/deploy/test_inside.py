@@ -20,7 +20,7 @@ def artifact(tmp_path):
     """A folder with manifest.json, and its copy inside the file."""
     folder = write_artifact(tmp_path / "artifact", "logits", f"data.root={tmp_path}/pictures")
     _, manifest = read_manifest(folder)
-    OnnxBackend().embed(folder / "model.onnx", inside_text(manifest))
+    OnnxBackend().embed(folder / "model.onnx", inside_text(asdict(manifest)))
     manifest.hashes["model.onnx"] = sha256(folder / "model.onnx")
     manifest.save(folder)
     return folder

@@ -5,7 +5,7 @@ import runpy
 import subprocess
 import sys
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache, partial
 from types import SimpleNamespace
 
@@ -116,7 +116,7 @@ def write_whole_artifact(folder, format: str, kind: str, output: str):
         settings={"batch": 1, "dynamic_batch": False, "precision": "fp32"}, image_size=size, dtype=dtype, hashes={},
         notes=(),
     )  # fmt: skip
-    form.embed(folder / form.file, inside_text(manifest))
+    form.embed(folder / form.file, inside_text(asdict(manifest)))
     manifest.hashes = {file.name: sha256(file) for file in folder.iterdir()}
     manifest.save(folder)
     assert write_run_script(folder, manifest)
