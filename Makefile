@@ -22,10 +22,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 		albumentations, matplotlib.figure, onnxruntime, torchvision.transforms.v2"
 	@touch $@
 
-# Each behaviour once, in minutes. Whole runs, converters and the README's commands follow in test-long, which CI runs
-# too; repetitions with further networks in test-all alone.
+# Each behaviour once, in minutes. Whole runs, converters and the README's commands are in test-long; CI runs both at one
+# go, since they share fixtures. Repetitions with further networks are in test-all alone.
+TESTS ?= not slow and not long and not browser
 test: setup
-	$(BIN)/python -m pytest -n auto -m "not slow and not long and not browser"
+	$(BIN)/python -m pytest -n auto -m "$(TESTS)"
 
 test-long: setup
 	$(BIN)/python -m pytest -n auto -m "long and not slow and not browser"

@@ -105,6 +105,7 @@ def test_two_processes_train_to_the_weights_of_one(task, folder, two):
         torch.testing.assert_close(both["state_dict"][key], value, rtol=1e-4, atol=1e-5, msg=lambda m, key=key: key + m)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", TASKS)
 def test_two_processes_score_exactly_as_one(task, folder, two):
     """The validation sets do not divide by two: nothing is counted twice, nothing is left out."""
