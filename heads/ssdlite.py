@@ -41,6 +41,7 @@ class SSDLite(DetectionHead):
         taps: What the backbone offers.
         num_classes: Number of classes without the background.
         first, second: Tap of the level; of several names the first that is offered.
+        finest: Tap of one more level before the first, for small objects ("c3": stride 8); None has no such level.
         extra_channels: Channels of the further levels, each of half its predecessor's resolution.
         score_type: "softmax" (torchvision, mmdetection) or "sigmoid" (TensorFlow: biases for the focal loss, and all
             weights drawn within two standard deviations).
@@ -52,7 +53,7 @@ class SSDLite(DetectionHead):
         weights: File of torchvision's SSDLite (score_type="softmax") or of ours, as in `load_weights`.
 
     Raises:
-        ValueError: A tap is not offered; unknown `score_type`; scales that do not fit the levels.
+        ValueError: A tap is not offered; unknown `score_type`; scales that are no numbers, or do not fit the levels.
     """
 
     SCORE_TYPES = ("softmax", "sigmoid")
@@ -61,21 +62,28 @@ class SSDLite(DetectionHead):
 
     def __init__(
         self, taps: Sequence[Tap], num_classes: int, *, first: str | Sequence[str] = FIRST,
-        second: str | Sequence[str] = SECOND, extra_channels: Sequence[int] = EXTRA_CHANNELS,
-        score_type: str = "softmax",
+        second: str | Sequence[str] = SECOND, finest: str | Sequence[str] | None = None,
+        extra_channels: Sequence[int] = EXTRA_CHANNELS, score_type: str = "softmax",
         scales: Sequence[float] = (0.2, 0.95), ratios: Sequence[float] = (2, 3), reduced_first: bool = False,
         square_boxes: bool = False, prediction_std: float = 0.03, norm: Norm | None = None, weights: str | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(select_taps(taps, names=(first, second), settings=("head.first", "head.second")), num_classes)
+        read = {"head.finest": finest, "head.first": first, "head.second": second}
+        read = {key: names for key, names in read.items() if names is not None}
+        super().__init__(select_taps(taps, names=tuple(read.values()), settings=tuple(read)), num_classes)
         if score_type not in self.SCORE_TYPES:
             raise ValueError(f"score_type={score_type}: expected one of {', '.join(self.SCORE_TYPES)}")
+        if isinstance(scales, str):
+            raise ValueError(
+                f"head.scales={scales}: expected numbers; auto is for what has data to fit them to: training, and "
+                "tools/data.py action=check"
+            )
         norm = norm or partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
         self.score_type, self.square_boxes = score_type, square_boxes
         channels = [*(tap.channels for tap in self.taps), *extra_channels]
         deepest = self.taps[-1].stride
         self.strides = [*(tap.stride for tap in self.taps), *(deepest << k + 1 for k in range(len(extra_channels)))]
         self.shapes = box_shapes(len(channels), scales, ratios, reduced_first=reduced_first)
-        self.extra = nn.ModuleList(_extra_level(*pair, norm) for pair in pairwise(channels[1:]))
+        self.extra = nn.ModuleList(_extra_level(*pair, norm) for pair in pairwise(channels[len(self.taps) - 1 :]))
         self.class_columns = num_classes + (score_type == "softmax")
         levels = list(zip(channels, map(len, self.shapes), strict=True))
         self.box_layers = nn.ModuleList(_prediction(width, 4 * boxes, norm) for width, boxes in levels)
@@ -139,7 +147,7 @@ class SSDLite(DetectionHead):
         return {"torchvision": whole} if whole else {}
 
     def source_names(self) -> dict[str, dict[str, str]]:
-        if self.score_type != "softmax":
+        if self.score_type != "softmax" or len(self.taps) > 2:
             return {}
         names: dict[str, str] = {}
         for level in range(len(self.extra)):

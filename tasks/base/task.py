@@ -13,6 +13,7 @@ from backbones.blocks.fusion import fuse_model
 from tasks.base.image_scores import ImageScores
 from tasks.base.network import Deployable, Network
 from tasks.base.outcome import Outcome
+from tasks.base.plain_config import Config
 from tasks.base.predictor import Predictor
 from tasks.base.tables import Table
 from tasks.base.training_steps import Raw, TrainingSteps
@@ -155,6 +156,17 @@ class VisionTask(TrainingSteps):
             found: What reading every sample of each split has shown.
             outcome: Of the check.
         """
+
+    @classmethod
+    def fitted(cls, config: Config, data: VisionDataModule) -> Config:
+        """Put values that are fitted to the training data in place of settings that ask for that, such as "auto".
+
+        A training calls it before it builds the network, so that checkpoints hold the values.
+
+        Raises:
+            ValueError: They cannot be fitted to this data.
+        """
+        return config
 
     def findings(self, data: VisionDataModule) -> list[Finding]:
         """Tell what a user should know of this network on this data before training."""

@@ -9,6 +9,7 @@ from tasks.data.detection import DetectionData
 from tasks.data.looks import SplitLooks
 from tasks.detection.anchor_fit import anchor_fit
 from tasks.detection.anchor_reach import boxes_of
+from tasks.detection.fitted_scales import with_fitted_scales
 from tasks.values.counted import counted
 
 
@@ -38,6 +39,7 @@ def check_anchors(
     boxes, images = boxes_of(annotations, sizes)
     if not boxes:
         return
+    config = with_fitted_scales(config, data, losses)
     head = build_whole_network(config, data.num_classes, pretrained=False).head
     if not isinstance(head, DetectionHead):
         outcome.hints.append("task=detection   # and head=: tells which boxes no anchor fits, and what would fit them")

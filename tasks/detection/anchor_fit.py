@@ -72,6 +72,29 @@ def anchor_fit(
     return report
 
 
+def fit_scales(
+    head: SSDLite, settings: Mapping[str, Any], boxes: Boxes, image_size: tuple[int, int], threshold: float
+) -> list[float]:
+    """Find scales of SSD's default boxes with which the most boxes are matched, for the levels and ratios of a head.
+
+    Args:
+        head, settings, boxes, image_size, threshold: As in `anchor_fit`, with scales of any kind.
+
+    Returns:
+        One scale for each level and one more.
+
+    Raises:
+        ValueError: No box has an area.
+    """
+    search = _AnchorSearch(head, settings, threshold)
+    few = boxes[:: max(1, sum(map(len, boxes)) // TRIED_BOXES)]
+    tried = search.scales(boxes, image_size)
+    if not tried:
+        raise ValueError("no training box has an area")
+    scored = [search.share(one, few, image_size) for one in tried]
+    return next(one["scales"] for one, score in zip(tried, scored, strict=True) if score >= max(scored) - WORTH)
+
+
 def _kind(head: DetectionHead) -> type["_Search"] | None:
     kinds = {SSDLite: _AnchorSearch, GFLLite: _PointSearch}
     return next((search for cls, search in kinds.items() if isinstance(head, cls)), None)
@@ -114,6 +137,11 @@ class _Search:
         """How well each of an image's boxes (M, 4) px is matched, and whether it is lost."""
         raise NotImplementedError
 
+    def share(self, settings: Mapping[str, Any], boxes: Boxes, image_size: tuple[int, int]) -> float:
+        """Share of the boxes that are matched with other settings."""
+        changed = self.changed(settings)
+        return float(share(measure(changed.match, changed.head, boxes, image_size)[0]))
+
     def suggest(self, boxes: Boxes, image_size: tuple[int, int], now: float) -> list[dict[str, Any]]:
         step = max(1, sum(map(len, boxes)) // TRIED_BOXES)
         few, found = boxes[::step], []
@@ -123,8 +151,7 @@ class _Search:
         for factor in (1.0, 1.5, 2.0):
             size = tuple(round(side * factor / 32) * 32 if factor > 1 else side for side in image_size)
             tried = self.candidates(few, size) if factor == 1 or not found else [{}, found[-1]["settings"]]
-            scored = [(float(share(measure(self.changed(s).match, self.changed(s).head, few, size)[0])), s)
-                      for s in tried]  # fmt: skip
+            scored = [(self.share(settings, few, size), settings) for settings in tried]
             top = max(score for score, _ in scored)
             settings = next(s for score, s in scored if score >= top - WORTH)  # the first: it changes least
             measured = self.changed(settings)
@@ -144,41 +171,51 @@ class _AnchorSearch(_Search):
         return anchor_quality(anchors, boxes, self.threshold)
 
     def candidates(self, boxes: Boxes, image_size: tuple[int, int]) -> list[dict[str, Any]]:
-        levels, parts = len(self.head.strides), torch.cat(list(boxes)).numpy()
-        sizes = (parts[:, 2:] - parts[:, :2]).astype(float)
-        if self.head.square_boxes:  # scales are then parts of the shorter side
-            sizes = sizes * image_size[::-1] / min(image_size)
-        sizes = sizes[(sizes > 1e-3).all(1)]
+        sizes, levels = self._sizes(boxes, image_size), len(self.head.strides)
         if not len(sizes):
             return [{}]
-        sides = np.sqrt(sizes.prod(1))
         ratio = np.maximum(sizes[:, 0] / sizes[:, 1], sizes[:, 1] / sizes[:, 0])
         count = len(self.settings["ratios"])
         shapes = np.quantile(np.sqrt(ratio), (np.arange(count) + 1) / (count + 1)) ** 2
-        fitted = [max(1.1, round(float(value), 2)) for value in shapes]
-        clusters = np.sqrt(iou_clusters(sizes, levels).prod(1))
-        scales = [
-            clusters, np.quantile(sides, np.linspace(0.03, 0.9, levels)), np.geomspace(*_ends(sides), levels),
-            *(np.linspace(low, 0.95, levels) for low in (0.05, 0.1, 0.15)),
-        ]  # fmt: skip
-        last = float(min(1.0, max(np.quantile(sides, 0.98), 0.05)))
-        rows = [
-            {"scales": [round(float(v), 3) for v in np.maximum([*row, max(last, row[-1])], 0.01)]} for row in scales
-        ]
-        finer = {"first": "c3"}  # stride 8 in place of 16
-        more = [row | finer for row in rows] if self.head.strides[0] == 16 else []
-        return [{}, {"ratios": fitted}, *rows, *(row | {"ratios": fitted} for row in rows), *more]
+        fitted = {"ratios": [max(1.1, round(float(value), 2)) for value in shapes]}
+        rows = _scale_rows(sizes, levels)
+        finer = [row | {"finest": "c3"} for row in _scale_rows(sizes, levels + 1)] if self.head.strides[0] == 16 else []
+        return [{}, fitted, *rows, *(row | fitted for row in rows), *finer]
+
+    def scales(self, boxes: Boxes, image_size: tuple[int, int]) -> list[dict[str, Any]]:
+        """Scales to try, for the levels that there are."""
+        sizes = self._sizes(boxes, image_size)
+        return _scale_rows(sizes, len(self.head.strides)) if len(sizes) else []
 
     def changed(self, settings: Mapping[str, Any]) -> "_AnchorSearch":
-        merged = {**self.settings, **settings}
-        head = copy.copy(self.head)
+        merged, head = {**self.settings, **settings}, copy.copy(self.head)
+        if "finest" in settings:
+            head.strides = [8, *head.strides]
         head.shapes = box_shapes(
             len(head.strides), merged["scales"], merged["ratios"], reduced_first=merged.get("reduced_first", False)
         )
         head._anchors = {}
-        if "first" in settings:
-            head.strides = [8, *head.strides[1:]]
         return _AnchorSearch(head, merged, self.threshold)
+
+    def _sizes(self, boxes: Boxes, image_size: tuple[int, int]) -> np.ndarray:
+        """(B, 2) width and height of the boxes with an area, in the parts that scales are."""
+        parts = torch.cat(list(boxes)).numpy()
+        sizes = (parts[:, 2:] - parts[:, :2]).astype(float)
+        if self.head.square_boxes:  # scales are then parts of the shorter side
+            sizes = sizes * image_size[::-1] / min(image_size)
+        return sizes[(sizes > 1e-3).all(1)]
+
+
+def _scale_rows(sizes: np.ndarray, levels: int) -> list[dict[str, Any]]:
+    """Scales of SSD's levels to try, for boxes of these (B, 2) sizes."""
+    sides = np.sqrt(sizes.prod(1))
+    clusters = np.sqrt(iou_clusters(sizes, levels).prod(1))
+    rows = [
+        clusters, np.quantile(sides, np.linspace(0.03, 0.9, levels)), np.geomspace(*_ends(sides), levels),
+        np.geomspace(_ends(sides)[0], 0.95, levels), *(np.linspace(low, 0.95, levels) for low in (0.05, 0.1, 0.15)),
+    ]  # fmt: skip
+    last = float(min(1.0, max(np.quantile(sides, 0.98), 0.05)))
+    return [{"scales": [round(float(v), 3) for v in np.maximum([*row, max(last, row[-1])], 0.01)]} for row in rows]
 
 
 class _PointSearch(_Search):

@@ -16,6 +16,7 @@ from heads.static_nms import default_limit, select_from_decoded, unpadded
 from tasks.base.image_scores import ImageScores
 from tasks.base.network import Network
 from tasks.base.outcome import Outcome
+from tasks.base.plain_config import Config
 from tasks.base.stored_sizes import stored_image_size
 from tasks.base.tables import Table
 from tasks.base.task import VisionTask
@@ -39,6 +40,7 @@ from tasks.detection.deployable import (
 )
 from tasks.detection.error_analysis import ErrorAnalysis, analyse_errors
 from tasks.detection.error_report import write_errors
+from tasks.detection.fitted_scales import advice, with_fitted_scales
 from tasks.detection.gfl_loss import GFLLoss
 from tasks.detection.image_matches import read_image_scores
 from tasks.detection.pictures import DetectionSample, detection_sheet, precision_recall_picture
@@ -164,13 +166,21 @@ class DetectionTask(VisionTask):
     ) -> None:
         check_anchors(config, data, found, outcome, LOSSES)
 
+    @classmethod
+    def fitted(cls, config: Config, data: VisionDataModule) -> Config:
+        """Fit `head.scales=auto` to the training boxes."""
+        if not isinstance(data, DetectionData):
+            return config
+        return with_fitted_scales(config, data, LOSSES)
+
     def findings(self, data: VisionDataModule) -> list[Finding]:
         if not isinstance(data, DetectionData):
             return []
         threshold = getattr(self.criterion, "match_threshold", 0.0)
-        reach = anchor_reach(
-            self.network.head, threshold, data.annotations("train"), data.image_size, self.classes.names
-        )
+        head, annotations = self.network.head, data.annotations("train")
+        reach = anchor_reach(head, threshold, annotations, data.image_size, self.classes.names)
+        if reach and self.config:
+            reach += advice(head, self.config["head"], threshold, annotations, data.image_size)
         return [Finding(logging.INFO, f"train: {reach}")] if reach else []
 
     def take_ids(self, ids: Sequence[int]) -> None:

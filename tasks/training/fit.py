@@ -12,7 +12,7 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from tasks.base.build import Config, build_data, build_task, check_seed, connect, make, plain, save_config
+from tasks.base.build import Config, build_data, build_task, check_seed, connect, make, plain, save_config, task_class
 from tasks.base.carrying import carry_weights
 from tasks.base.checkpoint import average_checkpoints, load_task, read_checkpoint
 from tasks.base.checkpoint_files import LAST
@@ -85,6 +85,7 @@ def _fit(config: Config, folder: Path, loggers: Mapping[str, Logger], settings: 
     data.setup("fit")
     if resumed:
         check_classes(config, resumed, data.classes)
+    config = task_class(config).fitted(config, data)
     aware = make(config["qat"]) if config.get("qat") else None
     weights = config.get("weights") if not resumed else None
     if aware and weights:

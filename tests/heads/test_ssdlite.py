@@ -157,6 +157,28 @@ def test_any_number_of_levels():
     assert raw["box_deltas"].shape[1] == len(head.anchors((96, 128))) == 4 * (48 + 12 + 4)
 
 
+def test_one_more_level_of_a_finer_tap_before_the_others():
+    backbone = mobilenet_v3_small(width=0.5)
+    head, plain = (SSDLite(backbone.taps, 3, finest=finest) for finest in ("c3", None))
+    assert [tap.name for tap in head.taps] == ["c3", *(tap.name for tap in plain.taps)]
+    assert head.strides == [8, *plain.strides] and len(head.extra) == len(plain.extra)
+    names = {key: value.shape for key, value in plain.state_dict().items() if key.startswith("extra.")}
+    assert {key: value.shape for key, value in head.state_dict().items() if key.startswith("extra.")} == names
+    image_size, fine = (65, 97), 6 * 9 * 13
+    features = {tap.name: torch.rand(2, tap.channels, -(-65 // tap.stride), -(-97 // tap.stride)) for tap in head.taps}
+    features["c3"].requires_grad_()
+    raw = head(features, image_size)
+    assert raw["box_deltas"].shape[1] == len(head.anchors(image_size)) == len(plain.anchors(image_size)) + fine
+    sides = head.anchors(image_size)[:, 2:] - head.anchors(image_size)[:, :2]
+    assert sides[:fine].prod(1).max() < sides[fine : fine + 6].prod(1).max()
+    (of_others,) = torch.autograd.grad(raw["box_deltas"][:, fine:].sum(), features["c3"], retain_graph=True)
+    assert not of_others.any()
+    sum(x.square().sum() for x in raw.values()).backward()
+    assert features["c3"].grad.abs().sum() > 0
+    assert all(parameter.grad is not None for parameter in head.parameters())
+    assert not head.source_names()  # torchvision's six levels are other ones
+
+
 @pytest.mark.filterwarnings("error:The tensor attribute")  # kept while tracing
 def test_anchors_are_constants_of_an_exported_program():
     head = SSDLite(mobilenet_v2().taps, 3, extra_channels=[]).eval()
@@ -199,6 +221,8 @@ def test_anchors_are_kept_by_size_and_stay_out_of_the_weights():
         ({"score_type": "focal"}, "score_type=focal: expected one of softmax, sigmoid"),
         ({"first": "c7"}, r"no tap c7; it offers: .*c5_exp \(576 channels, stride 16\)"),
         ({"scales": [0.1, 0.2, 0.3]}, "3 scales for 6 levels"),
+        ({"scales": "auto"}, r"head\.scales=auto: expected numbers; auto is for what has data"),
+        ({"finest": "c9"}, r"head\.finest: the backbone has no tap c9"),
     ],
 )
 def test_wrong_options_are_named(options, message):
