@@ -15,6 +15,8 @@ SOFTMAX = [
     "scores = (powers / powers.sum(-1, keepdims=True))[..., 1:]",
 ]
 
+AUXILIARY = "auxiliary_logits"  # in training a segmentation head may give further logits, by names that begin so
+
 
 class Head(nn.Module, ABC):
     """Base class of heads, which turn feature maps into raw predictions.

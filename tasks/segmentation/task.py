@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from heads.base import AUXILIARY
 from tasks.base.image_scores import ImageScores
 from tasks.base.network import Network
 from tasks.base.tables import Table
@@ -41,6 +42,7 @@ class SegmentationTask(VisionTask):
     Args:
         network, classes, options: As in `VisionTask`.
         class_weights, label_smoothing, ohem_threshold, ohem_min_kept, dice_weight: As in `SegmentationLoss`.
+        auxiliary_weight: Weight of the loss of each of a head's auxiliary logits, at their resolution.
         tta_scales: Resize factors whose class probabilities are averaged in evaluation and prediction.
         tta_flip: Average with the mirrored image as well.
         tile, tile_overlap: As in `Tiling`, in evaluation and prediction; logits are blended where tiles overlap.
@@ -64,10 +66,13 @@ class SegmentationTask(VisionTask):
         self, network: Network, classes: Classes, *,
         class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0,
         ohem_threshold: float | None = None, ohem_min_kept: float = 0.1, dice_weight: float = 0.0,
-        tta_scales: Sequence[float] = (1.0,), tta_flip: bool = False,
+        auxiliary_weight: float = 0.4, tta_scales: Sequence[float] = (1.0,), tta_flip: bool = False,
         tile: int | Sequence[int] | None = None, tile_overlap: float = 0.25, **options,
     ) -> None:  # fmt: skip
         super().__init__(network, classes, **options)
+        if not 0 <= auxiliary_weight < math.inf:
+            raise ValueError(f"task.auxiliary_weight={auxiliary_weight}: expected 0 or more")
+        self.auxiliary_weight = auxiliary_weight
         self.criterion = SegmentationLoss(
             ignore_index=IGNORE_INDEX, class_weights=class_weights, label_smoothing=label_smoothing,
             ohem_threshold=ohem_threshold, ohem_min_kept=ohem_min_kept, dice_weight=dice_weight,
@@ -78,8 +83,17 @@ class SegmentationTask(VisionTask):
         self.boundaries: BoundaryIoU | None = None
         self.image_counts: ImageCounts | None = None  # of an evaluation
 
-    def loss(self, raw: Tensor, batch: dict) -> dict[str, Tensor]:
-        return self.criterion(raw, batch["masks"])
+    def loss(self, raw: Tensor | dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
+        """As `SegmentationLoss`; "auxiliary" is the weighed loss of a head's auxiliary logits, where it gives some."""
+        masks = batch["masks"]
+        if isinstance(raw, Tensor):
+            return self.criterion(raw, masks)
+        losses = self.criterion(raw["logits"], masks)
+        further = [logits for name, logits in raw.items() if name.startswith(AUXILIARY)]
+        if further and self.auxiliary_weight:
+            parts = [self.criterion(logits, nearest(masks, logits.shape[-2:])) for logits in further]
+            losses["auxiliary"] = self.auxiliary_weight * torch.stack([sum(part.values()) for part in parts]).sum()
+        return losses
 
     def predict(
         self, raw: Tensor, image_sizes: Sequence[tuple[int, int]], input_size: tuple[int, int] | None = None
@@ -248,3 +262,16 @@ class SegmentationTask(VisionTask):
         if values.is_floating_point():
             return F.interpolate(values, size, mode="bilinear", align_corners=False)
         return F.interpolate(values[:, None].to(torch.uint8), size, mode="nearest")[:, 0]
+
+
+def nearest(masks: Tensor, size: Sequence[int]) -> Tensor:
+    """Pick from masks (N, H, W) of any type the px nearest to those of maps of (h, w) px.
+
+    >>> nearest(torch.arange(8).reshape(1, 1, 8), (1, 4)).tolist()
+    [[[1, 3, 5, 7]]]
+    """
+    rows, columns = (
+        ((torch.arange(small, device=masks.device) + 0.5) * (large / small)).long()
+        for small, large in zip(size, masks.shape[-2:], strict=True)
+    )
+    return masks[:, rows][:, :, columns]

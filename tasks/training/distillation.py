@@ -43,13 +43,13 @@ class Distillation:
         Args:
             losses: Summands of the task's own loss.
             raw: The task's raw predictions: class logits (N, K, ...), or a dict in which the logits that follow
-                the teacher are "distilled_logits".
+                the teacher are "distilled_logits", else "logits".
             images: (N, 3, H, W) from which they were predicted.
 
         Returns:
             The summands times 1 - weight, and "distillation" times weight.
         """
-        logits = raw["distilled_logits"] if isinstance(raw, dict) else raw
+        logits = raw.get("distilled_logits", raw.get("logits")) if isinstance(raw, dict) else raw
         scaled = {name: (1 - self.weight) * value for name, value in losses.items()}
         return scaled | {"distillation": self.weight * self.loss(logits, self.logits(images))}
 

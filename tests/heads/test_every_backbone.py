@@ -11,6 +11,7 @@ from tasks.base.build import make
 from tests.backbones.test_contract import built, each_backbone, each_stride
 from tests.heads.test_lraspp import HEADS, head_config
 
+DECODERS = [*HEADS, "lite_fpn"]
 SIZE = 33, 49  # px: odd, and still several px at stride 32, so that norms have something to norm by
 
 
@@ -40,18 +41,20 @@ def test_every_decoder_fits(config, output_stride):
     taps = built(config, output_stride).taps
     # A random network fades or explodes in eval mode, where no gradient would pass: its sizes, other values.
     features = {tap.name: torch.randn(2, tap.channels, *(-(-size // tap.stride) for size in SIZE)) for tap in taps}
-    for name in HEADS:
+    for name in DECODERS:
         options = {"pool": "large_scaled", "deep_stride": None} if "lraspp" in name else {}
         build_head = make(head_config(name), **options)
-        missing = set(head_config(name).get("skips", ())) - features.keys()
+        read = (*head_config(name).get("skips", ()), *head_config(name).get("levels", ()))
+        missing = {one for one in read if isinstance(one, str)} - features.keys()
         if missing:  # timm lists the last map of a depth only; RepViT begins at stride 4
             with pytest.raises(ValueError, match=f"has no tap {min(missing)}; it offers"):
                 build_head(taps, 5)
             continue
         head = build_head(taps, 5)
-        logits = head(features, SIZE)
-        assert logits.shape == (2, 5, *SIZE)
-        logits.square().mean().backward()
+        raw = head(features, SIZE)
+        given = raw if isinstance(raw, dict) else {"logits": raw}  # in training auxiliary ones as well
+        assert given["logits"].shape == (2, 5, *SIZE)
+        sum(logits.square().mean() for logits in given.values()).backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters()), name
         parameters = sum(p.numel() for p in head.parameters())
         assert sum(p.numel() for p in fuse_model(head.eval()).parameters()) <= parameters

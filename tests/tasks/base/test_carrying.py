@@ -10,6 +10,7 @@ from backbones.mobilenetv3 import mobilenet_v3_small
 from backbones.weights.sources import Source
 from heads.classification import LinearClassifier, MobileNetV3Classifier, MobileNetV4Classifier, RepViTClassifier
 from heads.gfl_lite import GFLLite
+from heads.lite_fpn import LiteFPN
 from heads.lraspp import LRASPP, RASPP
 from heads.ssdlite import SSDLite
 from tasks.base.carrying import carry, trained_task
@@ -29,6 +30,7 @@ HEADS = {
     "lraspp sum": (LRASPP, {}),
     "lraspp concat": (LRASPP, {"skips": ("c1", "c2"), "skip_channels": (8, 8), "merge": "concat"}),
     "raspp": (RASPP, {}),
+    "lite_fpn": (LiteFPN, {"channels": 16}),
     "linear": (LinearClassifier, {}),
     "mnv3": (MobileNetV3Classifier, {"hidden": 16}),
     "mnv4": (MobileNetV4Classifier, {"hidden": 16}),

@@ -20,7 +20,7 @@ from tests.oracles import randomised, relative_error
 from tests.tasks.conftest import composed
 
 CLASSIFIERS = ("linear", "mnv3_small_classifier", "mnv4_classifier", "repvit_classifier")
-DECODERS = ("lraspp", "lraspp_tv", "lraspp_paddle", "raspp", "lraspp_paper", "lraspp_mmseg")
+DECODERS = ("lraspp", "lraspp_tv", "lraspp_paddle", "raspp", "lraspp_paper", "lraspp_mmseg", "lite_fpn")
 LARGE = ("lraspp_paper", "lraspp_mmseg")  # 49x49 pooling
 CLASSES = Classes(tuple("abcd"), ((0, 0, 0),) * 4)
 SIZE = (64, 96)
@@ -112,7 +112,7 @@ def test_segmentation(head):
     assert torch.equal(spread, F.interpolate(low[:, None], size, mode="nearest")[:, 0])
 
 
-@pytest.mark.parametrize("head", ["lraspp_tv", "raspp"])
+@pytest.mark.parametrize("head", ["lraspp_tv", "raspp", "lite_fpn"])
 def test_low_resolution_leaves_out_the_last_upsampling(head):
     task, images = task_of("segmentation", head), pictures(1)
     counts = {

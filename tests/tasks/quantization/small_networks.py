@@ -15,6 +15,7 @@ from backbones.mobilenetv3 import mobilenet_v3_small
 from backbones.repvit import repvit_m0_6
 from backbones.shufflenetv2 import shufflenet_v2_x0_5
 from heads.classification import LinearClassifier
+from heads.lite_fpn import LiteFPN
 from heads.lraspp import LRASPP
 from heads.ssdlite import SSDLite
 from tasks.base.network import Deployable, build_network
@@ -42,6 +43,7 @@ NETWORKS = {
     "shuffle": (shufflenet_v2_x0_5, partial(LinearClassifier, deep="c3")),
     "plain": (Shallow, partial(LinearClassifier, deep="c4")),
     "lraspp": (Shallow, partial(LRASPP, deep="c4", filters=16)),
+    "lite_fpn": (Shallow, partial(LiteFPN, channels=16)),
     "ssdlite": (Shallow, partial(SSDLite, second="c5", extra_channels=(32,))),
 }
 

@@ -109,6 +109,26 @@ def test_flip_averaging_sees_the_mirrored_image_the_same_way():
     torch.testing.assert_close(straight.exp(), sum(views) / 4)
 
 
+def test_auxiliary_logits_weigh_in_at_their_own_resolution():
+    torch.manual_seed(0)
+    masks = torch.randint(0, 3, (2, 16, 24), dtype=torch.uint8)
+    masks[0, :5] = 255
+    raw = {"logits": torch.randn(2, 3, 16, 24), "auxiliary_logits.c4": torch.randn(2, 3, 4, 6),
+           "auxiliary_logits.c3": torch.randn(2, 3, 5, 24)}  # fmt: skip
+    losses = SegmentationTask(network(), CLASSES, auxiliary_weight=0.25).loss(raw, {"masks": masks})
+    sizes = [logits.shape[2:] for logits in raw.values()]
+    resized = [F.interpolate(masks[:, None].float(), size, mode="nearest-exact")[:, 0].long() for size in sizes]
+    pairs = zip(raw.values(), resized, strict=True)
+    main, *further = (F.cross_entropy(logits, seen, ignore_index=255) for logits, seen in pairs)
+    assert {*losses} == {"cross_entropy", "auxiliary"}
+    torch.testing.assert_close(losses["cross_entropy"], main)
+    torch.testing.assert_close(losses["auxiliary"], 0.25 * sum(further))
+    unweighed = SegmentationTask(network(), CLASSES, auxiliary_weight=0.0)
+    assert {*unweighed.loss(raw, {"masks": masks})} == {"cross_entropy"}
+    with pytest.raises(ValueError, match=r"task\.auxiliary_weight=-1: expected 0 or more"):
+        SegmentationTask(network(), CLASSES, auxiliary_weight=-1)
+
+
 def test_images_are_resized_as_the_weights_were_evaluated():
     task, images = SegmentationTask(network(), CLASSES).eval(), torch.zeros(1, 3, 24, 31)
     assert task.resized(images) is images

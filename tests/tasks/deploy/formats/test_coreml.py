@@ -26,6 +26,8 @@ def unpacked(folder):
         ("linear", "logits", torch.uint8, "image", {"logits": ("float32", (1, 7))}),
         pytest.param("lraspp", "argmax", torch.float32, "float32", {"classes": ("int32", (1, *SIZE))},
                      marks=pytest.mark.long),
+        pytest.param("lite_fpn", "argmax", torch.float32, "float32", {"classes": ("int32", (1, *SIZE))},
+                     marks=pytest.mark.slow),
         pytest.param("ssdlite_tv", "raw", torch.uint8, "image",
                      {"box_deltas": ("float32", (1, 324, 4)), "class_logits": ("float32", (1, 324, 8))},
                      marks=pytest.mark.long),

@@ -21,6 +21,7 @@ UINT8 = "outside XNNPACK, in plain C++: 1 dim_order_ops._to_dim_order_copy"
         ("classification", pictures(dtype=torch.uint8)),
         pytest.param("repvit", pictures(), marks=pytest.mark.slow),
         pytest.param("lraspp", pictures(2), marks=pytest.mark.slow),
+        pytest.param("lite_fpn", pictures(2), marks=pytest.mark.slow),
         pytest.param("ssdlite", pictures(size=96), marks=pytest.mark.long),
     ],
 )

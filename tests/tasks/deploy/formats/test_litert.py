@@ -19,6 +19,7 @@ BACKEND = LiteRTBackend()
         ("classification", pictures(dtype=torch.uint8)),
         pytest.param("repvit", pictures(), marks=pytest.mark.slow),
         pytest.param("lraspp", pictures(2), marks=pytest.mark.slow),
+        pytest.param("lite_fpn", pictures(2), marks=pytest.mark.slow),
         pytest.param("ssdlite", pictures(size=96), marks=pytest.mark.long),
     ],
 )

@@ -75,6 +75,7 @@ def exported(format, model, folder, *, dtype=torch.float32, precision="fp32", co
             "mnv3_small", "mnv3_small_classifier", "logits", marks=pytest.mark.slow
         ),
         ("mnv3_small", "lraspp", "logits"),  # windows of pooling, bilinear resizing
+        pytest.param("mnv3_small", "lite_fpn", "logits", marks=pytest.mark.slow),
         pytest.param(
             "mnv2_035", "raspp", "logits", marks=pytest.mark.slow
         ),  # one pooled value spread over the features

@@ -26,7 +26,9 @@ from tests.tasks.quantization.small_networks import Small, exported, pictures, s
 CALIBRATION = [pictures(seed=seed) for seed in range(4)]
 
 
-@pytest.mark.parametrize("name", ["lraspp", "ssdlite", "classification"])
+@pytest.mark.parametrize(
+    "name", ["lraspp", "ssdlite", "classification", pytest.param("lite_fpn", marks=pytest.mark.slow)]
+)
 def test_int8_is_close_to_eager(name, tmp_path, capfd):
     format, model, images = OnnxBackend(), Small(name), pictures(seed=7)
     told, manifest = exported(format, model, images, tmp_path, precision="int8", calibration=CALIBRATION)
