@@ -44,13 +44,7 @@ def touched(build: Build, widths: Mapping[str, int], name: str) -> Places:
     >>> places["layers.2.depthwise.conv.weight"], places["layers.2.project.conv.weight"]
     ((0,), (1,))
     """
-    before, after = _shapes(build, widths), _shapes(build, {**widths, name: MARK})
-    places = _changed(before, after, widths[name], MARK)
-    for key, shape in before.items():
-        other = after.get(key, torch.Size())
-        if tuple(dim for dim, size in enumerate(shape) if other[dim : dim + 1] != (size,)) != places.get(key, ()):
-            raise _not_counted(key, shape, other)
-    return places
+    return _counted(_shapes(build, widths), _shapes(build, {**widths, name: MARK}), {name: MARK}, widths)[name]
 
 
 def touched_by_each(build: Build, widths: Mapping[str, int]) -> dict[str, Places]:
@@ -58,9 +52,37 @@ def touched_by_each(build: Build, widths: Mapping[str, int]) -> dict[str, Places
 
     Numbers that follow from a width in another way are not told.
     """
-    marks = {name: MARK + 1000 * index for index, name in enumerate(widths)}
+    marks = _marks(widths)
     before, after = _shapes(build, widths), _shapes(build, marks)
     return {name: _changed(before, after, channels, marks[name]) for name, channels in widths.items()}
+
+
+def narrowable(build: Build, widths: Mapping[str, int]) -> tuple[dict[str, Places], dict[str, ValueError]]:
+    """Part the widths that reach something into those that shrink one by one and those that `touched` refuses.
+
+    It builds twice where all shrink, and otherwise once more for each width.
+
+    Returns:
+        {width: as `touched` returns}, and {width: the error that `touched` raises}.
+
+    >>> from backbones.mobilenetv2 import mobilenet_v2
+    >>> places, refused = narrowable(lambda widths: mobilenet_v2(widths=widths), {"stem": 32, "block2.expand": 96})
+    >>> list(places), refused
+    (['stem', 'block2.expand'], {})
+    """
+    marks = _marks(widths)
+    before = _shapes(build, widths)
+    found: dict[str, Places] = {}
+    refused: dict[str, ValueError] = {}
+    try:
+        found = _counted(before, _shapes(build, marks), marks, widths)
+    except ValueError:
+        for name in widths:
+            try:
+                found |= _counted(before, _shapes(build, {**widths, name: MARK}), {name: MARK}, widths)
+            except ValueError as error:
+                refused[name] = error
+    return {name: places for name, places in found.items() if places}, refused
 
 
 def shrink(
@@ -136,6 +158,22 @@ def _backbone(network: nn.Module) -> Backbone:
 def _shapes(build: Build, widths: Mapping[str, int]) -> Shapes:
     with torch.device("meta"), no_initial_values():
         return {key: tensor.shape for key, tensor in build(widths).state_dict().items()}
+
+
+def _marks(widths: Mapping[str, int]) -> dict[str, int]:
+    """Choose a number of channels for each width that no other one has."""
+    return {name: MARK + 1000 * index for index, name in enumerate(widths)}
+
+
+def _counted(before: Shapes, after: Shapes, marks: Mapping[str, int], widths: Mapping[str, int]) -> dict[str, Places]:
+    """Find the dimensions that count each marked width; raise where another one has changed."""
+    found = {name: _changed(before, after, widths[name], mark) for name, mark in marks.items()}
+    for key, shape in before.items():
+        other = after.get(key, torch.Size())
+        changed = {dim for dim, size in enumerate(shape) if other[dim : dim + 1] != (size,)}
+        if changed != {dim for places in found.values() for dim in places.get(key, ())}:
+            raise _not_counted(key, shape, other)
+    return found
 
 
 def _changed(before: Shapes, after: Shapes, channels: int, mark: int) -> Places:

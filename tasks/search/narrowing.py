@@ -13,7 +13,7 @@ import lightning as L
 import torch
 
 from backbones.base import Backbone
-from backbones.widths import CRITERIA, shrink, touched
+from backbones.widths import CRITERIA, narrowable, shrink
 from tasks.base.build import Config, build_backbone, build_data, build_task, connect, make, plain
 from tasks.base.checkpoint import classes_of, load_task, read_checkpoint
 from tasks.base.checkpoint_files import write_checkpoint
@@ -100,19 +100,9 @@ class Narrowing:
     @cached_property
     def touched(self) -> dict[str, dict[str, tuple[int, ...]]]:
         """Widths that can be narrowed one by one, and the tensors that each reaches, as in `backbones.widths`."""
-        found, present = {}, self.start
-        with torch.device("meta"):
-            same = self.build(present)
-
-        def build(widths: Widths) -> Network:
-            return same if widths == present else self.build(widths)
-
-        for name in present:
-            try:
-                if places := touched(build, present, name):
-                    found[name] = places
-            except ValueError as error:
-                logger.info("%s stays as it is: %s", name, error)
+        found, refused = narrowable(self.build, self.start)
+        for name, error in refused.items():
+            logger.info("%s stays as it is: %s", name, error)
         return found
 
     def load(self, path: str | Path, widths: Widths) -> VisionTask:

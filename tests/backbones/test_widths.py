@@ -14,7 +14,7 @@ from backbones.blocks.layers import ConvNormAct
 from backbones.mobilenetv2 import mobilenet_v2
 from backbones.mobilenetv3 import mobilenet_v3_small
 from backbones.repvit import RepViT
-from backbones.widths import shrink, touched, touched_by_each
+from backbones.widths import narrowable, shrink, touched, touched_by_each
 from heads.base import Head
 from heads.classification import LinearClassifier, RepViTClassifier
 from heads.lraspp import LRASPP
@@ -203,9 +203,30 @@ def test_what_follows_from_a_width_at_a_ratio_is_refused():
     places = touched(build_ratio, network.backbone.widths, "stage7.out")
     assert places == touched_by_each(build_ratio, network.backbone.widths)["stage7.out"]
     assert places["backbone.layers.18.conv.weight"] == (1,)
+    one_by_one, refused = narrowable(build_ratio, network.backbone.widths)
+    assert list(refused) == ["final"] and "head.hidden.weight from (640, 1280) to (500001" in str(refused["final"])
+    expected = {name: touched(build_ratio, network.backbone.widths, name) for name in ("stem", "stage7.out")}
+    assert one_by_one.items() >= expected.items() and len(one_by_one) == len(network.backbone.widths) - 1
     with pytest.raises(ValueError, match=r"cannot shrink head.hidden.weight from \(640, 1000\) to \(500, 1000\)"):
         shrink(build_ratio, network, {"final": 1000})
     assert shrink(build_ratio, network, {"stage7.out": 50}).backbone.widths["stage7.out"] == 50
+
+
+def test_narrowable_widths_are_those_touched_one_by_one_in_two_builds():
+    """With a width behind the last layer that the head reads, which reaches nothing."""
+    built = []
+
+    def build_cut(widths):
+        built.append(widths)
+        return mobilenet_v3_small(width=0.35, widths=widths).keep_taps(["c4"])
+
+    widths = mobilenet_v3_small(width=0.35).widths
+    places, refused = narrowable(build_cut, widths)
+    assert len(built) == 2 and not refused
+    assert "final" in widths and "final" not in places
+    assert list(places) == list(build_cut(widths).widths)
+    for name in ("stem", "block4.squeeze", "block8.expand", "stage3.out"):
+        assert places[name] == touched(build_cut, widths, name)
 
 
 @pytest.mark.parametrize(("widths", "message"), [

@@ -45,7 +45,7 @@ def multiply_adds(calls, protocol, *, threads):
 
 
 def some_of_them(build, start):
-    """In place of `Narrowing.touched`, which builds the network twice a width: the last expansions and bottleneck."""
+    """In place of all that `Narrowing.touched` lists: the last expansions and bottleneck."""
     *_, first, last = [name for name in start if name.endswith(".expand")]
     *_, out = [name for name in start if name.endswith(".out")]
     return {name: touched(build, start, name) for name in (first, last, out)}
