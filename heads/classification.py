@@ -16,7 +16,7 @@ from backbones.weights.loading import load_weights
 from heads.base import Head
 from heads.lraspp import DEEPEST
 
-ACTIVATIONS = {"hardswish": nn.Hardswish, "relu": nn.ReLU}
+ACTIVATIONS = {"hardswish": nn.Hardswish, "relu": nn.ReLU, "gelu": nn.GELU}
 
 
 class LinearClassifier(Head):
@@ -72,7 +72,7 @@ class MobileNetV3Classifier(Head):
         taps, num_classes, deep: As in `LinearClassifier`.
         hidden: Channels of the hidden layer: 1280 for Large, 1024 for Small. Published weights of width 0.75 keep
             them; torchvision scales them with the width and halves them with `reduced_tail`.
-        activation: "hardswish", or "relu" for the minimalistic networks.
+        activation: "hardswish", or "relu" for the minimalistic networks; "gelu" is taken, too.
         dropout: Share of the hidden features that training sets to zero.
         weights: A file of torchvision's or of ours, as in `load_weights`.
 
@@ -90,10 +90,8 @@ class MobileNetV3Classifier(Head):
     ) -> None:  # fmt: skip
         (tap,) = select_taps(taps, names=(deep,), settings=("head.deep",))
         super().__init__((tap,), num_classes)
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation={activation}: expected one of {', '.join(ACTIVATIONS)}")
         self.hidden = nn.Linear(tap.channels, hidden)
-        self.activation = make_activation(ACTIVATIONS[activation])
+        self.activation = make_activation(_activation(activation))
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(hidden, num_classes)
         _finish(self, weights)
@@ -114,16 +112,17 @@ class MobileNetV3Classifier(Head):
 
 
 class MobileNetV4Classifier(Head):
-    """MobileNetV4's last stage: pooling, hidden 1x1 convolution with norm and ReLU, dropout, linear layer.
+    """MobileNetV4's last stage: pooling, hidden 1x1 convolution with norm and activation, dropout, linear layer.
 
     Args:
         taps, num_classes, deep: As in `LinearClassifier`.
         hidden: Channels of the hidden layer.
+        activation: "relu", or "gelu" for the large hybrid.
         dropout: Share of the hidden features that training sets to zero.
         weights: A file of timm's or of ours, as in `load_weights`.
 
     Raises:
-        ValueError: The tap is not offered; a single image in training (in `forward`).
+        ValueError: The tap is not offered; unknown `activation`; a single image in training (in `forward`).
 
     Source: Qin et al. 2024, "MobileNetV4", as timm has it.
     """
@@ -132,11 +131,11 @@ class MobileNetV4Classifier(Head):
 
     def __init__(
         self, taps: Sequence[Tap], num_classes: int, *, hidden: int, deep: str | Sequence[str] = DEEPEST,
-        dropout: float = 0.0, weights: str | None = None,
+        activation: str = "relu", dropout: float = 0.0, weights: str | None = None,
     ) -> None:  # fmt: skip
         (tap,) = select_taps(taps, names=(deep,), settings=("head.deep",))
         super().__init__((tap,), num_classes)
-        self.hidden = ConvNormAct(tap.channels, hidden)
+        self.hidden = ConvNormAct(tap.channels, hidden, activation=_activation(activation))
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(hidden, num_classes)
         _finish(self, weights)
@@ -243,6 +242,12 @@ def pool(x: Tensor) -> Tensor:
     tensor([[[[3.]]]])
     """
     return x.mean((-2, -1), keepdim=True)
+
+
+def _activation(name: str) -> type[nn.Module]:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation={name}: expected one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
 
 
 def _several(x: Tensor, norm: nn.Module) -> Tensor:

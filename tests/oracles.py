@@ -5,9 +5,10 @@ from torch import Tensor, nn
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every BatchNorm statistics and an affine map of its own, in eval mode.
+    """Give every BatchNorm statistics and an affine map of its own, and every layer scale factors, in eval mode.
 
-    Fresh norms are the identity, and random networks fade in eval mode: without this, every comparison passes.
+    Fresh norms are the identity, fresh layer scales leave nothing of their branches, and random networks fade in eval
+    mode: without this, every comparison passes.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -21,6 +22,20 @@ def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
                 draw(module.running_var, 0.5, 1.5)
                 draw(module.weight, 0.8, 1.6)
                 draw(module.bias, -0.3, 0.3)
+            gamma = getattr(module, "gamma", None)  # of a layer scale, ours and timm's
+            if isinstance(gamma, nn.Parameter):
+                draw(gamma, 0.1, 0.5)
+    return model.eval()
+
+
+@torch.no_grad()
+def fitted(model: nn.Module, images: Tensor) -> nn.Module:
+    """Give every BatchNorm the statistics of these images, so that no map grows; in eval mode."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the mean of all batches
+    model.train()(images)
     return model.eval()
 
 

@@ -99,6 +99,38 @@ def fuse_conv_norm(conv: nn.Conv2d, norm: _BatchNorm) -> nn.Conv2d:
 
 
 @torch.no_grad()
+def fold_bn_into_next_conv(norm: _BatchNorm, conv: nn.Conv2d) -> nn.Conv2d:
+    """Build the one convolution that equals `conv(norm(x))` in eval mode.
+
+    Raises:
+        ValueError: The convolution pads: its zeros would have to become the norm's shift.
+
+    >>> norm, conv = nn.BatchNorm2d(1, eps=0.0), nn.Conv2d(1, 1, 1, bias=False)
+    >>> norm.bias.data.fill_(3.0), conv.weight.data.fill_(2.0)  # 2 * (x + 3)
+    (tensor([3.]), tensor([[[[2.]]]]))
+    >>> fold_bn_into_next_conv(norm, conv).bias.item()
+    6.0
+    """
+    if set(conv.padding) != {0} or conv.groups > 1:
+        raise ValueError(f"a norm cannot be folded into the convolution behind it, which pads or has groups: {conv}")
+    scale, shift = scale_and_shift(norm)
+    weight = conv.weight.double()
+    bias = weight.sum((2, 3)) @ shift
+    if conv.bias is not None:
+        bias = bias + conv.bias.double()
+    return single_conv(conv, weight * scale[:, None, None], bias)
+
+
+@torch.no_grad()
+def norm_as_conv(norm: _BatchNorm) -> nn.Conv2d:
+    """Build the depthwise 1x1 convolution that equals a BatchNorm in eval mode, where no neighbour can take it up."""
+    scale, shift = scale_and_shift(norm)
+    with no_initial_values():
+        conv = nn.Conv2d(norm.num_features, norm.num_features, 1, groups=norm.num_features).to(norm.running_mean)
+    return single_conv(conv.train(norm.training), scale[:, None, None, None], shift)
+
+
+@torch.no_grad()
 def single_conv(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """Build a convolution with the geometry, dtype and device of `conv`, and this weight and bias."""
     geometry: dict[str, Any] = {

@@ -16,11 +16,18 @@ def dilated(model: nn.Module, output_stride: int) -> nn.Module:
     """Turn, in place, strides beyond `output_stride` into dilation, for a network without branches.
 
     The convolution that loses its stride is dilated already, as in torchvision's MobileNetV3 (timm's `output_stride`
-    dilates from the next one on, so that its first dilated block differs; TensorFlow's slim likewise).
+    dilates from the next one on, so that its first dilated block differs; TensorFlow's slim likewise). Attention goes
+    on taking keys and values from the px that it takes them from undilated.
     """
     stride = dilation = 1
-    for conv in model.modules():
+    for name, conv in model.named_modules():
         if not isinstance(conv, nn.Conv2d):
+            continue
+        if ".attn." in name:
+            if name.endswith("down_conv"):
+                conv.stride, conv.dilation, conv.padding = ((k * dilation,) * 2 for k in (2, 1, 1))
+            elif name.endswith(("key.proj", "value.proj")) and len(model.get_submodule(name.rpartition(".")[0])) == 1:
+                conv.stride = (dilation, dilation)
             continue
         if stride * conv.stride[0] > output_stride:
             dilation, conv.stride = dilation * conv.stride[0], (1, 1)
