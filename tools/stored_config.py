@@ -64,6 +64,8 @@ def store_config(tool: str, values: Mapping[str, Any], conf: Path, groups: Colle
     if tool != "train":
         stored["trainer"] = inference_settings(stored["trainer"])
     own = {"checkpoint": None, "output_dir": None, "overwrite": False}
+    if tool == "search":  # how the training began is not what the search is asked for
+        own |= {"resume": None, "weights": None}
     name = f"from_checkpoint_{next(_numbers)}"  # Hydra reads each name once
     ConfigStore.instance().store(name, OmegaConf.create({**primary, "defaults": defaults, **stored, **own}))
     return name, same
