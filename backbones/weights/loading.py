@@ -43,6 +43,10 @@ class LoadReport:
         return f"{self.source}: {self.matched} tensors loaded ({self.naming} names), left aside: {unused}{adapted}"
 
 
+class ShapeMismatch(ValueError):
+    """Weights have the names of a module, and other shapes."""
+
+
 Adapt = Callable[[dict[str, Tensor], Mapping[str, Tensor]], dict[str, Tensor]]
 
 
@@ -65,7 +69,8 @@ def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The source lacks tensors of the module, shapes differ, the weights are fused or belong to another
-            computation under the same names, or the eps of their norms is not known.
+            computation under the same names, or the eps of their norms is not known. It is a `ShapeMismatch` where
+            shapes alone differ.
         OSError: Published weights could not be downloaded.
 
     >>> from backbones.mobilenetv2 import mobilenet_v2
@@ -119,7 +124,7 @@ def load_source(module: nn.Module, source: Source, adapt: Adapt | None = None) -
     if differing:
         key = differing[0]
         classes = "in_channels and the number of classes fit? weights= carries whole networks to other classes"
-        raise ValueError(
+        raise ShapeMismatch(
             f"{source.name}: {len(differing)} tensors differ in shape (first: {prefix + keys[key]} is "
             f"{tuple(tensors[key].shape)}, {key} is {tuple(wanted[key].shape)}); do width, reduced_tail, widths, "
             + ("in_channels fit?" if adapt else classes)

@@ -1,14 +1,18 @@
 """Build backbones, heads, tasks and data from a configuration: the only library file that imports hydra."""
 
+import logging
 import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, get_object, instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from backbones.weights.loading import load_weights
+from backbones.blocks.initial_values import no_initial_values
+from backbones.weights.loading import ShapeMismatch, load_weights
+from backbones.widths import shrink
 from tasks.base.config import NO_TASK
 from tasks.base.network import Network, build_network
 from tasks.base.plain_config import Config, data_settings, plain
@@ -19,6 +23,8 @@ from tasks.data.classification import DEFAULT_PREPROCESSING
 from tasks.data.datamodule import VisionDataModule
 from tasks.values.pixel_format import RGB, pixel_format
 from tasks.values.whole_numbers import whole_numbers
+
+logger = logging.getLogger(__name__)
 
 
 def build_data(config: Config, *, any_task: bool = False) -> VisionDataModule:
@@ -97,15 +103,56 @@ def build_task(config: Config, classes: Classes, *, pretrained: bool = True, tea
 
 
 def build_whole_network(config: Config, num_classes: int, *, pretrained: bool = True) -> Network:
-    """Make the network of `config.backbone` and `config.head`, and load their weights into what the network keeps."""
+    """Make the network of `config.backbone` and `config.head`, and load their weights into what the network keeps.
+
+    Weights of the published widths go into the fewer channels of `config.backbone.widths`, as by `narrowed`.
+    """
     sources = {part: plain(config[part]).get("weights") for part in ("backbone", "head")}
     head = {key: value for key, value in plain(config["head"]).items() if key != "weights"}
     network = build_network(build_backbone(config), make(head), num_classes, pixel_format(config))
     for part, source in sources.items():
         if pretrained and source is not None:
-            load_weights(getattr(network, part), source)
+            try:
+                load_weights(getattr(network, part), source)
+            except ShapeMismatch as error:
+                published = of_published_widths(config, error)
+                return narrowed(build_whole_network(published, num_classes), config, num_classes)
     network.take_normalization()
     return network
+
+
+def of_published_widths(config: Config, error: ShapeMismatch) -> Config:
+    """Copy a configuration without its `backbone.widths`, for weights that may fit so; if it has none, raise."""
+    backbone = plain(config["backbone"])
+    if not backbone.get("widths"):
+        raise error
+    return {**plain(config), "backbone": {**backbone, "widths": None}}
+
+
+def narrowed(wide: Network, config: Config, num_classes: int) -> Network:
+    """Carry the weights of a network of the published widths into that of `config.backbone.widths`, by `shrink`.
+
+    Channels of the largest L2 norm stay. The outputs are the published network's where the others are dead, and need
+    training otherwise.
+
+    Raises:
+        ValueError: A width is above the published one, or as raised by `shrink`.
+    """
+    published = of_published_widths(config, ShapeMismatch("backbone.widths is not set"))
+
+    def build(widths: Mapping[str, int]) -> Network:
+        own = {**published, "backbone": {**published["backbone"], "widths": dict(widths)}}
+        return build_whole_network(own, num_classes, pretrained=False)
+
+    present = wide.backbone.widths
+    with torch.device("meta"), no_initial_values():
+        wanted = build_whole_network(config, num_classes, pretrained=False).backbone.widths
+    changed = {name: channels for name, channels in wanted.items() if channels != present[name]}
+    narrow = shrink(build, wide, changed)
+    logger.info("%d widths narrowed (%s): channels of the largest norm stay, and the network needs training",
+                len(changed), ", ".join(list(changed)[:4]) + ", ..." * (len(changed) > 4))  # fmt: skip
+    narrow.take_normalization()
+    return narrow
 
 
 def check_same_pixels(network: Network, other: Any, name: str) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from backbones.weights.loading import load_source
+from backbones.weights.loading import ShapeMismatch, load_source
 from heads.base import Head
-from tasks.base.build import Config, build_task
+from tasks.base.build import Config, build_task, build_whole_network, narrowed, of_published_widths
 from tasks.base.network import Network
 from tasks.base.network_weights import NetworkWeights, read_network_weights
 from tasks.base.task import VisionTask
@@ -65,9 +65,7 @@ def carry_weights(task: VisionTask, config: Config) -> CarryReport:
         FileNotFoundError, OSError: As `read_network_weights`.
     """
     _check_alone(config)
-    report = carry(task.network, read_network_weights(config), task.classes)
-    logger.info("%s", report)
-    return report
+    return _carry_into(task, read_network_weights(config), config)
 
 
 def trained_task(config: Config, classes: Classes | None = None) -> tuple[VisionTask, NetworkWeights]:
@@ -87,8 +85,25 @@ def trained_task(config: Config, classes: Classes | None = None) -> tuple[Vision
     classes = classes if classes is not None and known else weights.classes
     task = build_task(config, classes, pretrained=False)
     task.shorter_side = weights.shorter_side
-    logger.info("%s", carry(task.network, weights, classes))
+    _carry_into(task, weights, config)
     return task.eval(), weights
+
+
+def _carry_into(task: VisionTask, weights: NetworkWeights, config: Config) -> CarryReport:
+    """Carry weights into the network of a task; those of the published widths into fewer channels, too."""
+    wide = task.network
+    try:
+        report = carry(wide, weights, task.classes)
+    except ShapeMismatch as error:
+        wide = build_whole_network(of_published_widths(config, error), len(task.classes), pretrained=False)
+        report = carry(wide, weights, task.classes)
+    logger.info("%s", report)
+    if wide is not task.network:
+        narrow = narrowed(wide, config, len(task.classes))
+        task.network.load_state_dict(narrow.state_dict())
+        for name in ("mean", "std", "preprocessing"):
+            setattr(task.network.backbone, name, getattr(narrow.backbone, name))
+    return report
 
 
 def carry(network: Network, weights: NetworkWeights, classes: Classes) -> CarryReport:
