@@ -1,7 +1,8 @@
 """NetAdapt beside the width multiplier: LR-ASPP on MobileNetV2, CamVid's street scenes, ONNX Runtime on one thread.
 
     python tests/benchmarks/netadapt_camvid.py [--checkpoint best.ckpt] [--shares 0.7 0.5] [--steps 6] [--final 40]
-        [--size 240 320] [--crop 160] [--images 10] [--cpu-time] [--folder runs/netadapt-camvid]
+        [--size 240 320] [--crop 160] [--images 10] [--first-cut 0.1] [--seed 0] [--cpu-time] [--store times.jsonl]
+        [--folder runs/netadapt-camvid]
 
 A checkpoint of experiment=camvid_lraspp_mnv2 is narrowed by tools/search.py until it takes the last share of its
 latency; on the way it passes by the others. For each share the network is fine-tuned once more, and beside it one whose
@@ -12,7 +13,8 @@ and candidates are chosen by the first --images of the same validation images. T
 command goes on.
 
 With --cpu-time a latency is the CPU time of the thread that calls: on one thread, what the call takes where no other
-program waits for the core. It is for machines that are never quiet.
+program waits for the core. It is for machines that are never quiet. Further seeds, each in a folder of its own, begin
+with the --checkpoint of the first one, and measure no part again that the file of --store has.
 """
 
 import argparse
@@ -59,6 +61,7 @@ def main() -> None:
     parser.add_argument("--first-cut", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cpu-time", action="store_true")
+    parser.add_argument("--store", type=Path)
     parser.add_argument("--folder", type=Path, default=Path("runs/netadapt-camvid"))
     given = parser.parse_args()
     quiet()
@@ -70,7 +73,7 @@ def main() -> None:
         "method=netadapt", "runtime=onnx", "threads=1", f"seed={given.seed}", f"steps={given.steps}",
         f"images={given.images}", f"image_size=[{size}]", f"data.crop_size=[{crop}]", "data.num_workers=0",
         "task.norm_momentum=0.3", f"netadapt.target_share={min(given.shares)}",
-        f"netadapt.first_cut={given.first_cut}", "netadapt.final_steps=0",
+        f"netadapt.first_cut={given.first_cut}", "netadapt.final_steps=0", f"store={given.store or 'null'}",
     ]  # fmt: skip
     config = composed("search", words)
     netadapt.search(config)
