@@ -63,7 +63,7 @@ def search_of(tmp_path, monkeypatch):
         )
         torch.manual_seed(0)
         built = build_task(config, build_data(config).classes, pretrained=False)
-        built.config |= {"resume": "auto", "weights": "elsewhere.ckpt"}  # of the training, which the search leaves alone
+        built.config |= {"resume": "auto", "weights": "elsewhere.ckpt"}  # of the training, not of the search
         content = {"state_dict": built.state_dict(), "epoch": 0, "global_step": 0}
         built.on_save_checkpoint(content)
         write_checkpoint(tmp_path / "trained.ckpt", content)
