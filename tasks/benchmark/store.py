@@ -42,6 +42,10 @@ RUNTIME_PACKAGES = {
     "onnx": ("onnxruntime",), "executorch": ("executorch",), "litert": ("litert-torch", "ai-edge-litert"),
     "ncnn": ("ncnn",), "coreml": ("coremltools",),
 }  # fmt: skip
+INSTRUCTIONS = {  # vector instructions that decide which kernels a runtime takes, as Linux names them
+    "fma", "f16c", "avx", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
+    "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme",
+}  # fmt: skip
 # What two measurements must share before one is called faster than the other, and in whose words they differ
 SETTINGS = ("target", "machine", "threads", "batch", "image_size", "work", "protocol")
 # What a measurement must share with an older one to make it superfluous
@@ -155,6 +159,7 @@ def environment() -> dict[str, Any]:
     """Describe the machine and its load."""
     found = {
         "cpu": _cpu_model(),
+        "instructions": _instructions(),
         "cores": os.cpu_count(),
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
@@ -174,8 +179,10 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def machine(found: Mapping[str, Any]) -> str:
-    """Name a machine; names are equal only where CPU, cores and system are."""
+    """Name a machine; names are equal only where CPU, vector instructions, cores and system are."""
     parts = [found.get("cpu"), found.get("cores"), str(found.get("os")).split()[0]]
+    if found.get("instructions"):  # virtual machines of one name for the CPU differ in them
+        parts.append(found["instructions"])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
@@ -189,6 +196,15 @@ def _cpu_model() -> str:
             command = ["sysctl", "-n", "machdep.cpu.brand_string"]
             return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return platform.processor() or platform.machine()
+
+
+def _instructions() -> list[str]:
+    """List those of `INSTRUCTIONS` that Linux tells of; elsewhere the CPU's name has to do."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.lower().startswith(("flags", "features")):
+                return sorted(INSTRUCTIONS & {*line.partition(":")[2].split()})
+    return []
 
 
 def _plain(value: Any) -> Any:
