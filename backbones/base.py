@@ -44,7 +44,7 @@ class _WidthsChecked(type):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         backbone = super().__call__(*args, **kwargs)
         for name in backbone._overrides.keys() - backbone.widths.keys():
-            raise unknown_width(cls.__name__, name, backbone.widths)
+            raise unknown_width(cls.__name__, name, backbone.widths, backbone.unnamed_widths)
         return backbone
 
 
@@ -59,6 +59,7 @@ class Backbone(nn.Module, metaclass=_WidthsChecked):
         taps: The maps that `forward` returns, shallow to deep.
         widths: {name: channels} of every count that can be set, shallow to deep, such as {"stem": 32,
             "block2.expand": 96}. Layers that a skip joins share one name.
+        unnamed_widths: Which channels have no name and why, for the error about a name that is unknown.
         known_as: {library: its name of the architecture}, such as {"torchvision": "mobilenet_v2"}.
         norm_eps: {naming: eps of the BatchNorms in weights of that naming}, namings as in `source_names()`, "ours" for
             the family's own. A naming that is missing has 1e-5, one of None the eps that the norms have. Loaded
@@ -77,6 +78,7 @@ class Backbone(nn.Module, metaclass=_WidthsChecked):
         ValueError: `output_stride` is not one of the three; a width is unknown, or below 1.
     """
 
+    unnamed_widths: str = ""
     known_as: Mapping[str, str] = MappingProxyType({})
     norm_eps: Mapping[str, float | None] = MappingProxyType({})
     mean: tuple[float, ...]

@@ -82,6 +82,8 @@ class ResNet(Backbone):
         super().__init__(in_channels=in_channels, output_stride=output_stride, widths=widths)
         norm = norm or nn.BatchNorm2d
         self.depths = depths
+        if groups > 1:
+            self.unnamed_widths = f"channels beside its convolutions of {groups} groups cannot be set one by one"
         published = make_divisible(CHANNELS[0] * width)
         channels = self._width("stem", published)
         self._append(ConvNormAct(in_channels, channels, 7, 2, norm=norm), channels, stride=2)

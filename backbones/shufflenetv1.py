@@ -93,6 +93,11 @@ class ShuffleNetV1(Backbone):
             raise ValueError(f"groups={groups}: expected one of {', '.join(map(str, CHANNELS))}")
         if layout not in LAYOUTS:
             raise ValueError(f"layout={layout}: expected one of {', '.join(LAYOUTS)}")
+        if groups > 1:
+            self.unnamed_widths = (
+                f"channels of {groups} groups are shuffled into each other and cannot be set one by one; "
+                "backbone.groups=1 names those inside its units, and backbone.width= multiplies all"
+            )
         self.layout, norm = layout, norm or nn.BatchNorm2d
         self.known_as = {layout: f"shufflenet_v1 (groups={groups}, layout={layout})"}
         channels = STEM if width == 1.5 else make_divisible(STEM * width, groups)  # 24 in the authors' 1.5x

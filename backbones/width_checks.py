@@ -5,8 +5,10 @@ from difflib import get_close_matches
 from typing import Any
 
 
-def unknown_width(owner: str, name: str, widths: Iterable[str]) -> ValueError:
+def unknown_width(owner: str, name: str, widths: Iterable[str], note: str = "") -> ValueError:
     """Make the error for a width that `owner` does not name; it lists the nearest of those that it does.
+
+    `note` says which channels have no name, and why.
 
     >>> unknown_width("MobileNetV2", "block2.expnad", ["stem", "block2.expand", "stage2.out"])
     ValueError('backbone.widths: MobileNetV2 has no block2.expnad; the nearest of its 3: block2.expand')
@@ -16,6 +18,7 @@ def unknown_width(owner: str, name: str, widths: Iterable[str]) -> ValueError:
     return ValueError(
         f"backbone.widths: {owner} has no {name}"
         + (f"; the nearest of its {len(offered)}: {nearest}" if offered else ", since it names no widths to set")
+        + (f"; {note}" if note else "")
     )
 
 

@@ -121,7 +121,7 @@ def shrink(
     present = _backbone(network).widths
     for name, channels in widths.items():
         if name not in present:
-            raise unknown_width("the network", name, present)
+            raise unknown_width("the network", name, present, _backbone(network).unnamed_widths)
         if channels > present[name]:
             raise ValueError(
                 f"backbone.widths: {name}={channels} is above the present {present[name]}; none can be added"

@@ -11,7 +11,7 @@ from tasks.base.stored_sizes import stored_image_size
 from tasks.benchmark.store import FILE
 from tasks.search.latency import Latency, LatencyTable, WholeLatency, whole_latency
 from tasks.search.narrowing import Narrowing, Widths
-from tasks.search.proposals import SQUEEZE, narrowed
+from tasks.search.proposals import follows, narrowed
 from tasks.search.stopwatch import Stopwatch
 from tasks.values.sizes import parse_size
 
@@ -46,8 +46,8 @@ class Lab(Narrowing):
 
     @cached_property
     def names(self) -> list[str]:
-        """Widths that are narrowed; that of a squeeze-and-excite follows its expansion."""
-        return [name for name in self.touched if not name.endswith(SQUEEZE) and self.start[name] > self.divisor]
+        """Widths that are narrowed; that of a squeeze-and-excite follows its expansion, where the block has one."""
+        return [name for name in self.touched if not follows(name, self.start) and self.start[name] > self.divisor]
 
     def measure(self, path: Path, widths: Widths) -> float:
         """Measure the latency of a whole network, ms."""

@@ -45,6 +45,16 @@ def narrowed(widths: Widths, start: Widths, name: str, channels: int, divisor: i
     return found
 
 
+def follows(name: str, widths: Widths) -> bool:
+    """Say whether a width is that of a squeeze-and-excite which follows an expansion, as in `narrowed`.
+
+    >>> widths = {"block1.expand": 96, "block1.squeeze": 24, "block2.depthwise.squeeze": 28}
+    >>> [name for name in widths if follows(name, widths)]
+    ['block1.squeeze']
+    """
+    return name.endswith(SQUEEZE) and f"{name.removesuffix(SQUEEZE)}{EXPAND}" in widths
+
+
 def proposals(
     latency: Callable[[Widths], float], widths: Widths, start: Widths, cut: float, *,
     names: Sequence[str], divisor: int = 8, most_saved: Callable[[Widths, str], float] = lambda *_: math.inf,

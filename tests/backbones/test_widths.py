@@ -14,6 +14,7 @@ from backbones.blocks.layers import ConvNormAct
 from backbones.mobilenetv2 import mobilenet_v2
 from backbones.mobilenetv3 import mobilenet_v3_small
 from backbones.repvit import RepViT
+from backbones.resnet import resnext50_32x4d
 from backbones.widths import narrowable, shrink, touched, touched_by_each
 from heads.base import Head
 from heads.classification import LinearClassifier, RepViTClassifier
@@ -40,7 +41,8 @@ def test_every_width_is_found_and_can_be_set(config):
         published = build(config)
     if config.stem in PLAIN:
         assert not published.widths
-        with pytest.raises(ValueError, match=r"has no stem, since it names no widths to set"):
+        reason = "" if config.stem == "timm" else r"; channels of \d groups are shuffled into each other"
+        with pytest.raises(ValueError, match=rf"has no stem, since it names no widths to set{reason}"):
             build(config, widths={"stem": 8})
         return
     places = touched_by_each(lambda widths: build(config, widths=widths), published.widths)
@@ -240,6 +242,11 @@ def test_widths_that_do_not_fit_are_refused(widths, message):
         mobilenet_v2(widths=widths)
     with pytest.raises(ValueError, match=r"^backbone\.widths=\[8\]: expected {name: channels}"):
         mobilenet_v2(widths=[8])
+
+
+def test_channels_of_groups_are_refused_with_the_reason():
+    with pytest.raises(ValueError, match=r"has no block2\.inner1; .*; channels beside its convolutions of 32 groups"):
+        resnext50_32x4d(width=0.125, widths={"block2.inner1": 64})
 
 
 def test_shrinking_is_checked():

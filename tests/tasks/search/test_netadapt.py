@@ -2,13 +2,18 @@
 
 import copy
 import json
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
+from backbones.blocks.initial_values import no_initial_values
+from backbones.mobilenetv3 import mobilenet_v3_small
+from backbones.mobileone import mobileone_s4
 from backbones.widths import touched
 from tasks.base.build import build_backbone, build_data, build_task
 from tasks.base.checkpoint import load_task, read_checkpoint
@@ -159,6 +164,18 @@ def test_every_task_is_searched(task, words, search_of, tmp_path):
         if step["changed"].endswith(".expand"):
             squeezed = step["changed"].replace(".expand", ".squeeze")
             assert step["widths"][squeezed] < first["widths"][squeezed], "which follows its expansion"
+
+
+@pytest.mark.parametrize(("make", "alone"), [(mobilenet_v3_small, False), (partial(mobileone_s4, width=0.5), True)])
+def test_a_squeeze_is_narrowed_where_it_follows_no_expansion(make, alone):
+    """All of MobileNetV3 follow one; MobileOne-S4 has no expansions. Widths at the divisor stay."""
+    with no_initial_values():
+        widths = make().widths
+    lab = SimpleNamespace(start=widths, touched=dict.fromkeys(widths), divisor=8)
+    names = Lab.names.func(lab)
+    squeezes = [name for name in widths if name.endswith(".squeeze") and widths[name] > 8]
+    assert squeezes and [name for name in names if name.endswith(".squeeze")] == squeezes * alone
+    assert all(widths[name] > 8 for name in names)
 
 
 def test_overrides_give_back_every_width(search_of, tmp_path):
