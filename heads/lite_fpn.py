@@ -25,8 +25,9 @@ class LiteFPN(Head):
     """Feature pyramid decoder: gated deep features go down to the finest level, joined with one tap a level.
 
     The deepest map goes through a 1x1 convolution and LR-ASPP's gate. At each finer level it is resized, added to the
-    tap's 1x1 projection, and mixed by a depthwise separable convolution. The last level is classified, so logits are
-    made at its stride. Levels may have equal strides, as output strides of 8 and 16 give them.
+    tap's 1x1 projection, and mixed by a depthwise separable convolution with a skip around it, without which it learns
+    far slower. The last level is classified, so logits are made at its stride. Levels may have equal strides, as output
+    strides of 8 and 16 give them.
 
     Args:
         taps: What the backbone offers.
@@ -88,7 +89,8 @@ class LiteFPN(Head):
         auxiliary = {}
         for tap, lateral, mix in reversed(list(zip(finer, self.laterals, self.mixes, strict=True))):
             skip = lateral(features[tap.name])
-            x = mix(resize(x, skip.shape[-2:]) + skip)
+            x = resize(x, skip.shape[-2:]) + skip
+            x = x + mix(x)
             if self.training and tap.name in self.auxiliaries:
                 auxiliary[f"{AUXILIARY}.{tap.name}"] = self.auxiliaries[tap.name](x)
         logits = resize(self.classifier(x), image_size)

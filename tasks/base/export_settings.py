@@ -13,8 +13,9 @@ class ExportSettings:
         formats: Names of the formats, in place of export=, or "all".
         precision: "fp32", "fp16" or "int8", where a format has it.
         detections: What a detector gives: "raw" maps, "decoded" boxes and scores, or "nms": final detections.
-        tail: What a segmenter gives: "logits", "argmax" of the upsampled logits, "argmax_low": the argmax upsampled, or
-            "low": the argmax at the head's resolution.
+        tail: What a segmenter gives: "logits", "argmax" of the upsampled logits, "present": the same, of the classes
+            alone that can win in the image (ONNX and pt2), "argmax_low": the argmax upsampled, or "low": the argmax at
+            the head's resolution.
         limit: Of a detector, the best anchors that are decoded, or the best (box, class) pairs that "nms" looks at:
             fewer are faster (1,200 pairs cost ExecuTorch more than the network) and may find fewer boxes. Else four
             times task.max_detections.

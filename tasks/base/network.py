@@ -96,11 +96,13 @@ class Deployable(nn.Module):
         output: As in `Manifest`.
         outputs: Names of the outputs, in order.
         notes: What a reader of the artifact has to know.
+        varying: Whether sizes within depend on what the images hold, which few formats have.
     """
 
     output: str
     outputs: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    varying: bool = False
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(N, C, H, W) pixels as the network takes them, uint8 or float32 -> the outputs."""

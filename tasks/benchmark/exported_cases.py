@@ -61,6 +61,7 @@ def export_for_timing(
         shape = (4, *images.shape)
         drawn = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
         calibration, notes = list(drawn.to(images.dtype)), ("int8 ranges from random pixels: for speed alone",)
+    found.check(model)
     exported = found.export(model, images, folder, ExportOptions(precision, False, calibration))
     with torch.inference_mode():
         outputs = model(images)

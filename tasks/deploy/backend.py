@@ -116,6 +116,7 @@ class Backend(ABC):
         inputs: Types of pixels that it takes, the default first; of 16 bits it takes float32.
         detections: Forms of detection that it holds well; "nms" where it is not among them only with `export.limit`.
         dynamic: Whether it can take any number of images.
+        varying: Whether sizes within may depend on what the images hold, as in `Deployable.varying`.
         here: Whether this machine can run the artifact; else it is checked by its structure alone.
         named: Whether the runtime knows tensors by name, not by place alone.
         narrows: Whether int8 weights of 7 bits are told apart: its runtime overflows with 8 on some processors.
@@ -128,6 +129,7 @@ class Backend(ABC):
     inputs: tuple[str, ...] = ("uint8", "float32")
     detections: tuple[str, ...] = ("raw", "decoded", "nms")
     dynamic: bool = False
+    varying: bool = False
     here: bool = True
     named: bool = True
     narrows: bool = False
@@ -146,6 +148,18 @@ class Backend(ABC):
         Raises:
             ValueError: The format cannot hold the network; names operator and remedy.
         """
+
+    def check(self, model: Deployable) -> None:
+        """Refuse a network whose sizes depend on what the images hold, where the format has none of that.
+
+        Raises:
+            Unsupported: It is so.
+        """
+        if model.varying and not self.varying:
+            raise Unsupported(
+                f"output={model.output} has sizes that depend on the image, which {self.name} does not hold; set "
+                "export.tail=argmax for the same classes, or export=onnx"
+            )
 
     @abstractmethod
     def load(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> Runtime:

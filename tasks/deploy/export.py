@@ -183,6 +183,7 @@ def _export_one(format: Backend, output: str, original: Original, target: Path) 
         )
     if settings["dynamic_batch"] and not format.dynamic:
         raise Unsupported(f"{format.name} has no dynamic batch; set export.dynamic_batch=false")
+    format.check(original.model(output))
     example = original.examples[:1].to(getattr(torch, dtype)).repeat(settings["batch"], 1, 1, 1)
     images = original.images("train", settings["calibration_images"]) if precision == "int8" else []
     calibration = [image.to(example.dtype).repeat(settings["batch"], 1, 1, 1) for image in images]

@@ -57,9 +57,9 @@ class SegmentationTask(VisionTask):
     batch_keys = ("images", "masks")
     class_weighted = True
     teachers = ("checkpoint",)
-    outputs = ("logits", "argmax", "argmax_low", "low")
+    outputs = ("logits", "argmax", "present", "argmax_low", "low")
     whole_output = "argmax"
-    losses_of_output = {"argmax": "tail", "argmax_low": "tail", "low": "tail"}
+    losses_of_output = {"argmax": "tail", "present": "tail", "argmax_low": "tail", "low": "tail"}
     usual_classes, usual_size = 19, (512, 1024)
 
     def __init__(

@@ -12,6 +12,7 @@ command goes on where it stopped.
 
 import argparse
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -42,7 +43,7 @@ WEIGHTS = DATA / "weights" / "mobilenet_v2-b0353104.pth"
 def trained(variant: str, seed: int, given: argparse.Namespace) -> Path:
     """Train and evaluate a variant, unless its folder holds that already."""
     head, stride, *settings = variant.split(":", 2)
-    folder = given.folder / f"{variant.replace('/', '_')}-{seed}"
+    folder = given.folder / f"{re.sub('[^a-z0-9.]+', '_', variant)}-{seed}"
     if (folder / "evaluation.json").is_file():
         return folder
     crop = ",".join(map(str, given.crop))

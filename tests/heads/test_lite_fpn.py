@@ -35,7 +35,7 @@ def test_deep_features_go_down_level_by_level_to_the_finest():
         for level, skip in ((2, c4), (1, c3), (0, c2)):
             lateral = head.laterals[level].norm(head.laterals[level].conv(skip))  # no activation before the sum
             x = F.interpolate(x, skip.shape[2:], mode="bilinear") + lateral
-            x = head.mixes[level](x)
+            x = x + head.mixes[level](x)
         expected = F.interpolate(head.classifier(x), SIZE, mode="bilinear")
         torch.testing.assert_close(head(features, SIZE), expected)
         # at the size that the decoder ends at nothing is resampled

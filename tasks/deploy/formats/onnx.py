@@ -32,7 +32,7 @@ UNSAFE = (
 class OnnxBackend(Backend):
     """model.onnx: one file, weights inside."""
 
-    name, file, dynamic, narrows = "onnx", "model.onnx", True, True
+    name, file, dynamic, varying, narrows = "onnx", "model.onnx", True, True, True
     precisions = ("fp32", "int8")
 
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:

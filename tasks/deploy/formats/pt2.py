@@ -21,7 +21,7 @@ from tasks.files.writing import write_bytes
 class Pt2Backend(Backend):
     """model.pt2: an exported program, with its weights."""
 
-    name, file, dynamic, named = "pt2", "model.pt2", True, False
+    name, file, dynamic, varying, named = "pt2", "model.pt2", True, True, False
     tolerance = 1e-5
 
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
@@ -71,4 +71,8 @@ class Pt2Runtime(Runtime):
 def operators(program: torch.export.ExportedProgram) -> dict[str, int]:
     """How often each operator stands in a program, the most frequent first."""
     calls = (node.target for node in program.graph.nodes if node.op == "call_function")
-    return dict(Counter(str(getattr(target, "name", lambda t=target: str(t))()) for target in calls).most_common())
+    return dict(
+        Counter(
+            str(getattr(target, "name", lambda t=target: getattr(t, "__name__", t))()) for target in calls
+        ).most_common()
+    )

@@ -22,7 +22,8 @@ RECORDS = (
 )  # fmt: skip
 PLAIN = re.compile(r"[\w.+ -]{0,500}")  # names, versions
 EXPRESSION = re.compile(  # of symbolic sizes: few words, and no power that never ends
-    r"(?!.*\*\*)(?:\b(?:Symbol|positive|integer|True|False|[su]\d+|Max|Min|Mod|FloorDiv|CeilDiv)\b|[\d ()+*/<>=,'-])*"
+    r"(?!.*\*\*)(?:\b(?:Symbol|Integer|positive|integer|True|False|[su]\d+|Max|Min|Mod|FloorDiv|CeilDiv|Mul|Add|"
+    r"LessThan|GreaterThan)\b|[\d ()+*/<>=,'-])*"
 )
 SPEC = re.compile(r"(?!.*__)[\w .,:\[\]{}\"]*")  # how inputs and outputs nest
 OPERATOR = re.compile(
