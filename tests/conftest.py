@@ -25,7 +25,8 @@ DATA = Path(os.environ.get("DENSE_TEST_DATA", ROOT.parent / "shared" / "data"))
 LARGEST = {"mobileone_s2", "mobileone_s3", "mobileone_s4", "repvgg_a2", "repvgg_b0", "repvgg_b1", "repvit_m1_1",
            "repvit_m1_5", "repvit_m2_3", "resnext50", "mnv4_conv_medium", "mnv4_conv_large", "mobilenetv4_conv_medium",
            "mobilenetv4_conv_large", "mnv4_hybrid_medium", "mnv4_hybrid_large", "mobilenetv4_hybrid_medium",
-           "mobilenetv4_hybrid_large", "legacy_xception", "xception41"}  # fmt: skip
+           "mobilenetv4_hybrid_large", "efficientnet_lite4", "edgetpu_v2_l", "legacy_xception",
+           "xception41"}  # fmt: skip
 
 LONGEST = ("test_readme", "test_executorch", "test_contract", "test_export", "test_config", "test_litert",
            "test_every_backbone", "test_quantization_aware", "test_evaluate_classification", "test_cli", "test_fit",
