@@ -16,7 +16,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[export,shards,timm,track,tune,web,test,dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[export,openvino,shards,timm,track,tune,web,test,dev]'
 	@# Bytecode of what the tools import, which their first commands would write for 20 s of CPU.
 	NO_ALBUMENTATIONS_UPDATE=1 $(BIN)/python -c "import tasks.training.fit, tasks.evaluate, tasks.predict, tasks.describe, \
 		albumentations, matplotlib.figure, onnxruntime, torchvision.transforms.v2"

@@ -26,6 +26,7 @@ from tasks.data.evaluated_split import at_split, evaluated_split, renamed
 from tasks.deploy.backend import load_runtime
 from tasks.deploy.deployed import deployed_task
 from tasks.deploy.fixed_settings import check_fixed_settings
+from tasks.deploy.instruction_set import warn_of_kernels
 from tasks.detection.box_forms import box_form_notes, box_form_shares
 from tasks.detection.coco_scores import evaluate_boxes
 from tasks.detection.error_analysis import analyse_errors
@@ -93,6 +94,7 @@ def evaluate_checkpoint(config: Config) -> tuple[dict[str, float | str], list[Ta
 def evaluate_artifact(config: Config) -> tuple[dict[str, float | str], list[Table]]:
     """As `evaluate`, of `config.artifact`, through its runtime, at its input size."""
     runtime = load_runtime(config["artifact"], threads=config["threads"])
+    warn_of_kernels(runtime.manifest)
     stored = runtime.manifest.config
     check_fixed_settings(config, runtime.manifest)
     task, data = deployed_task(runtime, runtime.manifest, config), build_data(config)

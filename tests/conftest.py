@@ -10,6 +10,7 @@ import shutil
 import socket
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -45,11 +46,12 @@ logging.getLogger("torch.__trace").handlers.clear()  # it passes on the first re
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out, visibly, what this machine has nothing to run on: tests of real images, tests of a GPU."""
+    """Leave out, visibly, what this machine has nothing to run on: tests of real images, of a GPU, of QNN."""
     for item in items:
         if hasattr(item, "callspec") and LARGEST & {*item.callspec.id.split("-")}:
             item.add_marker(pytest.mark.slow)
-    missing = [name for name, there in (("data", DATA.is_dir()), ("gpu", torch.cuda.is_available())) if not there]
+    present = {"data": DATA.is_dir(), "gpu": torch.cuda.is_available(), "qnn": find_spec("onnxruntime_qnn") is not None}
+    missing = [name for name, there in present.items() if not there]
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]

@@ -36,8 +36,12 @@ DOORS = {
     "segno": {"tasks/benchmark/web/server.py"},
     "timm": {"backbones/timm_library.py"},
     "webdataset": {"tasks/data/shard_writer.py"},
-    "onnx": {"tasks/deploy/formats/onnx.py", "tasks/deploy/formats/onnx_int8.py"},
-    "onnxruntime": {*(f"tasks/deploy/formats/{name}.py" for name in ("onnx", "onnx_int8", "onnx_session")), RUN_SCRIPT},
+    "onnx": {f"tasks/deploy/formats/{name}.py" for name in ("onnx", "onnx_int8", "openvino_int8")},
+    "onnxruntime": {
+        *(f"tasks/deploy/formats/{name}.py" for name in ("onnx", "onnx_int8", "onnx_session", "qnn")),
+        RUN_SCRIPT,
+    },
+    "onnxruntime_qnn": {"tasks/deploy/formats/qnn.py", RUN_SCRIPT},
     "pnnx": {"tasks/deploy/formats/ncnn.py"},
     "executorch": {"tasks/deploy/formats/executorch.py", RUN_SCRIPT},
     "torchao": {"tasks/deploy/formats/pt2e_int8.py"},
@@ -45,6 +49,8 @@ DOORS = {
     "ai_edge_litert": {"tasks/deploy/formats/litert.py", RUN_SCRIPT},
     "coremltools": {"tasks/deploy/formats/coreml.py", RUN_SCRIPT},
     "ncnn": {"tasks/deploy/formats/ncnn.py", RUN_SCRIPT},
+    "openvino": {"tasks/deploy/formats/openvino.py", "tasks/deploy/formats/openvino_int8.py", RUN_SCRIPT},
+    "nncf": {"tasks/deploy/formats/openvino_int8.py"},
 }
 
 

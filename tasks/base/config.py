@@ -299,7 +299,7 @@ class BenchmarkConfig(TrainConfig):
         artifact, artifacts: Folders that tools/export.py wrote; without a checkpoint they alone are timed.
         target: "host", "android", "ios", or "web" for browsers on the local network.
         runtimes: Some of "eager" (as trained), "fused", "channels_last", "compile", and of the formats, exported on the
-            fly: onnx, executorch, litert, ncnn.
+            fly: onnx, executorch, litert, ncnn, openvino.
         precisions: Precisions of the formats, fp32 or int8; PyTorch's own runtimes have fp32.
         threads: CPU threads of a call.
         batch: Images a call.

@@ -11,7 +11,7 @@ class ExportSettings:
     Attributes:
         chosen: {format: true}, from the files of the group: a mapping, so that export=[onnx,litert] chooses both.
         formats: Names of the formats, in place of export=, or "all".
-        precision: "fp32", "fp16" or "int8", where a format has it.
+        precision: "fp32", "fp16", "int8" or "w8a16" (int8 weights, 16 bits between layers), where a format has it.
         detections: What a detector gives: "raw" maps, "decoded" boxes and scores, or "nms": final detections.
         tail: What a segmenter gives: "logits", "argmax" of the upsampled logits, "present": the same, of the classes
             alone that can win in the image (ONNX and pt2), "argmax_low": the argmax upsampled, or "low": the argmax at
@@ -35,7 +35,8 @@ class ExportSettings:
             fp16 are certified by their outputs alone, and int8 by nothing.
         evaluation_images: Number of validation images to measure on; else all.
         max_drop: Largest loss of the metric that the checkpoint's own evaluation gives, what `tail`, `limit` and
-            `image_size` cost included, in its own unit (0.01: a point). Else 0.001 in fp32 and fp16, 0.01 in int8.
+            `image_size` cost included, in its own unit (0.01: a point). Else 0.001 in fp32 and fp16, 0.01 in int8 and
+            w8a16.
         threads: CPU threads of the runtime while it is checked.
         demo: "web" for a page beside each ONNX or LiteRT artifact, in a folder of its name with -web: pictures, videos
             and the camera through the artifact, in any browser, from any static host, without a network.

@@ -67,7 +67,7 @@ class SearchConfig(TrainConfig):
         method: "netadapt" narrows the trained network of `checkpoint`, step by step; "platform_aware" samples networks
             from a space of blocks.
         target_ms: Latency to reach, ms.
-        runtime: Where it is measured: "fused" (PyTorch), or a format: onnx, executorch, litert, ncnn.
+        runtime: Where it is measured: "fused" (PyTorch), or a format: onnx, executorch, litert, ncnn, openvino.
         precision: Of the format, fp32 or int8.
         threads: CPU threads of a call.
         image_size: (H, W) px of the measured image, or the side of a square; else that of the validation, or of the

@@ -13,7 +13,7 @@ from tasks.base.network import Deployable
 from tasks.benchmark.cases import Case, Subject, case_deployable, costs_of, make_case
 from tasks.benchmark.store import artifact_paths
 from tasks.data.classes import Classes
-from tasks.deploy.backend import ExportOptions, Runtime, backend, load_runtime
+from tasks.deploy.backend import QUANTIZED, ExportOptions, Runtime, backend, load_runtime
 from tasks.deploy.manifest import Manifest, TensorSpec, sha256
 
 
@@ -56,11 +56,11 @@ def export_for_timing(
     if str(images.dtype).removeprefix("torch.") not in found.inputs:
         images = images.to(getattr(torch, found.inputs[0]))
     calibration, notes = (), ()
-    if precision == "int8":
+    if precision in QUANTIZED:
         generator = torch.Generator().manual_seed(1)
         shape = (4, *images.shape)
         drawn = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-        calibration, notes = list(drawn.to(images.dtype)), ("int8 ranges from random pixels: for speed alone",)
+        calibration, notes = list(drawn.to(images.dtype)), (f"{precision} ranges from random pixels: for speed alone",)
     found.check(model)
     exported = found.export(model, images, folder, ExportOptions(precision, False, calibration))
     with torch.inference_mode():

@@ -27,6 +27,7 @@ WARMUP = 3  # calls
 TELLING = {  # what measures layers where a runtime's Python package does not
     "litert": "benchmark_model --graph=model.tflite --use_xnnpack=true --enable_op_profiling=true, on a phone or here",
     "ncnn": "benchncnn, built with NCNN_BENCHMARK=ON, which prints each layer's time",
+    "openvino": "benchmark_app -m model.xml -d CPU -hint latency -pc, which OpenVINO's package brings",
     "coreml": "Xcode: open the package, Performance, a new report on a device",
     "pt2": "runtimes=[fused], the same operators",
     "compile": "torch.profiler; layers are merged into kernels",

@@ -37,10 +37,13 @@ PACKAGES = (
     "ai-edge-litert",
     "ncnn",
     "coremltools",
+    "openvino",
+    "onnxruntime-qnn",
 )
 RUNTIME_PACKAGES = {
     "onnx": ("onnxruntime",), "executorch": ("executorch",), "litert": ("litert-torch", "ai-edge-litert"),
-    "ncnn": ("ncnn",), "coreml": ("coremltools",),
+    "ncnn": ("ncnn",), "coreml": ("coremltools",), "openvino": ("openvino",),
+    "qnn": ("onnxruntime", "onnxruntime-qnn"),
 }  # fmt: skip
 INSTRUCTIONS = {  # vector instructions that decide which kernels a runtime takes, as Linux names them
     "fma", "f16c", "avx", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",

@@ -22,7 +22,11 @@ BACKENDS = {
     "coreml": ("tasks.deploy.formats.coreml", "CoreMLBackend"),
     "litert": ("tasks.deploy.formats.litert", "LiteRTBackend"),
     "ncnn": ("tasks.deploy.formats.ncnn", "NcnnBackend"),
+    "openvino": ("tasks.deploy.formats.openvino", "OpenVINOBackend"),
+    "qnn": ("tasks.deploy.formats.qnn", "QnnBackend"),
 }
+OWN_EXTRAS = ("openvino", "qnn")  # formats whose packages are an extra of their name; of the others "export"
+QUANTIZED = ("int8", "w8a16")  # precisions whose ranges are calibrated
 
 
 class Unsupported(ValueError):
@@ -186,6 +190,11 @@ class Backend(ABC):
         return {}
 
 
+def extra_of(name: str) -> str:
+    """Tell which extra has a format's packages."""
+    return name if name in OWN_EXTRAS else "export"
+
+
 def backend(name: str) -> Backend:
     """Make a format's backend.
 
@@ -203,7 +212,7 @@ def backend(name: str) -> Backend:
             raise
         raise ImportError(
             f"{name} needs {error.name or error}, which is not installed; install the formats: "
-            "uv pip install -e '.[export]'"
+            f"uv pip install -e '.[{extra_of(name)}]'"
         ) from error
 
 

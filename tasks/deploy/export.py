@@ -16,7 +16,7 @@ from torch import Tensor
 from tasks.base.build import Config
 from tasks.base.quiet import quiet
 from tasks.base.tables import Table
-from tasks.deploy.backend import BACKENDS, Backend, ExportOptions, Runtime, Unsupported, backend
+from tasks.deploy.backend import BACKENDS, OWN_EXTRAS, QUANTIZED, Backend, ExportOptions, Runtime, Unsupported, backend
 from tasks.deploy.inside import inside_text
 from tasks.deploy.manifest import Manifest, sha256
 from tasks.deploy.original import Original
@@ -44,8 +44,9 @@ def export(config: Config) -> tuple[list[Table], list[str]]:
     Each artifact becomes a folder {format}-{precision}-{output} in `output_dir`, or in export/ beside the checkpoint.
     It appears whole, with its manifest.json, once it agrees with eager and keeps the metric; else not at all. A format
     that cannot hold the detections asked for gets the next output that it can; of "all" formats those are passed over,
-    with a line, that have no such precision, input or batch. With `config.export.doctor` no artifact is
-    left, but int8 is looked into (`tasks.deploy.quantization_diagnosis.doctor`).
+    with a line, that have no such precision, input or batch, or whose own extra is not installed. With
+    `config.export.doctor` no artifact is left, but int8 is looked into
+    (`tasks.deploy.quantization_diagnosis.doctor`).
 
     Args:
         config: As stored in the checkpoint, with `export`; or with `weights`.
@@ -94,7 +95,8 @@ def export(config: Config) -> tuple[list[Table], list[str]]:
                 write_demo(target, manifest, target.with_name(f"{target.name}-web"))
         except Exception as error:  # converters raise all kinds, and one format's end is not that of the others
             said = str(error) if isinstance(error, EXPECTED) else f"{type(error).__name__}: {error}"
-            passed_over = every and isinstance(error, Unsupported)
+            optional = isinstance(error, ImportError) and name in OWN_EXTRAS
+            passed_over = every and (optional or isinstance(error, Unsupported))
             if passed_over:
                 progress.passed_over()
                 logger.warning("%s is passed over: %s", name, said)
@@ -185,7 +187,7 @@ def _export_one(format: Backend, output: str, original: Original, target: Path) 
         raise Unsupported(f"{format.name} has no dynamic batch; set export.dynamic_batch=false")
     format.check(original.model(output))
     example = original.examples[:1].to(getattr(torch, dtype)).repeat(settings["batch"], 1, 1, 1)
-    images = original.images("train", settings["calibration_images"]) if precision == "int8" else []
+    images = original.images("train", settings["calibration_images"]) if precision in QUANTIZED else []
     calibration = [image.to(example.dtype).repeat(settings["batch"], 1, 1, 1) for image in images]
     options = ExportOptions(
         precision, settings["dynamic_batch"], calibration, tuple(settings["keep_float"]), settings["reduce_range"]
@@ -197,9 +199,7 @@ def _export_one(format: Backend, output: str, original: Original, target: Path) 
         exported = format.export(original.model(output), example, working, options)
         manifest = original.certificate(output, format, dtype, exported)
         if settings["reduce_range"] and not format.narrows:
-            manifest.notes += (
-                "export.reduce_range: not needed, sums of int8 products have 32 bits on every processor",
-            )
+            manifest.notes += ("export.reduce_range: not needed, sums of int8 products are exact on every processor",)
         if format.here:
             runtime = format.load(working, manifest, threads=settings["threads"])
             original.prove(format, runtime, manifest)

@@ -5,12 +5,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from tasks.deploy.script.runtimes import inside_coreml, inside_executorch, inside_litert, inside_onnx, inside_pt2
+from tasks.deploy.script.runtimes import (
+    inside_coreml,
+    inside_executorch,
+    inside_litert,
+    inside_onnx,
+    inside_openvino,
+    inside_pt2,
+)
 
 # by the ending of the file; ncnn's two files have no place for it
 READERS: dict[str, Callable[[str], str | None]] = {
     ".onnx": inside_onnx, ".tflite": inside_litert, ".pte": inside_executorch, ".pt2": inside_pt2,
-    ".zip": inside_coreml,
+    ".zip": inside_coreml, ".xml": inside_openvino,
 }  # fmt: skip
 NOTE = "the manifest was read from the file itself: no hash tells whether the file was changed since"
 

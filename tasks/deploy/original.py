@@ -21,7 +21,7 @@ from tasks.base.run_folders import needed_checkpoint, weights_folder
 from tasks.base.stored_sizes import stored_image_size
 from tasks.base.task import VisionTask
 from tasks.data.datamodule import VisionDataModule
-from tasks.deploy.backend import Backend, Exported, Runtime
+from tasks.deploy.backend import QUANTIZED, Backend, Exported, Runtime
 from tasks.deploy.certificate import new_manifest
 from tasks.deploy.deployable import make_deployable
 from tasks.deploy.deployed import Run, deployed_task
@@ -36,7 +36,7 @@ from tasks.values.sizes import parse_size
 PARITY_IMAGES = 4  # of the validation set, and one of noise
 SHARE_OF_PIXELS = 1e-3  # whose class may differ: the two best are a tie there
 HALF = 0.05  # largest relative difference, or share of pixels or detections, in fp16 where no metric is measured
-MAX_DROP = {"int8": 0.01}  # of the metric, where the settings leave it open; else 0.001
+MAX_DROP = {"int8": 0.01, "w8a16": 0.01}  # of the metric, where the settings leave it open; else 0.001
 NEGLIGIBLE = 1e-4  # of the metric: not worth an evaluation to tell its causes apart
 REMEDIES = {  # by what cost most of the metric
     "input": "export.image_size= chooses the size",
@@ -272,7 +272,7 @@ class Original:
             "max_drop": budget, "images": int(after["images"]),
         }  # fmt: skip
         if not drop <= budget:
-            doctor = "export.doctor=true finds the layers to keep in floating point; " if precision == "int8" else ""
+            doctor = "export.doctor=true finds the layers to keep in floating point; " if precision in QUANTIZED else ""
             remedy = {**REMEDIES, "runtime": doctor}.get(max(shares, key=shares.get), "")
             raise ValueError(
                 f"{name} falls from {before:.4f} to {after[name]:.4f}, by {drop:.4f} ({share_text(shares)}), more than "

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 # CPU seconds of LR-ASPP with MobileNetV3-Large on the demo data, scoring included: only their ratios count
 WORK = {
-    "fp32": {"pt2": 9, "onnx": 15, "executorch": 48, "coreml": 18, "litert": 40, "ncnn": 10},
-    "int8": {"onnx": 25, "executorch": 170, "litert": 100},
+    "fp32": {"pt2": 9, "onnx": 15, "executorch": 48, "coreml": 18, "litert": 40, "ncnn": 10, "openvino": 16},
+    "int8": {"onnx": 25, "executorch": 170, "litert": 100, "openvino": 40, "qnn": 400},
+    "w8a16": {"onnx": 25, "qnn": 400},
 }
 OTHER = 20  # of a format that is not listed
 logger = logging.getLogger(__name__)

@@ -51,7 +51,8 @@ if __name__ == "__main__":
 '''
 BESIDE = 'beside.read_text(encoding="utf-8")'
 PACKAGES = {"onnx": "onnxruntime", "litert": "ai-edge-litert", "executorch": "torch, executorch", "pt2": "torch",
-            "ncnn": "ncnn", "coreml": "coremltools"}  # fmt: skip
+            "ncnn": "ncnn", "openvino": "openvino",
+            "qnn": "onnxruntime, onnxruntime-qnn", "coreml": "coremltools"}  # fmt: skip
 RESIZING = {("centre", True): resizing.resized_centre, ("stretch", True): resizing.resized_averaged,
             ("stretch", False): resizing.resized_sampled}  # fmt: skip
 CALLED = {  # what a function of finding calls besides

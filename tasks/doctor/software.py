@@ -20,7 +20,8 @@ from tasks.values.machine import allowed_cores
 PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"  # of a repository; a wheel has metadata in its place
 NAME = "mobile-dense"
 PROVIDES = {
-    "export": "tools/export.py", "timm": "backbone=timm", "shards": "action=shards, data=shards from a URL",
+    "export": "tools/export.py", "openvino": "export=openvino", "qnn": "export=qnn",
+    "timm": "backbone=timm", "shards": "action=shards, data=shards from a URL",
     "test": "make test", "dev": "ruff",
 }  # fmt: skip
 
@@ -146,14 +147,14 @@ def _jpeg(settings: Mapping[str, Any]) -> Iterator[Finding]:
 def _formats(settings: Mapping[str, Any]) -> Iterator[Finding]:
     if not settings["formats"]:
         return
-    from tasks.deploy.backend import BACKENDS, backend
+    from tasks.deploy.backend import BACKENDS, backend, extra_of
 
     for name in BACKENDS:
         try:
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
                 versions = backend(name).versions()
         except Exception as error:
-            yield Finding(f"export={name}", WARNING, reason(error), install_command("export"))
+            yield Finding(f"export={name}", WARNING, reason(error), install_command(extra_of(name)))
         else:
             yield Finding(f"export={name}", OK, ", ".join(f"{key} {value}" for key, value in versions.items()))
 

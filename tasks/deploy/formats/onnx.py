@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tasks.base.network import Deployable
-from tasks.deploy.backend import Backend, Exported, ExportOptions, Runtime
+from tasks.deploy.backend import QUANTIZED, Backend, Exported, ExportOptions, Runtime
 from tasks.deploy.formats.onnx_session import EXACT, INPUT, open_session, saturates
 from tasks.deploy.formats.program import exported_program
 from tasks.deploy.formats.silence import silenced
@@ -27,29 +27,26 @@ UNSAFE = (
     f"that scores fall; set the session entry {EXACT}=1 there, or export with export.reduce_range=true; ARM and x86 "
     "with VNNI need neither"
 )
+FLOAT = (
+    "between layers values have 16 bits: ONNX Runtime's CPU computes such layers in float, and rounds; NPUs that "
+    "multiply 16 by 8 bits, as Qualcomm's, compute them in integers"
+)
 
 
 class OnnxBackend(Backend):
     """model.onnx: one file, weights inside."""
 
     name, file, dynamic, varying, narrows = "onnx", "model.onnx", True, True, True
-    precisions = ("fp32", "int8")
+    precisions = ("fp32", "int8", "w8a16")
 
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
         path = folder / self.file
         if options.precision == "fp32":
             write_onnx(model, example, path, dynamic_batch=options.dynamic_batch)
             return Exported(operators(path))
-        from tasks.deploy.formats.onnx_int8 import quantize_onnx  # seconds of imports that running does not need
-
-        check_calibration(model, example, options.calibration, options.keep_float)
-        with tempfile.TemporaryDirectory() as temporary:
-            source = Path(temporary) / self.file
-            write_onnx(model, example, source, dynamic_batch=options.dynamic_batch)
-            note = quantize_onnx(
-                source, path, options.calibration, options.keep_float, reduce_range=options.reduce_range
-            )
-        return Exported(operators(path), notes=(note, SAFE if options.reduce_range else UNSAFE))
+        note = write_quantized(model, example, path, options)
+        more = FLOAT if options.precision == "w8a16" else SAFE if options.reduce_range else UNSAFE
+        return Exported(operators(path), notes=(note, more))
 
     def embed(self, path: Path, text: str) -> None:
         model = onnx.load(str(path))
@@ -57,7 +54,7 @@ class OnnxBackend(Backend):
         write_bytes(path, model.SerializeToString())
 
     def session(self, precision: str) -> dict[str, str]:
-        return {EXACT: "1"} if precision == "int8" and saturates() else {}
+        return {EXACT: "1"} if precision in QUANTIZED and saturates() else {}
 
     def load(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> "OnnxRuntime":
         return OnnxRuntime(folder, manifest, threads=threads)
@@ -100,6 +97,35 @@ def write_onnx(model: Deployable, example: Tensor, path: Path, *, dynamic_batch:
             node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # with paths of this machine
         translated.save(str(path), external_data=False)
     onnx.checker.check_model(str(path))
+
+
+def write_quantized(
+    model: Deployable, example: Tensor, path: Path, options: ExportOptions, *, float_logits: bool = True
+) -> str:
+    """Write a network as ONNX with int8 weights, and values between layers of 8 or, in "w8a16", of 16 bits.
+
+    Args:
+        model, example, path: As in `write_onnx`.
+        options: With calibration images.
+        float_logits: As in `quantize_onnx`.
+
+    Returns:
+        How much became int8, in words.
+
+    Raises:
+        ValueError: As `check_calibration`, `write_onnx` and `quantize_onnx`.
+    """
+    from tasks.deploy.formats.onnx_int8 import QuantType, quantize_onnx  # seconds of imports that running does not need
+
+    check_calibration(model, example, options.calibration, options.keep_float)
+    with tempfile.TemporaryDirectory() as temporary:
+        source = Path(temporary) / path.name
+        write_onnx(model, example, source, dynamic_batch=options.dynamic_batch)
+        return quantize_onnx(
+            source, path, options.calibration, options.keep_float, reduce_range=options.reduce_range,
+            activations=QuantType.QUInt16 if options.precision == "w8a16" else QuantType.QUInt8,
+            float_logits=float_logits,
+        )  # fmt: skip
 
 
 def operators(path: Path) -> dict[str, int]:

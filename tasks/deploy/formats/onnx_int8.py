@@ -1,7 +1,8 @@
 """Post-training static int8 of ONNX, as quantize-dequantize pairs that ONNX Runtime turns into int8 kernels.
 
 Weights are int8, symmetric, a scale for each output channel; activations uint8, a scale and a zero for each tensor: the
-pair that ONNX Runtime's CPU kernels are fastest with. Where a processor adds two such products in 16 bits, weights of 8
+pair that ONNX Runtime's CPU kernels are fastest with. "w8a16" has uint16 activations, which NPUs compute with and CPUs
+round in float. Where a processor adds two such products in 16 bits, weights of 8
 bits overflow (255 * 127 * 2 > 32,767) and weights of 7 bits, -64 to 64, do not.
 
 Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Inference", section 3.
@@ -35,7 +36,7 @@ Ranges = dict[str, tuple[float, float]]
 
 def quantize_onnx(
     source: Path, target: Path, calibration: Sequence[Tensor], keep_float: Sequence[str] = (), *,
-    reduce_range: bool = False,
+    reduce_range: bool = False, activations: QuantType = QuantType.QUInt8, float_logits: bool = True,
 ) -> str:  # fmt: skip
     """Quantize a model.
 
@@ -47,6 +48,8 @@ def quantize_onnx(
         target: File to write.
         calibration: Batches that the model takes.
         keep_float, reduce_range: As in `ExportOptions`.
+        activations: Type of the values between layers.
+        float_logits: Let the last matrix product give floats, as the CPU's int8 kernel does; an NPU's gives integers.
 
     Returns:
         How much became int8, in words.
@@ -71,9 +74,9 @@ def quantize_onnx(
         }
         quantizer = QDQQuantizer(
             model, per_channel=True, reduce_range=reduce_range, weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QUInt8, tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
+            activation_qType=activations, tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
             nodes_to_quantize=[], nodes_to_exclude=sorted(kept | tails), op_types_to_quantize=list(QUANTIZED_TYPES),
-            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},  # the logits; their kernel gives float too
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"] if float_logits else []},
         )  # fmt: skip
         quantizer.quantize_model()
         quantized = quantizer.model.model
@@ -84,7 +87,8 @@ def quantize_onnx(
     weighted = [node for node in quantized.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
     whole = {name for node in quantized.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     count = sum(node.input[0] in whole and node.input[1] in whole for node in weighted)
-    return f"{count} of {len(weighted)} convolutions and matrix products are int8"
+    named = "int8" if activations == QuantType.QUInt8 else "int8 by uint16"
+    return f"{count} of {len(weighted)} convolutions and matrix products are {named}"
 
 
 def calibrated_ranges(model: ModelProto, calibration: Sequence[Tensor], tails: set[str]) -> Ranges:

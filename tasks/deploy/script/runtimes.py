@@ -27,6 +27,29 @@ def inside_onnx(path):
     return session.get_modelmeta().custom_metadata_map.get("manifest.json")
 
 
+inside_qnn = inside_onnx  # the same file
+
+
+def run_qnn(path, manifest, images):
+    """Outputs in the manifest's order, by ONNX Runtime on Qualcomm's NPU; on x86 by its emulator."""
+    import onnxruntime
+    import onnxruntime_qnn
+
+    name = onnxruntime_qnn.get_ep_name()
+    if all(device.ep_name != name for device in onnxruntime.get_ep_devices()):
+        onnxruntime.register_execution_provider_library(name, onnxruntime_qnn.get_library_path())
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
+    chosen = max(devices, key=lambda device: device.device.type == onnxruntime.OrtHardwareDeviceType.NPU)
+    emulated = chosen.device.type != onnxruntime.OrtHardwareDeviceType.NPU
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    settings = {"backend_path": onnxruntime_qnn.get_qnn_htp_path()}
+    options.add_provider_for_devices([chosen], settings | ({"soc_model": "43"} if emulated else {}))
+    session = onnxruntime.InferenceSession(path, options)
+    return session.run([output["name"] for output in manifest["outputs"]], {manifest["input"]["name"]: images})
+
+
 def run_litert(path, manifest, images):
     """Outputs in the manifest's order, by LiteRT; what it gives as integers becomes floating point."""
     from ai_edge_litert.interpreter import Interpreter
@@ -96,6 +119,24 @@ def run_ncnn(path, manifest, images):
         extractor.input(manifest["input"]["name"], ncnn.Mat(images[0]))
         blobs = [(np.array(extractor.extract(one["name"])[1]), one["shape"]) for one in manifest["outputs"]]
         return [values.reshape(1, *shape[1:]) for values, shape in blobs]
+
+
+def run_openvino(path, manifest, images):
+    """Outputs in the manifest's order, by OpenVINO; without the bfloat16 that it would take by itself."""
+    import openvino
+
+    core = openvino.Core()
+    half = manifest["precision"] == "fp16" and "FP16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    found = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f16" if half else "f32"})(images)
+    return [found[output["name"]] for output in manifest["outputs"]]
+
+
+def inside_openvino(path):
+    """The manifest inside the file, or None."""
+    from xml.etree import ElementTree
+
+    found = ElementTree.parse(path).find("rt_info/manifest.json")
+    return None if found is None else found.get("value")
 
 
 def run_coreml(path, manifest, images):

@@ -244,8 +244,9 @@ def test_several_formats_at_once(choice, formats, every):
 def test_of_all_formats_those_without_are_passed_over_and_one_that_fails_ends_no_other(
     runs, run_tool, tmp_path, broken_backends
 ):
-    for name in ("onnx", "executorch", "coreml", "litert", "ncnn", "wrong", "curable"):
+    for name in ("onnx", "executorch", "coreml", "litert", "ncnn", "openvino", "wrong", "curable"):
         del backends.BACKENDS[name]
+    backends.BACKENDS["qnn"] = ("absent_backend", "Absent")  # an extra of its own, not installed
     command = f"tools/export.py checkpoint={runs}/classification/last.ckpt export.calibration_images=4 output_dir=out"
 
     def names():
@@ -255,6 +256,7 @@ def test_of_all_formats_those_without_are_passed_over_and_one_that_fails_ends_no
     assert status == 0, err
     for name in ("pt2", "crashing"):
         assert f"{name} is passed over: export.precision=int8: {name} has fp32" in out
+    assert "qnn is passed over: qnn needs absent_backend" in out and "'.[qnn]'" in out
     assert "passed over:" in out, "in the table, too"
     assert names() == ["lossy-int8-logits"]
     assert "NOT CERTIFIED" in out and "not certified: int8" in out
@@ -330,10 +332,13 @@ def test_images_of_another_size_or_number(runs, run_tool, tmp_path):
     assert load_runtime(tmp_path / "out" / "onnx-fp32-logits")(images)["logits"].shape == (4, 3)
 
 
-@pytest.mark.parametrize("name", sorted(backends.BACKENDS))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.qnn) if name == "qnn" else name for name in sorted(backends.BACKENDS)]
+)
 def test_every_format_gets_a_form_of_detections_that_it_holds(name):
     """The first letters of the outputs for raw, decoded and nms asked for, and for nms of a few boxes."""
-    expected = {"pt2": "rdnn", "onnx": "rdnn", "coreml": "rdnn", "executorch": "rddn", "litert": "rddn", "ncnn": "rrrr"}
+    expected = {"pt2": "rdnn", "onnx": "rdnn", "coreml": "rdnn", "executorch": "rddn", "litert": "rddn", "ncnn": "rrrr",
+                "openvino": "rdnn", "qnn": "rddn"}  # fmt: skip
     format = backends.backend(name)
     asked = [("raw", None), ("decoded", None), ("nms", None), ("nms", 50)]
     assert "".join(held_output(pair[0], format.detections, *pair[1:])[0] for pair in asked) == expected[name]

@@ -51,6 +51,7 @@ FORMS = {  # {format: {task: output}}; final detections are tried through hand-m
     "onnx": {"classification": "probabilities", "segmentation": "low", "detection": "decoded"},
     "litert": {"classification": "logits", "segmentation": "logits", "detection": "raw"},
     "ncnn": {"classification": "logits", "segmentation": "argmax", "detection": "raw"},
+    "openvino": {"classification": "logits", "segmentation": "low", "detection": "raw"},
     "executorch": {"classification": "logits", "segmentation": "argmax", "detection": "decoded"},
     "pt2": {"classification": "probabilities", "segmentation": "argmax_low", "detection": "raw"},
 }

@@ -1,0 +1,71 @@
+"""Networks through OpenVINO: the numbers of eager PyTorch, int8 that stays close, and a file that knows itself."""
+
+import pytest
+import torch
+
+from tasks.deploy.formats.openvino import FILES, FP16_NOTE, FP32_NOTE, PRECISION, OpenVINOBackend
+from tasks.deploy.formats.openvino_int8 import NARROW
+from tasks.deploy.inside import read_inside
+from tests.oracles import relative_error
+from tests.tasks.quantization.small_networks import Small, exported, pictures, signal_to_noise
+
+BACKEND = OpenVINOBackend()
+CALIBRATION = [pictures(seed=seed, dtype=torch.uint8) for seed in range(4)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_artifact_computes_what_eager_does(precision, tmp_path, capfd):
+    model, images = Small("ssdlite"), pictures(2, 96, torch.uint8)
+    told, manifest = exported(BACKEND, model, images, tmp_path, precision=precision)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.xml", "model.bin"}
+    assert told.notes == (FILES, {"fp32": FP32_NOTE, "fp16": FP16_NOTE}[precision])
+    convs = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
+    assert told.operators["Convolution"] + told.operators["GroupConvolution"] == convs
+    runtime = BACKEND.load(tmp_path, manifest, threads=2)
+    assert runtime.compiled.get_property("INFERENCE_NUM_THREADS") == 2
+    assert precision == "fp16" or BACKEND.session(precision) == {PRECISION: "f32"}
+    given = pictures(3, 96, torch.uint8, seed=5)  # a batch of 2 is filled up
+    with torch.inference_mode():
+        for (name, values), expected in zip(runtime(given).items(), model(given), strict=True):
+            assert name in model.outputs and values.dtype == expected.dtype
+            assert relative_error(values, expected) < (1e-5 if precision == "fp32" else 1e-2)
+    sizes = sum(parameter.numel() for parameter in model.parameters()) * (4 if precision == "fp32" else 2)
+    assert (tmp_path / "model.bin").stat().st_size == pytest.approx(sizes, rel=0.1)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_int8_rounds_backbone_and_head_but_for_what_is_kept(tmp_path, capfd):
+    model, images = Small("classification"), pictures(seed=7, dtype=torch.uint8)
+    found = {}
+    for number, kept in enumerate(((), ("network.head",))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        told, manifest = exported(
+            BACKEND, model, images, folder, precision="int8", calibration=CALIBRATION, keep_float=kept
+        )
+        found[kept] = int(told.notes[2].split()[0])
+        assert told.notes[2].endswith("convolutions and matrix products are int8") and told.notes[3] == NARROW
+        with torch.inference_mode():
+            assert signal_to_noise(BACKEND.load(folder, manifest)(images)["logits"], model(images)[0]) > 15
+    layers = sum(isinstance(module, torch.nn.Conv2d | torch.nn.Linear) for module in model.modules())
+    assert found == {(): layers, ("network.head",): layers - 1}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_manifest_lies_in_the_graphs_file_which_computes_as_before(tmp_path):
+    model, images = Small("plain"), pictures(dtype=torch.uint8)
+    _, manifest = exported(BACKEND, model, images, tmp_path)
+    before = BACKEND.load(tmp_path, manifest)(images)["logits"]
+    for text in ('{"kind": "<&\\" \\u00e9"}', '{"kind": "again"}'):
+        BACKEND.embed(tmp_path / "model.xml", text)
+    assert read_inside(tmp_path / "model.xml")["kind"] == "again"
+    assert torch.equal(BACKEND.load(tmp_path, manifest)(images)["logits"], before)
+
+
+def test_what_cannot_be_run_or_quantized_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match="there are none; give at least one batch"):
+        exported(BACKEND, Small("plain"), pictures(), tmp_path, precision="int8")
+    _, manifest = exported(BACKEND, Small("plain"), pictures(), tmp_path)
+    (tmp_path / "model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"OpenVINO cannot run .*model\.xml"):
+        BACKEND.load(tmp_path, manifest)
