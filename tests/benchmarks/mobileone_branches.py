@@ -1,12 +1,12 @@
 """MobileOne-S0 with 1 to 5 branches: cost of a training step, memory of training, and cost when fused.
 
-    python tests/benchmarks/mobileone_branches.py [--branches 1 2 3 4 5] [--batch 8] [--size 128] [--runs 5]
-        [--rounds 5] [--threads 1] [--runtimes fused onnx] [--picture mobileone_branches.png]
+    python tests/benchmarks/mobileone_branches.py [--branches 1 2 3 4 5] [--batch 8] [--size 128] [--runs 20]
+        [--threads 1] [--runtimes fused onnx] [--picture mobileone_branches.png]
 
 A training step is forward, backward and SGD with momentum, in channels_last. Its memory is counted, not measured:
 weights, gradients and momentum, and every tensor that autograd keeps for the backward pass. Random weights; all numbers
-of branches take turns, medians in ms, and in brackets the ratio to the first. Fused networks have the same
-multiply-adds whatever the branches, which is checked.
+of branches take turns, medians in ms, of one thread those that it runs, and in brackets the ratio to the first. Fused
+networks have the same multiply-adds whatever the branches, which is checked.
 
 Source: Vasu et al. 2023, "MobileOne", section 3.2, over-parameterisation factor k (table 4: top-1 of S0 to S1).
 """
@@ -14,6 +14,7 @@ Source: Vasu et al. 2023, "MobileOne", section 3.2, over-parameterisation factor
 import sys
 from functools import partial
 from pathlib import Path
+from time import perf_counter, process_time
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)  # this folder off the path, the repository first on it
@@ -83,9 +84,9 @@ def main() -> None:
         name: partial(step, network, torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9), images, labels)
         for name, network in networks.items()
     }
-    trained = medians(steps, args.runs * args.rounds)
+    trained = medians(steps, args.runs, clock=process_time if args.threads == 1 else perf_counter)
     cases = {name: (network.backbone.keep_taps(["c5"]), images[:1]) for name, network in networks.items()}
-    fused = latencies(cases, args.runtimes, runs=args.runs, rounds=args.rounds, threads=args.threads)
+    fused = latencies(cases, args.runtimes, runs=args.runs, threads=args.threads)
     columns = {"training step, ms": trained, "training memory, MiB": memory} | {
         f"{runtime}, ms": {name: row[runtime] for name, row in fused.items() if runtime in row}
         for runtime in args.runtimes

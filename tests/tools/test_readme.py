@@ -228,6 +228,7 @@ OTHERS = {
     "block_latency.py": ("--runs 1 --runtimes fused --channels 8", "ratio to relu"),
     "equal_macs.py": ("--runs 1 --macs 10 --backbones mnv2 snv2_100", "ratio to the fastest"),
     "separable_cost.py": ("--runs 1 --channels 16 --kernels 3 --runtimes fused", "ratio of multiply-adds"),
+    "mobileone_branches.py": ("--runs 1 --branches 1 2 --batch 2 --size 32 --runtimes fused", "training step"),
     "platform_aware_samplers.py": ("--steps 1 --networks 2 --seeds 2", "beats random"),
 }
 
