@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from tasks.base.build import build_backbone
+from tasks.base.checkpoint import load_task
 from tasks.base.plain_config import plain
 from tasks.files.images import read_image
 from tasks.search import candidate, exploration, front_picture, platform_aware
+from tasks.training.fit import fit
 from tasks.training.study import end_trial
 from tests.tasks.conftest import composed
 from tests.tasks.search.test_exploration import studies_in_memory  # noqa: F401
@@ -180,3 +182,32 @@ def test_a_small_search_trains_and_measures_and_its_winner_trains(run_tool, tmp_
     assert status == 0 and Path("whole/best.ckpt").is_file(), err
     status, out, err = run_tool("tools/describe.py checkpoint=whole/best.ckpt image_size=32")
     assert status == 0, err
+
+
+@pytest.mark.long
+def test_a_detector_is_searched_and_the_winner_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(platform_aware, "in_own_process", without_process)
+    words = [word for word in SMALL if not word.startswith(("task=", "data.num", "data.batch_size="))]
+    words += [
+        "task=detection", "data.detection.image_size=[64,64]", "data.num_train=2", "data.num_val=2",
+        "data.num_workers=0", "data.num_objects=[8,4]", "data.batch_size=2", "scheduler.warmup=0",
+        f"data.root={tmp_path / 'demo'}", FEW, "runtime=fused", "steps=1",
+        "platform_aware.trials=2", f"output_dir={tmp_path / 's'}",
+    ]  # fmt: skip
+    config = cli.composed("search", words)
+    config.request = words
+    found = platform_aware.search(config)
+    content = json.loads((tmp_path / "s" / "search.json").read_text())
+    rows = content["candidates"]
+    assert content["monitor"] == "val/mAP" and len(rows) == 2 and not any(row["error"] for row in rows)
+    for row in rows:
+        scores = json.loads((tmp_path / "s" / row["candidate"] / "metrics.json").read_text())
+        assert row["ms"] > 0 and row["metric"] == scores["val/mAP"] and scores["steps"] == 1
+    assert max(row["reward"] for row in rows) == next(row["reward"] for row in rows if row["metric"] == found.score)
+
+    words = shlex.split(found.command)[2:]
+    trained = cli.composed("train", [*words, "trainer.max_epochs=1", f"output_dir={tmp_path / 'whole'}"])
+    best = max(rows, key=lambda row: row["reward"])
+    assert [dict(stage) for stage in trained.backbone.stages] == best["stages"]
+    assert fit(trained)["steps"] == 1
+    assert load_task(tmp_path / "whole" / "best.ckpt").network.head.kind == "detection"
