@@ -4,19 +4,20 @@ Source: Ma et al. 2018, "ShuffleNet V2: Practical Guidelines for Efficient CNN A
 3 (c, d); channels as in torchvision (2.0x: 244, as in the authors' code).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone, Norm
-from backbones.blocks.layers import ConvNormAct, channel_shuffle, init_weights, make_divisible
+from backbones.blocks.layers import ConvNormAct, LeakyReLU, channel_shuffle, init_weights, make_divisible
 from backbones.variants import Published, Variant, factory
 from backbones.weights.names import conv_norm_names
 
 STEM, DEPTHS = 24, (4, 8, 4)
 LAYOUTS = ("torchvision", "megvii")
+ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": LeakyReLU}
 
 
 class ShuffleUnit(nn.Module):
@@ -29,17 +30,18 @@ class ShuffleUnit(nn.Module):
         stride, dilation: Stride and dilation of the depthwise convolutions.
         layout: As in `ShuffleNetV2`.
         norm: Function from a channel count to a norm.
+        activation: Class of the activation.
     """
 
     def __init__(
         self, in_channels: int, inner: int, out_channels: int, *, entry: bool, stride: int, dilation: int,
-        layout: str, norm: Norm,
+        layout: str, norm: Norm, activation: type[nn.Module] = nn.ReLU,
     ) -> None:  # fmt: skip
         super().__init__()
         half = out_channels // 2
         self.megvii = layout == "megvii"
         beside = in_channels if entry and self.megvii else half
-        block = partial(ConvNormAct, norm=norm)
+        block = partial(ConvNormAct, norm=norm, activation=activation)
         depthwise = partial(block, kernel_size=3, stride=stride, dilation=dilation, activation=None)
         self.main = nn.Sequential(
             block(in_channels if entry else half, inner),
@@ -76,22 +78,26 @@ class ShuffleNetV2(Backbone):
             enters a stage keeps its width; a unit passes the even channels and works on the odd ones.
         output_stride, in_channels, widths: As in `Backbone`.
         norm: Function from a channel count to a norm; by default BatchNorm.
+        activation: "relu", or "leaky_relu" of slope 0.1, with which NanoDet trains it.
 
     Raises:
-        ValueError: Unknown `layout`.
+        ValueError: Unknown `layout` or `activation`.
     """
 
     def __init__(
         self, channels: tuple[int, int, int, int], *, width: float = 1.0, layout: str = "torchvision",
         output_stride: int = 32, in_channels: int = 3, norm: Norm | None = None,
-        widths: Mapping[str, int] | None = None,
+        activation: str = "relu", widths: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(in_channels=in_channels, output_stride=output_stride, widths=widths)
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"backbone.activation={activation}: expected one of {', '.join(ACTIVATIONS)}")
+        act = ACTIVATIONS[activation]
         if layout not in LAYOUTS:
             raise ValueError(f"layout={layout}: expected one of {', '.join(LAYOUTS)}")
         self.layout, norm = layout, norm or nn.BatchNorm2d
         current, *stages, last = (make_divisible(count * width, 4) for count in (STEM, *channels))
-        self._append(ConvNormAct(in_channels, current, 3, 2, norm=norm), current, stride=2)
+        self._append(ConvNormAct(in_channels, current, 3, 2, norm=norm, activation=act), current, stride=2)
         self._append(nn.MaxPool2d(3, 2, 1), current, stride=2)
         for out, depth in zip(stages, DEPTHS, strict=True):
             for published_stride in (2, *[1] * (depth - 1)):
@@ -100,12 +106,12 @@ class ShuffleNetV2(Backbone):
                 inner = self._width(f"block{len(self.layers) - 1}.inner", out // 2)
                 unit = ShuffleUnit(
                     current, inner, out, entry=entry, stride=stride, dilation=before if entry else dilation,
-                    layout=layout, norm=norm,
+                    layout=layout, norm=norm, activation=act,
                 )  # fmt: skip
                 self._append(unit, out, stride=published_stride)
                 current = out
         last = self._width("final", last)
-        self._append(ConvNormAct(current, last, norm=norm), last, tap="final")
+        self._append(ConvNormAct(current, last, norm=norm, activation=act), last, tap="final")
         init_weights(self)
 
     def source_names(self) -> dict[str, dict[str, str]]:
@@ -125,6 +131,11 @@ class ShuffleNetV2(Backbone):
             if rest and stage.startswith("stage"):
                 megvii[ours] = ".".join([units[f"{stage}.{unit}"], sides[rest[0]], *rest[1:]])
         return {"torchvision": names | conv_norm_names(f"layers.{len(places) + 2}", "conv5"), "megvii": megvii}
+
+    def unfit_names(self, names: Iterable[str]) -> str | None:
+        if any(name.endswith("head.gfl_cls.0.weight") for name in names):
+            return "these are NanoDet's weights, for images in BGR; weights= takes the whole network's file"
+        return None
 
     def unfit_sources(self) -> dict[str, str]:
         (other,) = set(LAYOUTS) - {self.layout}

@@ -69,10 +69,12 @@ class DetectionHead(Head):
         score_type: Meaning of the raw numbers, by which a task picks the loss: "softmax" (class_logits with the
             background first), "sigmoid" (one logit a class), "distribution" (sigmoid logits, and distributions of box
             edges).
+        suppresses: Whether non-maximum suppression follows; not where the head gives each box once.
     """
 
     kind = "detection"
     score_type: str
+    suppresses: bool = True
 
     @classmethod
     def known_with(cls, backbone: Mapping[str, str]) -> dict[str, str]:

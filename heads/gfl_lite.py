@@ -1,7 +1,8 @@
 """GFL-lite, an anchor-free detection head with a depthwise neck, light towers, and box edges as distributions."""
 
+import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
@@ -9,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Norm, Tap, select_taps
-from backbones.blocks.layers import init_weights
+from backbones.blocks.fusion import fuse_model
+from backbones.blocks.layers import LeakyReLU, init_weights
 from backbones.weights.loading import load_weights
 from heads.base import SIGMOID, DetectionHead
 from heads.box_coding import clip
 from heads.lite_pan import LitePAN, depthwise_separable
+from heads.nanodet_names import nanodet_names
+from heads.nanodet_necks import AdditivePAN, GhostPAN
 
 FORMULA = [  # `decode` for readers without torch, before clipping
     "logits = box_distributions.reshape(*box_distributions.shape[:-1], 4, bins)",
@@ -23,7 +27,38 @@ FORMULA = [  # `decode` for readers without torch, before clipping
     "low, high = centres - distances[..., :2] * strides, centres + distances[..., 2:] * strides",
     "boxes = np.concatenate([low, high], -1)",
 ]
+NECKS: dict[str, Any] = {"lite_pan": LitePAN, "ghost_pan": GhostPAN, "additive_pan": AdditivePAN}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "hardswish": nn.Hardswish, "relu": nn.ReLU, "relu6": nn.ReLU6, "leaky_relu": LeakyReLU,
+}  # fmt: skip
+MANY = ("towers", "classifiers", "regressors")  # layers of the branch that learns many cells a box
 PRIOR = 0.01  # score of every class before training, so that the many negatives do not swamp the first steps
+
+
+class Branch(nn.Module):
+    """Predictions of every level: a tower of depthwise separable convolutions, then classes and box edges.
+
+    Args:
+        levels: Number of levels, each with its own layers.
+        num_classes: Classes.
+        bins: Distances of each edge.
+        channels, stacked, kernel_size, norm, activation: As in `GFLLite`.
+    """
+
+    def __init__(
+        self, levels: int, num_classes: int, bins: int, *, channels: int, stacked: int, kernel_size: int, **options: Any
+    ) -> None:
+        super().__init__()
+        self.towers = nn.ModuleList(
+            nn.Sequential(*(depthwise_separable(channels, channels, kernel_size, **options) for _ in range(stacked)))
+            for _ in range(levels)
+        )
+        self.classifiers = nn.ModuleList(nn.Conv2d(channels, num_classes, 1) for _ in range(levels))
+        self.regressors = nn.ModuleList(nn.Conv2d(channels, 4 * bins, 1) for _ in range(levels))
+
+    def forward(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Compute "class_logits" (N, A, K) and "box_distributions" (N, A, 4 * bins) of maps (N, channels, h_i, w_i)."""
+        return predictions(levels, self.towers, self.classifiers, self.regressors)
 
 
 class GFLLite(DetectionHead):
@@ -33,7 +68,11 @@ class GFLLite(DetectionHead):
     box, as the loss trains them, so there is no separate centre or objectness output. Each level has its own tower,
     since BatchNorm cannot be shared by levels of different statistics.
 
-    Hard swish is the default activation: it trains like swish and costs a clamp and a product on a phone. nn.ReLU6
+    With `nms_free` a second branch learns one cell a box, on maps through which no gradient goes back, beside the
+    branch that learns many. In eval mode it alone predicts, so that nothing has to be suppressed, and `fuse` drops the
+    other one.
+
+    Hard swish is the default activation: it trains like swish and costs a clamp and a product on a phone. "relu6"
     suits exact int8.
 
     Args:
@@ -46,14 +85,19 @@ class GFLLite(DetectionHead):
         kernel_size: Kernel size of all depthwise convolutions.
         reg_max: Largest distance in strides.
         extra_level: Add a level of twice the deepest stride.
+        neck: "lite_pan"; "ghost_pan", that of NanoDet-Plus; "additive_pan", that of NanoDet, without an extra level.
+        centred: Distances begin at the centres of the cells; False: at their upper left corners, as in NanoDet-Plus.
+        nms_free: Predict each box once.
         norm: Function from a channel count to a norm.
-        activation: Class of the activation.
+        activation: One of `ACTIVATIONS`, or a class.
         weights: File of ours, as in `load_weights`.
 
     Raises:
-        ValueError: A tap is not offered; strides do not double from level to level; `channels` is odd.
+        ValueError: A tap is not offered; strides do not double from level to level; `channels` is odd; unknown `neck`
+            or `activation`; an extra level of a neck that has none.
 
-    Source: Li et al. 2020, "Generalized Focal Loss"; the light form: Yu et al. 2021, "PP-PicoDet", and NanoDet-Plus.
+    Source: Li et al. 2020, "Generalized Focal Loss"; the light form: Yu et al. 2021, "PP-PicoDet", and NanoDet-Plus;
+    the branch without suppression: Wang et al. 2024, "YOLOv10", section 3.1.
     """
 
     score_type = "distribution"
@@ -62,7 +106,8 @@ class GFLLite(DetectionHead):
     def __init__(
         self, taps: Sequence[Tap], num_classes: int, *, levels: Sequence[str | Sequence[str]] = ("c3", "c4", "c5"),
         channels: int = 96, stacked: int = 2, kernel_size: int = 5, reg_max: int = 7, extra_level: bool = True,
-        norm: Norm = nn.BatchNorm2d, activation: type[nn.Module] = nn.Hardswish, weights: str | None = None,
+        neck: str = "lite_pan", centred: bool = True, nms_free: bool = False, norm: Norm = nn.BatchNorm2d,
+        activation: str | type[nn.Module] = "hardswish", weights: str | None = None,
     ) -> None:  # fmt: skip
         chosen = select_taps(taps, names=levels, settings=("head.levels",))
         if any(coarse.stride != 2 * fine.stride for fine, coarse in pairwise(chosen)):
@@ -72,24 +117,29 @@ class GFLLite(DetectionHead):
             )
         if channels % 2:
             raise ValueError(f"channels={channels}: expected an even number")
+        for key, value, known in (("neck", neck, NECKS), ("activation", activation, ACTIVATIONS)):
+            if isinstance(value, str) and value not in known:
+                raise ValueError(f"head.{key}={value}: expected one of {', '.join(known)}")
         super().__init__(chosen, num_classes)
         self.strides = [tap.stride for tap in chosen] + ([2 * chosen[-1].stride] if extra_level else [])
-        options: dict[str, Any] = {"norm": norm, "activation": activation}
-        self.neck = LitePAN(
-            [tap.channels for tap in chosen], channels, kernel_size=kernel_size, extra_level=extra_level, **options
-        )
-        self.towers = nn.ModuleList(
-            nn.Sequential(*(depthwise_separable(channels, channels, kernel_size, **options) for _ in range(stacked)))
-            for _ in self.strides
-        )
-        self.classifiers = nn.ModuleList(nn.Conv2d(channels, num_classes, 1) for _ in self.strides)
-        self.regressors = nn.ModuleList(nn.Conv2d(channels, 4 * (reg_max + 1), 1) for _ in self.strides)
-        self.register_buffer("bins", torch.arange(reg_max + 1, dtype=torch.float32), persistent=False)
+        self.centred, self.nms_free, self.suppresses, self.stacked = centred, nms_free, not nms_free, stacked
+        activation = ACTIVATIONS[activation] if isinstance(activation, str) else activation
+        options: dict[str, Any] = {"kernel_size": kernel_size, "norm": norm, "activation": activation}
+        widths = [tap.channels for tap in chosen]
+        self.neck = _neck(neck, widths, channels, extra_level=extra_level, **options)
+        options |= {"channels": channels, "stacked": stacked}
+        many = Branch(len(self.strides), num_classes, reg_max + 1, **options)
+        one = Branch(len(self.strides), num_classes, reg_max + 1, **options) if nms_free else None
+        self.towers, self.classifiers, self.regressors = many.towers, many.classifiers, many.regressors
+        if one:
+            self.one_to_one = one
         init_weights(self)
-        for conv in (*self.classifiers, *self.regressors):
-            nn.init.normal_(cast(nn.Conv2d, conv).weight, std=0.01)
-        for conv in self.classifiers:
-            nn.init.constant_(cast(Tensor, conv.bias), -math.log(1 / PRIOR - 1))
+        for branch in filter(None, (many, one)):
+            for conv in (*branch.classifiers, *branch.regressors):
+                nn.init.normal_(cast(nn.Conv2d, conv).weight, std=0.01)
+            for conv in branch.classifiers:
+                nn.init.constant_(cast(Tensor, conv.bias), -math.log(1 / PRIOR - 1))
+        self.register_buffer("bins", torch.arange(reg_max + 1, dtype=torch.float32), persistent=False)
         if weights is not None:
             load_weights(self, weights)
 
@@ -98,13 +148,22 @@ class GFLLite(DetectionHead):
 
         Returns:
             "class_logits" (N, A, num_classes) and "box_distributions" (N, A, 4 * bins): for left, top, right and
-            bottom the logits of distances of 0..reg_max strides.
+            bottom the logits of distances of 0..reg_max strides. With `nms_free` those of one cell a box; in training
+            also "dense_class_logits" and "dense_box_distributions", those of many.
         """
         levels = self.neck([features[tap.name] for tap in self.taps])
-        maps = [tower(x) for tower, x in zip(self.towers, levels, strict=True)]
-        logits = [_by_cell(conv(x)) for conv, x in zip(self.classifiers, maps, strict=True)]
-        distributions = [_by_cell(conv(x)) for conv, x in zip(self.regressors, maps, strict=True)]
-        return {"class_logits": torch.cat(logits, dim=1), "box_distributions": torch.cat(distributions, dim=1)}
+        if not self.nms_free:
+            return predictions(levels, self.towers, self.classifiers, self.regressors)
+        if not (self.training and hasattr(self, "towers")):
+            return self.one_to_one(levels)
+        dense = predictions(levels, self.towers, self.classifiers, self.regressors)
+        return self.one_to_one([x.detach() for x in levels]) | {f"dense_{name}": x for name, x in dense.items()}
+
+    def fuse(self) -> nn.Module:
+        twin = copy.copy(self)
+        kept = {name: part for name, part in self._modules.items() if not (self.nms_free and name in MANY)}
+        twin._modules = {name: fuse_model(part) if part else part for name, part in kept.items()}
+        return twin
 
     def code(self) -> dict[str, Any]:
         return {
@@ -112,15 +171,21 @@ class GFLLite(DetectionHead):
             "formula": [*FORMULA, *SIGMOID],
         }  # fmt: skip
 
+    def source_names(self) -> dict[str, dict[str, str]]:
+        names = nanodet_names(self.neck, self.stacked, len(self.strides))
+        return {"nanodet": names} if names and not self.nms_free else {}
+
     def class_outputs(self) -> dict[str, int]:
-        return {f"classifiers.{level}": 0 for level in range(len(self.strides))}
+        branches = ("", "one_to_one.") if self.nms_free else ("",)
+        return {f"{branch}classifiers.{level}": 0 for branch in branches for level in range(len(self.strides))}
 
     def anchors(self, image_size: tuple[int, int]) -> Tensor:
-        """Compute the cells, (A, 4) float32 xyxy, px: squares with the stride as their side."""
+        """Compute the cells, (A, 4) float32 xyxy, px: squares with the stride as their side, round the points."""
         cells = []
         for stride in self.strides:
             y, x = (torch.arange(math.ceil(size / stride), device=self.bins.device) * stride for size in image_size)
             corners = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
+            corners = corners if self.centred else corners - stride // 2
             cells.append(torch.cat([corners, corners + stride], dim=1))
         return torch.cat(cells).float()
 
@@ -163,6 +228,25 @@ def distances_to_boxes(anchors: Tensor, boxes: Tensor) -> Tensor:
     """
     centres, stride = (anchors[..., :2] + anchors[..., 2:]) / 2, anchors[..., 2:] - anchors[..., :2]
     return torch.cat([(centres - boxes[..., :2]) / stride, (boxes[..., 2:] - centres) / stride], dim=-1)
+
+
+def predictions(
+    levels: Sequence[Tensor], towers: Iterable[nn.Module], classifiers: Iterable[nn.Module],
+    regressors: Iterable[nn.Module],
+) -> dict[str, Tensor]:  # fmt: skip
+    """Compute "class_logits" and "box_distributions" of all levels, as in `Branch`, by each level's own layers."""
+    maps = [tower(x) for tower, x in zip(towers, levels, strict=True)]
+    logits = [_by_cell(conv(x)) for conv, x in zip(classifiers, maps, strict=True)]
+    distributions = [_by_cell(conv(x)) for conv, x in zip(regressors, maps, strict=True)]
+    return {"class_logits": torch.cat(logits, dim=1), "box_distributions": torch.cat(distributions, dim=1)}
+
+
+def _neck(name: str, in_channels: Sequence[int], channels: int, *, extra_level: bool, **options: Any) -> nn.Module:
+    if name != "additive_pan":
+        return NECKS[name](in_channels, channels, extra_level=extra_level, **options)
+    if extra_level:
+        raise ValueError("head.neck=additive_pan has no extra level; set head.extra_level=false")
+    return AdditivePAN(in_channels, channels)
 
 
 def _by_cell(x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def select_detections(
         scores: (N, A, K) in [0, 1].
         score_threshold: A score must be above it.
         candidates: Number of boxes of each class and image that take part, the best ones.
-        iou_threshold: A box is suppressed by a kept better one of its class with an IoU above it.
+        iou_threshold: A box is suppressed by a kept better one of its class with an IoU above it; of 1 none is.
         max_detections: Most detections of an image.
 
     Returns:
@@ -107,6 +107,8 @@ def _suppress(boxes: Tensor, groups: Tensor, candidates: int, iou_threshold: flo
     starts = index.masked_fill(groups == groups.roll(1), 0).cummax(0).values
     places = index - starts  # in the group
     taking_part = places < candidates
+    if iou_threshold >= 1:  # exactly: a rounded IoU may exceed it
+        return order[taking_part].sort().values
     better, worse = _overlapping_pairs(boxes, starts, places.masked_fill(~taking_part, 0), iou_threshold)
     # A box is kept if no kept better one overlaps it. Starting from all, each round settles at least the next box of
     # every chain of overlaps; what does not change any more is the greedy result.

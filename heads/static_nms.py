@@ -81,7 +81,9 @@ class StaticNMS(nn.Module):
             min(max_detections, limit, A * K); where fewer were found, boxes and scores of 0 and labels of -1.
         """
         boxes, best, labels = best_pairs(boxes.float(), scores.float(), self._limit(scores.shape[2]))
-        kept = self._kept(boxes, labels) * (best > self.score_threshold).float()
+        kept = (best > self.score_threshold).float()
+        if self.bound < 1 or best.shape[1] > self.candidates:  # else none is suppressed, nor is one too many
+            kept = kept * self._kept(boxes, labels)
         scores, order = (best * kept).topk(min(self.max_detections, best.shape[1]))
         found = (scores > 0).float()
         labels = (labels.gather(1, order) + 1) * found - 1

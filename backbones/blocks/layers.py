@@ -24,6 +24,13 @@ def make_divisible(value: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
+class LeakyReLU(nn.LeakyReLU):
+    """Leaky ReLU of slope 0.1, as the YOLO family and NanoDet have it."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__(0.1, inplace)
+
+
 class ConvNormAct(nn.Module):
     """Convolution without bias, norm, activation; the output has ceil(size / stride) px.
 
@@ -143,7 +150,7 @@ def make_activation(activation: type[nn.Module] | None) -> nn.Module:
     """Instantiate an activation class, in place where the class can be; the identity for None."""
     if activation is None:
         return nn.Identity()
-    return activation(inplace=True) if activation in (nn.ReLU, nn.ReLU6, nn.Hardswish) else activation()
+    return activation(inplace=True) if activation in (nn.ReLU, nn.ReLU6, nn.Hardswish, LeakyReLU) else activation()
 
 
 def init_weights(module: nn.Module) -> None:

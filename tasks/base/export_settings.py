@@ -12,7 +12,9 @@ class ExportSettings:
         chosen: {format: true}, from the files of the group: a mapping, so that export=[onnx,litert] chooses both.
         formats: Names of the formats, in place of export=, or "all".
         precision: "fp32", "fp16", "int8" or "w8a16" (int8 weights, 16 bits between layers), where a format has it.
-        detections: What a detector gives: "raw" maps, "decoded" boxes and scores, or "nms": final detections.
+        detections: What a detector gives: "raw" maps, "boxes" and scores of every anchor, "decoded": the best of them,
+            or "nms": final detections. A head without suppression gives these in every format but ncnn, which has
+            "boxes".
         tail: What a segmenter gives: "logits", "argmax" of the upsampled logits, "present": the same, of the classes
             alone that can win in the image (ONNX and pt2), "argmax_low": the argmax upsampled, or "low": the argmax at
             the head's resolution.

@@ -137,6 +137,7 @@ def _published(config: Config) -> Source:
 
 def _of_kind(source: Source, kind: Kind, content: Mapping[str, Any]) -> NetworkWeights:
     """Complete a source by what its layout implies: names of the outputs, eps of the norms."""
+    source = replace(source, tensors=kind.prepared(source.tensors))
     labels, usual = _stated_labels(content), kind.labels()
     count = kind.count(source.tensors)
     labels = labels if labels and len(labels) == count else usual if len(usual) == count else None

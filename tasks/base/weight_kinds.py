@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from heads.nanodet_names import split_predictions
 from tasks.values.sizes import Size
 
 Labels = tuple[str, ...]
+NANODET_BINS = 8  # of each edge
 UNUSED = "N/A"  # a label of torchvision's detectors that no category of COCO has
 
 
@@ -31,6 +33,8 @@ class Kind:
         norm_eps: Eps of all its norms; None: as in `Backbone.norm_eps`.
         image_size: (H, W) px that its images were resized to; None where their size varied.
         shorter_side: Side in px that images were resized to instead.
+        prepared: Function from the file's tensors to those that are loaded, under the file's names or parts of them.
+        class_layer: As `mark`, the class layer where `mark` is another one, by the names that `prepared` gives.
         unbiased: Ends of names of layers that have no bias there and have one here, which is then zero.
     """
 
@@ -47,10 +51,13 @@ class Kind:
     image_size: Size | None = None
     shorter_side: int | None = None
     unbiased: tuple[str, ...] = ()
+    prepared: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
+    class_layer: str | None = None
 
     def count(self, tensors: Mapping[str, Tensor]) -> int:
-        """Count the classes of a file, without the background."""
-        outputs = next(len(tensor) for key, tensor in tensors.items() if key.endswith(self.mark))
+        """Count the classes of a file's prepared tensors, without the background."""
+        layer = self.class_layer or self.mark
+        outputs = next(len(tensor) for key, tensor in tensors.items() if key.endswith(layer))
         return outputs // self.boxes - (self.background is not None)
 
     def with_biases(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -88,6 +95,23 @@ def cityscapes_labels() -> Labels:
     return tuple(EVALUATED)
 
 
+def nanodet_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Prepare NanoDet's tensors: the average of the weights where there is one, RGB for BGR, and classes by themselves.
+
+    Its normalisation is ImageNet's, in the order of the channels.
+    """
+    averaged = {key: tensor for key, tensor in tensors.items() if key.startswith("avg_model.")}
+    return {
+        key: tensor.flip(1) if key.endswith("backbone.conv1.0.weight") else tensor
+        for key, tensor in split_predictions(averaged or tensors, 4 * NANODET_BINS).items()
+    }
+
+
+NANODET: dict[str, Any] = {
+    "norm_eps": 1e-5, "image_size": (320, 320), "prepared": nanodet_tensors, "class_layer": "gfl_cls.0.classes.weight",
+    "settings": {"backbone.activation": "leaky_relu", "task.score_threshold": 0.05, "task.iou_threshold": 0.6,
+                 "task.max_detections": 100},
+}  # fmt: skip
 KINDS = (
     Kind(
         "torchvision's SSDLite", "head.classification_head.module_list.0.1.weight", "detection", "mnv3_large",
@@ -109,6 +133,11 @@ KINDS = (
         cityscapes_labels, norm_eps=0.001, settings={"backbone.output_stride": 8},
         unbiased=("decode_head.image_pool.1.conv", "decode_head.convs.conv0", "decode_head.convs.conv1"),
     ),
+    Kind(
+        "NanoDet-Plus-m", "fpn.reduce_layers.0.conv.weight", "detection", "snv2_100", "nanodet_plus", coco_classes,
+        **NANODET,
+    ),
+    Kind("NanoDet-m", "fpn.lateral_convs.0.conv.weight", "detection", "snv2_100", "nanodet", coco_classes, **NANODET),
 )  # fmt: skip
 
 

@@ -131,7 +131,7 @@ class Backend(ABC):
     file: str
     precisions: tuple[str, ...] = ("fp32",)
     inputs: tuple[str, ...] = ("uint8", "float32")
-    detections: tuple[str, ...] = ("raw", "decoded", "nms")
+    detections: tuple[str, ...] = ("raw", "boxes", "decoded", "nms")
     dynamic: bool = False
     varying: bool = False
     here: bool = True

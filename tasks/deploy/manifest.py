@@ -48,8 +48,8 @@ class Manifest:
         backend: Name of the format: "onnx", "executorch", ...
         artifact: File name of the artifact, beside the manifest.
         kind: Of the task.
-        output: What comes out: "logits", "probabilities" of classification; a `tail` of segmentation; "raw", "decoded"
-            or "nms" of detection.
+        output: What comes out: "logits", "probabilities" of classification; a `tail` of segmentation; "raw", "boxes",
+            "decoded" or "nms" of detection.
         precision: "fp32", "int8", ...
         input: (N, C, H, W): RGB in 0..255, or what "pixels" of the preprocessing says; the normalisation is inside.
         outputs: In the order of the artifact.
@@ -62,9 +62,10 @@ class Manifest:
         decoding: What the outputs mean, and what is left to do with them. Of classification {"scores": {"axis",
             "activation": "softmax" that is still to do, or None}}; of segmentation {"classes": how they are found,
             "resize": to the picture's size}; of detection {"boxes": {"format": "xyxy", "frame": "px of the input",
-            "clipped"}, "scores": {"range", "background"}, "nms": {"inside": whether the artifact does it, and its
-            settings}, "padding": of "nms", "raw": of "raw" what `DetectionHead.code` gives}. Boxes and scores of "raw"
-            are so after its formula, with boxes clipped to the input.
+            "clipped"}, "scores": {"range", "background"}, "nms": {"inside": whether the artifact does it, "of":
+            "each class", or None where the head needs none, and its settings: of an iou_threshold of 1 none is
+            suppressed}, "padding": of "nms", "raw": of "raw" what `DetectionHead.code` gives}. Boxes and scores of
+            "raw" are so after its formula, with boxes clipped to the input.
         anchors: For raw detections what decoding needs: {"boxes": [[x1, y1, x2, y2] px, ...], ...}; else empty.
         tensors: {"input": {...}, "outputs": [{...}, ...]}, as the runtime knows them: "name" (None where it knows but
             places), "dtype", "shape", "layout" of the input, "scale" and "zero_point" of what it gives as integers.

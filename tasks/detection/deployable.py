@@ -10,25 +10,36 @@ from heads.base import DetectionHead
 from heads.static_nms import StaticNMS, best_anchors
 from tasks.base.network import Deployable, Network
 
-OUTPUTS = ("raw", "decoded", "nms")  # each needs more operators of a format than the one before
+OUTPUTS = ("raw", "boxes", "decoded", "nms")  # each needs more operators of a format than the one before
 SELECTION = ("score_threshold", "candidates", "iou_threshold", "max_detections")  # of a DetectionTask
 OPTIONS = {
     "raw": frozenset(),
+    "boxes": frozenset(),
     "decoded": frozenset({"limit"}),
     "nms": frozenset({"limit", "block", "rounds", *SELECTION}),
 }
 
 
-def held_output(asked: str, held: Sequence[str], limit: int | None = None) -> str:
+def free_selection(selection: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the selection from a head that gives each box once: the best pairs, of which none is suppressed.
+
+    >>> free_selection({"score_threshold": 0.1, "candidates": 9, "iou_threshold": 0.5, "max_detections": 100})
+    {'score_threshold': 0.1, 'candidates': 100, 'iou_threshold': 1.0, 'max_detections': 100}
+    """
+    return {**selection, "candidates": selection["max_detections"], "iou_threshold": 1.0}
+
+
+def held_output(asked: str, held: Sequence[str], limit: int | None = None, *, suppresses: bool = True) -> str:
     """The output that a format gets: what is asked for, or the next that it holds well.
 
     Suppression in plain operators is for formats that are quick at it; a `limit` makes it small enough for all that
-    decode.
+    decode. Without suppression all of these give final detections, and "boxes" stand in where none can be picked.
 
     Args:
         asked: One of `OUTPUTS`.
         held: Those that the format holds well.
         limit: Of the export.
+        suppresses: Whether the head needs suppression.
 
     Raises:
         ValueError: There is no such output.
@@ -37,10 +48,13 @@ def held_output(asked: str, held: Sequence[str], limit: int | None = None) -> st
     'decoded'
     >>> held_output("nms", ("raw", "decoded"), limit=300)
     'nms'
+    >>> held_output("nms", ("raw", "boxes"), suppresses=False), held_output("nms", ("raw", "boxes"))
+    ('boxes', 'raw')
     """
     if asked not in OUTPUTS:
         raise ValueError(f"export.detections={asked}: expected one of {', '.join(OUTPUTS)}")
-    able = {*held, *(["nms"] if limit and "decoded" in held else [])}
+    able = {*held, *(["nms"] if (limit or not suppresses) and "decoded" in held else [])}
+    able -= {"boxes"} if suppresses and asked != "boxes" else set()
     return next(output for output in reversed(OUTPUTS[: 1 + OUTPUTS.index(asked)]) if output in able)
 
 
@@ -49,7 +63,7 @@ def output_meaning(output: str, head: DetectionHead, selection: Mapping[str, Any
     described = {
         "boxes": {"format": "xyxy", "frame": "px of the input", "clipped": True},
         "scores": {"range": [0, 1], "background": None},
-        "nms": {"inside": output == "nms", "of": "each class", **selection},
+        "nms": {"inside": output == "nms", "of": "each class" if head.suppresses else None, **selection},
     }  # fmt: skip
     if output == "nms":
         described["padding"] = {"boxes": 0, "scores": 0, "labels": -1}
@@ -59,10 +73,11 @@ def output_meaning(output: str, head: DetectionHead, selection: Mapping[str, Any
 class DetectionDeployable(Deployable):
     """Boxes and scores.
 
-    "raw" gives the head's maps under their own names. "decoded" gives the best anchors, the best first: "boxes"
-    (N, k, 4) xyxy, px of the input, clipped to it, and "scores" (N, k, K) in [0, 1] without background;
-    `heads.static_nms.select_from_decoded` finishes them. "nms" gives what `heads.static_nms.StaticNMS` selects: "boxes"
-    (N, D, 4), "scores" (N, D), "labels" (N, D) int64, padded with label -1 (`heads.static_nms.unpadded`).
+    "raw" gives the head's maps under their own names. "boxes" gives "boxes" (N, A, 4) xyxy, px of the input, clipped to
+    it, and "scores" (N, A, K) in [0, 1] without background, of every anchor. "decoded" gives the best anchors of these,
+    the best first: (N, k, 4) and (N, k, K); `heads.static_nms.select_from_decoded` finishes both. "nms" gives what
+    `heads.static_nms.StaticNMS` selects: "boxes" (N, D, 4), "scores" (N, D), "labels" (N, D) int64, padded with label
+    -1 (`heads.static_nms.unpadded`).
 
     Args:
         network, output: As in `make_deployable`.
@@ -84,11 +99,17 @@ class DetectionDeployable(Deployable):
                 shape = (1, network.pixels.channels, *image_size)
                 self.outputs = tuple(network(torch.zeros(shape, device=network.mean.device)))
             return
-        self.outputs = ("boxes", "scores") if output == "decoded" else ("boxes", "scores", "labels")
-        self.notes = (f"looks at the {limit} best only (export.limit=): of more, the last are missing",)
+        self.outputs = ("boxes", "scores", "labels") if output == "nms" else ("boxes", "scores")
+        if output != "boxes" and network.head.suppresses:
+            self.notes = (f"looks at the {limit} best only (export.limit=): of more, the last are missing",)
         self.decoder = _Decoder(network.head, image_size)
         if output == "nms":
             self.nms = StaticNMS(limit=limit, **selection)
+
+    @property
+    def suppresses(self) -> bool:
+        """Whether detections come out of non-maximum suppression."""
+        return self.output == "nms" and self.network.head.suppresses
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         if tuple(images.shape[-2:]) != self.image_size:
@@ -101,6 +122,8 @@ class DetectionDeployable(Deployable):
         if self.output == "raw":
             return tuple(raw.values())
         boxes, scores = self.decoder(raw)
+        if self.output == "boxes":
+            return boxes, scores
         return best_anchors(boxes, scores, self.limit) if self.output == "decoded" else self.nms(boxes, scores)
 
 

@@ -8,6 +8,8 @@ from heads.gfl_lite import GFLLite, boxes_from_distances, distances_to_boxes
 from heads.point_assignment import task_aligned
 from tasks.base.processes import shared_count
 
+DENSE = "dense_"  # what the names of the branch that learns many points a box begin with
+
 
 class GFLLoss(nn.Module):
     """Quality focal loss of the scores, GIoU and distribution focal loss of the boxes of the assigned points.
@@ -16,12 +18,16 @@ class GFLLoss(nn.Module):
     point of each box weighs 1, however poor it is as yet: weighed by target scores, as published, small boxes, whose
     IoU is low at first, would hardly be learnt. All in float32, also under autocast.
 
+    A head of `nms_free` learns twice, by the same measure of alignment: its dense branch by the best `candidates`
+    points of each box, the other by the best alone.
+
     Args:
         gamma: Exponent of the quality focal loss.
         box_weight, distribution_weight: Factors of the box terms.
         candidates, alpha, beta: As in `task_aligned`.
 
-    Source: Li et al. 2020, "Generalized Focal Loss", eq. 3 to 6; targets: Feng et al. 2021, "TOOD", section 3.2.
+    Source: Li et al. 2020, "Generalized Focal Loss", eq. 3 to 6; targets: Feng et al. 2021, "TOOD", section 3.2; two
+    branches: Wang et al. 2024, "YOLOv10", section 3.1.
     """
 
     def __init__(
@@ -44,14 +50,28 @@ class GFLLoss(nn.Module):
             image_size: (H, W) px of the images.
 
         Returns:
-            "classification", "boxes" and "distributions"; scalars.
+            "classification", "boxes" and "distributions"; scalars. With `nms_free` in training the same of the dense
+            branch, named "dense_...".
         """
+        if not head.nms_free:
+            return self._summands(raw, batch, head, image_size)
+        many = {name.removeprefix(DENSE): x for name, x in raw.items() if name.startswith(DENSE)}
+        losses = self._summands(raw, batch, head, image_size, candidates=1)
+        if many:
+            losses |= {DENSE + name: loss for name, loss in self._summands(many, batch, head, image_size).items()}
+        return losses
+
+    def _summands(
+        self, raw: dict[str, Tensor], batch: dict, head: GFLLite, image_size: tuple[int, int], **assignment: int
+    ) -> dict[str, Tensor]:
+        """Of one branch; `assignment` overrides how its points are assigned."""
         logits, distributions = raw["class_logits"].float(), raw["box_distributions"].float()
         boxes, labels = batch["boxes"], batch["labels"]
         anchors = head.anchors(image_size)
         predicted = boxes_from_distances(anchors, head.distances(distributions))
+        scores, assignment = logits.detach().sigmoid(), self.assignment | assignment
         positive, index, weight, quality = task_aligned(
-            anchors, predicted.detach(), logits.detach().sigmoid(), boxes, labels, **self.assignment
+            anchors, predicted.detach(), scores, boxes, labels, **assignment
         )
         targets = torch.zeros_like(logits)
         image, cell = positive.nonzero(as_tuple=True)

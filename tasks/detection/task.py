@@ -35,6 +35,7 @@ from tasks.detection.deployable import (
     OUTPUTS,
     SELECTION,
     DetectionDeployable,
+    free_selection,
     held_output,
     output_meaning,
 )
@@ -66,7 +67,8 @@ class DetectionTask(VisionTask):
     Args:
         network, classes, options: As in `VisionTask`; the head is a `DetectionHead`.
         loss: Settings of the head's loss: `MultiboxLoss`, `SigmoidFocalLoss` or `GFLLoss`.
-        score_threshold, candidates, iou_threshold, max_detections: As in `select_detections`.
+        score_threshold, candidates, iou_threshold, max_detections: As in `select_detections`. Of a head that needs no
+            suppression the second and third are for views of one image alone: `tta_scales`, `tta_flip`, `tile`.
         evaluator: Engine of the validation's scores, as in `evaluate_boxes`.
         tta_scales: Factors of the network's input size, in evaluation and prediction: the boxes of views of these sizes
             go through suppression together. Each view is resized from the image file. SSD's anchors are parts of the
@@ -111,12 +113,19 @@ class DetectionTask(VisionTask):
         for name, value in (("candidates", candidates), ("max_detections", max_detections)):
             if value < 1:
                 raise ValueError(f"task.{name}={value}: expected 1 or more")
+        self.unsuppressed = None if getattr(network.head, "suppresses", True) else free_selection(self.selection)
         self.evaluator, self.tiling = evaluator, Tiling(tile, tile_overlap)
         self.tta_scales, self.tta_flip = checked_scales(tta_scales), tta_flip
         self.category_ids = np.array(classes.numbers)  # of the results, by label
         self.truth: GroundTruth | None = None  # of the validation set, once it is known
         self.scores: CocoScores | None = None
         self.analysis: ErrorAnalysis | None = None  # of the detections that were reported last
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """How detections are selected of what the network predicts in one view; views of an image overlap anyhow."""
+        views = self.tta_flip or self.tta_scales != (1.0,)
+        return self.selection if views or self.unsuppressed is None else self.unsuppressed
 
     def loss(self, raw: dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
         return self.criterion(raw, batch, self.network.head, tuple(batch["images"].shape[-2:]))
@@ -133,9 +142,9 @@ class DetectionTask(VisionTask):
         if "labels" in raw:
             found = unpadded(raw["boxes"], raw["scores"], raw["labels"])
         elif "boxes" in raw:
-            found = select_from_decoded(raw["boxes"], raw["scores"], **self.selection)
+            found = select_from_decoded(raw["boxes"], raw["scores"], **self.chosen)
         else:
-            found = select_detections(*self.network.head.decode(raw, input_size), **self.selection)
+            found = select_detections(*self.network.head.decode(raw, input_size), **self.chosen)
         return [one.resized(input_size, size) for one, size in zip(found, image_sizes, strict=True)]
 
     def on_fit_start(self) -> None:
@@ -326,12 +335,16 @@ class DetectionTask(VisionTask):
         """
         if image_size is None:
             raise ValueError("detection has anchors for images of one size; give image_size=(H, W)")
-        chosen = self.selection | selection
-        limit = default_limit(chosen["max_detections"]) if limit is None else limit
+        chosen, suppresses = self.selection | selection, self.unsuppressed is None
+        if not suppresses:
+            chosen = free_selection(chosen)
+        if limit is None:
+            limit = default_limit(chosen["max_detections"]) if suppresses else chosen["max_detections"]
         return DetectionDeployable(network, output, image_size, limit, chosen, self.classes.names)
 
     def chosen_output(self, settings: Mapping[str, Any], held: Sequence[str]) -> str:
-        return held_output(settings["detections"], held, settings["limit"])
+        suppresses = self.unsuppressed is None
+        return held_output(settings["detections"], held, settings["limit"], suppresses=suppresses)
 
     def check_deployed(self) -> None:
         check_one_size(self.tta_scales)
@@ -351,7 +364,7 @@ class DetectionTask(VisionTask):
         return resize_image(image, image_size)
 
     def decoding(self, output: str, image_size: tuple[int, int]) -> dict[str, Any]:
-        return output_meaning(output, self.network.head, self.selection)
+        return output_meaning(output, self.network.head, self.unsuppressed or self.selection)
 
     def anchors(self, output: str, image_size: tuple[int, int]) -> dict[str, Any]:
         if output != "raw":

@@ -191,8 +191,57 @@ def test_levels_of_one_stride_are_refused(output_stride):
         ({"levels": ["c3", "c5"]}, r"have strides \[8, 32\], each has to be twice the one before"),
         ({"levels": ["c3", "c6"]}, r"no tap c6; it offers: .*c3"),
         ({"channels": 95}, "channels=95: expected an even number"),
+        ({"neck": "fpn"}, "head.neck=fpn: expected one of lite_pan, ghost_pan, additive_pan"),
+        ({"activation": "mish"}, "head.activation=mish: expected one of hardswish, relu, relu6, leaky_relu"),
+        ({"neck": "additive_pan"}, "head.neck=additive_pan has no extra level; set head.extra_level=false"),
     ],
 )
 def test_wrong_options_are_named(backbone, options, message):
     with pytest.raises(ValueError, match=message):
         GFLLite(backbone.taps, 3, **options)
+
+
+def free_head(backbone):
+    torch.manual_seed(0)
+    return GFLLite(backbone.taps, 3, channels=16, stacked=1, nms_free=True)
+
+
+def test_the_branch_of_one_cell_a_box_predicts_and_sends_no_gradient_back(backbone):
+    head = free_head(backbone)
+    features = {name: x.requires_grad_() for name, x in random_features(head.taps, (64, 64)).items()}
+    raw = head(features, (64, 64))
+    assert set(raw) == {"class_logits", "box_distributions", "dense_class_logits", "dense_box_distributions"}
+    ones, manys = ([x for name, x in raw.items() if name.startswith("dense_") == dense] for dense in (False, True))
+    sum(x.square().sum() for x in ones).backward(retain_graph=True)
+    own = {name for name, x in head.named_parameters() if x.grad is not None and x.grad.abs().sum() > 0}
+    assert own == {name for name, _ in head.named_parameters() if name.startswith("one_to_one.")}
+    assert all(x.grad is None for x in features.values())
+    head.zero_grad()
+    sum(x.square().sum() for x in manys).backward()
+    other = {name for name, x in head.named_parameters() if x.grad is not None and x.grad.abs().sum() > 0}
+    assert other == {name for name, _ in head.named_parameters()} - own
+    assert list(head.eval()(features, (64, 64))) == ["class_logits", "box_distributions"]
+    assert not head.suppresses and head.class_outputs().keys() == {
+        f"{branch}classifiers.{level}" for branch in ("", "one_to_one.") for level in range(4)
+    }
+
+
+def test_fused_it_holds_the_one_branch_alone_with_equal_outputs(backbone):
+    head = randomised(free_head(backbone)).double()
+    features = {name: x.double() for name, x in random_features(head.taps, (65, 97)).items()}
+    fused = fuse_model(head)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    assert {name.split(".")[0] for name, _ in fused.named_parameters()} == {"neck", "one_to_one"}
+    assert hasattr(head, "towers")
+    with torch.inference_mode():
+        actual, expected = fused(features, (65, 97)), head(features, (65, 97))
+    for name in expected:
+        assert relative_error(actual[name], expected[name]) < 1e-9
+    assert fused.train()(features, (65, 97)).keys() == expected.keys()  # quantization-aware training goes on with it
+
+
+def test_old_weights_have_their_names(backbone):
+    names = set(GFLLite(backbone.taps, 3, channels=16, stacked=1).state_dict())
+    assert {name.split(".")[0] for name in names} == {"neck", "towers", "classifiers", "regressors"}
+    more = set(free_head(backbone).state_dict())
+    assert {name for name in more if not name.startswith("one_to_one.")} == names

@@ -56,7 +56,7 @@ class CoreMLBackend(Backend):
 
     name, file = "coreml", f"{PACKAGE}.zip"
     precisions = ("fp32", "fp16")
-    detections = ("raw", "decoded", "nms")
+    detections = ("raw", "boxes", "decoded", "nms")
     here = sys.platform == "darwin"
     target = "iOS16"
 
@@ -67,7 +67,7 @@ class CoreMLBackend(Backend):
         if example.dtype == torch.uint8 and len(example) != 1:
             raise Unsupported(f"an image input of Core ML holds one image, not {len(example)}; set export.batch=1")
         whole, notes = model, (f"unzip {self.file} for Xcode; runs from {self.target} on",)
-        suppressing = isinstance(model, DetectionDeployable) and model.output == "nms"
+        suppressing = isinstance(model, DetectionDeployable) and model.suppresses
         if suppressing:
             if len(example) != 1:
                 raise Unsupported(

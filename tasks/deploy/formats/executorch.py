@@ -36,7 +36,8 @@ class ExecuTorchBackend(Backend):
 
     name, file, named = "executorch", "model.pte", False
     precisions = ("fp32", "int8")
-    detections = ("raw", "decoded")  # nms: 1,200 pairs take 50 ms, ten times the network, and minutes to lower
+    # nms: 1,200 pairs take 50 ms, ten times the network, and minutes to lower
+    detections = ("raw", "boxes", "decoded")
 
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
         example = example.contiguous()  # the strides of the example would become those that the artifact takes

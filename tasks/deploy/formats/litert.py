@@ -35,7 +35,7 @@ class LiteRTBackend(Backend):
 
     name, file = "litert", "model.tflite"
     precisions = ("fp32", "int8")
-    detections = ("raw", "decoded")  # nms was seen to run, but not measured
+    detections = ("raw", "boxes", "decoded")  # nms was seen to run, but not measured
 
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
         example = example.contiguous()

@@ -51,7 +51,7 @@ class NcnnBackend(Backend):
 
     name, file = "ncnn", "model.ncnn.param"
     precisions, inputs = ("fp32", "fp16"), ("float32",)
-    detections = ("raw",)
+    detections = ("raw", "boxes")
 
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
         if len(example) != 1:

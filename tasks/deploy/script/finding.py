@@ -13,6 +13,7 @@ def neighbours(old, new):
 def suppressed(boxes, scores, nms):
     """Boxes, scores and labels that non-maximum suppression of each class keeps, the best first."""
     found, areas = [], (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    most = nms["iou_threshold"] if nms["iou_threshold"] < 1 else np.inf  # of 1 none is suppressed, however it rounds
     for label in range(scores.shape[1]):
         order = np.argsort(-scores[:, label], kind="stable")[: nms["candidates"]]
         order = order[scores[order, label] > nms["score_threshold"]]
@@ -21,7 +22,7 @@ def suppressed(boxes, scores, nms):
             found.append((scores[best, label], best, label))
             low, high = np.maximum(boxes[best, :2], boxes[order, :2]), np.minimum(boxes[best, 2:], boxes[order, 2:])
             shared = (high - low).clip(0).prod(1)
-            order = order[shared / np.maximum(areas[best] + areas[order] - shared, 1e-9) <= nms["iou_threshold"]]
+            order = order[shared / np.maximum(areas[best] + areas[order] - shared, 1e-9) <= most]
     found = sorted(found, key=lambda one: -one[0])[: nms["max_detections"]]
     kept, labels = (np.array([one[place] for one in found], int) for place in (1, 2))
     return boxes[kept], scores[kept, labels], labels

@@ -98,7 +98,7 @@ function suppressed(about, outputs) {
     const own = [];
     for (const row of rows.slice(0, candidates)) {
       const box = [...boxes.subarray(4 * row, 4 * row + 4)];
-      if (own.every((better) => !(overlap(better.box, box) > most))) own.push({ label, score: scores[row * classes + label], box });
+      if (most >= 1 || own.every((better) => !(overlap(better.box, box) > most))) own.push({ label, score: scores[row * classes + label], box });
       if (own.length === count) break;
     }
     kept.push(...own);

@@ -7,7 +7,7 @@ import torch
 from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 
 from backbones.base import Tap
-from heads.gfl_lite import GFLLite
+from heads.gfl_lite import GFLLite, boxes_from_distances
 from heads.point_assignment import task_aligned
 from tasks.detection.gfl_loss import GFLLoss, distribution_focal_loss, generalized_iou_loss, quality_focal_loss
 
@@ -154,6 +154,24 @@ def test_a_batch_equals_its_images_and_padding_changes_nothing(head, raw, batch)
         totals = (quality if name == "classification" else weight).sum(1)
         joined = sum(one[name] * max(1.0, total) for one, total in zip(alone, totals, strict=True))
         torch.testing.assert_close(value, joined / totals.sum().clamp(min=1.0))
+
+
+def test_of_two_branches_one_learns_the_best_point_of_each_box(raw, batch):
+    free = GFLLite(TAPS, 3, channels=16, stacked=1, nms_free=True)
+    other = {f"dense_{name}": x.detach().flip(1).clone() for name, x in raw.items()}
+    losses = GFLLoss()(raw | other, batch, free, SIZE)
+    plain = GFLLite(TAPS, 3, channels=16, stacked=1)
+    dense = GFLLoss()({name.removeprefix("dense_"): x for name, x in other.items()}, batch, plain, SIZE)
+    single = GFLLoss(candidates=1)(raw, batch, plain, SIZE)
+    assert losses == {**single, **{f"dense_{name}": value for name, value in dense.items()}}
+    assert GFLLoss()(raw, batch, free, SIZE) == single  # in eval mode, or fused
+    anchors, scores = free.anchors(SIZE), raw["class_logits"].detach().sigmoid()
+    predicted = boxes_from_distances(anchors, free.distances(raw["box_distributions"].detach()))
+    args = (anchors, predicted, scores, batch["boxes"], batch["labels"])
+    one, many = task_aligned(*args, candidates=1), task_aligned(*args)
+    assert one.positive.sum(1).tolist() == [2, 1, 0]
+    assert (many.positive & one.positive).sum() == one.positive.sum() < many.positive.sum()
+    assert (many.weight[one.positive] == 1).all()  # consistent: the best point of the other branch, too
 
 
 @pytest.mark.long
