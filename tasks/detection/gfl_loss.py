@@ -6,9 +6,13 @@ from torch.nn import functional as F
 
 from heads.gfl_lite import GFLLite, boxes_from_distances, distances_to_boxes
 from heads.point_assignment import task_aligned
+from heads.soft_label_assignment import dynamic_soft_label
 from tasks.base.processes import shared_count
 
 DENSE = "dense_"  # what the names of the branch that learns many points a box begin with
+
+ASSIGNMENTS = ("task_aligned", "soft_label")
+NANODET_MARGIN = 0.1  # strides that its targets stay below the last bin
 
 
 class GFLLoss(nn.Module):
@@ -18,13 +22,20 @@ class GFLLoss(nn.Module):
     point of each box weighs 1, however poor it is as yet: weighed by target scores, as published, small boxes, whose
     IoU is low at first, would hardly be learnt. All in float32, also under autocast.
 
+    With assignment="soft_label" it is the loss of NanoDet-Plus: its assignment, the focal loss divided by the number of
+    assigned points, and box terms weighed by scores.
+
     A head of `nms_free` learns twice, by the same measure of alignment: its dense branch by the best `candidates`
     points of each box, the other by the best alone.
 
     Args:
         gamma: Exponent of the quality focal loss.
         box_weight, distribution_weight: Factors of the box terms.
-        candidates, alpha, beta: As in `task_aligned`.
+        candidates, alpha, beta: As in `task_aligned`; `candidates` of `dynamic_soft_label`, too.
+        assignment: "task_aligned", or "soft_label" (`dynamic_soft_label`).
+
+    Raises:
+        ValueError: Unknown `assignment`, or one that a head of `nms_free` has no branch for.
 
     Source: Li et al. 2020, "Generalized Focal Loss", eq. 3 to 6; targets: Feng et al. 2021, "TOOD", section 3.2; two
     branches: Wang et al. 2024, "YOLOv10", section 3.1.
@@ -32,9 +43,12 @@ class GFLLoss(nn.Module):
 
     def __init__(
         self, *, gamma: float = 2.0, box_weight: float = 2.0, distribution_weight: float = 0.25,
-        candidates: int = 13, alpha: float = 1.0, beta: float = 6.0,
+        candidates: int = 13, alpha: float = 1.0, beta: float = 6.0, assignment: str = "task_aligned",
     ) -> None:  # fmt: skip
         super().__init__()
+        if assignment not in ASSIGNMENTS:
+            raise ValueError(f"task.loss.assignment={assignment}: expected one of {', '.join(ASSIGNMENTS)}")
+        self.soft_label = assignment == "soft_label"
         self.gamma, self.box_weight, self.distribution_weight = gamma, box_weight, distribution_weight
         self.assignment = {"candidates": candidates, "alpha": alpha, "beta": beta}
 
@@ -55,6 +69,8 @@ class GFLLoss(nn.Module):
         """
         if not head.nms_free:
             return self._summands(raw, batch, head, image_size)
+        if self.soft_label:
+            raise ValueError("task.loss.assignment=soft_label gives a box several points; set head.nms_free=false")
         many = {name.removeprefix(DENSE): x for name, x in raw.items() if name.startswith(DENSE)}
         losses = self._summands(raw, batch, head, image_size, candidates=1)
         if many:
@@ -69,19 +85,23 @@ class GFLLoss(nn.Module):
         boxes, labels = batch["boxes"], batch["labels"]
         anchors = head.anchors(image_size)
         predicted = boxes_from_distances(anchors, head.distances(distributions))
-        scores, assignment = logits.detach().sigmoid(), self.assignment | assignment
-        positive, index, weight, quality = task_aligned(
-            anchors, predicted.detach(), scores, boxes, labels, **assignment
-        )
+        seen = (anchors, predicted.detach(), logits.detach())
+        if self.soft_label:
+            found = dynamic_soft_label(*seen, boxes, labels, candidates=self.assignment["candidates"])
+        else:
+            found = task_aligned(*seen[:2], seen[2].sigmoid(), boxes, labels, **(self.assignment | assignment))
+        positive, index, weight, quality = found
         targets = torch.zeros_like(logits)
         image, cell = positive.nonzero(as_tuple=True)
         of_box, weight = index[image, cell], weight[image, cell]
         targets[image, cell, labels[image, of_box]] = quality[image, cell]
 
         goal, total = boxes[image, of_box], shared_count(weight.sum(), self, least=1.0)
-        scored = shared_count(quality.sum(), self, least=1.0)
+        scored = shared_count((positive if self.soft_label else quality).sum().float(), self, least=1.0)
         overlap_loss = generalized_iou_loss(predicted[image, cell], goal)
         distances = distances_to_boxes(anchors[cell], goal)
+        if self.soft_label:
+            distances = distances.clamp(max=len(head.bins) - 1 - NANODET_MARGIN)
         edge_loss = distribution_focal_loss(distributions[image, cell].unflatten(-1, (4, -1)), distances).mean(dim=-1)
         return {
             "classification": quality_focal_loss(logits, targets, self.gamma).sum() / scored,

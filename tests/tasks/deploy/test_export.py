@@ -276,7 +276,7 @@ def test_of_all_formats_those_without_are_passed_over_and_one_that_fails_ends_no
         ("export.precision=int4", "export.precision=int4: pt2 has fp32"),
         ("export.input=float64", "export.input=float64: pt2 takes uint8, float32"),
         ("export.formats=[tensorrt]", "export=tensorrt: expected one of pt2, onnx"),
-        ("export.detections=best", "export.detections=best: expected one of raw, decoded, nms"),
+        ("export.detections=best", "export.detections=best: expected one of raw, boxes, decoded, nms"),
         ("export.precison=int8", "no key precison in export; did you mean precision?"),
         ("export=onx", "there is no such export; did you mean onnx?"),
     ],
