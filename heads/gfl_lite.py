@@ -42,7 +42,7 @@ class Branch(nn.Module):
         levels: Number of levels, each with its own layers.
         num_classes: Classes.
         bins: Distances of each edge.
-        channels, stacked, kernel_size, norm, activation: As in `GFLLite`.
+        channels, stacked, kernel_size, branches, norm, activation: As in `GFLLite`.
     """
 
     def __init__(
@@ -88,6 +88,8 @@ class GFLLite(DetectionHead):
         neck: "lite_pan"; "ghost_pan", that of NanoDet-Plus; "additive_pan", that of NanoDet, without an extra level.
         centred: Distances begin at the centres of the cells; False: at their upper left corners, as in NanoDet-Plus.
         nms_free: Predict each box once.
+        branches: Parallel depthwise convolutions of each layer of a tower, beside a 1x1 branch and the input, which
+            fuse to one; 0: a single one.
         norm: Function from a channel count to a norm.
         activation: One of `ACTIVATIONS`, or a class.
         weights: File of ours, as in `load_weights`.
@@ -106,8 +108,8 @@ class GFLLite(DetectionHead):
     def __init__(
         self, taps: Sequence[Tap], num_classes: int, *, levels: Sequence[str | Sequence[str]] = ("c3", "c4", "c5"),
         channels: int = 96, stacked: int = 2, kernel_size: int = 5, reg_max: int = 7, extra_level: bool = True,
-        neck: str = "lite_pan", centred: bool = True, nms_free: bool = False, norm: Norm = nn.BatchNorm2d,
-        activation: str | type[nn.Module] = "hardswish", weights: str | None = None,
+        neck: str = "lite_pan", centred: bool = True, nms_free: bool = False, branches: int = 0,
+        norm: Norm = nn.BatchNorm2d, activation: str | type[nn.Module] = "hardswish", weights: str | None = None,
     ) -> None:  # fmt: skip
         chosen = select_taps(taps, names=levels, settings=("head.levels",))
         if any(coarse.stride != 2 * fine.stride for fine, coarse in pairwise(chosen)):
@@ -115,6 +117,8 @@ class GFLLite(DetectionHead):
                 f"levels={[tap.name for tap in chosen]} have strides {[tap.stride for tap in chosen]}, each has to be "
                 "twice the one before; set backbone.output_stride=32, or name other levels"
             )
+        if branches < 0:
+            raise ValueError(f"head.branches={branches}: expected 0 or more")
         if channels % 2:
             raise ValueError(f"channels={channels}: expected an even number")
         for key, value, known in (("neck", neck, NECKS), ("activation", activation, ACTIVATIONS)):
@@ -122,12 +126,13 @@ class GFLLite(DetectionHead):
                 raise ValueError(f"head.{key}={value}: expected one of {', '.join(known)}")
         super().__init__(chosen, num_classes)
         self.strides = [tap.stride for tap in chosen] + ([2 * chosen[-1].stride] if extra_level else [])
-        self.centred, self.nms_free, self.suppresses, self.stacked = centred, nms_free, not nms_free, stacked
+        self.centred, self.nms_free, self.suppresses = centred, nms_free, not nms_free
+        self.stacked, self.branches = stacked, branches
         activation = ACTIVATIONS[activation] if isinstance(activation, str) else activation
         options: dict[str, Any] = {"kernel_size": kernel_size, "norm": norm, "activation": activation}
         widths = [tap.channels for tap in chosen]
         self.neck = _neck(neck, widths, channels, extra_level=extra_level, **options)
-        options |= {"channels": channels, "stacked": stacked}
+        options |= {"channels": channels, "stacked": stacked, "branches": branches}
         many = Branch(len(self.strides), num_classes, reg_max + 1, **options)
         one = Branch(len(self.strides), num_classes, reg_max + 1, **options) if nms_free else None
         self.towers, self.classifiers, self.regressors = many.towers, many.classifiers, many.regressors
@@ -173,7 +178,7 @@ class GFLLite(DetectionHead):
 
     def source_names(self) -> dict[str, dict[str, str]]:
         names = nanodet_names(self.neck, self.stacked, len(self.strides))
-        return {"nanodet": names} if names and not self.nms_free else {}
+        return {"nanodet": names} if names and not (self.nms_free or self.branches) else {}
 
     def class_outputs(self) -> dict[str, int]:
         branches = ("", "one_to_one.") if self.nms_free else ("",)

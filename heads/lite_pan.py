@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbones.base import Norm
+from backbones.blocks.branched_conv import BranchedConv
 from backbones.blocks.layers import ConvNormAct
 
 
@@ -83,11 +84,18 @@ class CSPMix(nn.Module):
 
 
 def depthwise_separable(
-    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, *, norm: Norm, activation: type[nn.Module]
-) -> nn.Sequential:
-    """Build a depthwise and a 1x1 convolution, each with norm and activation; arguments as in `ConvNormAct`."""
+    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, *, norm: Norm, activation: type[nn.Module],
+    branches: int = 0,
+) -> nn.Sequential:  # fmt: skip
+    """Build a depthwise and a 1x1 convolution, each with norm and activation; arguments as in `ConvNormAct`.
+
+    With `branches` the depthwise one is as many in parallel, beside a 1x1 branch and the input, as in `BranchedConv`.
+    """
     options: dict[str, Any] = {"norm": norm, "activation": activation}
-    return nn.Sequential(
-        ConvNormAct(in_channels, in_channels, kernel_size, stride, groups=in_channels, **options),
-        ConvNormAct(in_channels, out_channels, **options),
+    sizes = (in_channels, in_channels, kernel_size, stride)
+    depthwise: nn.Module = (
+        BranchedConv(*sizes, groups=in_channels, branches=branches, skip=stride == 1, **options)
+        if branches
+        else ConvNormAct(*sizes, groups=in_channels, **options)
     )
+    return nn.Sequential(depthwise, ConvNormAct(in_channels, out_channels, **options))

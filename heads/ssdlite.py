@@ -67,8 +67,8 @@ class SSDLite(DetectionHead):
         scales: Sequence[float] = (0.2, 0.95), ratios: Sequence[float] = (2, 3), reduced_first: bool = False,
         square_boxes: bool = False, prediction_std: float = 0.03, norm: Norm | None = None, weights: str | None = None,
     ) -> None:  # fmt: skip
-        read = {"head.finest": finest, "head.first": first, "head.second": second}
-        read = {key: names for key, names in read.items() if names is not None}
+        read = {"head.first": first, "head.second": second}
+        read = read if finest is None else {"head.finest": finest, **read}
         super().__init__(select_taps(taps, names=tuple(read.values()), settings=tuple(read)), num_classes)
         if score_type not in self.SCORE_TYPES:
             raise ValueError(f"score_type={score_type}: expected one of {', '.join(self.SCORE_TYPES)}")

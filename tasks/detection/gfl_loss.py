@@ -32,10 +32,11 @@ class GFLLoss(nn.Module):
         gamma: Exponent of the quality focal loss.
         box_weight, distribution_weight: Factors of the box terms.
         candidates, alpha, beta: As in `task_aligned`; `candidates` of `dynamic_soft_label`, too.
+        scores: "quality", the quality focal loss, or "varifocal", as in PicoDet.
         assignment: "task_aligned", or "soft_label" (`dynamic_soft_label`).
 
     Raises:
-        ValueError: Unknown `assignment`, or one that a head of `nms_free` has no branch for.
+        ValueError: Unknown `scores` or `assignment`, or one that a head of `nms_free` has no branch for.
 
     Source: Li et al. 2020, "Generalized Focal Loss", eq. 3 to 6; targets: Feng et al. 2021, "TOOD", section 3.2; two
     branches: Wang et al. 2024, "YOLOv10", section 3.1.
@@ -44,10 +45,13 @@ class GFLLoss(nn.Module):
     def __init__(
         self, *, gamma: float = 2.0, box_weight: float = 2.0, distribution_weight: float = 0.25,
         candidates: int = 13, alpha: float = 1.0, beta: float = 6.0, assignment: str = "task_aligned",
+        scores: str = "quality",
     ) -> None:  # fmt: skip
         super().__init__()
-        if assignment not in ASSIGNMENTS:
-            raise ValueError(f"task.loss.assignment={assignment}: expected one of {', '.join(ASSIGNMENTS)}")
+        for key, value, known in (("assignment", assignment, ASSIGNMENTS), ("scores", scores, SCORES)):
+            if value not in known:
+                raise ValueError(f"task.loss.{key}={value}: expected one of {', '.join(known)}")
+        self.score_loss = SCORES[scores]
         self.soft_label = assignment == "soft_label"
         self.gamma, self.box_weight, self.distribution_weight = gamma, box_weight, distribution_weight
         self.assignment = {"candidates": candidates, "alpha": alpha, "beta": beta}
@@ -104,7 +108,7 @@ class GFLLoss(nn.Module):
             distances = distances.clamp(max=len(head.bins) - 1 - NANODET_MARGIN)
         edge_loss = distribution_focal_loss(distributions[image, cell].unflatten(-1, (4, -1)), distances).mean(dim=-1)
         return {
-            "classification": quality_focal_loss(logits, targets, self.gamma).sum() / scored,
+            "classification": self.score_loss(logits, targets, self.gamma).sum() / scored,
             "boxes": self.box_weight * (overlap_loss * weight).sum() / total,
             "distributions": self.distribution_weight * (edge_loss * weight).sum() / total,
         }
@@ -142,6 +146,18 @@ def quality_focal_loss(logits: Tensor, targets: Tensor, gamma: float = 2.0) -> T
     """
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (targets - logits.sigmoid()).abs() ** gamma * cross_entropy
+
+
+def varifocal_loss(logits: Tensor, targets: Tensor, gamma: float = 2.0, alpha: float = 0.75) -> Tensor:
+    """Cross-entropy with scores in [0, 1] as targets, times the target, or where that is 0 alpha * score ** gamma.
+
+    Source: Zhang et al. 2021, "VarifocalNet", eq. 2.
+    """
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return torch.where(targets > 0, targets, alpha * logits.sigmoid() ** gamma) * cross_entropy
+
+
+SCORES = {"quality": quality_focal_loss, "varifocal": varifocal_loss}
 
 
 def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:

@@ -191,6 +191,7 @@ def test_levels_of_one_stride_are_refused(output_stride):
         ({"levels": ["c3", "c5"]}, r"have strides \[8, 32\], each has to be twice the one before"),
         ({"levels": ["c3", "c6"]}, r"no tap c6; it offers: .*c3"),
         ({"channels": 95}, "channels=95: expected an even number"),
+        ({"branches": -1}, "head.branches=-1: expected 0 or more"),
         ({"neck": "fpn"}, "head.neck=fpn: expected one of lite_pan, ghost_pan, additive_pan"),
         ({"activation": "mish"}, "head.activation=mish: expected one of hardswish, relu, relu6, leaky_relu"),
         ({"neck": "additive_pan"}, "head.neck=additive_pan has no extra level; set head.extra_level=false"),
@@ -238,6 +239,20 @@ def test_fused_it_holds_the_one_branch_alone_with_equal_outputs(backbone):
     for name in expected:
         assert relative_error(actual[name], expected[name]) < 1e-9
     assert fused.train()(features, (65, 97)).keys() == expected.keys()  # quantization-aware training goes on with it
+
+
+@pytest.mark.parametrize("options", [{"branches": 1}, {"branches": 3, "nms_free": True, "activation": "relu6"}])
+def test_branches_of_the_towers_fuse_to_the_plain_ones(backbone, options):
+    head = randomised(GFLLite(backbone.taps, 2, channels=16, **options)).double()
+    plain = fuse_model(GFLLite(backbone.taps, 2, channels=16, **options | {"branches": 0}).eval())
+    features = {name: x.double() for name, x in random_features(head.taps, (65, 97)).items()}
+    fused = fuse_model(head)
+    sizes = [sum(p.numel() for p in network.parameters()) for network in (head, fused, plain)]
+    assert sizes[0] > sizes[1] == sizes[2]
+    with torch.inference_mode():
+        actual, expected = fused(features, (65, 97)), head(features, (65, 97))
+    for name in expected:
+        assert relative_error(actual[name], expected[name]) < 1e-9
 
 
 def test_old_weights_have_their_names(backbone):

@@ -9,7 +9,13 @@ from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_los
 from backbones.base import Tap
 from heads.gfl_lite import GFLLite, boxes_from_distances
 from heads.point_assignment import task_aligned
-from tasks.detection.gfl_loss import GFLLoss, distribution_focal_loss, generalized_iou_loss, quality_focal_loss
+from tasks.detection.gfl_loss import (
+    GFLLoss,
+    distribution_focal_loss,
+    generalized_iou_loss,
+    quality_focal_loss,
+    varifocal_loss,
+)
 
 SIZE = (96, 128)
 TAPS = [Tap("c3", 8, 8), Tap("c4", 12, 16), Tap("c5", 16, 32)]
@@ -47,6 +53,17 @@ def test_quality_focal_loss_by_hand():
     # Score 0.75 for a target of 0.5: 0.25 ** 2 * -(log 0.75 + log 0.25) / 2; none where they agree.
     loss = quality_focal_loss(torch.tensor([math.log(3), 0.0]), torch.tensor([0.5, 0.5]))
     torch.testing.assert_close(loss, torch.tensor([-0.0625 * (math.log(0.75) + math.log(0.25)) / 2, 0.0]))
+
+
+def test_varifocal_loss_by_hand_and_as_an_option(head, raw, batch):
+    # Score 0.75: for a target of 0.5 times that, for none 0.75 * 0.75 ** 2; a target reached still has its entropy.
+    logits, targets = torch.tensor([math.log(3), math.log(3), 0.0]), torch.tensor([0.5, 0.0, 0.5])
+    expected = [-0.5 * (math.log(0.75) + math.log(0.25)) / 2, -0.75 * 0.75**2 * math.log(0.25), 0.5 * math.log(2)]
+    torch.testing.assert_close(varifocal_loss(logits, targets), torch.tensor(expected))
+    other, plain = (GFLLoss(scores=scores)(raw, batch, head, SIZE) for scores in ("varifocal", "quality"))
+    assert other["classification"] != plain["classification"] and other["boxes"] == plain["boxes"]
+    with pytest.raises(ValueError, match=r"task\.loss\.scores=focal: expected one of quality, varifocal"):
+        GFLLoss(scores="focal")
 
 
 def test_distribution_focal_loss_by_hand():
