@@ -22,7 +22,8 @@ ACTIVATIONS = {"hardswish": nn.Hardswish, "relu": nn.ReLU, "gelu": nn.GELU}
 class LinearClassifier(Head):
     """Global average pooling, dropout, linear layer.
 
-    It completes MobileNetV1 and V2, MnasNet, ShuffleNetV1 and V2, ResNet, RepVGG and MobileOne as published.
+    It completes MobileNetV1 and V2, MobileNet-EdgeTPU-V2, EfficientNet-Lite, MnasNet, ShuffleNetV1 and V2, ResNet,
+    RepVGG, MobileOne and StarNet as published.
 
     Args:
         taps: What the backbone offers.
@@ -60,7 +61,7 @@ class LinearClassifier(Head):
         # RepVGG's and MobileOne's authors call it `linear`, as we do.
         theirs = {
             "torchvision": "classifier.1", "timm": "classifier", "timm's ByobNet": "head.fc", "ResNet's": "fc",
-            "megvii": "classifier.0", "pytorchcv": "output", "lukemelas": "_fc",
+            "megvii": "classifier.0", "pytorchcv": "output", "lukemelas": "_fc", "timm's StarNet": "head",
         }  # fmt: skip
         return {naming: {"linear": name} for naming, name in theirs.items()}
 

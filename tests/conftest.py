@@ -27,7 +27,7 @@ LARGEST = {"mobileone_s2", "mobileone_s3", "mobileone_s4", "repvgg_a2", "repvgg_
            "repvit_m1_5", "repvit_m2_3", "resnext50", "mnv4_conv_medium", "mnv4_conv_large", "mobilenetv4_conv_medium",
            "mobilenetv4_conv_large", "mnv4_hybrid_medium", "mnv4_hybrid_large", "mobilenetv4_hybrid_medium",
            "mobilenetv4_hybrid_large", "efficientnet_lite4", "edgetpu_v2_l", "legacy_xception",
-           "xception41"}  # fmt: skip
+           "xception41", "starnet_s4"}  # fmt: skip
 
 LONGEST = ("test_readme", "test_executorch", "test_contract", "test_export", "test_config", "test_litert",
            "test_every_backbone", "test_quantization_aware", "test_evaluate_classification", "test_cli", "test_fit",

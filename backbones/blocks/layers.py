@@ -32,21 +32,23 @@ class LeakyReLU(nn.LeakyReLU):
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, norm, activation; the output has ceil(size / stride) px.
+    """Convolution, norm, activation; the output has ceil(size / stride) px.
 
     Args:
         in_channels, out_channels, kernel_size, stride, dilation, groups: As in `nn.Conv2d`; padding follows from them.
         norm: Makes the norm from a channel count.
         activation: Class of the activation, or None.
+        bias: Have a bias before the norm.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, dilation: int = 1,
         groups: int = 1, norm: Norm = nn.BatchNorm2d, activation: type[nn.Module] | None = nn.ReLU,
+        bias: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         padding = (kernel_size - 1) // 2 * dilation
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
         self.norm = norm(out_channels)
         self.activation = make_activation(activation)
 

@@ -22,7 +22,7 @@ SIBLINGS = {"mnasnet", "mnasnet_075", "mnasnet_130", "mnv1", "mnv1_050", "mnv1_0
             "repvit_m0_9", "repvit_m1_0", "snv1_g2", "snv1_g3", "snv1_g3_050", "snv1_g3_150", "snv1_g3_200", "snv1_g4",
             "snv1_g8", "snv1_g8_050", "snv2_100", "snv2_150", "snv2_200",
             "mnv4_conv_small_050", "efficientnet_lite1", "efficientnet_lite2", "efficientnet_lite3", "edgetpu_v2_s",
-            "edgetpu_v2_m"}  # fmt: skip
+            "edgetpu_v2_m", "starnet_s100", "starnet_s150", "starnet_s1", "starnet_s2", "starnet_s3"}  # fmt: skip
 BACKBONES = [
     pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in SIBLINGS else ()) for path in CONFIGS
 ]

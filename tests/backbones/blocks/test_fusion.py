@@ -20,6 +20,7 @@ from tools.composition import read_choice
 NAMES = (
     "mnv1_025", "mnv2_035", "mnv3_small_075", "mnv4_conv_small", "mnasnet_050", "snv1_g8_025", "snv2_050", "resnet18",
     "repvgg_a0", "mobileone_s0", "repvit_m0_6", "timm", "efficientnet_lite0", "edgetpu_v2_xs",
+    "starnet_s050",
 )  # fmt: skip
 CONTEXTS = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode, "grad": torch.enable_grad}
 
