@@ -16,7 +16,8 @@ from backbones.weights.loading import load_weights
 from heads.base import Head
 from heads.lraspp import DEEPEST
 
-ACTIVATIONS = {"hardswish": nn.Hardswish, "relu": nn.ReLU, "gelu": nn.GELU}
+V3_ACTIVATIONS = {"hardswish": nn.Hardswish, "relu": nn.ReLU}
+V4_ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
 class LinearClassifier(Head):
@@ -73,7 +74,7 @@ class MobileNetV3Classifier(Head):
         taps, num_classes, deep: As in `LinearClassifier`.
         hidden: Channels of the hidden layer: 1280 for Large, 1024 for Small. Published weights of width 0.75 keep
             them; torchvision scales them with the width and halves them with `reduced_tail`.
-        activation: "hardswish", or "relu" for the minimalistic networks; "gelu" is taken, too.
+        activation: "hardswish", or "relu" for the minimalistic networks.
         dropout: Share of the hidden features that training sets to zero.
         weights: A file of torchvision's or of ours, as in `load_weights`.
 
@@ -92,7 +93,7 @@ class MobileNetV3Classifier(Head):
         (tap,) = select_taps(taps, names=(deep,), settings=("head.deep",))
         super().__init__((tap,), num_classes)
         self.hidden = nn.Linear(tap.channels, hidden)
-        self.activation = make_activation(_activation(activation))
+        self.activation = make_activation(_activation(activation, V3_ACTIVATIONS))
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(hidden, num_classes)
         _finish(self, weights)
@@ -136,7 +137,7 @@ class MobileNetV4Classifier(Head):
     ) -> None:  # fmt: skip
         (tap,) = select_taps(taps, names=(deep,), settings=("head.deep",))
         super().__init__((tap,), num_classes)
-        self.hidden = ConvNormAct(tap.channels, hidden, activation=_activation(activation))
+        self.hidden = ConvNormAct(tap.channels, hidden, activation=_activation(activation, V4_ACTIVATIONS))
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(hidden, num_classes)
         _finish(self, weights)
@@ -245,10 +246,10 @@ def pool(x: Tensor) -> Tensor:
     return x.mean((-2, -1), keepdim=True)
 
 
-def _activation(name: str) -> type[nn.Module]:
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation={name}: expected one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
+def _activation(name: str, known: Mapping[str, type[nn.Module]]) -> type[nn.Module]:
+    if name not in known:
+        raise ValueError(f"activation={name}: expected one of {', '.join(known)}")
+    return known[name]
 
 
 def _several(x: Tensor, norm: nn.Module) -> Tensor:
