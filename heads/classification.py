@@ -24,7 +24,7 @@ class LinearClassifier(Head):
     """Global average pooling, dropout, linear layer.
 
     It completes MobileNetV1 and V2, MobileNet-EdgeTPU-V2, EfficientNet-Lite, MnasNet, ShuffleNetV1 and V2, ResNet,
-    RepVGG, MobileOne and StarNet as published.
+    RepVGG, MobileOne, StarNet and FastViT as published.
 
     Args:
         taps: What the backbone offers.
@@ -63,6 +63,7 @@ class LinearClassifier(Head):
         theirs = {
             "torchvision": "classifier.1", "timm": "classifier", "timm's ByobNet": "head.fc", "ResNet's": "fc",
             "megvii": "classifier.0", "pytorchcv": "output", "lukemelas": "_fc", "timm's StarNet": "head",
+            "FastViT's": "head",
         }  # fmt: skip
         return {naming: {"linear": name} for naming, name in theirs.items()}
 

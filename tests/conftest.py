@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("DENSE_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 # The largest of each family, built as the smaller ones are: in `make test-all` alone, for time.
-LARGEST = {"mobileone_s2", "mobileone_s3", "mobileone_s4", "repvgg_a2", "repvgg_b0", "repvgg_b1", "repvit_m1_1",
+LARGEST = {"fastvit_t12", "fastvit_s12", "fastvit_sa24", "fastvit_sa36", "fastvit_ma36", "fastvit_mci1", "fastvit_mci2",
+           "mobileone_s2", "mobileone_s3", "mobileone_s4", "repvgg_a2", "repvgg_b0", "repvgg_b1", "repvit_m1_1",
            "repvit_m1_5", "repvit_m2_3", "resnext50", "mnv4_conv_medium", "mnv4_conv_large", "mobilenetv4_conv_medium",
            "mobilenetv4_conv_large", "mnv4_hybrid_medium", "mnv4_hybrid_large", "mobilenetv4_hybrid_medium",
            "mobilenetv4_hybrid_large", "efficientnet_lite4", "edgetpu_v2_l", "legacy_xception",

@@ -1,7 +1,7 @@
 """The block of RepVGG and MobileOne: parallel convolutions in training, one convolution for inference."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -14,36 +14,41 @@ from backbones.blocks.batch_moments import PixelLinear, moments
 from backbones.blocks.fusion import fold_branches, identity_kernel, single_conv
 from backbones.blocks.layers import ConvNormAct, SqueezeExcite, make_activation
 
+Branches = list[tuple[Tensor, nn.BatchNorm2d]]  # kernels (C_out, C_in / groups, k, k), each with its norm
+Fold = Callable[[Branches], tuple[Tensor, Tensor]]  # to one kernel and its bias (C_out,)
+
 
 class BranchedConv(nn.Module):
-    """Parallel branches, added: k convolutions, a 1x1 convolution and the input, each with a norm.
+    """Parallel branches, added: k convolutions, a small convolution and the input, each with a norm.
 
     The sum then passes squeeze-and-excite, where there is one, and the activation.
 
     Args:
         in_channels, out_channels, kernel_size, stride, dilation, groups: As in `nn.Conv2d`; padding follows from them.
         branches: Number of full convolutions.
+        small: Kernel size of the small convolution, which is there where `kernel_size` is larger.
         skip: Add the normed input; published networks have it where stride (undilated) is 1 and widths are equal.
         squeezed: Inner width of squeeze-and-excite; 0 leaves it out.
         norm, activation: As in `ConvNormAct`.
 
     Source: Ding et al. 2021, "RepVGG", section 3 (one convolution); Vasu et al. 2022, "MobileOne", section 3.2 (k of
-    them; the 1x1 branch is there where the kernel is larger).
+    them); Ding et al. 2022, "Scaling Up Your Kernels to 31x31", section 3 (small kernels of more than 1x1).
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, dilation: int = 1,
-        groups: int = 1, *, branches: int = 1, skip: bool = False, squeezed: int = 0, norm: Norm = nn.BatchNorm2d,
-        activation: type[nn.Module] = nn.ReLU,
+        groups: int = 1, *, branches: int = 1, small: int = 1, skip: bool = False, squeezed: int = 0,
+        norm: Norm = nn.BatchNorm2d, activation: type[nn.Module] | None = nn.ReLU,
     ) -> None:  # fmt: skip
         super().__init__()
         common: dict[str, Any] = {"groups": groups, "norm": norm, "activation": None}
         convs = [ConvNormAct(in_channels, out_channels, kernel_size, stride, dilation, **common)
                  for _ in range(branches)]  # fmt: skip
         self.convs = cast(Sequence[ConvNormAct], nn.ModuleList(convs))
-        # The 1x1 branch strides by slicing: torch's CPU backward of a strided 1x1 convolution of few channels corrupts
+        # A 1x1 branch strides by slicing: torch's CPU backward of a strided 1x1 convolution of few channels corrupts
         # the heap under channels_last (seen in 2.14.1 and 2.15.0).
-        self.scale = ConvNormAct(in_channels, out_channels, **common) if kernel_size > 1 else None
+        steps = (stride, dilation) if small > 1 else (1, 1)
+        self.scale = ConvNormAct(in_channels, out_channels, small, *steps, **common) if kernel_size > small else None
         self.skip: nn.Module | None = norm(out_channels) if skip else None
         self.squeeze = SqueezeExcite(out_channels, squeezed, nn.Sigmoid) if squeezed else nn.Identity()
         self.activation = make_activation(activation)
@@ -57,7 +62,9 @@ class BranchedConv(nn.Module):
 
     def _add(self, x: Tensor) -> Tensor:
         out = sum(conv(x) for conv in self.convs)
-        if self.scale is not None:
+        if self.scale is not None and self.scale.conv.kernel_size != (1, 1):
+            out = out + self.scale(x)
+        elif self.scale is not None:
             conv, stride = self.scale.conv, self.convs[0].conv.stride[0]
             sliced = x[:, :, ::stride, ::stride]
             # torch computes a depthwise 1x1 convolution channel after channel
@@ -74,12 +81,16 @@ class BranchedConv(nn.Module):
         else:
             depthwise = conv.groups == conv.in_channels == conv.out_channels
             cheap = depthwise and conv.kernel_size == (3, 3) and conv.stride == (1, 1)
-        branches = [branch for branch in (*self.convs, self.scale) if branch is not None]
-        norms = [*(branch.norm for branch in branches), *([] if self.skip is None else [self.skip])]
         return (
-            cheap and self._positions(x) > 1 and not any(map(is_watched, branches))
-            and can_fold(x, [branch.conv for branch in branches], norms)
+            cheap and self._positions(x) > 1 and not any(map(is_watched, self._convs()))
+            and can_fold(x, [branch.conv for branch in self._convs()], self._norms())
         )  # fmt: skip
+
+    def _convs(self) -> list[ConvNormAct]:
+        return [*self.convs, *([] if self.scale is None else [self.scale])]
+
+    def _norms(self) -> list[nn.Module]:
+        return [*(branch.norm for branch in self._convs()), *([] if self.skip is None else [self.skip])]
 
     def _positions(self, x: Tensor) -> int:
         """Number of px of all outputs together."""
@@ -93,18 +104,26 @@ class BranchedConv(nn.Module):
         if conv.kernel_size == (1, 1):
             x = x[:, :, :: conv.stride[0], :: conv.stride[1]]
         x, mean, covariance = moments(x.contiguous(memory_format=torch.channels_last), conv)
-        weights, norms = zip(*self.branches(), strict=True)
-        weight, bias = fold_batch(torch.stack(weights), norms, mean, covariance, count)
+
+        def fold(branches: Branches) -> tuple[Tensor, Tensor]:
+            weights, norms = zip(*branches, strict=True)
+            return fold_batch(torch.stack(weights), norms, mean, covariance, count)
+
+        weight, bias = self.merge(fold)
         if conv.kernel_size == (1, 1):
             return PixelLinear.apply(x, weight.flatten(1), bias)
         return nn.functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
-    def branches(self) -> list[tuple[Tensor, nn.BatchNorm2d]]:
+    def merge(self, fold: Fold) -> tuple[Tensor, Tensor]:
+        """Compute kernel and bias of the one convolution that equals `mix`, by a `fold` that adds branches."""
+        return fold(self.branches())
+
+    def branches(self) -> Branches:
         """List the branches, each as a kernel (C_out, C_in / groups, k, k) with its norm."""
         conv = self.convs[0].conv
         branches: list[tuple[Tensor, Any]] = [(branch.conv.weight, branch.norm) for branch in self.convs]
         if self.scale is not None:
-            margin = conv.kernel_size[0] // 2
+            margin = (conv.kernel_size[0] - self.scale.conv.kernel_size[0]) // 2
             branches.append((nn.functional.pad(self.scale.conv.weight, 4 * [margin]), self.scale.norm))
         if self.skip is not None:
             branches.append((identity_kernel(conv), self.skip))
@@ -112,7 +131,7 @@ class BranchedConv(nn.Module):
 
     def decayed_as_one(self) -> tuple[Tensor, ...]:
         """List the kernels in `equivalent_l2`: those of RepVGG's block, one convolution and its 1x1 branch."""
-        if len(self.convs) > 1 or self.scale is None:
+        if len(self.convs) > 1 or self.scale is None or self.scale.conv.kernel_size != (1, 1):
             return ()
         pair = (self.convs[0], self.scale)
         known = all(isinstance(part.norm, _BatchNorm) and part.norm.track_running_stats for part in pair)
@@ -140,10 +159,9 @@ class BranchedConv(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> nn.Module:
-        branches = self.branches()
-        if not all(isinstance(norm, nn.BatchNorm2d) for _, norm in branches):
+        if not all(isinstance(norm, nn.BatchNorm2d) for norm in self._norms()):
             return self
-        conv = single_conv(self.convs[0].conv, *fold_branches(branches))
+        conv = single_conv(self.convs[0].conv, *self.merge(fold_branches))
         parts = OrderedDict(conv=conv, squeeze=self.squeeze, activation=self.activation)
         return nn.Sequential(parts).train(self.training)
 

@@ -59,8 +59,9 @@ def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
 
     Args:
         module: A backbone or head. Its `source_names()`, where it has it, maps its module names to foreign ones without
-            their common prefix ("features.", "backbone."): {"torchvision": {"layers.0.conv": "0.0", ...}}. `norm_eps`
-            and `unfit_sources()` are as in `Backbone`.
+            their common prefix ("features.", "backbone."): {"torchvision": {"layers.0.conv": "0.0", ...}}. A tensor
+            whose key ends otherwise in the source stands there by its whole key, too. `norm_eps` and `unfit_sources()`
+            are as in `Backbone`.
         weights: As in `read_source`: "torchvision", "timm", each also with ":" and an entry, or a file.
 
     Returns:
@@ -230,11 +231,11 @@ def _spread_weight(weight: Tensor, channels: int) -> Tensor:
 
 
 def _keys(wanted: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, str]:
-    """Map our keys to the source's, {our key: its key}; a key without its last part is its module's name."""
+    """Map our keys to the source's, {our key: its key}: by the key itself, or its module's name and its last part."""
     keys = {}
     for key in wanted:
         owner, _, leaf = key.rpartition(".")
-        keys[key] = f"{names[owner]}.{leaf}".lstrip(".") if names else key
+        keys[key] = names.get(key) or (f"{names[owner]}.{leaf}".lstrip(".") if names else key)
     return keys
 
 

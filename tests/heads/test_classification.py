@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones import (
+    fastvit,
     mnasnet,
     mobilenetv1,
     mobilenetv2,
@@ -51,6 +52,7 @@ CLASSIFIERS = {
     "timm/semnasnet_100": (mnasnet.semnasnet_100, {}, "linear", {}, "timm", 3_887_038),
     "timm/mobilenetv4_conv_small": (mobilenetv4.mobilenetv4_conv_small, {}, "mnv4_classifier", {}, "timm", 3_774_024),
     "timm/mobileone_s0": (mobileone.mobileone_s0, {}, "linear", {}, "timm's ByobNet", 5_293_272),
+    "timm/fastvit_t8": (fastvit.fastvit_t8, {}, "linear", {}, "timm's ByobNet", 4_026_232),
     "timm/repvgg_a0": (repvgg.repvgg_a0, {}, "linear", {}, "timm's ByobNet", 9_108_968),
     "timm/repvit_m0_9": (repvit.repvit_m0_9, {}, "repvit_classifier", {"distillation": True}, "timm", 5_489_328),
     "pytorchcv/shufflenet_g3": (shufflenetv1.shufflenet_v1, {"layout": "pytorchcv"}, "linear", {}, "pytorchcv",
@@ -147,6 +149,7 @@ def test_published_weights_give_torchvisions_logits_on_photographs(real_data):
     ("name", "rules", "naming"),
     [
         ("timm/repvit_m0_9", [(r"^head\.head", "classifier.classifier")], "repvit"),  # THU-MIG/RepViT
+        ("timm/fastvit_t8", [(r"^head\.fc", "head")], "FastViT's"),  # apple/ml-fastvit
         ("resnet18", [(r"^fc", "linear")], "ours"),  # apple/ml-mobileone and DingXiaoH/RepVGG, too
         ("resnet18", [(r"^fc", "classifier.0")], "megvii"),
         ("resnet18", [(r"^fc", "network.head.linear"), (r"^(?!network)", "network.backbone.")], "ours"),
