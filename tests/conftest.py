@@ -27,8 +27,10 @@ LARGEST = {"fastvit_t12", "fastvit_s12", "fastvit_sa24", "fastvit_sa36", "fastvi
            "mobileone_s2", "mobileone_s3", "mobileone_s4", "repvgg_a2", "repvgg_b0", "repvgg_b1", "repvit_m1_1",
            "repvit_m1_5", "repvit_m2_3", "resnext50", "mnv4_conv_medium", "mnv4_conv_large", "mobilenetv4_conv_medium",
            "mobilenetv4_conv_large", "mnv4_hybrid_medium", "mnv4_hybrid_large", "mobilenetv4_hybrid_medium",
-           "mobilenetv4_hybrid_large", "efficientnet_lite4", "edgetpu_v2_l", "legacy_xception",
-           "xception41", "starnet_s4"}  # fmt: skip
+           "mobilenetv4_hybrid_large", "efficientnet_lite4", "edgetpu_v2_l", "legacy_xception", "xception41",
+           "starnet_s4", "ghostnetv2_130", "ghostnetv2_160", "ghostnetv3_100", "ghostnetv3_130", "ghostnetv3_160",
+           "repghostnet_111", "repghostnet_130", "repghostnet_150", "repghostnet_200", "repnext_m1", "repnext_m2",
+           "repnext_m3", "repnext_m4", "repnext_m5"}  # fmt: skip
 
 LONGEST = ("test_readme", "test_executorch", "test_contract", "test_export", "test_config", "test_litert",
            "test_every_backbone", "test_quantization_aware", "test_evaluate_classification", "test_cli", "test_fit",

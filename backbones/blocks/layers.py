@@ -36,18 +36,20 @@ class ConvNormAct(nn.Module):
 
     Args:
         in_channels, out_channels, kernel_size, stride, dilation, groups: As in `nn.Conv2d`; padding follows from them.
+            Kernel sizes are odd.
         norm: Makes the norm from a channel count.
         activation: Class of the activation, or None.
         bias: Have a bias before the norm.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, dilation: int = 1,
-        groups: int = 1, norm: Norm = nn.BatchNorm2d, activation: type[nn.Module] | None = nn.ReLU,
-        bias: bool = False,
+        self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int] = 1, stride: int = 1,
+        dilation: int = 1, groups: int = 1, norm: Norm = nn.BatchNorm2d,
+        activation: type[nn.Module] | None = nn.ReLU, bias: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        padding = (kernel_size - 1) // 2 * dilation
+        height, width = kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
+        padding = (height - 1) // 2 * dilation, (width - 1) // 2 * dilation
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
         self.norm = norm(out_channels)
         self.activation = make_activation(activation)

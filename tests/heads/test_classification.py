@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones import (
     fastvit,
+    ghostnet,
     mnasnet,
     mobilenetv1,
     mobilenetv2,
@@ -53,6 +54,8 @@ CLASSIFIERS = {
     "timm/mobilenetv4_conv_small": (mobilenetv4.mobilenetv4_conv_small, {}, "mnv4_classifier", {}, "timm", 3_774_024),
     "timm/mobileone_s0": (mobileone.mobileone_s0, {}, "linear", {}, "timm's ByobNet", 5_293_272),
     "timm/fastvit_t8": (fastvit.fastvit_t8, {}, "linear", {}, "timm's ByobNet", 4_026_232),
+    "timm/repghostnet_050": (ghostnet.repghostnet, {"width": 0.5}, "mnv3_classifier", {"activation": "relu"}, "timm",
+                             2_313_968),
     "timm/repvgg_a0": (repvgg.repvgg_a0, {}, "linear", {}, "timm's ByobNet", 9_108_968),
     "timm/repvit_m0_9": (repvit.repvit_m0_9, {}, "repvit_classifier", {"distillation": True}, "timm", 5_489_328),
     "pytorchcv/shufflenet_g3": (shufflenetv1.shufflenet_v1, {"layout": "pytorchcv"}, "linear", {}, "pytorchcv",
