@@ -180,7 +180,7 @@ class RepViTClassifier(Head):
     Args:
         taps, num_classes, deep: As in `LinearClassifier`.
         distillation: Have the second pair; evaluation averages both. The authors' published weights have it.
-        weights: A file of timm's, of THU-MIG/RepViT or of ours, as in `load_weights`.
+        weights: A file of timm's, of THU-MIG/RepViT, of suous/RepNeXt or of ours, as in `load_weights`.
 
     Raises:
         ValueError: The tap is not offered; a single image in training (in `forward`).
@@ -230,10 +230,15 @@ class RepViTClassifier(Head):
         pairs = {
             "timm": {"labelled": "head.head", "distilled": "head.head_dist"},
             "repvit": {"labelled": "classifier.classifier", "distilled": "classifier.classifier_dist"},
+            "repnext": {"labelled": "head.head", "distilled": "head.head_dist"},
         }
-        parts = {"norm": "bn", "linear": "l"}
+        parts = {"repnext": {"norm": "norm", "linear": "linear"}}
         return {
-            naming: {f"{ours}.{a}": f"{theirs}.{b}" for ours, theirs in names.items() for a, b in parts.items()}
+            naming: {
+                f"{ours}.{a}": f"{theirs}.{b}"
+                for ours, theirs in names.items()
+                for a, b in parts.get(naming, {"norm": "bn", "linear": "l"}).items()
+            }
             for naming, names in pairs.items()
         }
 

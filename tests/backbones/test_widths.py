@@ -30,7 +30,7 @@ from tools.composition import read_choice
 # A variant of each family, narrow: name of the configuration -> width
 FAMILIES = {"mnv1": 0.25, "mnv2": 0.35, "mnv3_small": 0.5, "mnv4_conv_small": 0.25, "mnasnet_a1": 0.35,
             "repvgg_a0": 0.125, "mobileone_s0": 0.25, "mobileone_s4": 0.125, "repvit_m0_6": 0.25, "fastvit_sa12": 0.25,
-            "repghostnet_050": 0.25, "ghostnetv2_100": 0.25, "resnet18": 0.125, "resnet50": 0.125,
+            "repghostnet_050": 0.25, "ghostnetv2_100": 0.25, "repnext_m0": 0.2, "resnet18": 0.125, "resnet50": 0.125,
             "resnext50": 0.125, "snv1_g1": 0.5, "snv2_050": 0.5, "efficientnet_lite0": 0.35, "edgetpu_v2_xs": 0.5,
             "starnet_s050": 0.5}  # fmt: skip
 PLAIN = {"snv1_g2", "snv1_g3", "snv1_g3_050", "snv1_g3_150", "snv1_g3_200", "snv1_g4", "snv1_g8", "snv1_g8_025",
