@@ -80,7 +80,8 @@ class BranchedConv(nn.Module):
             cheap = conv.kernel_size == (1, 1) or conv.weight[0].numel() <= 64
         else:
             depthwise = conv.groups == conv.in_channels == conv.out_channels
-            cheap = depthwise and conv.kernel_size == (3, 3) and conv.stride == (1, 1)
+            several = len(self._norms()) > 2  # two cost less than the moments of 3x3 patches
+            cheap = depthwise and several and conv.kernel_size == (3, 3) and conv.stride == (1, 1)
         return (
             cheap and self._positions(x) > 1 and not any(map(is_watched, self._convs()))
             and can_fold(x, [branch.conv for branch in self._convs()], self._norms())
