@@ -49,11 +49,12 @@ logging.getLogger("torch.__trace").handlers.clear()  # it passes on the first re
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out, visibly, what this machine has nothing to run on: tests of real images, of a GPU, of QNN."""
+    """Leave out, visibly, what this machine has nothing to run on: tests of real images, of a GPU, of QNN, of Java."""
     for item in items:
         if hasattr(item, "callspec") and LARGEST & {*item.callspec.id.split("-")}:
             item.add_marker(pytest.mark.slow)
-    present = {"data": DATA.is_dir(), "gpu": torch.cuda.is_available(), "qnn": find_spec("onnxruntime_qnn") is not None}
+    present = {"data": DATA.is_dir(), "gpu": torch.cuda.is_available(), "qnn": find_spec("onnxruntime_qnn") is not None,
+               "java": shutil.which("javac") is not None}  # fmt: skip
     missing = [name for name, there in present.items() if not there]
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
     config.hook.pytest_deselected(items=left_out)

@@ -15,6 +15,8 @@ class AndroidSettings:
         benchmark_model: LiteRT's program.
         benchncnn: ncnn's program.
         onnxruntime_perf_test: ONNX Runtime's program.
+        app: Write a Gradle project for each ONNX artifact, an app that measures it, in place of reaching a phone by
+            adb.
     """
 
     adb: str = "adb"
@@ -24,6 +26,7 @@ class AndroidSettings:
     benchmark_model: str | None = None
     benchncnn: str | None = None
     onnxruntime_perf_test: str | None = None
+    app: bool = False
 
 
 @dataclass

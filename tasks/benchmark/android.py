@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks.base.build import Config
 from tasks.base.tables import Table
+from tasks.benchmark.app.project import write_android_app
 from tasks.benchmark.exported_cases import phone_artifacts
 from tasks.benchmark.latency import in_words
 from tasks.benchmark.store import Row, append_row, described_artifact, store_path
@@ -153,6 +154,8 @@ def run_on_android(config: Config, folder: Path) -> tuple[list[Row], list[Table]
             f"of {', '.join(RUNNERS)}"
         )
     options, rows = dict(config["android"]), []
+    if options["app"]:
+        return [], [_apps(config, paths, folder / "android-apps")]
     adb = [str(Path(options["adb"]).expanduser()), *(["-s", options["serial"]] if options["serial"] else [])]
     phone = {} if config["dry_run"] else phone_of(adb)
     for path in paths:
@@ -181,6 +184,17 @@ def run_on_android(config: Config, folder: Path) -> tuple[list[Row], list[Table]
         append_row(store_path(config), row)
         rows.append(row)
     return rows, []
+
+
+def _apps(config: Config, paths: Sequence[Path], folder: Path) -> Table:
+    """Write an app project for each artifact."""
+    protocol = {"warmup": config["warmup"], "runs": config["rounds"] * config["runs"], "trim": config["trim"]}
+    made = [write_android_app(path, folder / path.name, protocol, threads=config["threads"]) for path in paths]
+    return (
+        "Gradle projects, NOT BUILT here",
+        ("artifact", "project"),
+        [*zip(map(str, paths), map(str, made), strict=True)],
+    )
 
 
 def android_commands(

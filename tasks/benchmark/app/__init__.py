@@ -1,0 +1,1 @@
+"""App projects that measure an artifact on a phone."""
