@@ -26,7 +26,9 @@ from tasks.files.images import read_image
 from tasks.search import netadapt, stopwatch
 from tasks.search.lab import Lab
 from tasks.search.narrowing import Narrowing
+from tasks.search.stopwatch import Stopwatch
 from tests.tasks.conftest import composed
+from tests.tasks.search.test_platform_aware import FEW
 from tools.cli import composed as command_line
 
 SIZES = {"segmentation": "data.segmentation.crop_size=[64,64]", "detection": "data.detection.image_size=[64,64]",
@@ -62,10 +64,9 @@ def search_of(tmp_path, monkeypatch):
     monkeypatch.setattr(stopwatch, "measure", multiply_adds)
     monkeypatch.setattr(Lab, "touched", property(lambda lab: some_of_them(lab.build, lab.start)))
 
-    def prepare(task: str, backbone: str = "mnv2_035"):
-        config = composed(
-            "train", f"task={task}", f"backbone={backbone}", f"data.root={tmp_path / 'demo'}", *WORDS, SIZES[task]
-        )
+    def prepare(task: str, backbone: str = "mnv2_035", *words: str):
+        words = (f"task={task}", f"backbone={backbone}", f"data.root={tmp_path / 'demo'}", *WORDS, SIZES[task], *words)
+        config = composed("train", *words)
         torch.manual_seed(0)
         built = build_task(config, build_data(config).classes, pretrained=False)
         built.config |= {"resume": "auto", "weights": "elsewhere.ckpt"}  # of the training, not of the search
@@ -164,6 +165,26 @@ def test_every_task_is_searched(task, words, search_of, tmp_path):
         if step["changed"].endswith(".expand"):
             squeezed = step["changed"].replace(".expand", ".squeeze")
             assert step["widths"][squeezed] < first["widths"][squeezed], "which follows its expansion"
+
+
+@pytest.mark.long
+def test_a_search_goes_through_a_runtime_in_int8(search_of, tmp_path, monkeypatch):
+    """Parts and networks are exported, calibrated and run; what they count as are their operations in PyTorch."""
+    make_call, outputs = Stopwatch._call, []
+
+    def run_once(self, model, example, folder):
+        outputs.append(make_call(self, model, example, folder)())
+        return lambda: model(example)
+
+    monkeypatch.setattr(Stopwatch, "_call", run_once)
+    run = search_of("classification", "searched", "backbone.final=64", FEW)
+    run(runtime="onnx", precision="int8", **{"netadapt.first_cut": 0.03, "netadapt.target_share": 0.97})
+    result = json.loads((tmp_path / "found" / "search.json").read_text())
+    rows = read_rows(tmp_path / "found" / "benchmark.jsonl")
+    assert len(rows) == len(outputs) > 10 and all(torch.is_tensor(found[0]) for found in outputs)
+    assert {(row["runtime"], row["precision"], row["threads"]) for row in rows} == {("onnx", "int8", 1)}
+    _, *steps = result["steps"]
+    assert steps and [step["predicted"] for step in steps] == pytest.approx([step["measured"] for step in steps])
 
 
 @pytest.mark.parametrize(("make", "alone"), [(mobilenet_v3_small, False), (partial(mobileone_s4, width=0.5), True)])

@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.benchmark.latency import summarize
-from tasks.benchmark.store import environment, machine
+from tasks.benchmark.store import environment, machine, read_rows
 from tasks.search import stopwatch
 from tasks.search.stopwatch import Stopwatch
 
@@ -37,6 +37,8 @@ def test_a_part_is_measured_once_for_all_that_decides_its_latency(tmp_path, monk
     for changed in others:
         time_it(store, **changed)
     assert len(measured) == 1 + len(others)
+    rows = [(row["runtime"], row["precision"], row["threads"]) for row in read_rows(store)]
+    assert rows == [tuple((USUAL | changed)[key] for key in USUAL) for changed in ({}, *others)]
     here = environment()
     monkeypatch.setattr(stopwatch, "environment", lambda: here | {"instructions": ["avx2", "avx512_vnni"]})
     assert time_it(store) == time_it(store) == 2.0 + len(others), "the same name of a CPU, and other instructions"
