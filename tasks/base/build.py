@@ -121,7 +121,7 @@ def build_whole_network(config: Config, num_classes: int, *, pretrained: bool = 
     return network
 
 
-def of_published_widths(config: Config, error: ShapeMismatch) -> Config:
+def of_published_widths(config: Config, error: ShapeMismatch) -> dict[str, Any]:
     """Copy a configuration without its `backbone.widths`, for weights that may fit so; if it has none, raise."""
     backbone = plain(config["backbone"])
     if not backbone.get("widths"):
