@@ -107,7 +107,7 @@ def _suppress(boxes: Tensor, groups: Tensor, candidates: int, iou_threshold: flo
     starts = index.masked_fill(groups == groups.roll(1), 0).cummax(0).values
     places = index - starts  # in the group
     taking_part = places < candidates
-    if iou_threshold >= 1:  # exactly: a rounded IoU may exceed it
+    if iou_threshold >= 1:  # no pair has to be looked at
         return order[taking_part].sort().values
     better, worse = _overlapping_pairs(boxes, starts, places.masked_fill(~taking_part, 0), iou_threshold)
     # A box is kept if no kept better one overlaps it. Starting from all, each round settles at least the next box of

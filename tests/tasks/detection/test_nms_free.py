@@ -106,7 +106,7 @@ def test_views_of_one_image_are_suppressed(task, images):
 
 
 def test_of_an_iou_threshold_of_one_no_box_is_suppressed():
-    """Nor where rounding makes an IoU exceed 1."""
+    """Nor of boxes that differ by the last bits."""
     random = torch.Generator().manual_seed(0)
     low = torch.rand(1, 1, 2, generator=random) * 100
     boxes = torch.cat([low, low + 33.3], -1).repeat(1, 200, 1)

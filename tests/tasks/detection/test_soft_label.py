@@ -46,6 +46,16 @@ def test_the_summands_are_theirs(head, raw, batch):
     assert sums == pytest.approx([16.1942195892334, 1.6464425325393677], rel=1e-5)
 
 
+def test_edges_beyond_the_last_bin_are_theirs(head, raw):
+    """Boxes that fill the image, whose edges lie up to 11 strides from the points of the finest level."""
+    none = [[0, 0, 0, 0]]
+    batch = {"boxes": torch.tensor([[[0, 0, 96, 64]], [[1, 1, 90, 60]], none]).float(),
+             "labels": torch.tensor([[0], [1], [-1]])}  # fmt: skip
+    losses = GFLLoss(assignment="soft_label")(raw, batch, head, SIZE)
+    expected = {"classification": 18.1176147, "boxes": 0.9440497, "distributions": 0.673345}
+    assert {name: value.item() for name, value in losses.items()} == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_assignment_is_theirs(head, raw, batch):
     with torch.no_grad():
         anchors = head.anchors(SIZE)
