@@ -39,7 +39,8 @@ from tools.tables import print_table
 
 BACKBONES = (
     "mnv1_025", "mnv2_035", "mnv3_small", "mnv4_conv_small", "mnasnet_050", "mnasnet_a1", "snv1_g3_050", "snv2_050",
-    "repvgg_a0", "mobileone_s0", "repvit_m0_6", "resnet18",
+    "repvgg_a0", "mobileone_s0", "repvit_m0_6", "resnet18", "mnv4_hybrid_medium", "efficientnet_lite0",
+    "edgetpu_v2_xs", "starnet_s050",
 )  # fmt: skip
 TASKS = ("classification", "segmentation", "detection")
 FORMATS = ("pt2", "onnx", "executorch", "litert", "ncnn", "coreml")
