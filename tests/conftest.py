@@ -30,7 +30,7 @@ LARGEST = {"fastvit_t12", "fastvit_s12", "fastvit_sa24", "fastvit_sa36", "fastvi
            "mobilenetv4_hybrid_large", "efficientnet_lite4", "edgetpu_v2_l", "legacy_xception", "xception41",
            "starnet_s4", "ghostnetv2_130", "ghostnetv2_160", "ghostnetv3_100", "ghostnetv3_130", "ghostnetv3_160",
            "repghostnet_111", "repghostnet_130", "repghostnet_150", "repghostnet_200", "repnext_m1", "repnext_m2",
-           "repnext_m3", "repnext_m4", "repnext_m5"}  # fmt: skip
+           "repnext_m3", "repnext_m4", "repnext_m5", "repghostnet_058", "repghostnet_080"}  # fmt: skip
 
 LONGEST = ("test_readme", "test_executorch", "test_contract", "test_export", "test_config", "test_litert",
            "test_every_backbone", "test_quantization_aware", "test_evaluate_classification", "test_cli", "test_fit",
