@@ -62,8 +62,7 @@ class LinearClassifier(Head):
         # RepVGG's and MobileOne's authors call it `linear`, as we do.
         theirs = {
             "torchvision": "classifier.1", "timm": "classifier", "timm's ByobNet": "head.fc", "ResNet's": "fc",
-            "megvii": "classifier.0", "pytorchcv": "output", "lukemelas": "_fc", "timm's StarNet": "head",
-            "FastViT's": "head",
+            "megvii": "classifier.0", "pytorchcv": "output", "lukemelas": "_fc", "plain": "head",
         }  # fmt: skip
         return {naming: {"linear": name} for naming, name in theirs.items()}
 

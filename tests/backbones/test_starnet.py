@@ -61,7 +61,7 @@ def test_the_whole_network_equals_timm(variant, tmp_path):
     torch.save(oracle.state_dict(), tmp_path / "weights.pth")
     backbone = getattr(starnet, variant)(weights=str(tmp_path / "weights.pth"))
     head = LinearClassifier(backbone.taps, 1000)
-    assert load_weights(head, tmp_path / "weights.pth").naming == "timm's StarNet"
+    assert load_weights(head, tmp_path / "weights.pth").naming == "plain"
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     with torch.inference_mode():
         logits = head.double().eval()(backbone.double().eval()(images), (64, 64))

@@ -152,7 +152,7 @@ def test_published_weights_give_torchvisions_logits_on_photographs(real_data):
     ("name", "rules", "naming"),
     [
         ("timm/repvit_m0_9", [(r"^head\.head", "classifier.classifier")], "repvit"),  # THU-MIG/RepViT
-        ("timm/fastvit_t8", [(r"^head\.fc", "head")], "FastViT's"),  # apple/ml-fastvit
+        ("timm/fastvit_t8", [(r"^head\.fc", "head")], "plain"),  # apple/ml-fastvit
         ("resnet18", [(r"^fc", "linear")], "ours"),  # apple/ml-mobileone and DingXiaoH/RepVGG, too
         ("resnet18", [(r"^fc", "classifier.0")], "megvii"),
         ("resnet18", [(r"^fc", "network.head.linear"), (r"^(?!network)", "network.backbone.")], "ours"),
