@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from tasks.deploy.formats.openvino import FILES, FP16_NOTE, FP32_NOTE, PRECISION, OpenVINOBackend
-from tasks.deploy.formats.openvino_int8 import NARROW
 from tasks.deploy.inside import read_inside
 from tests.oracles import relative_error
 from tests.tasks.quantization.small_networks import Small, exported, pictures, signal_to_noise
@@ -35,6 +34,8 @@ def test_artifact_computes_what_eager_does(precision, tmp_path, capfd):
 
 
 def test_int8_rounds_backbone_and_head_but_for_what_is_kept(tmp_path, capfd):
+    from tasks.deploy.formats.openvino_int8 import NARROW  # at collection NNCF's logger would take pytest's files
+
     model, images = Small("classification"), pictures(seed=7, dtype=torch.uint8)
     found = {}
     for number, kept in enumerate(((), ("network.head",))):
