@@ -16,6 +16,7 @@ from tasks.base.checkpoint_paths import checkpoint_path
 from tasks.base.network import Network
 from tasks.base.renamed_targets import rename_targets
 from tasks.base.task import VisionTask
+from tasks.base.training_steps import ADAPTERS
 from tasks.base.trusted_targets import check_targets
 from tasks.data.classes import Classes
 from tasks.quantization.rounded_layers import with_rounding, without_rounding
@@ -86,8 +87,9 @@ def load_task(path: str | Path, config: dict[str, Any] | None = None) -> VisionT
         task.network = cast(Network, fuse_model(task.network))
     elif aware:
         task.network = cast(Network, with_rounding(task.network, aware["keep_float"]))
+    state = {key: value for key, value in content["state_dict"].items() if not key.startswith(ADAPTERS)}
     try:
-        task.load_state_dict(content["state_dict"], strict=True)
+        task.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit the network: {str(error).splitlines()[1].strip()}") from error
     if aware and not content["fused"]:

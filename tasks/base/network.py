@@ -72,11 +72,14 @@ class Network(nn.Module):
             images: (N, 3, H, W) RGB in 0..255, or (N, channels, H, W) in the range of `pixels`, any dtype.
             image_size: (H, W) px that predictions refer to; None: that of the images.
         """
+        return self.head(self.features(images), image_size or tuple(images.shape[-2:]))
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """Compute the maps that the head reads, {tap.name: (N, tap.channels, h, w)}; images as in `forward`."""
         if self.backbone.in_channels == 1 and images.shape[1] == 3:
             red, green, blue = images.to(self.mean.dtype).split(1, dim=1)
             images = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601, as PIL and OpenCV convert
-        features = self.backbone((images - self.mean) / self.std)
-        return self.head(features, image_size or tuple(images.shape[-2:]))
+        return self.backbone((images - self.mean) / self.std)
 
 
 HeadFactory = Callable[..., Head]

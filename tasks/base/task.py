@@ -40,6 +40,8 @@ class VisionTask(TrainingSteps):
         validation_keys: What one of the validation holds besides.
         class_weighted: Whether the loss takes `class_weights`.
         teachers: What a distillation may follow: "checkpoint" of the same task, "timm" for a classifier of timm's.
+        distilled: What other distillations may compare with a checkpoint of the same task: "logits" of pixels,
+            "features" of the backbone, "anchors".
         outputs: What an exported network may give out, the default first.
         whole_output: The one of `outputs` after which nothing is left to do, which benchmarks time as a whole.
         losses_of_output: For those of `outputs` that cost accuracy by themselves, what they cut off: "tail", "limit".
@@ -54,6 +56,7 @@ class VisionTask(TrainingSteps):
     needs: str = "data of its own kind"
     class_weighted = False
     teachers: tuple[str, ...] = ()
+    distilled: tuple[str, ...] = ()
     outputs: tuple[str, ...]
     whole_output: str
     losses_of_output: Mapping[str, str] = {}

@@ -23,6 +23,7 @@ from tasks.data.classes import Classes
 from tasks.values.lightning_twin import LightningTwin
 
 Raw = Tensor | dict[str, Tensor]  # what a head gives
+ADAPTERS = "adapters."  # begins the names of what only a distillation needs
 logger = logging.getLogger(__name__)
 
 
@@ -33,7 +34,11 @@ else:
 
 
 class Teacher(Protocol):
-    """What a task follows in training beside its labels, such as `tasks.training.distillation.Distillation`."""
+    """What a task follows in training beside its labels, such as `tasks.training.distillation.Distillation`.
+
+    It may have two things more. `attach(network)` checks the task's network and returns a module to train with it, or
+    None. With `reads_features = True` `blend` also gets `features`, the maps that the head has read, by tap.
+    """
 
     def blend(self, losses: dict[str, Tensor], raw: Raw, images: Tensor) -> dict[str, Tensor]:
         """Summands of the whole loss, from those of the task's own, its raw predictions, and the images behind them."""
@@ -104,6 +109,10 @@ class TrainingSteps(LightningTwin, _Module, ABC):
         if equivalent_decay and not self.decayed_blocks:
             raise ValueError("task.equivalent_decay=true is for RepVGG's blocks, and this backbone has none")
         self.distillation = distillation
+        attach = getattr(distillation, "attach", None)
+        self.adapters: nn.Module | None = (
+            attach(network) if attach else None
+        )  # trained with the network, not part of it
         self.means = EpochMeans()
 
     def forward(self, images: Tensor) -> Raw:
@@ -136,8 +145,13 @@ class TrainingSteps(LightningTwin, _Module, ABC):
 
     def training_step(self, batch: dict, index: int) -> Tensor:
         batch = self.augment_batch(batch)
+        seen: dict[str, Any] = {}  # beside the raw predictions
         try:
-            raw = self(batch["images"])
+            if getattr(self.distillation, "reads_features", False):
+                seen["features"] = self.network.features(batch["images"])
+                raw = self.network.head(seen["features"], tuple(batch["images"].shape[-2:]))
+            else:
+                raw = self(batch["images"])
         except ValueError as error:
             if "Expected more than 1 value per channel" not in str(error):
                 raise
@@ -147,7 +161,7 @@ class TrainingSteps(LightningTwin, _Module, ABC):
             ) from error
         losses = self.loss(raw, batch)
         if self.distillation is not None:
-            losses = self.distillation.blend(losses, raw, batch["images"])
+            losses = self.distillation.blend(losses, raw, batch["images"], **seen)
         if self.decayed_blocks:
             losses = losses | {"equivalent_decay": self._equivalent_decay()}
         total = torch.stack(list(losses.values())).sum()
@@ -260,7 +274,8 @@ class TrainingSteps(LightningTwin, _Module, ABC):
             raise ValueError("this task was built without an optimizer")
         self.freezing.apply(None)  # the optimiser holds what trains later from the start
         spared = [kernel for block in self.decayed_blocks for kernel in block.decayed_as_one()]
-        groups = parameter_groups(self.network, spared=spared)
+        trained = [self.network, *([] if self.adapters is None else [self.adapters])]
+        groups = parameter_groups(*trained, spared=spared)
         self.freezing.apply(self.current_epoch)
         make = fused(self.make_optimizer) if self.device.type == "cuda" else self.make_optimizer
         try:
@@ -269,6 +284,15 @@ class TrainingSteps(LightningTwin, _Module, ABC):
             raise ValueError(f"the optimizer does not take its settings: {error}") from error
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        stored, own = (
+            {key: value.shape for key, value in state.items() if key.startswith(ADAPTERS)}
+            for state in (checkpoint.get("state_dict", {}), self.state_dict())
+        )
+        if stored != own:
+            raise ValueError(
+                "the checkpoint has other adapters of a distillation than this run: a run that is resumed keeps its "
+                "distillation= and its teacher"
+            )
         self.means.load_state_dict(checkpoint.get("epoch_means", {}))
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:

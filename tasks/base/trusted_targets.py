@@ -14,7 +14,7 @@ from typing import Any
 OURS = re.compile(
     r"backbones\.[a-z]\w*\.[A-Za-z]\w*|heads\.[a-z]\w*\.[A-Z]\w*|tasks\.data\.[a-z]\w*\.[A-Z]\w*|"
     r"tasks\.(classification|detection|segmentation)\.(task|\w*loss|\w+losses)\.[A-Z]\w*|"
-    r"tasks\.training\.(quantization_aware\.[A-Z]\w*|teachers\.distillation)|"
+    r"tasks\.training\.(quantization_aware\.[A-Z]\w*|teachers\.(map_|anchor_)?distillation)|"
     r"tasks\.data\.demo\.demo_data|tasks\.base\.optim\.[a-z]\w*"
 )
 LIBRARIES = re.compile(

@@ -86,6 +86,7 @@ class DetectionTask(VisionTask):
     monitor = "val/mAP"
     batch_keys = ("images", "boxes", "labels")
     validation_keys = ("image_ids", "image_sizes")
+    distilled = ("anchors", "features")
     outputs = OUTPUTS
     whole_output = "nms"
     losses_of_output = {"decoded": "limit", "nms": "limit"}

@@ -57,6 +57,7 @@ class SegmentationTask(VisionTask):
     batch_keys = ("images", "masks")
     class_weighted = True
     teachers = ("checkpoint",)
+    distilled = ("logits", "features")
     outputs = ("logits", "argmax", "present", "argmax_low", "low")
     whole_output = "argmax"
     losses_of_output = {"argmax": "tail", "present": "tail", "argmax_low": "tail", "low": "tail"}

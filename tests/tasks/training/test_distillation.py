@@ -103,7 +103,10 @@ def test_what_does_not_fit_is_refused(teacher):
         ({"weight": 0}, r"distillation\.weight=0"),
         ({"temperature": 0.0}, r"distillation\.temperature=0"),
         ({"temperature": 2.0}, r"no effect in the hard mode"),
-        ({"task": DetectionTask}, r"not for task=detection; set distillation=null"),
+        (
+            {"task": DetectionTask},
+            r"not for task=detection; set distillation=anchors or ld or mgd, or distillation=null",
+        ),
         ({"task": ClassificationTask}, r"was trained for task=segmentation, not for task=classification"),
         ({"classes": Classes(NAMES[::-1], CLASSES.palette)}, r"knows 3 classes \(background, disc, bar\.\.\.\)"),
         ({"teacher": "timm:resnet18"}, r"timm's models classify images; task=segmentation"),
