@@ -47,6 +47,10 @@ torch.set_num_threads(1)
 logging.getLogger("torch.__trace").propagate = True
 logging.getLogger("torch.__trace").handlers.clear()  # it passes on the first record of a process
 
+# absl, which converters import, keeps the stderr of that moment, pytest's, and closes it where Hydra sets up logging.
+with contextlib.redirect_stderr(sys.__stderr__):
+    import absl.logging  # noqa: F401
+
 
 def pytest_collection_modifyitems(config, items):
     """Leave out, visibly, what this machine has nothing to run on: tests of real images, of a GPU, of QNN, of Java."""
