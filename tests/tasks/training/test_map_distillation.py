@@ -86,7 +86,7 @@ def test_maps_of_equal_stride_are_followed_through_adapters(teacher, name, kept)
 
 
 def test_class_logits_are_followed_through_auxiliary_ones_too(teacher):
-    task = distilled(teacher, "head=lite_fpn", name="cwd").train()
+    task = distilled(teacher, "head=lite_fpn", "head.auxiliary=true", name="cwd").train()
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     raw = task(images)
     found = task.distillation.blend({}, raw, images)["distillation"]
