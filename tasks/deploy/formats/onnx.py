@@ -128,6 +128,23 @@ def write_quantized(
         )  # fmt: skip
 
 
+def dequantize_pixels(path: Path) -> None:
+    """Rewrite a model that casts its bytes to float: DequantizeLinear by 1 gives the same numbers.
+
+    QNN reads a Cast of bytes as one to truth values: every pixel but 0 becomes 1.
+    """
+    model = onnx.load(str(path))
+    nodes, names = model.graph.node, ("pixel_scale", "pixel_zero_point")
+    casts = [(at, node) for at, node in enumerate(nodes) if node.op_type == "Cast" and node.input[0] == INPUT]
+    for at, node in casts:
+        nodes.remove(node)
+        nodes.insert(at, onnx.helper.make_node("DequantizeLinear", [INPUT, *names], node.output, name=node.name))
+    if casts:
+        values = (torch.tensor(1.0).numpy(), torch.tensor(0, dtype=torch.uint8).numpy())
+        model.graph.initializer.extend(map(onnx.numpy_helper.from_array, values, names))
+        write_bytes(path, model.SerializeToString())
+
+
 def operators(path: Path) -> dict[str, int]:
     """How often each operator stands in a model, the most frequent first."""
     graph = onnx.load(str(path), load_external_data=False).graph

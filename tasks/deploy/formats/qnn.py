@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tasks.base.network import Deployable
 from tasks.deploy.backend import Backend, Exported, ExportOptions, Runtime
-from tasks.deploy.formats.onnx import OnnxBackend, operators, write_quantized
+from tasks.deploy.formats.onnx import OnnxBackend, dequantize_pixels, operators, write_quantized
 from tasks.deploy.formats.onnx_session import INPUT
 from tasks.deploy.formats.silence import silenced
 from tasks.deploy.manifest import Manifest
@@ -40,6 +40,7 @@ class QnnBackend(Backend):
 
     def export(self, model: Deployable, example: Tensor, folder: Path, options: ExportOptions) -> Exported:
         note = write_quantized(model, example, folder / self.file, options, float_logits=False)
+        dequantize_pixels(folder / self.file)
         notes = (note, FLOAT_NOTE, SESSION, *([EMULATED] if emulated() else []))
         return Exported(operators(folder / self.file), notes=notes)
 

@@ -17,7 +17,7 @@ from tasks.classification.deployable import ClassificationDeployable
 from tasks.deploy.backend import ExportOptions
 from tasks.deploy.formats import onnx as onnx_backend
 from tasks.deploy.formats import onnx_session
-from tasks.deploy.formats.onnx import OnnxBackend, write_onnx
+from tasks.deploy.formats.onnx import OnnxBackend, dequantize_pixels, write_onnx
 from tasks.deploy.formats.onnx_int8 import calibrated_ranges, scopes
 from tasks.deploy.formats.onnx_session import EXACT, PROBE, open_session
 from tests.tasks.conftest import composed
@@ -237,3 +237,13 @@ def test_imagenet_weights_name_photographs_alike(real_data, tmp_path):
 
 def _cropped(file) -> torch.Tensor:
     return T.center_crop(T.resize(decode_image(str(file), ImageReadMode.RGB), 256), 224)[None]
+
+
+def test_pixels_that_are_dequantized_are_those_that_are_cast(tmp_path):
+    model, images = Small("plain"), pictures(2, dtype=torch.uint8)
+    _, manifest = exported(OnnxBackend(), model, images, tmp_path)
+    before = OnnxBackend().load(tmp_path, manifest)(images)["logits"]
+    dequantize_pixels(tmp_path / "model.onnx")
+    (first,) = (node for node in onnx.load(tmp_path / "model.onnx").graph.node if "images" in node.input)
+    assert first.op_type == "DequantizeLinear"
+    assert torch.equal(OnnxBackend().load(tmp_path, manifest)(images)["logits"], before)

@@ -38,3 +38,16 @@ def test_what_the_npu_cannot_run_is_not_left_to_the_cpu(tmp_path):
     _, manifest = exported(OnnxBackend(), model, images, tmp_path, precision="int8", calibration=CALIBRATION)
     with pytest.raises(ValueError, match=r"QNN cannot run .*model\.onnx whole on the NPU"):
         QnnBackend().load(tmp_path, manifest)
+
+
+def test_the_npu_tells_pictures_apart(tmp_path):
+    """Biases make most of a random network's outputs: it is their change from picture to picture that is compared."""
+    from tasks.deploy.formats.qnn import QnnBackend
+
+    model, images = Small("classification"), [pictures(seed=seed, dtype=torch.uint8) for seed in (7, 8)]
+    _, manifest = exported(QnnBackend(), model, images[0], tmp_path, precision="w8a16", calibration=CALIBRATION)
+    runtime = QnnBackend().load(tmp_path, manifest)
+    first, second = (runtime(one)["logits"] for one in images)
+    with torch.inference_mode():
+        expected = model(images[0])[0] - model(images[1])[0]
+    assert signal_to_noise(first - second, expected) > 3  # 0 where every picture is the same
