@@ -7,6 +7,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from backbones.weights.preprocessing import stored_preprocessing
+from heads.ssdlite import SSDLite
 from tasks.base.plain_config import plain
 from tasks.data.center_view import CenterView
 from tasks.deploy.manifest import Manifest, TensorSpec, sha256
@@ -54,7 +55,7 @@ def _decoding(output: str, task: dict) -> dict:
     return {
         "logits": {"scores": {"axis": 1, "activation": "softmax"}},
         "probabilities": {"scores": {"axis": 1, "activation": None}},
-        "nms": output_meaning("nms", None, {key: task.get(key) for key in SELECTION}),
+        "nms": output_meaning("nms", SSDLite, {key: task.get(key) for key in SELECTION}),
     }.get(output, {"classes": "values"})
 
 
