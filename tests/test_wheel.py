@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import ROOT
 
 OURS = ("backbones", "heads", "tasks", "tools", "conf")
-KINDS = (".py", ".yaml", ".txt", ".typed", ".js", ".html", ".css", ".json")
+KINDS = (".py", ".yaml", ".txt", ".typed", ".java", ".js", ".html", ".css", ".json")
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 
 
