@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backbones.base import Backbone, Norm
-from backbones.blocks.fusion import fold_bn_into_conv, scale_and_shift, single_conv
+from backbones.blocks.fusion import fold_bn_into_next_conv, scale_and_shift, single_conv
 from backbones.blocks.layers import ConvNormAct, init_weights, make_divisible
 from backbones.variants import Published, Variant, factory
 
@@ -138,12 +138,8 @@ class RepNeXtBlock(nn.Module):
     @torch.no_grad()
     def fuse(self) -> nn.Module:
         twin = _twin(self)
-        expand = self.mixer.expand
-        if isinstance(self.norm, nn.BatchNorm2d) and isinstance(expand.norm, nn.BatchNorm2d):
-            weight, bias = fold_bn_into_conv(expand.conv.weight, None, expand.norm)
-            scale, shift = scale_and_shift(self.norm)
-            bias = bias + weight.flatten(1) @ shift
-            twin.mixer.expand.conv = single_conv(expand.conv, weight * scale[:, None, None], bias)
+        if isinstance(self.norm, nn.BatchNorm2d):
+            twin.mixer.expand.conv = fold_bn_into_next_conv(self.norm, twin.mixer.expand.conv)
             twin.norm = nn.Identity().eval()
         return twin
 

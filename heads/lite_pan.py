@@ -26,6 +26,8 @@ class LitePAN(nn.Module):
     Source: Yu et al. 2021, "PP-PicoDet", section 3.1 (CSP-PAN); paths of Liu et al. 2018, "Path Aggregation Network".
     """
 
+    upsampling = "nearest"
+
     def __init__(
         self, in_channels: Sequence[int], channels: int, *, kernel_size: int = 5, extra_level: bool = True,
         norm: Norm = nn.BatchNorm2d, activation: type[nn.Module] = nn.Hardswish,
@@ -35,18 +37,23 @@ class LitePAN(nn.Module):
         halve = partial(depthwise_separable, channels, channels, kernel_size, 2, **options)
         steps = len(in_channels) - 1
         self.laterals = nn.ModuleList(ConvNormAct(width, channels, **options) for width in in_channels)
-        self.top_down = nn.ModuleList(CSPMix(2 * channels, channels, kernel_size, **options) for _ in range(steps))
+        self.top_down = nn.ModuleList(self.mix(2 * channels, channels, kernel_size, **options) for _ in range(steps))
         self.halvings = nn.ModuleList(halve() for _ in range(steps))
-        self.bottom_up = nn.ModuleList(CSPMix(2 * channels, channels, kernel_size, **options) for _ in range(steps))
+        self.bottom_up = nn.ModuleList(self.mix(2 * channels, channels, kernel_size, **options) for _ in range(steps))
         self.extra = nn.ModuleList((halve(), halve()) if extra_level else ())
+
+    @staticmethod
+    def mix(in_channels: int, channels: int, kernel_size: int, **options: Any) -> nn.Module:
+        """Build what mixes two maps side by side, (N, in_channels, h, w) -> (N, channels, h, w)."""
+        return CSPMix(in_channels, channels, kernel_size, **options)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Mix maps (N, C_i, h_i, w_i), fine to coarse -> (N, channels, h_i, w_i), the extra level last."""
         laterals = [layer(x) for layer, x in zip(self.laterals, maps, strict=True)]
         fused = [laterals[-1]]  # fine to coarse, grown at the front
         for layer, x in zip(self.top_down, reversed(laterals[:-1]), strict=True):
-            # Nearest, to the exact size: a map of odd size is one px short of twice its coarser neighbour.
-            coarse = F.interpolate(fused[0], size=x.shape[-2:], mode="nearest")
+            # To the exact size: a map of odd size is one px short of twice its coarser neighbour.
+            coarse = F.interpolate(fused[0], size=x.shape[-2:], mode=self.upsampling)
             fused.insert(0, layer(torch.cat([coarse, x], dim=1)))
         levels = [fused[0]]
         for halve, layer, x in zip(self.halvings, self.bottom_up, fused[1:], strict=True):

@@ -110,9 +110,8 @@ class TrainingSteps(LightningTwin, _Module, ABC):
             raise ValueError("task.equivalent_decay=true is for RepVGG's blocks, and this backbone has none")
         self.distillation = distillation
         attach = getattr(distillation, "attach", None)
-        self.adapters: nn.Module | None = (
-            attach(network) if attach else None
-        )  # trained with the network, not part of it
+        # trained with the network, and no part of it
+        self.adapters: nn.Module | None = attach(network) if attach else None
         self.means = EpochMeans()
 
     def forward(self, images: Tensor) -> Raw:

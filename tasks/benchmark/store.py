@@ -17,6 +17,7 @@ import torch
 from tasks.base.plain_config import Config
 from tasks.base.renamed_targets import renamed_keys, renamed_words
 from tasks.deploy.backend import BACKENDS, backend
+from tasks.deploy.instruction_set import instruction_set
 from tasks.deploy.manifest import Manifest
 from tasks.files.writing import to_json
 
@@ -44,10 +45,6 @@ RUNTIME_PACKAGES = {
     "onnx": ("onnxruntime",), "executorch": ("executorch",), "litert": ("litert-torch", "ai-edge-litert"),
     "ncnn": ("ncnn",), "coreml": ("coremltools",), "openvino": ("openvino",),
     "qnn": ("onnxruntime", "onnxruntime-qnn"),
-}  # fmt: skip
-INSTRUCTIONS = {  # vector instructions that decide which kernels a runtime takes, as Linux names them
-    "fma", "f16c", "avx", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
-    "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme",
 }  # fmt: skip
 # What two measurements must share before one is called faster than the other, and in whose words they differ
 SETTINGS = ("target", "machine", "threads", "batch", "image_size", "work", "protocol")
@@ -162,7 +159,7 @@ def environment() -> dict[str, Any]:
     """Describe the machine and its load."""
     found = {
         "cpu": _cpu_model(),
-        "instructions": _instructions(),
+        "instruction_set": instruction_set(),
         "cores": os.cpu_count(),
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
@@ -182,10 +179,10 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def machine(found: Mapping[str, Any]) -> str:
-    """Name a machine; names are equal only where CPU, vector instructions, cores and system are."""
+    """Name a machine; names are equal only where CPU, instruction set, cores and system are."""
     parts = [found.get("cpu"), found.get("cores"), str(found.get("os")).split()[0]]
-    if found.get("instructions"):  # virtual machines of one name for the CPU differ in them
-        parts.append(found["instructions"])
+    if found.get("instruction_set"):  # virtual machines of one name for the CPU differ in it; older stores lack it
+        parts.append(found["instruction_set"])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
@@ -199,15 +196,6 @@ def _cpu_model() -> str:
             command = ["sysctl", "-n", "machdep.cpu.brand_string"]
             return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return platform.processor() or platform.machine()
-
-
-def _instructions() -> list[str]:
-    """List those of `INSTRUCTIONS` that Linux tells of; elsewhere the CPU's name has to do."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.lower().startswith(("flags", "features")):
-                return sorted(INSTRUCTIONS & {*line.partition(":")[2].split()})
-    return []
 
 
 def _plain(value: Any) -> Any:

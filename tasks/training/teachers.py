@@ -87,9 +87,7 @@ def map_distillation(
     """
     check_map_settings(method, maps, weight, temperature, masked)
     network = _followed(teacher, classes, task, maps)
-    return MapDistillation(
-        network, method=method, maps=maps, weight=weight, temperature=temperature, masked=masked
-    )  # fmt: skip
+    return MapDistillation(network, method=method, maps=maps, weight=weight, temperature=temperature, masked=masked)
 
 
 def anchor_distillation(
@@ -138,9 +136,7 @@ def _told(teacher: str, network: Network | nn.Module) -> Any:
     return network
 
 
-def checkpoint_teacher(
-    path: str, classes: Classes, task: type[VisionTask], *, same_classes: bool = True
-) -> Network:  # fmt: skip
+def checkpoint_teacher(path: str, classes: Classes, task: type[VisionTask], *, same_classes: bool = True) -> Network:
     """Load a checkpoint's fused network, from pixels 0..255 to raw predictions; errors as in `distillation`."""
     if not Path(path).expanduser().is_file():
         raise FileNotFoundError(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone
+from tasks.benchmark.costs import profile
 from tests.oracles import relative_error
 
 PRECISIONS = [(torch.float32, 1e-5), (torch.float64, 1e-10)]
@@ -72,3 +73,12 @@ def worst_error(
 def parameters(*modules: nn.Module) -> int:
     """Number of parameters of all modules together."""
     return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def costs_with_classifier(backbone: Backbone, reference: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+    """Parameters and multiply-adds of timm's network, equal to those of ours with its classifier."""
+    classifier = reference.get_classifier()
+    assert parameters(backbone, classifier) == parameters(reference)
+    macs = profile(backbone, size).macs + classifier.weight.numel()
+    assert macs == profile(reference, size).macs
+    return parameters(reference), macs

@@ -79,7 +79,7 @@ def configured(variant: str, **options):
 @each_variant
 def test_every_tap_equals_timm(variant, tmp_path):
     for dtype, bound in PRECISIONS:
-        build = lambda **options: configured(variant, **options)  # noqa: E731
+        build = partial(configured, variant)
         assert worst_error(build, reference(variant), PLACES, tmp_path, dtype) <= bound
 
 

@@ -5,8 +5,7 @@ import timm
 import torch
 
 from backbones import mobilenet_edgetpu
-from tasks.benchmark.costs import profile
-from tests.backbones.references import PRECISIONS, parameters, worst_error
+from tests.backbones.references import PRECISIONS, costs_with_classifier, worst_error
 from tests.backbones.test_mnasnet import TIMM_PLACES
 from tests.oracles import randomised
 
@@ -41,10 +40,8 @@ def test_parameters_and_multiply_adds_with_the_classifier(variant):
     with torch.device("meta"):
         backbone, oracle = getattr(mobilenet_edgetpu, variant)(), timm.create_model(variant)
     published = mobilenet_edgetpu.VARIANTS[variant.removeprefix("mobilenet_")].published
-    assert parameters(backbone, oracle.classifier) == parameters(oracle) == COUNTS[variant]
-    assert COUNTS[variant] / 1e6 == pytest.approx(published.parameters, abs=0.006)
-    macs = profile(backbone, (224, 224)).macs + oracle.classifier.weight.numel()
-    assert macs == profile(oracle, (224, 224)).macs
+    count, macs = costs_with_classifier(backbone, oracle, (224, 224))
+    assert count == COUNTS[variant] and count / 1e6 == pytest.approx(published.parameters, abs=0.006)
     assert macs / 1e6 == pytest.approx(published.macs, abs=20)  # timm's count has that of the norms, too
 
 

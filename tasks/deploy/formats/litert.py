@@ -127,8 +127,22 @@ def convert(program: torch.export.ExportedProgram, example: Tensor, options: Exp
         config = QuantConfig(pt2e_quantizer=quantizer)
     else:
         module = program.module()
+    pick_nearest(module)
     with torch.no_grad():
         return bytes(litert_torch.convert(module, (example,), quant_config=config).model_content())
+
+
+def pick_nearest(module: torch.fx.GraphModule) -> None:
+    """Rewrite, in place, nearest upsampling by other than whole factors, so that LiteRT picks the px that torch does.
+
+    litert-torch has an operator of LiteRT's for the overload of interpolation, which picks by the centres of px; the
+    plain overload becomes indices.
+    """
+    for node in module.graph.find_nodes(op="call_function", target=aten.upsample_nearest2d.vec):
+        small, large = (one.meta["val"].shape[-2:] for one in (node.args[0], node))
+        if any(side % of for side, of in zip(large, small, strict=True)):
+            node.target, node.args = aten.upsample_nearest2d.default, (node.args[0], [*large])
+    module.recompile()
 
 
 def read(path: Path) -> tuple[dict[str, int], dict[str, Any]]:

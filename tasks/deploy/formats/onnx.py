@@ -140,8 +140,9 @@ def dequantize_pixels(path: Path) -> None:
         nodes.remove(node)
         nodes.insert(at, onnx.helper.make_node("DequantizeLinear", [INPUT, *names], node.output, name=node.name))
     if casts:
-        values = (torch.tensor(1.0).numpy(), torch.tensor(0, dtype=torch.uint8).numpy())
-        model.graph.initializer.extend(map(onnx.numpy_helper.from_array, values, names))
+        kinds = ((onnx.TensorProto.FLOAT, 1.0), (onnx.TensorProto.UINT8, 0))
+        made = (onnx.helper.make_tensor(name, kind, [], [x]) for name, (kind, x) in zip(names, kinds, strict=True))
+        model.graph.initializer.extend(made)
         write_bytes(path, model.SerializeToString())
 
 

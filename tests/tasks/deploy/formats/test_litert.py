@@ -69,6 +69,23 @@ def test_outputs_come_in_order_and_type(tmp_path):
         assert torch.equal(values, expected)
 
 
+class Enlarged(torch.nn.Module):
+    """Nearest upsampling by whole factors and by others."""
+
+    output, outputs = "logits", ("odd", "even")
+
+    def forward(self, images):
+        return tuple(torch.nn.functional.interpolate(images, size, mode="nearest") for size in ((49, 57), (48, 96)))
+
+
+@pytest.mark.long
+def test_nearest_upsampling_picks_the_px_that_torch_picks(tmp_path):
+    model, images = Enlarged(), pictures(size=24)
+    _, manifest = exported(BACKEND, model, images, tmp_path)
+    found = BACKEND.load(tmp_path, manifest)(images)
+    assert all(torch.equal(values, expected) for values, expected in zip(found.values(), model(images), strict=True))
+
+
 @pytest.mark.slow
 def test_int8_merges_levels_without_clipping_any(tmp_path):
     model, images = Small("ssdlite"), pictures(size=96, seed=9)
