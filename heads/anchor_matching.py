@@ -27,14 +27,23 @@ def match_anchors(anchors: Tensor, boxes: Tensor, labels: Tensor, *, threshold: 
     >>> match_anchors(anchors, boxes, torch.tensor([[3, 7]]))  # the second box has IoU 0.02 with its best anchor
     tensor([[ 0, -1,  1]])
     """
-    usable = (labels >= 0) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
-    quality = overlaps(boxes, anchors).masked_fill(~usable[..., None], -1)
+    return match_by_overlap(overlaps(boxes, anchors), (labels >= 0) & has_area(boxes), threshold)
+
+
+def match_by_overlap(quality: Tensor, usable: Tensor, threshold: float) -> Tensor:
+    """Match as `match_anchors` by IoUs (N, M, A) of boxes with anchors; `usable` (N, M) marks boxes to be matched."""
+    quality = quality.masked_fill(~usable[..., None], -1)
     best, matched = quality.max(1)
     matched = matched.masked_fill(best < threshold, -1)
-    index = torch.arange(boxes.shape[1], device=boxes.device).expand_as(labels).masked_fill(~usable, -1)
+    index = torch.arange(usable.shape[1], device=usable.device).expand_as(usable).masked_fill(~usable, -1)
     # Where several boxes have the same best anchor, the largest index wins, in no order of execution.
     forced = torch.full_like(matched, -1).scatter_reduce(1, quality.max(2).indices, index, "amax")
     return torch.where(forced >= 0, forced, matched)
+
+
+def has_area(boxes: Tensor) -> Tensor:
+    """Mark the boxes (..., 4) xyxy that have an area: (...)."""
+    return (boxes[..., 2:] > boxes[..., :2]).all(-1)
 
 
 def overlaps(boxes: Tensor, anchors: Tensor) -> Tensor:

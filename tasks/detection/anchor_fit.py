@@ -26,8 +26,9 @@ WORTH = 0.01  # share of boxes by which a suggestion must be better
 
 
 def anchor_fit(
-    head: DetectionHead, settings: Mapping[str, Any], boxes: Boxes, image_size: tuple[int, int], threshold: float
-) -> dict[str, Any]:
+    head: DetectionHead, settings: Mapping[str, Any], boxes: Boxes, image_size: tuple[int, int], threshold: float, *,
+    tried: int = TRIED_BOXES,
+) -> dict[str, Any]:  # fmt: skip
     """Measure how many boxes a head's anchors or points fit, and search for settings that fit more.
 
     A box is matched if the head can learn it as it is meant to: SSD's by an anchor whose IoU with it reaches the
@@ -40,6 +41,7 @@ def anchor_fit(
         boxes: From `boxes_of`.
         image_size: (H, W) px of the network's input.
         threshold: Least IoU of a match.
+        tried: Boxes by which settings are compared; the best settings are then measured on all.
 
     Returns:
         {"boxes": number, "matched": share, "forced", "lost": numbers, "by_size": {"small"...: {"boxes", "matched"}} of
@@ -68,7 +70,7 @@ def anchor_fit(
     report["lost_boxes"] = [(n, k) for n, flags in enumerate(lost) for k, flag in enumerate(flags.tolist()) if flag]
     report["suggestions"] = []
     if report["matched"] < 1 - WORTH:
-        report["suggestions"] = search.suggest(boxes, image_size, report["matched"])
+        report["suggestions"] = search.suggest(boxes, image_size, report["matched"], tried)
     return report
 
 
@@ -142,8 +144,10 @@ class _Search:
         changed = self.changed(settings)
         return float(share(measure(changed.match, changed.head, boxes, image_size)[0]))
 
-    def suggest(self, boxes: Boxes, image_size: tuple[int, int], now: float) -> list[dict[str, Any]]:
-        step = max(1, sum(map(len, boxes)) // TRIED_BOXES)
+    def suggest(
+        self, boxes: Boxes, image_size: tuple[int, int], now: float, most: int
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        step = max(1, sum(map(len, boxes)) // most)
         few, found = boxes[::step], []
         if not few:
             return found

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heads.anchor_matching import match_anchors, overlaps
+from heads.anchor_matching import has_area, match_by_overlap, overlaps
 from heads.base import DetectionHead
 from heads.gfl_lite import GFLLite, distances_to_boxes
 from heads.ssdlite import SSDLite
@@ -130,11 +130,11 @@ def anchor_quality(anchors: Tensor, boxes: Tensor, threshold: float) -> tuple[Te
         boxes: (M, 4) xyxy, px, of one image.
         threshold: Least IoU of a match.
     """
-    labels = torch.zeros(1, len(boxes), dtype=torch.int64)
-    matched = match_anchors(anchors, boxes[None], labels, threshold=threshold)[0]
+    quality = overlaps(boxes[None], anchors)
+    matched = match_by_overlap(quality, has_area(boxes[None]), threshold)[0]
     lost = torch.ones(len(boxes), dtype=torch.bool)
     lost[matched[matched >= 0]] = False
-    return overlaps(boxes[None], anchors)[0].amax(1) / threshold, lost
+    return quality[0].amax(1) / threshold, lost
 
 
 def point_quality(anchors: Tensor, boxes: Tensor, reg_max: int) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 AUTO, ANY = "auto", [0.2, 0.95]
 ADVISED = 0.05  # share of boxes out of reach from which other settings are searched
+ADVISED_BOXES = 150  # by which they are compared: a run should begin at once
 
 
 def with_fitted_scales(config: Config, data: DetectionData, losses: Mapping[str, Callable]) -> Config:
@@ -70,7 +71,7 @@ def advice(
     boxes, _ = boxes_of(annotations, annotations.sizes, most=REACH_IMAGES)
     if not boxes or not isinstance(head, SSDLite | GFLLite):
         return ""
-    report = anchor_fit(head, settings, boxes, image_size, threshold)
+    report = anchor_fit(head, settings, boxes, image_size, threshold, tried=ADVISED_BOXES)
     if report["matched"] > 1 - ADVISED or not report["suggestions"]:
         return ""
     found = (f"{1 - hint['matched']:.1%} with {hint['override']}" for hint in report["suggestions"])
