@@ -23,7 +23,7 @@ from tests.tasks.detection.test_task import write_shapes
 QUICK = {"data.num_workers": 0, "data.batch_size": 2, "tensorboard": False, "output_dir": "run"}
 CPU = {"max_epochs": 1, "accelerator": "cpu", "limit_train_batches": 2}
 MASKS = {"task": "segmentation", "data": "masks", "data.root": "data", "data.class_names": NAMES,
-         "data.crop_size": (32, 32), "backbone": "mnv3_small"}  # fmt: skip
+         "data.crop_size": (32, 32), "backbone": "mnv1_025"}  # fmt: skip
 
 
 @pytest.mark.long
@@ -63,7 +63,7 @@ def test_boxes_and_classes_are_those_of_the_tools(run_tool, tmp_path):
     size = {"data.image_size": (96, 96)}
     for task, data, more in (("detection", "coco", size), ("classification", "folders", {"data.image_size": 64})):
         root = "boxes" if task == "detection" else "classes"
-        settings = QUICK | {"task": task, "data": data, "data.root": root, "backbone": "mnv3_small", "output_dir": task}
+        settings = QUICK | {"task": task, "data": data, "data.root": root, "backbone": "mnv1_025", "output_dir": task}
         mobile_dense.train(trainer=CPU, **settings | more)
         command = f"tools/predict.py checkpoint={task}/last.ckpt source={picture} output_dir=p-{task}"
         assert run_tool(command)[0] == 0

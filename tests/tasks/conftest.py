@@ -81,7 +81,7 @@ def small_run(masks_root, tmp_path, monkeypatch):
     def config(*overrides: str):
         monkeypatch.delenv("MOBILE_DENSE_RUN", raising=False)
         return composed(
-            "train", "task=segmentation", "backbone=mnv3_small", "data=masks", f"data.root={masks_root}",
+            "train", "task=segmentation", "backbone=mnv1_025", "data=masks", f"data.root={masks_root}",
             f"data.class_names=[{','.join(NAMES)}]", "data.crop_size=[32,32]", "data.batch_size=2",
             "data.num_workers=0",
             "trainer.max_epochs=2", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1", "tensorboard=false",

@@ -85,7 +85,7 @@ def detector(tmp_path_factory):
     patch.delenv("MOBILE_DENSE_RUN", raising=False)
     write_shapes(root / "data")
     fit(composed(
-        "train", "task=detection", "backbone=mnv3_small", "data=coco", f"data.root={root / 'data'}",
+        "train", "task=detection", "backbone=mnv1_025", "data=coco", f"data.root={root / 'data'}",
         f"output_dir={root / 'run'}", "trainer.max_epochs=1", *QUICK.split(),
     ))  # fmt: skip
     patch.undo()

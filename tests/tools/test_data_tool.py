@@ -23,7 +23,7 @@ COCO = (
 )
 BOXES = {f"{k}.png": [(k, 5, 34, 40, 1, 0), (45 - k, 10, 33, 33, 2, 0)] for k in range(6)}
 TRAIN = (
-    "tools/train.py task=classification backbone=mnv3_small backbone.width=0.35 trainer.max_epochs=1 "
+    "tools/train.py task=classification backbone=mnv1_025 trainer.max_epochs=1 "
     "trainer.accelerator=cpu trainer.log_every_n_steps=1 tensorboard=false data.image_size=32 data.batch_size=4 "
     "data.num_workers=0"
 )
@@ -111,7 +111,7 @@ def test_statistics_give_class_weights_that_a_training_takes(run_tool, tmp_path)
     overrides = json.loads((tmp_path / "stats/report.json").read_text())["class_weights"]
     assert all(f"try: {text}" in out for text in overrides.values()) and len(overrides) == 2
     train = (
-        f"tools/train.py task=segmentation backbone=mnv3_small backbone.width=0.35 {MASKS} data.crop_size=[32,32] "
+        f"tools/train.py task=segmentation backbone=mnv1_025 {MASKS} data.crop_size=[32,32] "
         "data.batch_size=2 data.num_workers=0 trainer.max_steps=1 trainer.accelerator=cpu tensorboard=false"
     )
     status, _, err = run_tool(f"{train} {overrides['median_frequency']} output_dir=run")

@@ -13,7 +13,7 @@ def test_the_test_split_has_its_own_scores_and_folders(run_tool, tmp_path):
     write_masks(tmp_path / "other", train=1, val=2)
     (tmp_path / "other/val").rename(tmp_path / "data/test")
     status, _, err = run_tool(
-        f"tools/train.py task=segmentation backbone=mnv3_small backbone.width=0.35 data=masks data.root=data "
+        f"tools/train.py task=segmentation backbone=mnv1_025 data=masks data.root=data "
         f"data.class_names=[{','.join(NAMES)}] data.crop_size=32 data.batch_size=2 data.num_workers=0 "
         "trainer.max_epochs=1 trainer.accelerator=cpu tensorboard=false output_dir=run"
     )

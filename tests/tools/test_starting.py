@@ -66,7 +66,7 @@ def test_prediction_and_description_load_torch_alone(tmp_path):
     cv2.imwrite(str(tmp_path / "x.png"), np.zeros((64, 64, 3), np.uint8))
     commands = []
     for task in ("classification", "detection", "segmentation"):
-        module = build_task(composed("train", [f"task={task}", "backbone=mnv3_small"]), THREE, pretrained=False)
+        module = build_task(composed("train", [f"task={task}", "backbone=mnv1_025"]), THREE, pretrained=False)
         content = {"state_dict": module.state_dict(), "epoch": 0, "global_step": 0}
         module.on_save_checkpoint(content)
         write_checkpoint(tmp_path / task, content)

@@ -37,7 +37,7 @@ def trained(tmp_path_factory):
     write_shapes(root / "data")
     os.environ.pop("MOBILE_DENSE_RUN", None)
     fit(composed(
-        "train", "task=detection", "backbone=mnv3_small", "data=coco", f"data.root={root / 'data'}",
+        "train", "task=detection", "backbone=mnv1_025", "data=coco", f"data.root={root / 'data'}",
         f"output_dir={root / 'run'}", "trainer.max_epochs=2", *QUICK.split(),
     ))  # fmt: skip
     os.environ.pop("MOBILE_DENSE_RUN", None)
@@ -85,7 +85,7 @@ def test_weights_of_a_checkpoint_know_its_classes(trained, run_tool, tmp_path):
     root, run = trained
     renumbered(root, tmp_path / "other", {18: 2, 44: 1})
     scores = []
-    for given in (f"checkpoint={run}/last.ckpt", "task=detection backbone=mnv3_small data=coco "
+    for given in (f"checkpoint={run}/last.ckpt", "task=detection backbone=mnv1_025 data=coco "
                   f"backbone.weights={run}/last.ckpt head.weights={run}/last.ckpt {QUICK}"):  # fmt: skip
         status, _, err = run_tool(f"tools/evaluate.py {given} data.root={tmp_path}/other output_dir=e overwrite=true")
         assert status == 0, err

@@ -28,7 +28,7 @@ def recipe(pictures, tmp_path, monkeypatch):
     def config(*overrides: str):
         monkeypatch.delenv("MOBILE_DENSE_RUN", raising=False)
         return composed(
-            "train", "task=classification", "backbone=mnv3_small", "data=folders", f"data.root={pictures}",
+            "train", "task=classification", "backbone=mnv1_025", "data=folders", f"data.root={pictures}",
             "data.batch_size=6", "data.num_workers=0", "data.image_size=64", "trainer.accelerator=cpu",
             "trainer.log_every_n_steps=1", "tensorboard=false", *overrides,
         )  # fmt: skip

@@ -69,7 +69,7 @@ def test_each_form_trains_and_is_evaluated(tmp_path, kind, write, name):
     if kind == "segmentation":
         settings += ["data.crop_size=32"]
     config = composed(
-        "train", f"task={kind}", "backbone=mnv3_small", "backbone.width=0.35", f"data={name}", *settings,
+        "train", f"task={kind}", "backbone=mnv1_025", f"data={name}", *settings,
         f"data.root={tmp_path / 'data'}", "data.batch_size=2", "data.num_workers=0",
     )  # fmt: skip
     data = build_data(config)

@@ -213,7 +213,7 @@ DATA = {
 def test_every_pair_of_a_task_and_other_data_is_refused_in_a_line(tmp_path, task):
     for kind, choices in DATA.items():
         for choice in choices if kind != task else ():
-            config = composed("train", f"task={task}", "backbone=mnv3_small", f"data={choice}", f"data.root={tmp_path}",
+            config = composed("train", f"task={task}", "backbone=mnv1_025", f"data={choice}", f"data.root={tmp_path}",
                               *(["data.class_names=[a]"] if choice == "masks" else []))  # fmt: skip
             with pytest.raises(ValueError, match=f"^task={task} needs .*: data=.* gives .*, for task={kind}$") as error:
                 build_data(config)

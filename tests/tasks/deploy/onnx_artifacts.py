@@ -33,7 +33,7 @@ def write_artifact(folder: Path, output: str, *overrides: str, dtype: str = "uin
     height, width = (64, 64) if KINDS[output] == "classification" else (48, 64)
     folder.mkdir(parents=True)
     onnx.save(_model(output, (1, 3, height, width), dtype), folder / "model.onnx")
-    config = plain(composed("train", [f"task={KINDS[output]}", "backbone=mnv3_small", *overrides]))
+    config = plain(composed("train", [f"task={KINDS[output]}", "backbone=mnv1_025", *overrides]))
     Manifest(
         "onnx", "model.onnx", KINDS[output], output, "fp32", TensorSpec("images", (1, 3, height, width), dtype),
         tuple(TensorSpec(*spec) for spec in OUTPUTS[output]),

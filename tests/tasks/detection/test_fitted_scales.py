@@ -38,7 +38,7 @@ def small_shapes(tmp_path_factory):
 
 def config(root, *words):
     return composed(
-        "train", "task=detection", "backbone=mnv3_small", "backbone.width=0.25", "data=coco", f"data.root={root}",
+        "train", "task=detection", "backbone=mnv1_025", "data=coco", f"data.root={root}",
         *QUICK.split(), "data.image_size=[192,192]", *words,
     )  # fmt: skip
 

@@ -79,7 +79,7 @@ def run(shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     os.environ.pop("MOBILE_DENSE_RUN", None)
     config = composed(
-        "train", "task=detection", "backbone=mnv3_small", "data=coco", f"data.root={shapes}", f"output_dir={folder}",
+        "train", "task=detection", "backbone=mnv1_025", "data=coco", f"data.root={shapes}", f"output_dir={folder}",
         "trainer.max_epochs=1", *QUICK.split(),
     )  # fmt: skip
     result = fit(config)
@@ -162,7 +162,7 @@ def test_a_sheet_shows_boxes_in_the_px_of_the_image():
 
 @pytest.mark.parametrize("head", ["ssdlite_tv", "ssdlite_tf", "ssdlite_mmdet", "gfl_lite"])
 def test_every_detection_head_trains_on_batches_with_and_without_boxes(head):
-    config = composed("train", "task=detection", "backbone=mnv3_small", f"head={head}")
+    config = composed("train", "task=detection", "backbone=mnv1_025", f"head={head}")
     from tasks.base.build import build_task
 
     task = build_task(config, CLASSES).train()

@@ -117,7 +117,7 @@ def test_a_detector_is_trained_by_a_checkpoint(name, tmp_path, monkeypatch):
         "trainer.max_steps=1",
     ]
     teacher = tmp_path / "teacher"
-    fit(composed("train", *words, "backbone=mnv3_small", f"output_dir={teacher}"))
+    fit(composed("train", *words, "backbone=mnv1_025", f"output_dir={teacher}"))
     monkeypatch.delenv("MOBILE_DENSE_RUN", raising=False)
     chosen = [f"distillation={name}", f"distillation.teacher={teacher / 'last.ckpt'}", f"output_dir={tmp_path / 'run'}"]
     result = fit(composed("train", *words, "backbone=mnv2_035", *chosen))

@@ -40,7 +40,7 @@ def data(tmp_path_factory) -> Path:
 def words(task: str, data: Path, *more: str) -> tuple[str, ...]:
     root = data / ("boxes" if TASKS[task][0] == "task=detection" else task)
     return (
-        *TASKS[task], "backbone=mnv3_small", f"data.root={root}", "data.num_workers=0", "data.batch_size=2",
+        *TASKS[task], "backbone=mnv1_025", f"data.root={root}", "data.num_workers=0", "data.batch_size=2",
         "tensorboard=false", *more,
     )  # fmt: skip
 

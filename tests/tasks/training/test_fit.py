@@ -8,7 +8,7 @@ import lightning as L
 import pytest
 import torch
 
-from backbones.mobilenetv3 import mobilenet_v3_small
+from backbones.mobilenetv1 import mobilenet_v1
 from tasks.base import checkpoint
 from tasks.base.build import build_data, build_task
 from tasks.base.checkpoint import load_task, read_checkpoint
@@ -114,7 +114,13 @@ def test_a_run_leaves_its_files_and_learns(small_run, masks_root, tmp_path):
     for file in sorted((tmp_path / "masks" / "train").rglob("*.png")):  # an epoch of ten steps with the same images
         for number in range(9):
             file.with_stem(f"{file.stem}-{number}").symlink_to(file)
-    overrides = ["trainer.max_epochs=5", "optimizer.lr=0.004", "data.batch_size=6", "data.crop_size=[48,64]"]
+    overrides = [
+        "backbone=mnv3_small",
+        "trainer.max_epochs=5",
+        "optimizer.lr=0.004",
+        "data.batch_size=6",
+        "data.crop_size=[48,64]",
+    ]
     overrides += ["data.scale=[1.0,1.2]", f"data.root={tmp_path / 'masks'}"]
     result = fit(small_run("tensorboard=true", *overrides))
     run = tmp_path / "run"
@@ -299,7 +305,7 @@ def test_a_moved_run_remembers_its_best(small_run, tmp_path):
 @pytest.mark.long
 def test_a_resumed_run_needs_no_weights_file(small_run, tmp_path):
     weights = tmp_path / "weights.pth"
-    torch.save(mobilenet_v3_small().state_dict(), weights)
+    torch.save(mobilenet_v1(width=0.25).state_dict(), weights)
     fit(small_run("trainer.max_epochs=1", f"backbone.weights={weights}"))
     weights.unlink()
     again = [f"checkpoint={tmp_path / 'run' / 'last.ckpt'}", "output_dir=null"]

@@ -22,7 +22,7 @@ CLASSES = Classes(NAMES, ((0, 0, 0),) * 3)
 def teacher(small_run, tmp_path):
     """LiteFPN on a narrower backbone: other widths and another head than the runs' LR-ASPP."""
     path = tmp_path / "teacher" / "last.ckpt"
-    fit(small_run("trainer.max_epochs=0", "head=lite_fpn", "head.channels=8", "backbone=mnv2_035",
+    fit(small_run("trainer.max_epochs=0", "head=lite_fpn", "head.channels=8", "backbone.width=0.125",
                   f"output_dir={path.parent}", "seed=9"))  # fmt: skip
     return path
 
@@ -51,7 +51,7 @@ def test_masked_generation_is_that_of_its_authors():
 
 
 def distilled(teacher, *overrides: str, name: str = "mgd"):
-    config = composed("train", "task=segmentation", "backbone=mnv3_small", f"distillation={name}",
+    config = composed("train", "task=segmentation", "backbone=mnv1_025", f"distillation={name}",
                       f"distillation.teacher={teacher}", *overrides)  # fmt: skip
     return build_task(config, CLASSES, teacher=True)
 

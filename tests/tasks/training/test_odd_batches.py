@@ -16,7 +16,7 @@ from tests.tasks.detection.test_task import write_shapes
 from tests.tasks.training.test_fit import same
 
 QUICK = (
-    "backbone=mnv3_small", "data.num_workers=0", "trainer.accelerator=cpu", "trainer.max_epochs=1",
+    "backbone=mnv1_025", "data.num_workers=0", "trainer.accelerator=cpu", "trainer.max_epochs=1",
     "trainer.log_every_n_steps=1", "tensorboard=false", "ema_decay=null",
 )  # fmt: skip
 BOXES = ("task=detection", "data=coco", "data.image_size=[64,64]")

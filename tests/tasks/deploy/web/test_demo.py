@@ -27,7 +27,7 @@ FIND = """
 
 def trained(task: str):
     """A network whose outputs differ from picture to picture and from place to place, as a trained one's."""
-    module = build_task(composed("train", [f"task={task}", "backbone=mnv3_small"]), CLASSES, pretrained=False)
+    module = build_task(composed("train", [f"task={task}", "backbone=mnv1_025"]), CLASSES, pretrained=False)
     generator = torch.Generator().manual_seed(0)
     for parameter in (one for one in module.network.head.parameters() if one.ndim > 1):
         torch.nn.init.normal_(parameter, std=2 * parameter[0].numel() ** -0.5, generator=generator)
