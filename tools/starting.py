@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+from tasks.base.kept_memory import keep_freed_memory
 from tasks.base.thread_waiting import adapt_waiting
 from tasks.values.first_process import is_first_process
 from tasks.values.machine import limit_threads
@@ -15,7 +16,8 @@ from tools.thin_torchmetrics import install_thin_torchmetrics
 def loading(*packages: str) -> Iterator[None]:
     """Name packages on stderr while the block imports them; say nothing where they are loaded already.
 
-    Torch's threads are suited to this machine: their number before it is loaded, how they wait from then on.
+    Torch's threads are suited to this machine: their number before it is loaded, how they wait from then on;
+    memory that it frees stays in the process.
 
     Args:
         packages: Names of those that take long, "torch".
@@ -25,6 +27,7 @@ def loading(*packages: str) -> Iterator[None]:
         install_thin_torchmetrics()
     if "torch" in missing:
         limit_threads(os.environ)
+        keep_freed_memory(os.environ)
     with _told(missing) if missing and is_first_process() else nullcontext():
         yield
     if "torch" in missing:

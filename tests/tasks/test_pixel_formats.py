@@ -63,6 +63,7 @@ def test_a_checkpoint_brings_its_format_to_all_that_follows(runs, kind):
         model.predict(pixels.astype(np.uint8))
 
 
+@pytest.mark.long
 def test_an_artifact_predicts_and_scores_the_same(runs, run_tool, tmp_path):
     checkpoint = f"checkpoint={runs / 'segmentation'}/best.ckpt"
     status, _, err = run_tool(f"tools/export.py {checkpoint} export=onnx export.tail=argmax output_dir=x")

@@ -105,6 +105,7 @@ def test_without_any_box():
     assert len(merged([((0, 0, 9, 9), nothing)] * 2, (9, 18), iou_threshold=0.5, max_detections=9)) == 0
 
 
+@pytest.mark.long
 def test_evaluation_and_prediction_see_the_same_in_tiles(run, shapes, run_tool, tmp_path):  # noqa: F811
     content = torch.load(run[0] / "best.ckpt", weights_only=True)
     for key in ("tile", "tile_overlap"):

@@ -167,7 +167,7 @@ def test_every_task_is_searched(task, words, search_of, tmp_path):
             assert step["widths"][squeezed] < first["widths"][squeezed], "which follows its expansion"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_search_goes_through_a_runtime_in_int8(search_of, tmp_path, monkeypatch):
     """Parts and networks are exported, calibrated and run; what they count as are their operations in PyTorch."""
     make_call, outputs = Stopwatch._call, []

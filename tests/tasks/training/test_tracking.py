@@ -22,6 +22,7 @@ from tools.cli import composed as composed_in_program
 SHORT = "trainer.limit_train_batches=1", "trainer.limit_val_batches=1"
 
 
+@pytest.mark.long
 def test_a_run_and_its_resumption_are_read_back_from_mlflow_trackio_and_tensorboard(small_run, tmp_path, monkeypatch):
     """Offline. The store of files is MLflow's fastest to make; trackio reads its folder as it is imported."""
     store = f"file:{tmp_path / 'mlruns'}"

@@ -95,6 +95,7 @@ def test_outputs_become_detections():
 
 
 @torch.no_grad()
+@pytest.mark.long
 def test_on_a_mac_the_runtime_gives_padded_detections(model, artifact, monkeypatch):
     folder, _ = artifact
     images = pictures(1)

@@ -15,6 +15,7 @@ BACKEND = ExecuTorchBackend()
 UINT8 = "outside XNNPACK, in plain C++: 1 dim_order_ops._to_dim_order_copy"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "images"),
     [
@@ -22,7 +23,7 @@ UINT8 = "outside XNNPACK, in plain C++: 1 dim_order_ops._to_dim_order_copy"
         pytest.param("repvit", pictures(), marks=pytest.mark.slow),
         pytest.param("lraspp", pictures(2), marks=pytest.mark.slow),
         pytest.param("lite_fpn", pictures(2), marks=pytest.mark.slow),
-        pytest.param("ssdlite", pictures(size=96), marks=pytest.mark.long),
+        ("ssdlite", pictures(size=96)),
     ],
 )
 def test_artifact_computes_what_eager_does_inside_xnnpack(name, images, tmp_path, capfd):

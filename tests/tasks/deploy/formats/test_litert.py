@@ -13,6 +13,7 @@ from tests.tasks.quantization.small_networks import Photographed, Small, exporte
 BACKEND = LiteRTBackend()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "images"),
     [
@@ -20,7 +21,7 @@ BACKEND = LiteRTBackend()
         pytest.param("repvit", pictures(), marks=pytest.mark.slow),
         pytest.param("lraspp", pictures(2), marks=pytest.mark.slow),
         pytest.param("lite_fpn", pictures(2), marks=pytest.mark.slow),
-        pytest.param("ssdlite", pictures(size=96), marks=pytest.mark.long),
+        ("ssdlite", pictures(size=96)),
     ],
 )
 def test_artifact_computes_what_eager_does(name, images, tmp_path, capfd):

@@ -68,6 +68,7 @@ def exported(format, model, folder, *, dtype=torch.float32, precision="fp32", co
     return manifest, images, expected, told
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("backbone", "head", "output"),
     [
@@ -79,8 +80,8 @@ def exported(format, model, folder, *, dtype=torch.float32, precision="fp32", co
         pytest.param(
             "mnv2_035", "raspp", "logits", marks=pytest.mark.slow
         ),  # one pooled value spread over the features
-        pytest.param("mnv3_small", "ssdlite_tv", "raw", marks=pytest.mark.long),
-        pytest.param("snv2_050", "linear", "logits", marks=pytest.mark.long),  # channels shuffled
+        ("mnv3_small", "ssdlite_tv", "raw"),
+        ("snv2_050", "linear", "logits"),  # channels shuffled
         pytest.param("snv1_g8_025", "linear", "logits", marks=pytest.mark.slow),
         pytest.param("repvit_m0_6", "repvit_classifier", "logits", marks=pytest.mark.slow),  # GELU
     ],

@@ -27,7 +27,12 @@ CALIBRATION = [pictures(seed=seed) for seed in range(4)]
 
 
 @pytest.mark.parametrize(
-    "name", ["lraspp", "ssdlite", "classification", pytest.param("lite_fpn", marks=pytest.mark.slow)]
+    "name",
+    [
+        "lraspp",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("ssdlite", "classification")),
+        pytest.param("lite_fpn", marks=pytest.mark.slow),
+    ],
 )
 def test_int8_is_close_to_eager(name, tmp_path, capfd):
     format, model, images = OnnxBackend(), Small(name), pictures(seed=7)

@@ -12,6 +12,7 @@ BACKEND = OpenVINOBackend()
 CALIBRATION = [pictures(seed=seed, dtype=torch.uint8) for seed in range(4)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_artifact_computes_what_eager_does(precision, tmp_path, capfd):
     model, images = Small("ssdlite"), pictures(2, 96, torch.uint8)
@@ -33,6 +34,7 @@ def test_artifact_computes_what_eager_does(precision, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.long
 def test_int8_rounds_backbone_and_head_but_for_what_is_kept(tmp_path, capfd):
     from tasks.deploy.formats.openvino_int8 import NARROW  # at collection NNCF's logger would take pytest's files
 
@@ -53,6 +55,7 @@ def test_int8_rounds_backbone_and_head_but_for_what_is_kept(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.long
 def test_the_manifest_lies_in_the_graphs_file_which_computes_as_before(tmp_path):
     model, images = Small("plain"), pictures(dtype=torch.uint8)
     _, manifest = exported(BACKEND, model, images, tmp_path)
