@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tasks.base.network import Deployable
 from tasks.deploy.backend import QUANTIZED, Backend, Exported, ExportOptions, Runtime
+from tasks.deploy.formats.onnx_operators import operators_read_once
 from tasks.deploy.formats.onnx_session import EXACT, INPUT, open_session, saturates
 from tasks.deploy.formats.program import exported_program
 from tasks.deploy.formats.silence import silenced
@@ -89,7 +90,7 @@ def write_onnx(model: Deployable, example: Tensor, path: Path, *, dynamic_batch:
         ValueError: An operator of the network has no translation.
     """
     program = exported_program(model, example, dynamic_batch=dynamic_batch)
-    with silenced("ONNX cannot hold the network"):
+    with silenced("ONNX cannot hold the network"), operators_read_once():
         translated = torch.onnx.export(
             program, input_names=[INPUT], output_names=list(model.outputs), dynamo=True, verbose=False
         )
