@@ -44,7 +44,7 @@ def planned(tool: str, words: Sequence[str]) -> tuple[str, list[str], list[str]]
     ConfigStore.instance().store(schema, SCHEMAS[schema])
     words = renamed_words(tool, words)
     if tool in ("train", "tune"):
-        words = [_of_trainer(_of_open_group(word)) for word in words]
+        words = [_of_loss(_of_trainer(_of_open_group(word))) for word in words]
     line = CommandLine([*words])
     values = line.values()
     _check_groups(values)
@@ -105,6 +105,11 @@ def _of_trainer(word: str) -> str:
     group, _, name = key.partition(".")
     added = word[0] == "+" or name.partition(".")[0] in TRAINER
     return f"++{word.lstrip('+')}" if group == "trainer" and added else word
+
+
+def _of_loss(word: str) -> str:
+    """Write a word about settings of a detector's loss, which its class knows, as Hydra takes it: "++task.loss.x=1"."""
+    return f"++{word}" if word.startswith(("task.loss.", "task.loss=")) else word
 
 
 def _implied(tool: str, values: Mapping[str, Any]) -> list[str]:

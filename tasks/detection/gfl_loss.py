@@ -36,7 +36,7 @@ class GFLLoss(nn.Module):
         assignment: "task_aligned", or "soft_label" (`dynamic_soft_label`).
 
     Raises:
-        ValueError: Unknown `scores` or `assignment`, or one that a head of `nms_free` has no branch for.
+        ValueError: Unknown `scores` or `assignment`.
 
     Source: Li et al. 2020, "Generalized Focal Loss", eq. 3 to 6; targets: Feng et al. 2021, "TOOD", section 3.2; two
     branches: Wang et al. 2024, "YOLOv10", section 3.1.
@@ -56,6 +56,18 @@ class GFLLoss(nn.Module):
         self.gamma, self.box_weight, self.distribution_weight = gamma, box_weight, distribution_weight
         self.assignment = {"candidates": candidates, "alpha": alpha, "beta": beta}
 
+    def check_head(self, head: GFLLite) -> None:
+        """Refuse a head that the assignment does not suit.
+
+        Raises:
+            ValueError: It is one of `nms_free`, which learns one point a box, and soft labels assign several.
+        """
+        if head.nms_free and self.soft_label:
+            raise ValueError(
+                "task.loss.assignment=soft_label assigns several points to a box, head.nms_free=true learns one; set "
+                "task.loss.assignment=task_aligned or head.nms_free=false"
+            )
+
     def forward(
         self, raw: dict[str, Tensor], batch: dict, head: GFLLite, image_size: tuple[int, int]
     ) -> dict[str, Tensor]:
@@ -73,8 +85,6 @@ class GFLLoss(nn.Module):
         """
         if not head.nms_free:
             return self._summands(raw, batch, head, image_size)
-        if self.soft_label:
-            raise ValueError("task.loss.assignment=soft_label gives a box several points; set head.nms_free=false")
         many = {name.removeprefix(DENSE): x for name, x in raw.items() if name.startswith(DENSE)}
         losses = self._summands(raw, batch, head, image_size, candidates=1)
         if many:

@@ -104,6 +104,8 @@ class DetectionTask(VisionTask):
             self.criterion = LOSSES[network.head.score_type](**(loss or {}))
         except TypeError as error:
             raise ValueError(f"task.loss={dict(loss)}: {error}") from error
+        if isinstance(self.criterion, GFLLoss):
+            self.criterion.check_head(network.head)
         self.selection = {
             "score_threshold": score_threshold, "candidates": candidates, "iou_threshold": iou_threshold,
             "max_detections": max_detections,

@@ -40,6 +40,11 @@ def test_a_task_from_outside_names_its_variants_too(tmp_path):
         assert composed("train", ["--config-dir", str(tmp_path), f"task={task}", "data=coco"]).choices["data"] == data
 
 
+def test_settings_of_a_loss_are_taken_as_they_are_documented():
+    words = ["task=detection", "task.loss={alpha:0.5}", "task.loss.assignment=soft_label"]
+    assert composed("train", words).task.loss == {"alpha": 0.5, "assignment": "soft_label"}
+
+
 def test_a_look_at_data_without_a_task_takes_them_as_named():
     assert composed("data", ["data=coco"]).data["_target_"] == "tasks.data.coco.CocoData"
     assert composed("data", ["data=coco", "task=segmentation"]).choices["data"] == "coco_masks"

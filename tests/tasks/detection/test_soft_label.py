@@ -10,7 +10,10 @@ import torch
 from backbones.base import Tap
 from heads.gfl_lite import GFLLite, boxes_from_distances
 from heads.soft_label_assignment import dynamic_soft_label
+from tasks.base.build import build_task
+from tasks.data.classes import Classes
 from tasks.detection.gfl_loss import GFLLoss
+from tools.cli import composed
 
 SIZE = (64, 96)
 TAPS = [Tap("c3", 8, 8), Tap("c4", 12, 16), Tap("c5", 16, 32)]
@@ -86,9 +89,15 @@ def test_without_boxes_it_is_finite_and_one_image_does_not_change_another(head, 
     torch.testing.assert_close(whole, (alone[0] * 13 + alone[1] + alone[2]) / 14)
 
 
-def test_wrong_settings_are_named(head, raw, batch):
+def test_wrong_settings_are_named():
     with pytest.raises(ValueError, match=r"task\.loss\.assignment=atss: expected one of task_aligned, soft_label"):
         GFLLoss(assignment="atss")
-    free = GFLLite(TAPS, 3, channels=16, stacked=1, nms_free=True)
-    with pytest.raises(ValueError, match=r"gives a box several points; set head\.nms_free=false"):
-        GFLLoss(assignment="soft_label")(raw, batch, free, SIZE)
+
+
+def test_a_head_without_suppression_is_refused_when_the_task_is_built():
+    words = ["task=detection", "backbone=mnv1_025", "head=gfl_lite", "head.nms_free=true"]
+    classes = Classes(("one",), ((0, 0, 0),))
+    build_task(composed("train", words), classes)
+    refused = composed("train", [*words, "task.loss.assignment=soft_label"])
+    with pytest.raises(ValueError, match=r"soft_label .*, head\.nms_free=true .* set task\.loss\.assignment="):
+        build_task(refused, classes)
