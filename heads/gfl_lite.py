@@ -32,6 +32,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "hardswish": nn.Hardswish, "relu": nn.ReLU, "relu6": nn.ReLU6, "leaky_relu": LeakyReLU,
 }  # fmt: skip
 MANY = ("towers", "classifiers", "regressors")  # layers of the branch that learns many cells a box
+ONE = "one_to_one"  # the branch that learns one
 PRIOR = 0.01  # score of every class before training, so that the many negatives do not swamp the first steps
 
 
@@ -70,7 +71,7 @@ class GFLLite(DetectionHead):
 
     With `nms_free` a second branch learns one cell a box, on maps through which no gradient goes back, beside the
     branch that learns many. In eval mode it alone predicts, so that nothing has to be suppressed, and `fuse` drops the
-    other one.
+    other one. Of weights of a head without it both branches begin as copies.
 
     Hard swish is the default activation: it trains like swish and costs a clamp and a product on a phone. "relu6"
     suits exact int8.
@@ -177,11 +178,17 @@ class GFLLite(DetectionHead):
         }  # fmt: skip
 
     def source_names(self) -> dict[str, dict[str, str]]:
-        names = nanodet_names(self.neck, self.stacked, len(self.strides))
-        return {"nanodet": names} if names and not (self.nms_free or self.branches) else {}
+        """Map NanoDet's names; of a head of `nms_free` also those of one branch, of which both are copies then."""
+        theirs = {} if self.branches else nanodet_names(self.neck, self.stacked, len(self.strides))
+        offered = {"nanodet": theirs} if theirs else {}
+        if not self.nms_free:
+            return offered
+        offered["one branch"] = {name: name for name, _ in self.named_modules() if not name.startswith(ONE)}
+        return {naming: names | {f"{ONE}.{name}": other for name, other in names.items() if name.startswith(MANY)}
+                for naming, names in offered.items()}  # fmt: skip
 
     def class_outputs(self) -> dict[str, int]:
-        branches = ("", "one_to_one.") if self.nms_free else ("",)
+        branches = ("", f"{ONE}.") if self.nms_free else ("",)
         return {f"{branch}classifiers.{level}": 0 for branch in branches for level in range(len(self.strides))}
 
     def anchors(self, image_size: tuple[int, int]) -> Tensor:

@@ -147,7 +147,7 @@ def test_other_heads_do_not_offer_their_names():
     taps = shufflenet_v2_x1_0().taps
     assert GFLLite(taps, 2, channels=16, stacked=1).source_names() == {}
     plus = partial(GFLLite, taps, 2, channels=16, stacked=1, neck="ghost_pan")
-    assert plus().source_names() and plus(nms_free=True).source_names() == {}
+    assert [*plus().source_names()] == ["nanodet"] and plus(branches=2).source_names() == {}
     parts = split_predictions({"model.head.gfl_cls.1.weight": torch.zeros(6, 4, 1, 1), "x.gfl_cls": torch.ones(6)}, 4)
     assert {key: len(value) for key, value in parts.items()} == {
         "model.head.gfl_cls.1.classes.weight": 2, "model.head.gfl_cls.1.edges.weight": 4, "x.gfl_cls": 6

@@ -9,7 +9,7 @@ import torch
 from backbones.mobilenetv3 import mobilenet_v3_small
 from backbones.weights.sources import Source
 from heads.classification import LinearClassifier, MobileNetV3Classifier, MobileNetV4Classifier, RepViTClassifier
-from heads.gfl_lite import GFLLite
+from heads.gfl_lite import GFLLite, predictions
 from heads.lite_fpn import LiteFPN
 from heads.lraspp import LRASPP, RASPP
 from heads.ssdlite import SSDLite
@@ -80,6 +80,32 @@ def test_each_class_keeps_its_logits_and_a_new_one_has_those_of_a_fresh_layer(na
     states = source.state_dict(), target.state_dict()
     assert report.carried and all(torch.equal(*(state[key] for state in states)) for key in report.carried)
     assert {*report.carried, *report.mapped, "mean", "std"} == {*states[0]}
+
+
+@pytest.mark.parametrize("options", [{}, {"neck": "ghost_pan", "branches": 2}])
+def test_both_branches_of_a_head_without_suppression_begin_as_the_one_of_another(options):
+    options |= {"channels": 16}
+    source = network(GFLLite, options, 2, 1)
+    target, again = (network(GFLLite, options | {"nms_free": True}, 2, seed) for seed in (2, 3))
+    report = carry(target, weights_of(source, "a", "b"), classes("a", "b"))
+    assert {*report.carried, "mean", "std"} == {*target.state_dict()}
+    features = source.eval().backbone(torch.rand(2, 3, 64, 96))
+    with torch.inference_mode():
+        before, after = (one.eval().head(features, (64, 96)) for one in (source, target))
+        many = target.head
+        levels = many.neck([features[tap.name] for tap in many.taps])
+        dense = predictions(levels, many.towers, many.classifiers, many.regressors)
+    for name, values in before.items():
+        assert torch.equal(after[name], values) and torch.equal(dense[name], values)
+    again.load_state_dict(randomised(target, 4).state_dict())  # and of two branches each goes to its own
+    report = carry(target := network(GFLLite, options | {"nms_free": True}, 2, 2), weights_of(again, "a", "b"),
+                   classes("b", "new"))  # fmt: skip
+    layers = {f"head.{branch}classifiers.{at}.{part}" for branch in ("", "one_to_one.") for at in range(4)
+              for part in ("weight", "bias")}  # fmt: skip
+    assert {*report.mapped} == layers and report.fresh == ()
+    for branch in (lambda head: head, lambda head: head.one_to_one):
+        theirs, own = (branch(one.head).classifiers[0].weight for one in (again, target))
+        assert torch.equal(theirs[1], own[0]) and not torch.equal(theirs[0], own[1])
 
 
 def test_classes_without_a_common_name_start_anew():
