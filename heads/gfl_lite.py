@@ -13,10 +13,11 @@ from backbones.base import Norm, Tap, select_taps
 from backbones.blocks.fusion import fuse_model
 from backbones.blocks.layers import LeakyReLU, init_weights
 from backbones.weights.loading import load_weights
+from heads.assign_guide import AssignGuide
 from heads.base import SIGMOID, DetectionHead
 from heads.box_coding import clip
 from heads.lite_pan import LitePAN, depthwise_separable
-from heads.nanodet_names import nanodet_names
+from heads.nanodet_names import guide_names, nanodet_names
 from heads.nanodet_necks import AdditivePAN, GhostPAN
 
 FORMULA = [  # `decode` for readers without torch, before clipping
@@ -33,6 +34,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }  # fmt: skip
 MANY = ("towers", "classifiers", "regressors")  # layers of the branch that learns many cells a box
 ONE = "one_to_one"  # the branch that learns one
+GUIDE = "guide"
 PRIOR = 0.01  # score of every class before training, so that the many negatives do not swamp the first steps
 
 
@@ -89,6 +91,7 @@ class GFLLite(DetectionHead):
         neck: "lite_pan"; "ghost_pan", that of NanoDet-Plus; "additive_pan", that of NanoDet, without an extra level.
         centred: Distances begin at the centres of the cells; False: at their upper left corners, as in NanoDet-Plus.
         nms_free: Predict each box once.
+        guided: Have an `AssignGuide` in training, which `fuse` drops.
         branches: Parallel depthwise convolutions of each layer of a tower, beside a 1x1 branch and the input, which
             fuse to one; 0: a single one.
         norm: Function from a channel count to a norm.
@@ -97,7 +100,7 @@ class GFLLite(DetectionHead):
 
     Raises:
         ValueError: A tap is not offered; strides do not double from level to level; `channels` is odd; unknown `neck`
-            or `activation`; an extra level of a neck that has none.
+            or `activation`; an extra level of a neck that has none; `guided` with `nms_free`.
 
     Source: Li et al. 2020, "Generalized Focal Loss"; the light form: Yu et al. 2021, "PP-PicoDet", and NanoDet-Plus;
     the branch without suppression: Wang et al. 2024, "YOLOv10", section 3.1.
@@ -109,8 +112,9 @@ class GFLLite(DetectionHead):
     def __init__(
         self, taps: Sequence[Tap], num_classes: int, *, levels: Sequence[str | Sequence[str]] = ("c3", "c4", "c5"),
         channels: int = 96, stacked: int = 2, kernel_size: int = 5, reg_max: int = 7, extra_level: bool = True,
-        neck: str = "lite_pan", centred: bool = True, nms_free: bool = False, branches: int = 0,
-        norm: Norm = nn.BatchNorm2d, activation: str | type[nn.Module] = "hardswish", weights: str | None = None,
+        neck: str = "lite_pan", centred: bool = True, nms_free: bool = False, guided: bool = False,
+        branches: int = 0, norm: Norm = nn.BatchNorm2d, activation: str | type[nn.Module] = "hardswish",
+        weights: str | None = None,
     ) -> None:  # fmt: skip
         chosen = select_taps(taps, names=levels, settings=("head.levels",))
         if any(coarse.stride != 2 * fine.stride for fine, coarse in pairwise(chosen)):
@@ -120,6 +124,8 @@ class GFLLite(DetectionHead):
             )
         if branches < 0:
             raise ValueError(f"head.branches={branches}: expected 0 or more")
+        if guided and nms_free:
+            raise ValueError("head.guided=true and head.nms_free=true do not go together; set one of them false")
         if channels % 2:
             raise ValueError(f"channels={channels}: expected an even number")
         for key, value, known in (("neck", neck, NECKS), ("activation", activation, ACTIVATIONS)):
@@ -127,7 +133,7 @@ class GFLLite(DetectionHead):
                 raise ValueError(f"head.{key}={value}: expected one of {', '.join(known)}")
         super().__init__(chosen, num_classes)
         self.strides = [tap.stride for tap in chosen] + ([2 * chosen[-1].stride] if extra_level else [])
-        self.centred, self.nms_free, self.suppresses = centred, nms_free, not nms_free
+        self.centred, self.nms_free, self.suppresses, self.guided = centred, nms_free, not nms_free, guided
         self.stacked, self.branches = stacked, branches
         activation = ACTIVATIONS[activation] if isinstance(activation, str) else activation
         options: dict[str, Any] = {"kernel_size": kernel_size, "norm": norm, "activation": activation}
@@ -145,6 +151,10 @@ class GFLLite(DetectionHead):
                 nn.init.normal_(cast(nn.Conv2d, conv).weight, std=0.01)
             for conv in branch.classifiers:
                 nn.init.constant_(cast(Tensor, conv.bias), -math.log(1 / PRIOR - 1))
+        if guided:
+            guide = (self.neck, len(self.strides), num_classes, reg_max + 1)
+            self.guide = AssignGuide(*guide, channels=channels, activation=activation)
+            nn.init.constant_(cast(Tensor, self.guide.classifier.bias), -math.log(1 / PRIOR - 1))
         self.register_buffer("bins", torch.arange(reg_max + 1, dtype=torch.float32), persistent=False)
         if weights is not None:
             load_weights(self, weights)
@@ -155,11 +165,15 @@ class GFLLite(DetectionHead):
         Returns:
             "class_logits" (N, A, num_classes) and "box_distributions" (N, A, 4 * bins): for left, top, right and
             bottom the logits of distances of 0..reg_max strides. With `nms_free` those of one cell a box; in training
-            also "dense_class_logits" and "dense_box_distributions", those of many.
+            also "dense_class_logits" and "dense_box_distributions", those of many; of a head that is `guided`
+            "guide_class_logits" and "guide_box_distributions".
         """
-        levels = self.neck([features[tap.name] for tap in self.taps])
+        maps = [features[tap.name] for tap in self.taps]
+        levels = self.neck(maps)
         if not self.nms_free:
-            return predictions(levels, self.towers, self.classifiers, self.regressors)
+            found = predictions(levels, self.towers, self.classifiers, self.regressors)
+            guide = self.guide(maps, levels) if self.training and self.guided else {}
+            return found | {f"{GUIDE}_{name}": x for name, x in guide.items()}
         if not (self.training and hasattr(self, "towers")):
             return self.one_to_one(levels)
         dense = predictions(levels, self.towers, self.classifiers, self.regressors)
@@ -167,7 +181,9 @@ class GFLLite(DetectionHead):
 
     def fuse(self) -> nn.Module:
         twin = copy.copy(self)
-        kept = {name: part for name, part in self._modules.items() if not (self.nms_free and name in MANY)}
+        twin.guided = False
+        dropped = (GUIDE, *(MANY if self.nms_free else ()))
+        kept = {name: part for name, part in self._modules.items() if name not in dropped}
         twin._modules = {name: fuse_model(part) if part else part for name, part in kept.items()}
         return twin
 
@@ -180,6 +196,8 @@ class GFLLite(DetectionHead):
     def source_names(self) -> dict[str, dict[str, str]]:
         """Map NanoDet's names; of a head of `nms_free` also those of one branch, of which both are copies then."""
         theirs = {} if self.branches else nanodet_names(self.neck, self.stacked, len(self.strides))
+        if self.guided:
+            theirs |= guide_names(theirs, len(self.guide.class_tower), len(self.strides))
         offered = {"nanodet": theirs} if theirs else {}
         if not self.nms_free:
             return offered
@@ -189,7 +207,8 @@ class GFLLite(DetectionHead):
 
     def class_outputs(self) -> dict[str, int]:
         branches = ("", f"{ONE}.") if self.nms_free else ("",)
-        return {f"{branch}classifiers.{level}": 0 for branch in branches for level in range(len(self.strides))}
+        layers = [f"{branch}classifiers.{level}" for branch in branches for level in range(len(self.strides))]
+        return dict.fromkeys([*layers, *([f"{GUIDE}.classifier"] if self.guided else ())], 0)
 
     def anchors(self, image_size: tuple[int, int]) -> Tensor:
         """Compute the cells, (A, 4) float32 xyxy, px: squares with the stride as their side, round the points."""

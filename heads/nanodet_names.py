@@ -29,6 +29,25 @@ def nanodet_names(neck: nn.Module, stacked: int, levels: int) -> dict[str, str]:
     return names
 
 
+def guide_names(names: Mapping[str, str], stacked: int, levels: int) -> dict[str, str]:
+    """Map the names of an `AssignGuide` to those of NanoDet-Plus.
+
+    Args:
+        names: Of the head that it guides, as `nanodet_names` gives them; {}: there are none.
+        stacked: Convolutions in a tower of the guide.
+        levels: Its levels.
+    """
+    if not names:
+        return {}
+    found = {f"guide.{ours}": f"aux_{theirs}" for ours, theirs in names.items() if ours.startswith("neck.")}
+    for tower, theirs in (("class_tower", "cls_convs"), ("edge_tower", "reg_convs")):
+        for at in range(stacked):
+            found |= _conv(f"guide.{tower}.{at}", f"aux_head.{theirs}.{at}.conv", f"aux_head.{theirs}.{at}.gn")
+    found |= {"guide.classifier": "aux_head.gfl_cls", "guide.regressor": "aux_head.gfl_reg"}
+    found |= {f"guide.scales.{at}": f"aux_head.scales.{at}.scale" for at in range(levels)}
+    return found | {"guide.scales": "aux_head.scales"}
+
+
 def split_predictions(tensors: Mapping[str, Tensor], edges: int) -> dict[str, Tensor]:
     """Part each level's prediction layer, (K + edges, C, 1, 1), into its classes and its edges.
 

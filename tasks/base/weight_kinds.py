@@ -22,6 +22,7 @@ class Kind:
     Attributes:
         name: Whose network it is.
         mark: End of the name of a tensor that every such file has and no other: the weight of a class layer.
+        rows: Outputs of the layer at `mark`, where a network of another width has the same names.
         task: Kind of the task.
         backbone, head: Configurations that build the network; where another variant has the same layout, as mnv3_small,
             it is given.
@@ -44,6 +45,7 @@ class Kind:
     backbone: str
     head: str
     labels: Callable[[], Labels]
+    rows: int | None = None
     boxes: int = 1
     background: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -112,6 +114,7 @@ NANODET: dict[str, Any] = {
     "settings": {"backbone.activation": "leaky_relu", "task.score_threshold": 0.05, "task.iou_threshold": 0.6,
                  "task.max_detections": 100},
 }  # fmt: skip
+PLUS, PLUS_MARK = "nanodet_plus", "fpn.reduce_layers.0.conv.weight"
 KINDS = (
     Kind(
         "torchvision's SSDLite", "head.classification_head.module_list.0.1.weight", "detection", "mnv3_large",
@@ -134,9 +137,10 @@ KINDS = (
         unbiased=("decode_head.image_pool.1.conv", "decode_head.convs.conv0", "decode_head.convs.conv1"),
     ),
     Kind(
-        "NanoDet-Plus-m", "fpn.reduce_layers.0.conv.weight", "detection", "snv2_100", "nanodet_plus", coco_classes,
-        **NANODET,
+        "NanoDet-Plus-m-1.5x", PLUS_MARK, "detection", "snv2_150", PLUS, coco_classes, rows=128,
+        **NANODET | {"settings": {"head.channels": 128, **NANODET["settings"]}},
     ),
+    Kind("NanoDet-Plus-m", PLUS_MARK, "detection", "snv2_100", PLUS, coco_classes, **NANODET),
     Kind("NanoDet-m", "fpn.lateral_convs.0.conv.weight", "detection", "snv2_100", "nanodet", coco_classes, **NANODET),
 )  # fmt: skip
 
@@ -147,4 +151,9 @@ def find_kind(tensors: Mapping[str, Tensor]) -> Kind | None:
     >>> find_kind({"module.classifier.high_classifier.weight": torch.ones(21, 128, 1, 1)}).head
     'lraspp_tv'
     """
-    return next((kind for kind in KINDS if any(f".{key}".endswith(f".{kind.mark}") for key in tensors)), None)
+    return next((kind for kind in KINDS if _has(tensors, kind)), None)
+
+
+def _has(tensors: Mapping[str, Tensor], kind: Kind) -> bool:
+    marked = [tensor for key, tensor in tensors.items() if f".{key}".endswith(f".{kind.mark}")]
+    return bool(marked) and kind.rows in (None, len(marked[0]))

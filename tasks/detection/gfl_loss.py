@@ -5,12 +5,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heads.gfl_lite import GFLLite, boxes_from_distances, distances_to_boxes
-from heads.point_assignment import task_aligned
+from heads.point_assignment import Assignment, task_aligned
 from heads.soft_label_assignment import dynamic_soft_label
 from tasks.base.processes import shared_count
 
 DENSE = "dense_"  # what the names of the branch that learns many points a box begin with
-
+GUIDE = "guide_"  # what those of the assign guidance module begin with
 ASSIGNMENTS = ("task_aligned", "soft_label")
 NANODET_MARGIN = 0.1  # strides that its targets stay below the last bin
 
@@ -28,15 +28,19 @@ class GFLLoss(nn.Module):
     A head of `nms_free` learns twice, by the same measure of alignment: its dense branch by the best `candidates`
     points of each box, the other by the best alone.
 
+    A guide assigns in its head's place, in training, and learns the same points; after `guide_epochs` no gradient goes
+    from it to the rest.
+
     Args:
         gamma: Exponent of the quality focal loss.
         box_weight, distribution_weight: Factors of the box terms.
         candidates, alpha, beta: As in `task_aligned`; `candidates` of `dynamic_soft_label`, too.
         scores: "quality", the quality focal loss, or "varifocal", as in PicoDet.
         assignment: "task_aligned", or "soft_label" (`dynamic_soft_label`).
+        guide_epochs: Epochs in which the guide of a head that is `guided` trains backbone and neck, too.
 
     Raises:
-        ValueError: Unknown `scores` or `assignment`.
+        ValueError: Unknown `scores` or `assignment`; `guide_epochs` below 0.
 
     Source: Li et al. 2020, "Generalized Focal Loss", eq. 3 to 6; targets: Feng et al. 2021, "TOOD", section 3.2; two
     branches: Wang et al. 2024, "YOLOv10", section 3.1.
@@ -45,12 +49,15 @@ class GFLLoss(nn.Module):
     def __init__(
         self, *, gamma: float = 2.0, box_weight: float = 2.0, distribution_weight: float = 0.25,
         candidates: int = 13, alpha: float = 1.0, beta: float = 6.0, assignment: str = "task_aligned",
-        scores: str = "quality",
+        scores: str = "quality", guide_epochs: int = 10,
     ) -> None:  # fmt: skip
         super().__init__()
         for key, value, known in (("assignment", assignment, ASSIGNMENTS), ("scores", scores, SCORES)):
             if value not in known:
                 raise ValueError(f"task.loss.{key}={value}: expected one of {', '.join(known)}")
+        if guide_epochs < 0:
+            raise ValueError(f"task.loss.guide_epochs={guide_epochs}: expected 0 or more")
+        self.guide_epochs = guide_epochs
         self.score_loss = SCORES[scores]
         self.soft_label = assignment == "soft_label"
         self.gamma, self.box_weight, self.distribution_weight = gamma, box_weight, distribution_weight
@@ -68,6 +75,11 @@ class GFLLoss(nn.Module):
                 "task.loss.assignment=task_aligned or head.nms_free=false"
             )
 
+    def begin_epoch(self, head: GFLLite, epoch: int) -> None:
+        """Let a guide train its head and the backbone, or not, as in an epoch, counted from 0."""
+        if head.guided:
+            head.guide.detached = epoch >= self.guide_epochs
+
     def forward(
         self, raw: dict[str, Tensor], batch: dict, head: GFLLite, image_size: tuple[int, int]
     ) -> dict[str, Tensor]:
@@ -80,31 +92,42 @@ class GFLLoss(nn.Module):
             image_size: (H, W) px of the images.
 
         Returns:
-            "classification", "boxes" and "distributions"; scalars. With `nms_free` in training the same of the dense
-            branch, named "dense_...".
+            "classification", "boxes" and "distributions"; scalars. In training also those of the other branch of
+            `nms_free`, named "dense_...", and those of a guide, "guide_...".
         """
-        if not head.nms_free:
-            return self._summands(raw, batch, head, image_size)
-        many = {name.removeprefix(DENSE): x for name, x in raw.items() if name.startswith(DENSE)}
-        losses = self._summands(raw, batch, head, image_size, candidates=1)
+        anchors = head.anchors(image_size)
+        many, guide = (_named(raw, prefix) for prefix in (DENSE, GUIDE))
+        found = self._assigned(guide or raw, batch, head, anchors, **({"candidates": 1} if head.nms_free else {}))
+        losses = self._summands(raw, batch, head, anchors, found)
+        if guide:
+            losses |= _prefixed(GUIDE, self._summands(guide, batch, head, anchors, found))
         if many:
-            losses |= {DENSE + name: loss for name, loss in self._summands(many, batch, head, image_size).items()}
+            found = self._assigned(many, batch, head, anchors)
+            losses |= _prefixed(DENSE, self._summands(many, batch, head, anchors, found))
         return losses
 
+    @torch.no_grad()
+    def _assigned(
+        self, raw: dict[str, Tensor], batch: dict, head: GFLLite, anchors: Tensor, **assignment: int
+    ) -> Assignment:
+        """Assign by the predictions of a branch; `assignment` overrides settings."""
+        logits, boxes, labels = raw["class_logits"].float(), batch["boxes"], batch["labels"]
+        predicted = boxes_from_distances(anchors, head.distances(raw["box_distributions"]))
+        if self.soft_label:
+            candidates = self.assignment["candidates"]
+            return dynamic_soft_label(anchors, predicted, logits, boxes, labels, candidates=candidates)
+        return task_aligned(anchors, predicted, logits.sigmoid(), boxes, labels, **(self.assignment | assignment))
+
     def _summands(
-        self, raw: dict[str, Tensor], batch: dict, head: GFLLite, image_size: tuple[int, int], **assignment: int
+        self, raw: dict[str, Tensor], batch: dict, head: GFLLite, anchors: Tensor, found: Assignment
     ) -> dict[str, Tensor]:
-        """Of one branch; `assignment` overrides how its points are assigned."""
+        """Of one branch, by the points that were assigned."""
         logits, distributions = raw["class_logits"].float(), raw["box_distributions"].float()
         boxes, labels = batch["boxes"], batch["labels"]
-        anchors = head.anchors(image_size)
         predicted = boxes_from_distances(anchors, head.distances(distributions))
-        seen = (anchors, predicted.detach(), logits.detach())
-        if self.soft_label:
-            found = dynamic_soft_label(*seen, boxes, labels, candidates=self.assignment["candidates"])
-        else:
-            found = task_aligned(*seen[:2], seen[2].sigmoid(), boxes, labels, **(self.assignment | assignment))
         positive, index, weight, quality = found
+        if self.soft_label:  # its own confidence, whoever has assigned
+            weight = logits.detach().sigmoid().amax(dim=-1)
         targets = torch.zeros_like(logits)
         image, cell = positive.nonzero(as_tuple=True)
         of_box, weight = index[image, cell], weight[image, cell]
@@ -122,6 +145,14 @@ class GFLLoss(nn.Module):
             "boxes": self.box_weight * (overlap_loss * weight).sum() / total,
             "distributions": self.distribution_weight * (edge_loss * weight).sum() / total,
         }
+
+
+def _named(raw: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): x for name, x in raw.items() if name.startswith(prefix)}
+
+
+def _prefixed(prefix: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: loss for name, loss in losses.items()}
 
 
 def generalized_iou_loss(predicted: Tensor, goal: Tensor, eps: float = 1e-7) -> Tensor:

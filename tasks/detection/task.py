@@ -150,6 +150,11 @@ class DetectionTask(VisionTask):
             found = select_detections(*self.network.head.decode(raw, input_size), **self.chosen)
         return [one.resized(input_size, size) for one, size in zip(found, image_sizes, strict=True)]
 
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        if isinstance(self.criterion, GFLLoss):
+            self.criterion.begin_epoch(self.network.head, self.current_epoch)
+
     def on_fit_start(self) -> None:
         super().on_fit_start()
         if self.trainer.enable_validation:
