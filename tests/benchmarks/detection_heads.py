@@ -1,13 +1,14 @@
 """SSDLite beside the anchor-free head with and without suppression: AP by seeds, milliseconds through runtimes.
 
-    python tests/benchmarks/detection_heads.py [--sets raccoon coco person] [--seeds 0 1 2] [--epochs 30] [--size 320]
-        [--formats onnx litert] [--runs 15] [--cpu-time] [--folder runs/detection-heads] [--set key=value ...]
-        [--sides "SSDLite" "gfl_lite"] [--side "name: head=... words of tools/train.py"]
+    python tests/benchmarks/detection_heads.py [--sets raccoon camvid coco person] [--seeds 0 1 2] [--epochs 30]
+        [--size 320 | --size 192 256] [--formats onnx litert] [--runs 15] [--cpu-time] [--folder runs/detection-heads]
+        [--set key=value ...] [--sides "SSDLite" "gfl_lite"] [--side "name: head=... words of tools/train.py"]
 
-All sides have MobileNetV2 with torchvision's ImageNet weights, the same images and the same number of epochs; learning
-rate and crops are those of experiment=raccoon_ssdlite_mnv2 and raccoon_gfl_lite_mnv2. AP is that of the last epoch: the
-mean over the seeds, the lowest and the highest. Two sides whose ranges overlap are not told apart; beside it stands the
-95% interval of the mean difference by Student's t over pairs of equal seeds. Milliseconds are from pixels to final
+camvid is its cars and pedestrians, boxes made of the masks (`camvid_boxes.py`); person is COCO's class alone. All sides
+have MobileNetV2 with torchvision's ImageNet weights, the same images and the same number of epochs; learning rate and
+crops are those of experiment=raccoon_ssdlite_mnv2 and raccoon_gfl_lite_mnv2. AP is that of the last epoch: the mean
+over the seeds, the lowest and the highest. Two sides whose ranges overlap are not told apart; beside it stands the 95%
+interval of the mean difference by Student's t over pairs of equal seeds. Milliseconds are from pixels to final
 detections, what a format leaves to suppress included; all sides alternate in one process, which gives medians, and the
 ratio to the first side. --sides keeps some of the sides, --side adds one, such as one with distillation=. The folder
 keeps everything; the same command goes on.
@@ -39,6 +40,7 @@ from tasks.deploy.manifest import read_manifest
 from tasks.files.writing import write_json
 from tasks.training.fit import fit
 from tests.benchmarks.alternating import load, medians
+from tests.benchmarks.camvid_boxes import write_camvid_boxes
 from tests.conftest import DATA
 from tests.heads.ssd_oracle import coarse_noise
 from tools.cli import composed
@@ -54,15 +56,17 @@ COCO = (
     "data.root={root}/coco data.train_images=train2017 data.val_images=val2017 "
     "data.train_json=annotations/instances_train2017.json data.val_json=annotations/instances_val2017.json"
 )
-SETS = {"raccoon": "data.root={root}/raccoon", "coco": COCO, "person": COCO + " data.class_names=[person]"}
+SETS = {"raccoon": "data.root={root}/raccoon", "coco": COCO, "person": COCO + " data.class_names=[person]",
+        "camvid": "data.root={root}/camvid data.train_images=train data.val_images=val "
+        "data.train_json={folder}/instances_train.json data.val_json={folder}/instances_val.json"}  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", default=["raccoon", "person"], choices=list(SETS))
+    parser.add_argument("--sets", nargs="+", default=["raccoon", "camvid"], choices=list(SETS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--size", type=int, nargs="+", default=[320], help="px: a side, or height and width")
     parser.add_argument("--formats", nargs="*", default=["onnx", "litert"])
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--cpu-time", action="store_true")
@@ -71,6 +75,7 @@ def main() -> None:
     parser.add_argument("--side", action="append", default=[], metavar="NAME: WORDS")
     parser.add_argument("--folder", type=Path, default=Path("runs/detection-heads"))
     given = parser.parse_args()
+    given.size = (2 * given.size)[:2]
     quiet()
     torch.set_num_threads(1)
     sides = {name: SIDES[name] for name in given.sides}
@@ -92,11 +97,14 @@ def trained(given: argparse.Namespace, data: str, name: str, words: str, seed: i
     """Folder of a finished run."""
     folder = given.folder / data / name.replace(", ", "-").replace(" ", "-") / str(seed)
     if not (folder / "metrics.json").is_file():
+        made = (given.folder / data).resolve()
+        if data == "camvid":
+            write_camvid_boxes(DATA / "camvid", made)
         weights = DATA / "weights" / "mobilenet_v2-b0353104.pth"
         fit(composed("train", [
-            *shlex.split(words), *SETS[data].format(root=DATA).split(), f"backbone.weights={weights}", f"seed={seed}",
-            f"output_dir={folder}", f"data.image_size={given.size}", f"trainer.max_epochs={given.epochs}",
-            "tensorboard=false", "resume=auto", f"trainer.check_val_every_n_epoch={given.epochs}", *given.set,
+            *shlex.split(words), *SETS[data].format(root=DATA, folder=made).split(), f"backbone.weights={weights}",
+            f"seed={seed}", f"output_dir={folder}", f"data.image_size={given.size}", "tensorboard=false", "resume=auto",
+            f"trainer.max_epochs={given.epochs}", f"trainer.check_val_every_n_epoch={given.epochs}", *given.set,
         ]))  # fmt: skip
     return folder
 
@@ -108,7 +116,7 @@ def score(run: Path) -> float:
 def latencies(given: argparse.Namespace, runs: dict[str, Path]) -> dict[str, dict[str, float]]:
     """{format: {side: median ms}} from pixels to detections, batches of one."""
     found = {}
-    size = (given.size, given.size)
+    size = (given.size[0], given.size[1])
     for name in given.formats:
         sides = {}
         for side, run in runs.items():
@@ -141,7 +149,11 @@ def show(data: str, given: argparse.Namespace, scores: dict, times: dict) -> Non
         spent = (f"{own[name]:.1f} ({own[name] / own[first]:.2f})" for own in times.values())
         rows.append((name, f"{mean(values):.3f}", f"{min(values):.3f} to {max(values):.3f}", told, *spent))
     columns = ("head", "mean AP", "range", f"from {first}", *(f"{name} ms (ratio)" for name in times))
-    print_table(f"{data}, {given.epochs} epochs, seeds {given.seeds}, {given.size} px, {load()}", columns, rows)
+    print_table(
+        f"{data}, {given.epochs} epochs, seeds {given.seeds}, {given.size[0]}x{given.size[1]} px, {load()}",
+        columns,
+        rows,
+    )
 
 
 def compared(values: list[float], other: list[float]) -> str:
