@@ -160,7 +160,7 @@ def guided(tmp_path_factory):
         owner, _, leaf = key.rpartition(".")
         theirs = names.get(key) or f"{names.get(owner, '')}.{leaf}"
         if owner in names and not theirs.startswith("head.gfl_cls"):
-            scale = 1 + 0.25 * int(leaf) if owner.endswith("scales") else None
+            scale = 1.5 - 0.25 * int(leaf) if owner.endswith("scales") else None
             tensors[theirs] = drawn(theirs, shape) if scale is None else torch.tensor(scale)
     layers = [f"head.gfl_cls.{level}" for level in range(4)]
     tensors |= {f"{layer}.weight": drawn(f"{layer}.weight", (112, 128, 1, 1)) for layer in layers}
@@ -204,7 +204,7 @@ def test_of_a_wider_network_all_outputs_are_theirs_with_and_without_the_guide(gu
 
 
 @pytest.mark.parametrize(("epoch", "of_backbone", "of_neck"), [
-    (1, 9337.570631042767, 2184.9421423539507), (2, 6955.890546874329, 1817.530987708898)])  # fmt: skip
+    (1, 9336.711883948828, 2184.927965650102), (2, 6955.919759961826, 1817.537361101093)])  # fmt: skip
 def test_the_guide_assigns_and_learns_as_theirs_and_lets_go_of_the_rest_after_some_epochs(
     guided, epoch, of_backbone, of_neck
 ):
@@ -217,14 +217,14 @@ def test_the_guide_assigns_and_learns_as_theirs_and_lets_go_of_the_rest_after_so
     raw = guided.head(guided.backbone(pictures(3)), (64, 96))
     losses = loss({name: values.float() for name, values in raw.items()}, batch, guided.head, (64, 96))
     assert {name: value.item() for name, value in losses.items()} == pytest.approx({
-        "classification": 477.7756958, "boxes": 1.2359663, "distributions": 0.5484691,
-        "guide_classification": 458.6557617, "guide_boxes": 1.1782809, "guide_distributions": 0.5191922,
+        "classification": 477.7753906, "boxes": 1.2359663, "distributions": 0.5484691,
+        "guide_classification": 458.6554871, "guide_boxes": 1.1784836, "guide_distributions": 0.5190735,
     }, rel=1e-6)  # fmt: skip
     sum(losses.values()).backward()
     head, stem = guided.head, next(p for p in guided.backbone.parameters() if p.ndim == 4)
     layers = (stem, head.neck.laterals[0].conv.weight, head.guide.neck.laterals[0].conv.weight,
               head.guide.edge_tower[0].conv.weight)  # fmt: skip
-    expected = [of_backbone, of_neck, 1272.6959478041995, 116.05625921549026]
+    expected = [of_backbone, of_neck, 1272.7460351664954, 173.95704115291667]
     assert [p.grad.abs().sum().item() for p in layers] == pytest.approx(expected, rel=1e-6)
 
 
