@@ -15,6 +15,7 @@ from backbones.mobilenetv3 import mobilenet_v3_small
 from backbones.repvit import repvit_m0_6
 from backbones.shufflenetv2 import shufflenet_v2_x0_5
 from heads.classification import LinearClassifier
+from heads.gfl_lite import GFLLite
 from heads.lite_fpn import LiteFPN
 from heads.lraspp import LRASPP
 from heads.ssdlite import SSDLite
@@ -36,6 +37,18 @@ class Shallow(Backbone):
             self._append(pair, after, stride=2)
 
 
+def nms_free(**given) -> GFLLite:
+    """A head without suppression whose predictions are not mostly their biases."""
+    head = GFLLite(**given, channels=16, stacked=1, nms_free=True)
+    with torch.no_grad():
+        for conv in (*head.one_to_one.classifiers, *head.one_to_one.regressors):
+            conv.weight.mul_(100)
+    return head
+
+
+DETECTORS = {  # what they give
+    "ssdlite": ("class_logits", "box_deltas"), "nms_free": ("class_logits", "box_distributions"),
+}  # fmt: skip
 # Cut after the tap that the head reads: converters take seconds a stage.
 NETWORKS = {
     "classification": (mobilenet_v3_small, partial(LinearClassifier, deep="c3")),
@@ -45,6 +58,7 @@ NETWORKS = {
     "lraspp": (Shallow, partial(LRASPP, deep="c4", filters=16)),
     "lite_fpn": (Shallow, partial(LiteFPN, channels=16)),
     "ssdlite": (Shallow, partial(SSDLite, second="c5", extra_channels=(32,))),
+    "nms_free": (Shallow, nms_free),
 }
 
 
@@ -56,8 +70,8 @@ class Small(Deployable):
         torch.manual_seed(0)
         backbone, head = NETWORKS[name]
         self.network = fuse_model(randomised(build_network(backbone(), head, 7)))
-        self.output = "raw" if name == "ssdlite" else "logits"
-        self.outputs = ("class_logits", "box_deltas") if name == "ssdlite" else ("logits",)
+        self.output = "raw" if name in DETECTORS else "logits"
+        self.outputs = DETECTORS.get(name, ("logits",))
         self.eval()
 
     def forward(self, images):

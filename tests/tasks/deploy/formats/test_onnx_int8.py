@@ -30,7 +30,7 @@ CALIBRATION = [pictures(seed=seed) for seed in range(4)]
     "name",
     [
         "lraspp",
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("ssdlite", "classification")),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("ssdlite", "classification", "nms_free")),
         pytest.param("lite_fpn", marks=pytest.mark.slow),
     ],
 )
