@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from heads.atss_assignment import adaptive
 from heads.gfl_lite import GFLLite, boxes_from_distances, distances_to_boxes
 from heads.point_assignment import Assignment, task_aligned
 from heads.soft_label_assignment import dynamic_soft_label
@@ -11,7 +12,8 @@ from tasks.base.processes import shared_count
 
 DENSE = "dense_"  # what the names of the branch that learns many points a box begin with
 GUIDE = "guide_"  # what those of the assign guidance module begin with
-ASSIGNMENTS = ("task_aligned", "soft_label")
+CANDIDATES = {"task_aligned": 13, "soft_label": 13, "atss": 9}  # as published, by assignment
+TINY = 1e-6
 NANODET_MARGIN = 0.1  # strides that its targets stay below the last bin
 
 
@@ -22,8 +24,8 @@ class GFLLoss(nn.Module):
     point of each box weighs 1, however poor it is as yet: weighed by target scores, as published, small boxes, whose
     IoU is low at first, would hardly be learnt. All in float32, also under autocast.
 
-    With assignment="soft_label" it is the loss of NanoDet-Plus: its assignment, the focal loss divided by the number of
-    assigned points, and box terms weighed by scores.
+    With assignment="soft_label" it is the loss of NanoDet-Plus, with "atss" that of NanoDet: the focal loss is divided
+    by the number of assigned points, and box terms are weighed by scores.
 
     A head of `nms_free` learns twice, by the same measure of alignment: its dense branch by the best `candidates`
     points of each box, the other by the best alone.
@@ -34,9 +36,10 @@ class GFLLoss(nn.Module):
     Args:
         gamma: Exponent of the quality focal loss.
         box_weight, distribution_weight: Factors of the box terms.
-        candidates, alpha, beta: As in `task_aligned`; `candidates` of `dynamic_soft_label`, too.
+        candidates: As in the assignment's function; None: as published.
+        alpha, beta: As in `task_aligned`.
         scores: "quality", the quality focal loss, or "varifocal", as in PicoDet.
-        assignment: "task_aligned", or "soft_label" (`dynamic_soft_label`).
+        assignment: "task_aligned", "soft_label" (`dynamic_soft_label`) or "atss" (`adaptive`).
         guide_epochs: Epochs in which the guide of a head that is `guided` trains backbone and neck, too.
 
     Raises:
@@ -48,31 +51,38 @@ class GFLLoss(nn.Module):
 
     def __init__(
         self, *, gamma: float = 2.0, box_weight: float = 2.0, distribution_weight: float = 0.25,
-        candidates: int = 13, alpha: float = 1.0, beta: float = 6.0, assignment: str = "task_aligned",
+        candidates: int | None = None, alpha: float = 1.0, beta: float = 6.0, assignment: str = "task_aligned",
         scores: str = "quality", guide_epochs: int = 10,
     ) -> None:  # fmt: skip
         super().__init__()
-        for key, value, known in (("assignment", assignment, ASSIGNMENTS), ("scores", scores, SCORES)):
+        for key, value, known in (("assignment", assignment, CANDIDATES), ("scores", scores, SCORES)):
             if value not in known:
                 raise ValueError(f"task.loss.{key}={value}: expected one of {', '.join(known)}")
         if guide_epochs < 0:
             raise ValueError(f"task.loss.guide_epochs={guide_epochs}: expected 0 or more")
         self.guide_epochs = guide_epochs
         self.score_loss = SCORES[scores]
-        self.soft_label = assignment == "soft_label"
         self.gamma, self.box_weight, self.distribution_weight = gamma, box_weight, distribution_weight
-        self.assignment = {"candidates": candidates, "alpha": alpha, "beta": beta}
+        self.assignment, self.by_scores = assignment, assignment != "task_aligned"
+        self.candidates = CANDIDATES[assignment] if candidates is None else candidates
+        self.alignment = {"alpha": alpha, "beta": beta}
 
     def check_head(self, head: GFLLite) -> None:
         """Refuse a head that the assignment does not suit.
 
         Raises:
-            ValueError: It is one of `nms_free`, which learns one point a box, and soft labels assign several.
+            ValueError: It is one of `nms_free`, which learns one point a box, and several are assigned; or one that is
+                `guided`, and predictions do not matter.
         """
-        if head.nms_free and self.soft_label:
+        if head.nms_free and self.by_scores:
             raise ValueError(
-                "task.loss.assignment=soft_label assigns several points to a box, head.nms_free=true learns one; set "
-                "task.loss.assignment=task_aligned or head.nms_free=false"
+                f"task.loss.assignment={self.assignment} assigns several points to a box, head.nms_free=true learns "
+                "one; set task.loss.assignment=task_aligned or head.nms_free=false"
+            )
+        if head.guided and self.assignment == "atss":
+            raise ValueError(
+                "task.loss.assignment=atss assigns by no predictions, so head.guided=true guides nothing; set "
+                "task.loss.assignment=soft_label or head.guided=false"
             )
 
     def begin_epoch(self, head: GFLLite, epoch: int) -> None:
@@ -97,26 +107,28 @@ class GFLLoss(nn.Module):
         """
         anchors = head.anchors(image_size)
         many, guide = (_named(raw, prefix) for prefix in (DENSE, GUIDE))
-        found = self._assigned(guide or raw, batch, head, anchors, **({"candidates": 1} if head.nms_free else {}))
+        found = self._assigned(guide or raw, batch, head, anchors, 1 if head.nms_free else self.candidates)
         losses = self._summands(raw, batch, head, anchors, found)
         if guide:
             losses |= _prefixed(GUIDE, self._summands(guide, batch, head, anchors, found))
         if many:
-            found = self._assigned(many, batch, head, anchors)
+            found = self._assigned(many, batch, head, anchors, self.candidates)
             losses |= _prefixed(DENSE, self._summands(many, batch, head, anchors, found))
         return losses
 
     @torch.no_grad()
     def _assigned(
-        self, raw: dict[str, Tensor], batch: dict, head: GFLLite, anchors: Tensor, **assignment: int
+        self, raw: dict[str, Tensor], batch: dict, head: GFLLite, anchors: Tensor, candidates: int
     ) -> Assignment:
-        """Assign by the predictions of a branch; `assignment` overrides settings."""
+        """Assign by the predictions of a branch."""
         logits, boxes, labels = raw["class_logits"].float(), batch["boxes"], batch["labels"]
         predicted = boxes_from_distances(anchors, head.distances(raw["box_distributions"]))
-        if self.soft_label:
-            candidates = self.assignment["candidates"]
+        if self.assignment == "atss":
+            return adaptive(anchors, predicted, boxes, labels, candidates=candidates)
+        if self.assignment == "soft_label":
             return dynamic_soft_label(anchors, predicted, logits, boxes, labels, candidates=candidates)
-        return task_aligned(anchors, predicted, logits.sigmoid(), boxes, labels, **(self.assignment | assignment))
+        scores = logits.sigmoid()
+        return task_aligned(anchors, predicted, scores, boxes, labels, candidates=candidates, **self.alignment)
 
     def _summands(
         self, raw: dict[str, Tensor], batch: dict, head: GFLLite, anchors: Tensor, found: Assignment
@@ -126,18 +138,19 @@ class GFLLoss(nn.Module):
         boxes, labels = batch["boxes"], batch["labels"]
         predicted = boxes_from_distances(anchors, head.distances(distributions))
         positive, index, weight, quality = found
-        if self.soft_label:  # its own confidence, whoever has assigned
+        if self.by_scores:  # its own confidence, whoever has assigned
             weight = logits.detach().sigmoid().amax(dim=-1)
         targets = torch.zeros_like(logits)
         image, cell = positive.nonzero(as_tuple=True)
         of_box, weight = index[image, cell], weight[image, cell]
         targets[image, cell, labels[image, of_box]] = quality[image, cell]
 
-        goal, total = boxes[image, of_box], shared_count(weight.sum(), self, least=1.0)
-        scored = shared_count((positive if self.soft_label else quality).sum().float(), self, least=1.0)
+        goal = boxes[image, of_box]
+        total = shared_count(weight.sum(), self, least=TINY if self.assignment == "atss" else 1.0)
+        scored = shared_count(self._scored(positive, quality), self, least=1.0)
         overlap_loss = generalized_iou_loss(predicted[image, cell], goal)
         distances = distances_to_boxes(anchors[cell], goal)
-        if self.soft_label:
+        if self.by_scores:
             distances = distances.clamp(max=len(head.bins) - 1 - NANODET_MARGIN)
         edge_loss = distribution_focal_loss(distributions[image, cell].unflatten(-1, (4, -1)), distances).mean(dim=-1)
         return {
@@ -145,6 +158,12 @@ class GFLLoss(nn.Module):
             "boxes": self.box_weight * (overlap_loss * weight).sum() / total,
             "distributions": self.distribution_weight * (edge_loss * weight).sum() / total,
         }
+
+    def _scored(self, positive: Tensor, quality: Tensor) -> Tensor:
+        """What the focal loss of a batch is divided by; of ATSS an image counts one point at least."""
+        if self.assignment == "atss":
+            return positive.sum(dim=1).clamp(min=1).sum().float()
+        return (positive if self.by_scores else quality).sum().float()
 
 
 def _named(raw: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

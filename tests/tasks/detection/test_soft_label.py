@@ -90,8 +90,8 @@ def test_without_boxes_it_is_finite_and_one_image_does_not_change_another(head, 
 
 
 def test_wrong_settings_are_named():
-    with pytest.raises(ValueError, match=r"task\.loss\.assignment=atss: expected one of task_aligned, soft_label"):
-        GFLLoss(assignment="atss")
+    with pytest.raises(ValueError, match=r"task\.loss\.assignment=otas: expected one of task_aligned, soft_label, "):
+        GFLLoss(assignment="otas")
 
 
 def test_a_head_without_suppression_is_refused_when_the_task_is_built():
