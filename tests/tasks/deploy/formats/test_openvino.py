@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
+from tasks.base.network import Deployable
 from tasks.deploy.formats.openvino import FILES, FP16_NOTE, FP32_NOTE, PRECISION, OpenVINOBackend
 from tasks.deploy.inside import read_inside
 from tests.oracles import relative_error
@@ -19,7 +21,7 @@ def test_artifact_computes_what_eager_does(precision, tmp_path, capfd):
     told, manifest = exported(BACKEND, model, images, tmp_path, precision=precision)
     assert {path.name for path in tmp_path.iterdir()} == {"model.xml", "model.bin"}
     assert told.notes == (FILES, {"fp32": FP32_NOTE, "fp16": FP16_NOTE}[precision])
-    convs = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
+    convs = sum(isinstance(module, nn.Conv2d) for module in model.modules())
     assert told.operators["Convolution"] + told.operators["GroupConvolution"] == convs
     runtime = BACKEND.load(tmp_path, manifest, threads=2)
     assert runtime.compiled.get_property("INFERENCE_NUM_THREADS") == 2
@@ -50,9 +52,40 @@ def test_int8_rounds_backbone_and_head_but_for_what_is_kept(tmp_path, capfd):
         assert told.notes[2].endswith("convolutions and matrix products are int8") and told.notes[3] == NARROW
         with torch.inference_mode():
             assert signal_to_noise(BACKEND.load(folder, manifest)(images)["logits"], model(images)[0]) > 15
-    layers = sum(isinstance(module, torch.nn.Conv2d | torch.nn.Linear) for module in model.modules())
+    layers = sum(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules())
     assert found == {(): layers, ("network.head",): layers - 1}
     assert capfd.readouterr() == ("", "")
+
+
+class RoundedDown(Deployable):
+    """Two convolutions: a weight of each channel is the largest, and the others lie 0.45 steps of 7 bits above one."""
+
+    output, outputs = "logits", ("logits",)
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Module()
+        self.network.backbone = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1))
+        with torch.no_grad():
+            for layer in self.network.backbone[::2]:
+                layer.weight.fill_(20.45 / 63)
+                layer.weight[:, 0] = 1
+                layer.bias.copy_(torch.linspace(-0.1, 0.1, 8))
+        self.eval()
+
+    def forward(self, images):
+        return (self.network.backbone(images / 255).mean((2, 3)),)
+
+
+@pytest.mark.long
+def test_the_biases_take_up_what_rounding_shifts(tmp_path):
+    model, images = RoundedDown(), torch.cat(CALIBRATION)
+    told, manifest = exported(BACKEND, model, CALIBRATION[0], tmp_path, precision="int8", calibration=CALIBRATION)
+    assert told.notes[2].startswith("2 of 2 ")
+    with torch.inference_mode():
+        expected = model(images)[0]
+        off = (BACKEND.load(tmp_path, manifest)(images)["logits"] - expected).mean(0)
+    assert relative_error(off + expected.mean(0), expected.mean(0)) < 1.5e-3  # 1e-2 without
 
 
 @pytest.mark.long
