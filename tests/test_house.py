@@ -38,7 +38,7 @@ DOORS = {
     "webdataset": {"tasks/data/shard_writer.py"},
     "onnx": {f"tasks/deploy/formats/{name}.py" for name in ("onnx", "onnx_int8", "openvino_int8")},
     "onnxruntime": {
-        *(f"tasks/deploy/formats/{name}.py" for name in ("onnx", "onnx_int8", "onnx_session", "qnn")),
+        *(f"tasks/deploy/formats/{name}.py" for name in ("onnx", "onnx_int8", "onnx_session")),
         RUN_SCRIPT,
     },
     "onnxruntime_qnn": {"tasks/deploy/formats/qnn.py", RUN_SCRIPT},

@@ -55,11 +55,12 @@ PACKAGES = {"onnx": "onnxruntime", "litert": "ai-edge-litert", "executorch": "to
             "qnn": "onnxruntime, onnxruntime-qnn", "coreml": "coremltools"}  # fmt: skip
 RESIZING = {("centre", True): resizing.resized_centre, ("stretch", True): resizing.resized_averaged,
             ("stretch", False): resizing.resized_sampled}  # fmt: skip
-CALLED = {  # what a function of finding calls besides
+CALLED = {  # what a function of finding or of runtimes calls besides
     finding.found_logits: [finding.neighbours],
     finding.found_detections: [finding.to_picture],
     finding.found_boxes: [finding.suppressed, finding.to_picture],
     finding.found_raw: [finding.suppressed, finding.to_picture, finding.found_boxes],
+    runtimes.run_qnn: [runtimes.qnn_device, runtimes.qnn_chip, runtimes.qnn_session],
 }
 GIVES = {
     showing.show_scores: "probabilities (K,)", showing.show_mask: "class ids (h, w)",
@@ -90,7 +91,8 @@ def run_script(manifest: Manifest) -> str | None:
     found, show = chosen
     inside = getattr(runtimes, f"inside_{manifest.backend}", None)
     own = [_formula(manifest)] if found is finding.found_raw else []
-    parts = [resized, run, *([inside] if inside else []), *CALLED.get(found, []), found, show]
+    called = [*CALLED.get(run, []), run, *([inside] if inside else []), *CALLED.get(found, []), found]
+    parts = [resized, *called, show]
     texts = [*(inspect.getsource(part) for part in parts), *own]
     body = MAIN.format(
         file=FILE, resized=resized.__name__, found=found.__name__, run=run.__name__, show=show.__name__,

@@ -4,11 +4,8 @@ The plug-in for x86 holds an emulator of the processor, which gives its numbers,
 """
 
 from collections.abc import Sequence
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
-import onnxruntime
 import onnxruntime_qnn
 import torch
 from torch import Tensor
@@ -19,10 +16,9 @@ from tasks.deploy.formats.onnx import OnnxBackend, dequantize_pixels, operators,
 from tasks.deploy.formats.onnx_session import INPUT
 from tasks.deploy.formats.silence import silenced
 from tasks.deploy.manifest import Manifest
+from tasks.deploy.script.runtimes import qnn_chip, qnn_device, qnn_session
 
-WHOLE = "session.disable_cpu_ep_fallback"  # "1": what the processor cannot run is an error, not left to the CPU
-SOC = {"soc_model": "43"}  # that the emulator stands for: Snapdragon 8 Gen 2 (SM8550, HTP v73)
-NPU = onnxruntime.OrtHardwareDeviceType.NPU
+WHOLE = "session.disable_cpu_ep_fallback"  # as `qnn_session` sets it
 FLOAT_NOTE = "what stays in float, normalisation and tail, runs in half precision on the NPU"
 EMULATED = "an emulator on x86 ran it: the numbers are the NPU's, the times are not"
 SESSION = "QNNExecutionProvider alone, backend HTP; the first session compiles for the chip, for seconds"
@@ -48,13 +44,13 @@ class QnnBackend(Backend):
         OnnxBackend().embed(path, text)
 
     def session(self, precision: str) -> dict[str, str]:
-        return {WHOLE: "1", "backend": "HTP"} | ({"emulated": "true"} | SOC if emulated() else {})
+        return {WHOLE: "1", "backend": "HTP"} | ({"emulated": "true"} | qnn_chip(qnn_device()) if emulated() else {})
 
     def load(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> "QnnRuntime":
         return QnnRuntime(folder, manifest, threads=threads)
 
     def versions(self) -> dict[str, str]:
-        return OnnxBackend().versions() | {"onnxruntime-qnn": version("onnxruntime-qnn")}
+        return OnnxBackend().versions() | {"onnxruntime-qnn": onnxruntime_qnn.__version__}
 
 
 class QnnRuntime(Runtime):
@@ -62,30 +58,16 @@ class QnnRuntime(Runtime):
 
     def __init__(self, folder: Path, manifest: Manifest, *, threads: int = 1) -> None:
         super().__init__(folder, manifest, threads=threads)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry(WHOLE, "1")
-        settings = {"backend_path": onnxruntime_qnn.get_qnn_htp_path()}
-        options.add_provider_for_devices([npu()], settings | (SOC if emulated() else {}))
         path = folder / manifest.artifact
         with silenced(f"QNN cannot run {path} whole on the NPU"):
-            self.session = onnxruntime.InferenceSession(str(path), options)
+            self.session = qnn_session(str(path))
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
         names = [output.name for output in self.manifest.outputs]
         return [torch.from_numpy(array) for array in self.session.run(names, {INPUT: images.numpy()})]
 
 
-@cache
-def npu() -> onnxruntime.OrtEpDevice:
-    """Find the NPU, or what emulates it; the plug-in is registered once a process."""
-    name = onnxruntime_qnn.get_ep_name()
-    with silenced("QNN cannot be registered with ONNX Runtime"):
-        onnxruntime.register_execution_provider_library(name, onnxruntime_qnn.get_library_path())
-    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
-    return max(devices, key=lambda device: device.device.type == NPU)
-
-
 def emulated() -> bool:
     """Tell whether an emulator stands for the NPU."""
-    return npu().device.type != NPU
+    with silenced("QNN cannot be registered with ONNX Runtime"):
+        return bool(qnn_chip(qnn_device()))

@@ -30,8 +30,8 @@ def inside_onnx(path):
 inside_qnn = inside_onnx  # the same file
 
 
-def run_qnn(path, manifest, images):
-    """Outputs in the manifest's order, by ONNX Runtime on Qualcomm's NPU; on x86 by its emulator."""
+def qnn_device():
+    """Qualcomm's NPU, or what emulates it on x86; the plug-in of ONNX Runtime is registered once."""
     import onnxruntime
     import onnxruntime_qnn
 
@@ -39,15 +39,32 @@ def run_qnn(path, manifest, images):
     if all(device.ep_name != name for device in onnxruntime.get_ep_devices()):
         onnxruntime.register_execution_provider_library(name, onnxruntime_qnn.get_library_path())
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
-    chosen = max(devices, key=lambda device: device.device.type == onnxruntime.OrtHardwareDeviceType.NPU)
-    emulated = chosen.device.type != onnxruntime.OrtHardwareDeviceType.NPU
-    options = onnxruntime.SessionOptions()
+    return max(devices, key=lambda device: device.device.type == onnxruntime.OrtHardwareDeviceType.NPU)
+
+
+def qnn_chip(device):
+    """Which chip the emulator stands for: Snapdragon 8 Gen 2 (SM8550, HTP v73); an NPU knows itself."""
+    import onnxruntime
+
+    return {} if device.device.type == onnxruntime.OrtHardwareDeviceType.NPU else {"soc_model": "43"}
+
+
+def qnn_session(path):
+    """ONNX Runtime with the whole graph on the NPU: what that cannot run is an error, not left to the CPU."""
+    import onnxruntime
+    import onnxruntime_qnn
+
+    options, device = onnxruntime.SessionOptions(), qnn_device()
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    settings = {"backend_path": onnxruntime_qnn.get_qnn_htp_path()}
-    options.add_provider_for_devices([chosen], settings | ({"soc_model": "43"} if emulated else {}))
-    session = onnxruntime.InferenceSession(path, options)
-    return session.run([output["name"] for output in manifest["outputs"]], {manifest["input"]["name"]: images})
+    options.add_provider_for_devices([device], {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), **qnn_chip(device)})
+    return onnxruntime.InferenceSession(path, options)
+
+
+def run_qnn(path, manifest, images):
+    """Outputs in the manifest's order, by ONNX Runtime on Qualcomm's NPU; on x86 by its emulator."""
+    names = [output["name"] for output in manifest["outputs"]]
+    return qnn_session(path).run(names, {manifest["input"]["name"]: images})
 
 
 def run_litert(path, manifest, images):
