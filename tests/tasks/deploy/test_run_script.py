@@ -57,7 +57,8 @@ FORMS = {  # {format: {task: output}}; final detections are tried through hand-m
     "executorch": {"classification": "logits", "segmentation": "argmax", "detection": "decoded"},
     "pt2": {"classification": "probabilities", "segmentation": "argmax_low", "detection": "raw"},
 }
-INT8 = ("onnx", "openvino")  # tried in int8, too
+INT8 = ("onnx", "litert", "openvino")  # tried in int8, too
+SLOW = (("litert", "int8"), ("executorch", "fp32"), ("pt2", "fp32"))
 NEEDS_TORCH = ("executorch", "pt2")
 OURS = ("tasks", "heads", "backbones", "tools", "mobile_dense", "lightning", "hydra")
 # what a machine without this toolkit does: blocked packages, the picture, where results go, scripts
@@ -288,7 +289,7 @@ def test_a_script_holds_what_it_calls(format, tmp_path):
 @pytest.mark.parametrize(
     ("format", "precision"),
     [
-        pytest.param(name, precision, marks=pytest.mark.slow if name in NEEDS_TORCH else ())
+        pytest.param(name, precision, marks=pytest.mark.slow if (name, precision) in SLOW else ())
         for name in FORMS
         for precision in ("fp32", "int8")
         if precision == "fp32" or name in INT8
