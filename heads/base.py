@@ -70,11 +70,13 @@ class DetectionHead(Head):
             background first), "sigmoid" (one logit a class), "distribution" (sigmoid logits, and distributions of box
             edges).
         suppresses: Whether non-maximum suppression follows; not where the head gives each box once.
+        guided: Whether a guide assigns boxes in training (`heads.assign_guide`).
     """
 
     kind = "detection"
     score_type: str
     suppresses: bool = True
+    guided: bool = False
 
     @classmethod
     def known_with(cls, backbone: Mapping[str, str]) -> dict[str, str]:

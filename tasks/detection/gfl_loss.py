@@ -74,7 +74,7 @@ class GFLLoss(nn.Module):
             ValueError: It is one of `nms_free`, which learns one point a box, and several are assigned; or one that is
                 `guided`, and predictions do not matter.
         """
-        if head.nms_free and self.by_scores:
+        if not head.suppresses and self.by_scores:
             raise ValueError(
                 f"task.loss.assignment={self.assignment} assigns several points to a box, head.nms_free=true learns "
                 "one; set task.loss.assignment=task_aligned or head.nms_free=false"
@@ -107,7 +107,7 @@ class GFLLoss(nn.Module):
         """
         anchors = head.anchors(image_size)
         many, guide = (_named(raw, prefix) for prefix in (DENSE, GUIDE))
-        found = self._assigned(guide or raw, batch, head, anchors, 1 if head.nms_free else self.candidates)
+        found = self._assigned(guide or raw, batch, head, anchors, self.candidates if head.suppresses else 1)
         losses = self._summands(raw, batch, head, anchors, found)
         if guide:
             losses |= _prefixed(GUIDE, self._summands(guide, batch, head, anchors, found))
