@@ -54,7 +54,7 @@ def test_a_backbones_file_names_its_factorys_options(name):
 
 
 def test_every_factory_has_a_file():
-    targets = {composed("train", f"backbone={name}").backbone["_target_"] for name in BACKBONES}
+    targets = {read_choice(CONF / "backbone" / f"{name}.yaml")["_target_"] for name in BACKBONES}
     for module in sorted((ROOT / "backbones").glob("*.py")):
         name = f"backbones.{module.stem}"
         members = vars(__import__(name, fromlist=["*"])).items() if module.stem != "__init__" else ()

@@ -58,7 +58,9 @@ def test_taps_say_what_forward_gives(config, output_stride):
 
 # Of 32 nothing is dilated; of 8 the kernels of two stages are, by 2 and by 4, and 16 has the first of these alone.
 @each_backbone
-@pytest.mark.parametrize("output_stride", [8, pytest.param(16, marks=pytest.mark.slow), 32])
+@pytest.mark.parametrize(
+    "output_stride", [8, pytest.param(16, marks=pytest.mark.slow), pytest.param(32, marks=pytest.mark.long)]
+)
 def test_fused_equals_unfused(config, output_stride):
     backbone = copy.deepcopy(built(config, output_stride)).double()
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}

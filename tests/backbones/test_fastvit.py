@@ -76,6 +76,7 @@ def test_counts_with_the_classifier(variant):
         )
 
 
+@pytest.mark.long
 @each_kind
 @pytest.mark.parametrize("output_stride", [8, pytest.param(16, marks=pytest.mark.slow), 32])
 def test_training_is_timms_and_so_is_what_is_fused_afterwards(kind, output_stride, tmp_path):

@@ -83,6 +83,7 @@ def test_every_tap_equals_timm(variant, tmp_path):
         assert worst_error(build, reference(variant), PLACES, tmp_path, dtype) <= bound
 
 
+@pytest.mark.long
 @each_kind
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_dilated_taps_equal_timms_dilated_the_same(kind, output_stride, tmp_path, monkeypatch):
@@ -103,6 +104,7 @@ def test_costs_with_the_classifier(variant):
     assert row.published.macs is None or macs / 1e6 == pytest.approx(row.published.macs, abs=1)
 
 
+@pytest.mark.long
 @each_kind
 @pytest.mark.parametrize("output_stride", [pytest.param(8, marks=pytest.mark.slow), 32])
 def test_training_is_timms_and_so_is_what_is_fused_afterwards(kind, output_stride, tmp_path, monkeypatch):

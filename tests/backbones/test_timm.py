@@ -115,6 +115,7 @@ LEFT = {"mobilenetv3_large_100": 0, "efficientnet_lite0": 0, "legacy_xception": 
 LEFT |= {"poolformer_s12": 0, "repvit_m0_9": 0, "mobileone_s0": 0}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.long if name == "mobileone_s0" else ()) for name in LEFT]
 )
@@ -232,6 +233,7 @@ DILATED = {"starnet_s1": True, "fastvit_t8": True, "hgnetv2_b0": True, "dla34": 
 QUICK = {"starnet_s1", "edgenext_xx_small", "ghostnet_100"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("output_stride", [16, 8])
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in DILATED]

@@ -96,6 +96,7 @@ def whole(name: str, **options) -> tuple[nn.Module, nn.Module]:
     return backbone, make(head_config(head), **head_options, **options)(backbone.taps, 1000)
 
 
+@pytest.mark.long
 @each_classifier
 def test_the_whole_network_equals_the_reference(name, tmp_path):
     oracle = reference(name)

@@ -36,7 +36,9 @@ def test_a_training_step_reaches_every_parameter(config, output_stride):
 
 
 @each_backbone
-@pytest.mark.parametrize("output_stride", [8, pytest.param(16, marks=pytest.mark.slow), 32])
+@pytest.mark.parametrize(
+    "output_stride", [8, pytest.param(16, marks=pytest.mark.slow), pytest.param(32, marks=pytest.mark.long)]
+)
 def test_every_decoder_fits(config, output_stride):
     taps = built(config, output_stride).taps
     # A random network fades or explodes in eval mode, where no gradient would pass: its sizes, other values.

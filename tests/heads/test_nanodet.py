@@ -111,6 +111,7 @@ def test_its_outputs_and_boxes_are_those_of_their_code(loaded):
         assert decoded[0, list(ROWS)].tolist() == [pytest.approx(box, abs=2e-3) for box in boxes]
 
 
+@pytest.mark.long
 def test_of_a_training_run_the_average_is_taken(loaded, tmp_path):
     name, network, _, _ = loaded
     tensors = {key: torch.zeros_like(tensor) for key, tensor in their_tensors(fresh(name)).items()}

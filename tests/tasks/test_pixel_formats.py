@@ -46,6 +46,7 @@ def runs(tmp_path_factory):
     return root
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", PARTS)
 def test_a_checkpoint_brings_its_format_to_all_that_follows(runs, kind):
     path = runs / kind / "best.ckpt"

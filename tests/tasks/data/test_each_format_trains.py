@@ -60,6 +60,7 @@ def masks(root, name: str) -> list[str]:
     return []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "write", "name"),
     [("detection", boxes, name) for name in DETECTION] + [("segmentation", masks, name) for name in SEGMENTATION],

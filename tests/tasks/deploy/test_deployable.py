@@ -89,6 +89,7 @@ def test_classification(head):
     assert torch.allclose(probabilities, logits.softmax(-1), atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("head", DECODERS)
 @torch.no_grad()
 def test_segmentation(head):
@@ -112,6 +113,7 @@ def test_segmentation(head):
     assert torch.equal(spread, F.interpolate(low[:, None], size, mode="nearest")[:, 0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("head", ["lraspp_tv", "raspp", "lite_fpn"])
 def test_low_resolution_leaves_out_the_last_upsampling(head):
     task, images = task_of("segmentation", head), pictures(1)

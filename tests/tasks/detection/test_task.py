@@ -180,6 +180,7 @@ def test_every_detection_head_trains_on_batches_with_and_without_boxes(head):
     assert len(task.eval().predict(task(batch["images"]), [(50, 60)] * 2, (96, 96))) == 2
 
 
+@pytest.mark.long
 def test_evaluation_of_a_checkpoint_equals_training_and_its_file_scores_the_same(run, shapes, run_tool, tmp_path):
     folder, result = run
     shutil.copy(folder / "last.ckpt", tmp_path)
@@ -226,6 +227,7 @@ def drawn(predictor: DetectionPredictor) -> list[int]:
     return list(predictor.sources["a.png"].values())
 
 
+@pytest.mark.long
 def test_stored_thresholds_change_nothing_else_and_reach_predictions_and_artifacts(run, tmp_path):
     checkpoint = run[0] / "best.ckpt"
     file = tmp_path / "best.ckpt"

@@ -67,6 +67,7 @@ def test_what_is_not_a_number_stays_the_largest():
     assert torch.equal(upsampled_classes(logits, (8, 8)).long(), resized(logits, (8, 8)).argmax(1))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["pt2", pytest.param("onnx", marks=pytest.mark.long)])
 def test_an_artifact_gives_the_classes_of_the_whole_argmax(name, tmp_path):
     task = task_of("segmentation", "lite_fpn")
