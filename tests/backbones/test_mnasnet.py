@@ -34,7 +34,7 @@ def reference(variant: str) -> torch.nn.Module:
     return randomised(build(variant))
 
 
-@pytest.mark.parametrize("output_stride", [32, 16, 8])
+@pytest.mark.parametrize("output_stride", [32, *(pytest.param(stride, marks=pytest.mark.long) for stride in (16, 8))])
 @pytest.mark.parametrize(("dtype", "bound"), PRECISIONS)
 @pytest.mark.parametrize(("variant", "places"), [("mnasnet1_0", PLACES), ("semnasnet_100", TIMM_PLACES)])
 def test_every_tap_equals_the_reference(variant, places, output_stride, dtype, bound, tmp_path):

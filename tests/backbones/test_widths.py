@@ -37,6 +37,7 @@ PLAIN = {"snv1_g2", "snv1_g3", "snv1_g3_050", "snv1_g3_150", "snv1_g3_200", "snv
          "snv1_g8_050", "timm"}  # fmt: skip
 
 
+@pytest.mark.long
 @each_backbone
 def test_every_width_is_found_and_can_be_set(config):
     with no_initial_values():

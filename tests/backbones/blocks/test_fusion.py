@@ -30,6 +30,7 @@ def build(name: str) -> nn.Module:
     return randomised(make(read_choice(ROOT / "conf" / "backbone" / f"{name}.yaml"))).double()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("made_in", [pytest.param("grad", marks=pytest.mark.slow), "inference_mode"])
 @pytest.mark.parametrize("name", NAMES)
 def test_fusing_does_not_depend_on_where_it_is_called(name, made_in):

@@ -174,6 +174,7 @@ def renamed(root, target, names: dict[str, str]):
                 copy.write_text(json.dumps(content))
 
 
+@pytest.mark.long
 def test_a_checkpoint_starts_a_run_on_other_classes(run, run_tool, tmp_path):
     renamed(run / "data", tmp_path / "data", {"square": "box"})
     given = f"data=coco data.root=data {START} seed=5"

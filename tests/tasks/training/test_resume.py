@@ -66,6 +66,7 @@ RECIPE = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", ["null", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_run_goes_on_within_an_epoch_bit_for_bit(small_run, tmp_path, monkeypatch, workers):
     """The whole one loads in its own process; the other in two, or from each start's second batch on in another."""

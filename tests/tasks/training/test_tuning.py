@@ -37,6 +37,7 @@ def search(tmp_path):
     return run
 
 
+@pytest.mark.long
 def test_a_search_goes_on_after_a_kill_with_the_trial_that_it_was_at(search, tmp_path, monkeypatch, caplog):
     run, killed = tuning._run, []
 
