@@ -31,7 +31,7 @@ def test_widths_come_from_the_command_line():
 
 @pytest.mark.long
 def test_a_shrunk_networks_checkpoint_is_evaluated_and_exported(small_run, run_tool, tmp_path):
-    fit(small_run("trainer.max_epochs=2", WIDTHS))
+    fit(small_run("backbone=mnv3_small", "trainer.max_epochs=2", WIDTHS))
     path, narrower = tmp_path / "run" / "last.ckpt", tmp_path / "narrow.ckpt"
     content, network = read_checkpoint(path), load_task(path).network
     assert content["config"]["backbone"]["widths"] == {"stage3.out": 20, "block5.expand": 44}

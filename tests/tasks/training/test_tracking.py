@@ -64,13 +64,13 @@ def test_a_run_and_its_resumption_are_read_back_from_mlflow_trackio_and_tensorbo
 
     rows = SQLiteStorage.get_logs("mobile-dense", ids["trackio"])
     assert [(row["step"], row["val/mIoU"]) for row in rows if "val/mIoU" in row] == history
-    assert SQLiteStorage.get_run_config("mobile-dense", ids["trackio"])["backbone"]["_target_"].endswith("v3_small")
+    assert SQLiteStorage.get_run_config("mobile-dense", ids["trackio"])["backbone"]["_target_"].endswith("v1")
     pictures = {key for row in rows for key, value in row.items() if isinstance(value, dict)}
     assert pictures == {"curves", "predictions"}
 
     events = b"".join(path.read_bytes() for path in (run / "tensorboard").glob("events*"))
     assert (run / "predictions.png").read_bytes() in events and b"val/mIoU" in events
-    assert b"config/text_summary" in events and b"mobilenet_v3_small" in events
+    assert b"config/text_summary" in events and b"mobilenet_v1" in events
 
 
 @pytest.fixture
