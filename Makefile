@@ -22,8 +22,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 		albumentations, matplotlib.figure, onnxruntime, torchvision.transforms.v2"
 	@touch $@
 
-# Each behaviour once, in minutes. Whole runs, converters and the README's commands are in test-long; CI runs both at one
-# go, since they share fixtures. Repetitions with further networks are in test-all alone.
+# Each behaviour once, in minutes. Whole runs, converters, the README's commands and some further networks are in
+# test-long; CI runs both at one go, since they share fixtures. All other repetitions are in test-all alone.
 TESTS ?= not slow and not long and not browser
 test: setup
 	$(BIN)/python -m pytest -n auto -m "$(TESTS)"

@@ -116,9 +116,7 @@ LEFT |= {"poolformer_s12": 0, "repvit_m0_9": 0, "mobileone_s0": 0}
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long if name == "mobileone_s0" else ()) for name in LEFT]
-)
+@pytest.mark.parametrize("name", LEFT)
 def test_fused_equals_unfused(name):
     torch.manual_seed(0)
     backbone = randomised(timm_model(name=name)).double()

@@ -114,14 +114,8 @@ def test_a_run_leaves_its_files_and_learns(small_run, masks_root, tmp_path):
     for file in sorted((tmp_path / "masks" / "train").rglob("*.png")):  # an epoch of ten steps with the same images
         for number in range(9):
             file.with_stem(f"{file.stem}-{number}").symlink_to(file)
-    overrides = [
-        "backbone=mnv3_small",
-        "trainer.max_epochs=5",
-        "optimizer.lr=0.004",
-        "data.batch_size=6",
-        "data.crop_size=[48,64]",
-    ]
-    overrides += ["data.scale=[1.0,1.2]", f"data.root={tmp_path / 'masks'}"]
+    overrides = ["backbone=mnv3_small", "trainer.max_epochs=5", "optimizer.lr=0.004", "data.batch_size=6"]
+    overrides += ["data.crop_size=[48,64]", "data.scale=[1.0,1.2]", f"data.root={tmp_path / 'masks'}"]
     result = fit(small_run("tensorboard=true", *overrides))
     run = tmp_path / "run"
     for name in (
