@@ -3,8 +3,8 @@
     python tests/benchmarks/kept_memory.py [--batch 16] [--runs 8] [--rounds 3] [--threads 1]
 
 A step is forward, loss, backward and SGD: MobileOne-S0 at 224 px, MobileNetV3-Large with SSDLite at 320 px and with
-LR-ASPP at 256 px; "forward" is that segmenter in evaluation mode. Prints the median of the rounds' median ms, both ways, with the ratio,
-page faults a step, and the highest memory of the process.
+LR-ASPP at 256 px; "forward" is that segmenter in evaluation mode. Prints the median of the rounds' median ms, both
+ways, with the ratio, page faults a step, and the highest memory of the process.
 """
 
 import argparse
